@@ -1,0 +1,33 @@
+"""camlens: why did my network get this picture wrong?
+
+    model  = camlens.load("out/train")                     # or any network: camlens.Classifier(network, ...)
+    result = camlens.explain(model, images, method="grad-cam", layer="layer3")
+
+Names are imported when they are first used, so that `import camlens` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from camlens.maps.engine import Explanation, explain
+    from camlens.model.checkpoint import load
+    from camlens.model.classifier import Classifier
+
+__version__ = "0.1.0"
+__all__ = ["Classifier", "Explanation", "explain", "load"]
+
+_HOME = {
+    "Classifier": "camlens.model.classifier",
+    "Explanation": "camlens.maps.engine",
+    "explain": "camlens.maps.engine",
+    "load": "camlens.model.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'camlens' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

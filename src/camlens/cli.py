@@ -1,0 +1,519 @@
+"""The command line: one function a command. Everything heavy is imported inside them, so that help is quick."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from camlens.errors import CamlensError, DataError, UsageError, unknown
+from camlens.files import out_folder, write_json, write_text
+
+if TYPE_CHECKING:
+    from camlens.data.imageset import ImageSet, Size
+    from camlens.model.classifier import Classifier
+    from camlens.train.recipe import Recipe
+
+SHIPPED = "resnet18-cifar10"
+
+say = Console(highlight=False, soft_wrap=True)
+aside = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Guarded(TyperGroup):
+    """Turns errors into a message and an exit code: 1 failed, 2 wrong usage, 128 + signal when stopped."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except CamlensError as error:
+            complain(str(error))
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            complain("stopped")
+            sys.exit(130)
+        except OSError as error:
+            complain(str(error))
+            sys.exit(1)
+
+
+def complain(message: str) -> None:
+    """Print an error to where errors go."""
+    aside.print("[bold red]error:[/]", end=" ")
+    aside.print(message, markup=False)
+
+
+class Notes(logging.Handler):
+    """Shows the package's warnings as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one."""
+        aside.print(f"note: {record.getMessage()}", markup=False)
+
+
+Sort = Literal["confidence", "margin", "random"]
+ORDERS: dict[Sort, str] = {
+    "confidence": "the most confident first",
+    "margin": "the largest margins first",
+    "random": "picked at random",
+}
+
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help=f"{SHIPPED}, a run folder, a .safetensors file or module:function.",
+        show_default=SHIPPED,
+    ),
+]
+ModelOption = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="The same as the argument MODEL.")]
+Weights = Annotated[Path | None, typer.Option(help="Weights for the network of module:function.")]
+DATA_HELP = "cifar10, shapes, shapes-shortcut, or a folder with train/<class>/* and test/<class>/*."
+Data = Annotated[str, typer.Option(help=DATA_HELP)]
+DataDir = Annotated[Path | None, typer.Option(help="Where CIFAR-10 is looked for first, and downloaded to.")]
+SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Go on without pictures that cannot be read.")]
+Split = Annotated[Literal["train", "test"], typer.Option(help="Which part of the data.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Batch = Annotated[int, typer.Option(min=1, help="Images at a time.")]
+Seed = Annotated[int, typer.Option(min=0, help="Where random choices start.")]
+Layers = Annotated[list[str] | None, typer.Option("--layer", help="A layer to look at; may be given several times.")]
+Method = Annotated[str, typer.Option(help="grad-cam, hirescam or layercam.")]
+Out = Annotated[Path, typer.Option(help="The folder for what is made.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+
+app = typer.Typer(
+    cls=Guarded,
+    help="Why did my network get this picture wrong?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: camlens demo",
+)
+
+
+def main() -> None:
+    """Entry point of the `camlens` command."""
+    logging.getLogger("camlens").addHandler(Notes())
+    app(prog_name="camlens")
+
+
+@app.callback()
+def top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    """Why did my network get this picture wrong?"""
+    if version:
+        import camlens
+
+        say.print(f"camlens {camlens.__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog="Example: camlens data --data shapes")
+def data(
+    data: Data = "cifar10",
+    data_dir: DataDir = None,
+    skip_unreadable: SkipUnreadable = False,
+    seed: Seed = 0,
+    out: Out = Path("out/data"),
+    as_json: AsJson = False,
+) -> None:
+    """Count the images of each class and draw ten of each: overview.png."""
+    from camlens.show import draw
+
+    sets = [load_split(data, split, data_dir, skip_unreadable) for split in splits_of(data)]
+    path = draw.overview(sets, seed, out_folder(out))
+    facts = [images.facts() for images in sets]
+    if as_json:
+        print_json({"data": data, "splits": facts, "overview": str(path)})
+        return
+    table = Table("class", title=f"{data}: {sum(map(len, sets)):,} images", title_justify="left")
+    for images in sets:
+        table.add_column(images.split, justify="right")
+    for name in sets[0].class_names:
+        table.add_row(name, *(f"{fact['counts'][name]:,}" for fact in facts))
+    table.add_section()
+    table.add_row("all", *(f"{len(images):,}" for images in sets))
+    say.print(table)
+    for fact in facts:
+        mean, std = (" ".join(f"{x:.4f}" for x in fact[key]) for key in ("mean", "std"))
+        say.print(f"{fact['split']}: {fact['size']}, channel mean {mean}, standard deviation {std}")
+        if "planted" in fact:
+            say.print("  planted: " + ", ".join(f"{n} {cause}" for cause, n in fact["planted"].items()))
+    made(path)
+
+
+@app.command(epilog="Example: camlens summary resnet50 --stem imagenet --input 3x224x224 --classes 1000 --detail")
+def summary(
+    network: Annotated[
+        str,
+        typer.Argument(help="resnet18, 34, 50, 101 or 152, a run folder, a .safetensors file or module:function."),
+    ] = "resnet18",
+    input: Annotated[str | None, typer.Option(help="Channels x height x width.", show_default="its own")] = None,
+    classes: Annotated[int, typer.Option(min=1, help="Classes of a network given by name.")] = 10,
+    width: Annotated[int, typer.Option(min=1, help="Channels of its first stage.")] = 64,
+    stem: Annotated[
+        Literal["small", "imagenet"], typer.Option(help="Its first layers, by the size of the images.")
+    ] = "small",
+    detail: Annotated[bool, typer.Option("--detail", help="Multiply-adds and receptive fields too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print every layer of a network with its output shape and parameters."""
+    from dataclasses import asdict
+
+    from camlens.model.checkpoint import find_network
+    from camlens.model.resnet import RESNETS, ResNet
+    from camlens.model.summary import summarise
+
+    named = network in RESNETS
+    module, shape = (ResNet(network, classes, width, stem), (3, 32, 32)) if named else find_network(network)
+    found = summarise(module, parse_shape(input) if input else shape)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        print(found.table(detail))
+
+
+@app.command(epilog="Example: camlens train --recipe quick --set epochs=3 --out out/quick")
+def train(
+    data: Annotated[str | None, typer.Option(help=DATA_HELP, show_default="cifar10, or the resumed run's")] = None,
+    data_dir: DataDir = None,
+    skip_unreadable: SkipUnreadable = False,
+    recipe: Annotated[str | None, typer.Option(help="quick, cpu or shapes.", show_default="quick")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Where random choices start.", show_default="0")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    device: Device = "auto",
+    out: Out = Path("out/train"),
+) -> None:
+    """Train a network into a run folder, and report on the test images."""
+    from camlens.analyse.evaluation import evaluate
+    from camlens.train import loop
+    from camlens.train.recipe import find_recipe, from_config
+
+    before = loop.read_config(out) if resume else None
+    if before and recipe is None and not changes:
+        chosen = from_config(before["recipe"])
+    else:
+        chosen = find_recipe(recipe or "quick", changes or ())
+    source = data or (before["data"]["source"] if before else "cifar10")
+    if seed is None:
+        seed = before["seed"] if before else 0
+    where, side = pick_device(device), max(chosen.sizes)
+    images, test = (
+        load_split(source, split, data_dir, skip_unreadable, (side, side)) if split in splits_of(source) else None
+        for split in ("train", "test")
+    )
+    if images is None:
+        raise DataError(f"{source} has no folder train/<class>/* to learn from")
+    model, paths = train_into(out_folder(out), chosen, images, seed, where, resume, source)
+    if test is None:
+        say.print(f"{source} has no test images to report on")
+    else:
+        evaluation = evaluate(model.to(where), test)
+        write_json(out / "metrics.json", evaluation.metrics())
+        say.print(evaluation.in_words())
+        paths.append(out / "metrics.json")
+    made(*paths)
+
+
+@app.command(epilog="Example: camlens evaluate out/train")
+def evaluate(
+    model: ModelArgument = None,
+    model_option: ModelOption = None,
+    weights: Weights = None,
+    data: Data = "cifar10",
+    data_dir: DataDir = None,
+    split: Split = "test",
+    skip_unreadable: SkipUnreadable = False,
+    device: Device = "auto",
+    batch: Batch = 250,
+    out: Out = Path("out/evaluate"),
+    as_json: AsJson = False,
+) -> None:
+    """Measure a network on every image: accuracy, calibration, confusion matrix."""
+    from camlens.analyse.evaluation import evaluate as run
+    from camlens.show import draw
+
+    classifier = load_model(model, model_option, weights, device)
+    images = classifier.match(load_split(data, split, data_dir, skip_unreadable, classifier.input_size))
+    folder = out_folder(out)
+    evaluation = run(classifier, images, batch)
+    paths = draw.evaluation(evaluation, folder)
+    metrics = evaluation.metrics()
+    if as_json:
+        print_json(metrics)
+        return
+    table = Table("class")
+    for heading in ("images", "accuracy", "precision"):
+        table.add_column(heading, justify="right")
+    for name, of_class in metrics["per_class"].items():
+        shares = ("-" if of_class[key] is None else f"{100 * of_class[key]:.1f} %" for key in ("accuracy", "precision"))
+        table.add_row(name, f"{of_class['n']:,}", *shares)
+    say.print(table)
+    say.print(evaluation.in_words())
+    made(*paths)
+
+
+@app.command(epilog="Example: camlens gallery out/train --true cat --pred dog --count 10")
+def gallery(
+    model: ModelArgument = None,
+    model_option: ModelOption = None,
+    weights: Weights = None,
+    data: Data = "cifar10",
+    data_dir: DataDir = None,
+    split: Split = "test",
+    skip_unreadable: SkipUnreadable = False,
+    layer: Layers = None,
+    method: Method = "grad-cam",
+    count: Annotated[int, typer.Option(min=1, help="How many errors to show.")] = 12,
+    sort: Annotated[
+        Sort, typer.Option(help="Most confident first, largest margin first, or at random.")
+    ] = "confidence",
+    true: Annotated[str | None, typer.Option(help="Only errors whose label is this class.")] = None,
+    pred: Annotated[str | None, typer.Option(help="Only errors taken for this class.")] = None,
+    format: Annotated[Literal["png", "pdf"], typer.Option(help="Kind of figure file.")] = "png",
+    raw: Annotated[bool, typer.Option("--raw", help="Write the raw maps too: maps.npz.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch: Batch = 250,
+    out: Out = Path("out/gallery"),
+) -> None:
+    """Draw the misclassified images, and where the network looked in each."""
+    from camlens.analyse.evaluation import evaluate as run
+    from camlens.show import draw
+
+    classifier = load_model(model, model_option, weights, device)
+    method = check_maps(classifier, layer, method)
+    images = classifier.match(load_split(data, split, data_dir, skip_unreadable, classifier.input_size))
+    label, prediction = (None if name is None else classifier.class_index(name) for name in (true, pred))
+    folder = out_folder(out)
+    evaluation = run(classifier, images, batch)
+    indices = evaluation.errors(sort, label, prediction, seed)
+    say.print(evaluation.in_words())
+    if len(indices) == 0:
+        wanted = f"{f' labelled {true}' if true else ''}{f' taken for {pred}' if pred else ''}"
+        raise CamlensError(f"there is no error{wanted} to show")
+    facts = f"{min(count, len(indices))} of {len(indices):,} errors, {ORDERS[sort]}."
+    made(*draw.gallery(evaluation, indices[:count], facts, folder, layer, method, format, raw))
+
+
+@app.command(epilog="Example: camlens explain photo.jpg --model out/train --layer layer3 --against dog")
+def explain(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures of any kind and size.")],
+    model: ModelOption = None,
+    weights: Weights = None,
+    layer: Layers = None,
+    method: Method = "grad-cam",
+    target: Annotated[str | None, typer.Option(help="The class to explain.", show_default="the predicted one")] = None,
+    against: Annotated[str | None, typer.Option(help="Explain why not this class.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to list.")] = 5,
+    device: Device = "auto",
+    out: Out = Path("out/explain"),
+    as_json: AsJson = False,
+) -> None:
+    """Say what is on a picture and where the network saw it."""
+    from camlens.data.folder import read_picture
+    from camlens.show import draw
+
+    classifier = load_model(None, model, weights, device)
+    check_maps(classifier, layer, method)
+    for name in filter(None, (target, against)):
+        classifier.class_index(name)
+    pictures = [read_picture(path) for path in images]
+    folder = out_folder(out)
+    answers: list[dict[str, Any]] = []
+    for path, picture in zip(images, pictures, strict=True):
+        likeliest, sheet = draw.picture(classifier, picture, path.name, layer, method, target, against, top)
+        same = sum(str(answer["figure"]).startswith(f"{folder / path.stem}") for answer in answers)
+        figure = sheet.save(folder / f"{path.stem}{f'-{same + 1}' if same else ''}.png")
+        answers.append({"image": str(path), "classes": dict(likeliest), "figure": str(figure)})
+        if not as_json:
+            table = Table(path.name, "probability", box=None)
+            for name, share in likeliest:
+                table.add_row(name, f"{100 * share:.1f} %")
+            say.print(table)
+    if as_json:
+        print_json(answers)
+    else:
+        made(*(str(answer["figure"]) for answer in answers))
+
+
+@app.command(epilog="Example: camlens env --json")
+def env(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Print versions, devices and where things are."""
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    import camlens
+    from camlens.data import cifar10
+    from camlens.model.checkpoint import shipped
+
+    answer = {
+        "camlens": camlens.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: version(name) for name in ("torch", "numpy", "Pillow", "matplotlib", "safetensors", "torchmetrics")},
+        "threads": torch.get_num_threads(),
+        "devices": devices(),
+        "cifar10": str(cifar10.find(data_dir) or "not found"),
+        "shipped": list(shipped()),
+    }
+    if as_json:
+        print_json(answer)
+        return
+    for key, value in answer.items():
+        say.print(f"{key:>13}  {', '.join(value) or 'none' if isinstance(value, list) else value}", markup=False)
+
+
+@app.command(epilog="Example: camlens demo --out out/demo")
+def demo(
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Out = Path("out/demo"),
+) -> None:
+    """The main job in one go: data, network, evaluation, errors, and where the network looked."""
+    from camlens.analyse.evaluation import evaluate
+    from camlens.model.checkpoint import load, shipped
+    from camlens.model.summary import summarise
+    from camlens.show import draw
+    from camlens.train.recipe import find_recipe
+
+    where, folder = pick_device(device), out_folder(out)
+    source, reason = "cifar10", ""
+    try:
+        if SHIPPED not in shipped():
+            raise DataError(f"this version has no network trained on it ({SHIPPED})")
+        train_images, test_images = (load_split(source, split, data_dir) for split in ("train", "test"))
+        say.print(f"The data is CIFAR-10, the network the one that is shipped: {SHIPPED}.")
+    except DataError as error:
+        source, reason = "shapes", str(error)
+        say.print(f"Not CIFAR-10: {reason}.", markup=False)
+        say.print("Instead the embedded data set 'shapes', and a network trained on it now, in a few minutes.")
+        train_images, test_images = (load_split(source, split) for split in ("train", "test"))
+    paths = [draw.overview([train_images, test_images], seed, folder)]
+    if source == "cifar10":
+        model = load(SHIPPED).to(where)
+    else:
+        run = folder / "run"
+        recipe, resume = find_recipe("shapes"), (run / "config.json").exists()
+        model, trained = train_into(out_folder(run), recipe, train_images, seed, where, resume, source)
+        model = model.to(where)
+        paths += trained
+    write_text(folder / "summary.txt", summarise(model.network, (3, *model.input_size)).table(detail=True) + "\n")
+    evaluation = evaluate(model, test_images)
+    indices = evaluation.errors()
+    paths += [folder / "summary.txt", *draw.evaluation(evaluation, folder)]
+    facts = f"{min(12, len(indices))} of {len(indices):,} errors, {ORDERS['confidence']}."
+    paths += draw.gallery(evaluation, indices[:12], facts, folder)
+    say.print(evaluation.in_words())
+    made(*paths)
+
+
+def made(*paths: str | Path) -> None:
+    """List the files that a command made."""
+    say.print("made " + "\n     ".join(map(str, paths)), markup=False)
+
+
+def print_json(answer: Any) -> None:
+    """Print the answer for a script."""
+    print(json.dumps(answer, indent=2))
+
+
+def devices() -> list[str]:
+    """The devices that this machine has, the fastest last."""
+    import torch
+
+    there = {"cpu": True, "mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
+    return [name for name, available in there.items() if available]
+
+
+def pick_device(wanted: str) -> str:
+    """The device called `wanted`. Raises `UsageError` where this machine has none."""
+    if wanted == "auto":
+        return devices()[-1]
+    if wanted not in devices():
+        raise unknown("device", wanted, ["auto", *devices()], "this machine")
+    return wanted
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """ "3x32x32" as numbers."""
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"--input {text}; expected channels x height x width, like 3x32x32")
+    return tuple(map(int, parts))
+
+
+def splits_of(source: str) -> list[str]:
+    """The splits that the data has; for a folder, those that lie in it."""
+    from camlens.data import folder
+
+    return (folder.splits(Path(source)) or ["train"]) if Path(source).is_dir() else ["train", "test"]
+
+
+def load_split(
+    source: str,
+    split: str,
+    data_dir: Path | None = None,
+    skip_unreadable: bool = False,
+    size: Size = (64, 64),
+) -> ImageSet:
+    """One split of the data; the pictures of a folder are resized to `size`."""
+    from camlens.data.source import load
+
+    return load(source, split, size, data_dir, skip_unreadable)
+
+
+def load_model(argument: str | None, option: str | None, weights: Path | None, device: str) -> Classifier:
+    """The classifier that was asked for, on its device."""
+    from camlens.model.checkpoint import load
+
+    if argument and option:
+        raise UsageError(f"two models, {argument} and --model {option}; give one")
+    where = pick_device(device)
+    return load(argument or option or SHIPPED, weights).to(where)
+
+
+def check_maps(model: Classifier, layers: list[str] | None, method: str) -> str:
+    """Refuse an unknown layer or method before anything long begins; the method's own spelling."""
+    import torch
+
+    from camlens.maps.engine import explain
+
+    blank = torch.zeros(1, 3, *model.input_size, device=model.device)
+    return explain(model, blank, method, layer=layers or None).method
+
+
+def train_into(
+    run: Path, recipe: Recipe, images: ImageSet, seed: int, device: str, resume: bool, source: str
+) -> tuple[Classifier, list[Path]]:
+    """Train into a run folder and draw its curves, also when it is stopped; what it made."""
+    import csv
+
+    from camlens.show import figures
+    from camlens.train import loop
+
+    try:
+        model = loop.train(recipe, images, run, seed, device, resume, source)
+    finally:
+        if (run / loop.METRICS).exists():
+            with (run / loop.METRICS).open(encoding="utf-8") as file:
+                rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            figures.curves(f"{recipe.network} on {images.name}", rows).save(run / "curves.png")
+    names = ("config.json", "metrics.csv", "curves.png", "model.safetensors", "checkpoint.pt")
+    return model, [run / name for name in names]

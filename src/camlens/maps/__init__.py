@@ -1,0 +1,1 @@
+"""Looking: which parts of an image a network's answer rests on."""

@@ -1,0 +1,199 @@
+"""Weights on disk and the networks that they belong to."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import camlens
+from camlens.errors import ModelError, UsageError
+from camlens.files import replacing
+from camlens.model.classifier import Classifier, bare
+from camlens.model.resnet import ResNet
+
+SHIPPED = Path(__file__).parent / "weights"
+WEIGHTS = "model.safetensors"  # the name that the weights have in a run folder
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "input_size": (224, 224)}
+
+
+def save(path: Path, model: Classifier) -> None:
+    """Write the weights of one of our networks, and the classifier's facts as metadata, as safetensors, in one step."""
+    network = bare(model)
+    assert isinstance(network, ResNet), "only a network that camlens can build again is saved by its architecture"
+    facts = {
+        "architecture": network.architecture,
+        "class_names": model.class_names,
+        "mean": [round(float(m), 6) for m in model.mean],
+        "std": [round(float(s), 6) for s in model.std],
+        "input_size": model.input_size,
+        "camlens": camlens.__version__,
+    }
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(state, temporary, metadata={"camlens": json.dumps(facts)})
+
+
+def shipped() -> tuple[str, ...]:
+    """The names of the networks that lie in the package."""
+    return tuple(sorted(path.stem for path in SHIPPED.glob("*.safetensors")))
+
+
+def load(model: str | Path = "resnet18-cifar10", weights: str | Path | None = None) -> Classifier:
+    """A classifier in evaluation mode, on the CPU.
+
+    model: the name of a shipped network, a run folder, a `.safetensors` file that camlens wrote, or
+        `module:function`, a function without arguments that makes a `Classifier` or a bare network
+    weights: a state dict for the network that `module:function` makes (`.safetensors`, or `.pt` of tensors alone)
+
+    Raises `ModelError` where there is no such network or the weights are not this network's.
+    """
+    spec = str(model)
+    path = Path(model)
+    if path.is_dir():
+        path = path / WEIGHTS
+        if not path.exists():
+            raise ModelError(f"{model} is no run folder: it has no {WEIGHTS}")
+    elif spec in shipped():
+        path = SHIPPED / f"{spec}.safetensors"
+    elif path.suffix != ".safetensors" and ":" in spec:
+        return _from_function(spec, None if weights is None else Path(weights))
+    elif path.suffix != ".safetensors":
+        names = ", ".join(shipped()) or "none in this version: train one with camlens train"
+        raise ModelError(
+            f"no model {spec!r}; give a run folder, a .safetensors file, module:function "
+            f"or the name of a shipped network ({names})"
+        )
+    if weights is not None:
+        raise UsageError(f"--weights goes with module:function; {spec} has its own")
+    return _from_file(path)
+
+
+def _from_file(path: Path) -> Classifier:
+    state = read_state(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        written = (file.metadata() or {}).get("camlens")
+    if written is None:
+        raise ModelError(
+            f"{path} does not say which network it belongs to (camlens did not write it); "
+            f"give the network too: --model module:function --weights {path.name}"
+        )
+    try:
+        facts: dict[str, Any] = json.loads(written)
+        network = ResNet(**facts["architecture"])
+        about = {key: facts[key] for key in ("class_names", "mean", "std", "input_size")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: its metadata is not what camlens writes: {error!r}") from error
+    load_state(network, state, path)
+    return Classifier(network, **about, name=facts["architecture"]["name"]).eval()
+
+
+def _from_function(spec: str, weights: Path | None) -> Classifier:
+    made = call(spec)
+    if not isinstance(made, nn.Module):
+        raise ModelError(f"{spec} gave a {type(made).__name__}; expected a camlens.Classifier or a torch.nn.Module")
+    network = made.network if isinstance(made, Classifier) else made
+    if weights is not None:
+        load_state(network, read_state(weights), weights)
+    if isinstance(made, Classifier):
+        return made.eval()
+    return assume(made.eval(), spec)
+
+
+def find_network(spec: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The bare network that `load` would wrap and the shape of its input; 3x224x224 where it does not say."""
+    made = call(spec) if ":" in spec and not Path(spec).exists() else load(spec)
+    if not isinstance(made, nn.Module):
+        raise ModelError(f"{spec} gave a {type(made).__name__}; expected a camlens.Classifier or a torch.nn.Module")
+    height, width = made.input_size if isinstance(made, Classifier) else (224, 224)
+    return bare(made), (3, height, width)
+
+
+def assume(network: nn.Module, spec: str) -> Classifier:
+    """A bare network as a classifier, with ImageNet's conventions and numbers for class names; a warning says so."""
+    parameter = next(network.parameters(), torch.zeros(()))
+    height, width = IMAGENET["input_size"]
+    try:
+        with torch.no_grad():
+            logits = network(torch.zeros(1, 3, int(height), int(width), device=parameter.device, dtype=parameter.dtype))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ModelError(
+            f"{spec} gave a bare network that does not take 3x224x224 images; let it return "
+            f"camlens.Classifier(network, class_names=..., mean=..., std=..., input_size=...) ({error})"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+        raise ModelError(f"{spec} gave a network whose output is not logits (B, K)")
+    logging.getLogger("camlens").warning(
+        "%s gave a bare network: taking 3x224x224 images normalised as ImageNet's are, and class names from the data; "
+        "let it return a camlens.Classifier to say otherwise",
+        spec,
+    )
+    return Classifier(network, class_names=[str(c) for c in range(logits.shape[1])], **IMAGENET)  # type: ignore[arg-type]
+
+
+def call(spec: str) -> Any:
+    """What `module:function` returns; the module is looked for in the current folder too.
+
+    Raises `ModelError` where there is no such function or it fails.
+    """
+    module_name, _, function_name = spec.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+        raise ModelError(f"cannot find {spec}: {error}") from error
+    try:
+        return function()
+    except Exception as error:  # a user's function may raise anything
+        raise ModelError(f"{spec}() failed: {type(error).__name__}: {error}") from error
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file, or of a `torch.save` file that holds nothing but tensors.
+
+    Raises `ModelError` where it is missing or something else.
+    """
+    if not path.is_file():
+        raise ModelError(f"there is no weights file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise their own kinds; each means that this is no such file
+        raise ModelError(f"{path} is no file of weights: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"{path} holds no state dict (names to tensors)")
+    return state
+
+
+def load_state(network: nn.Module, state: dict[str, Tensor], source: Path) -> None:
+    """Put `state` into the network, all of it. Raises `ModelError` that lists what is missing, extra or misshapen."""
+    own = network.state_dict()
+    problems = {
+        "missing": [key for key in own if key not in state],
+        "not of this network": [key for key in state if key not in own],
+        "of another shape": [
+            f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
+            for key in own
+            if key in state and state[key].shape != own[key].shape
+        ],
+    }
+    found = [f"{len(keys)} {what} ({_first(keys)})" for what, keys in problems.items() if keys]
+    if found:
+        kind = type(network).__name__
+        raise ModelError(f"{source} is a checkpoint of another network than this {kind}: {'; '.join(found)}")
+    network.load_state_dict(state)
+
+
+def _first(keys: list[str], count: int = 6) -> str:
+    return ", ".join(keys[:count]) + (f", … {len(keys) - count} more" if len(keys) > count else "")

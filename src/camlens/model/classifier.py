@@ -1,0 +1,186 @@
+"""The contract: a network together with what the rest must know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from camlens.data.imageset import ImageSet, Size, resize
+from camlens.errors import DataError, ModelError, UsageError, unknown
+from camlens.model.summary import evaluating
+
+Pictures = Tensor | Image.Image | Sequence[Image.Image]
+
+
+def bare(module: nn.Module) -> nn.Module:
+    """The network inside a `Classifier`, a compiled module or a parallel wrapper: the one whose layers have names."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        if isinstance(module, Classifier):
+            module = module.network
+        elif isinstance(module, wrappers):
+            module = module.module
+        elif isinstance(getattr(module, "_orig_mod", None), nn.Module):
+            module = module._orig_mod  # type: ignore[assignment]
+        else:
+            return module
+
+
+class Classifier(nn.Module):
+    """Any `torch.nn.Module` that maps images (B, 3, H, W) to logits (B, K), and what is known of it.
+
+    network: the module; it is used as it is, never copied or changed
+    class_names: K names
+    mean, std: of each channel as fractions of 255, by which the network's inputs are normalised
+    input_size: height and width in pixels; pictures are resized to it, whole
+    name: for headings and messages
+    layers: the layers worth looking at; by default, at each resolution, the last module with a feature map
+
+    Raises `UsageError` for fewer than two class names, or a mean, deviation or size that cannot be.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        class_names: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        input_size: Size,
+        name: str | None = None,
+        layers: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(class_names, str) or len(class_names) < 2:
+            raise UsageError(f"class_names is {class_names!r}; expected a list of two or more names")
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise UsageError(f"mean {mean} and std {std}; expected three numbers each, std above 0")
+        if len(input_size) != 2 or min(input_size) < 1:
+            raise UsageError(f"input_size is {input_size}; expected (height, width) in pixels")
+        self.network = network
+        self.class_names = tuple(map(str, class_names))
+        self.input_size: Size = (int(input_size[0]), int(input_size[1]))
+        self.name = name or type(bare(network)).__name__
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+        self.chosen_layers = layers
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of normalised images (B, 3, H, W). Raises `ModelError` where they have another shape."""
+        logits = self.network(images)
+        self.check_logits(logits)
+        return logits  # type: ignore[no-any-return]
+
+    def check_logits(self, logits: object) -> None:
+        """Raise `ModelError` unless these are logits (B, K) of as many classes as there are names."""
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != len(self.class_names):
+            arrived = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise ModelError(
+                f"{self.name} gave {arrived}; expected logits of shape (images, {len(self.class_names)}): "
+                f"its classes are {', '.join(self.class_names[:10])}{', …' if len(self.class_names) > 10 else ''}"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        return self.mean.device
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers worth looking at, from the input to the output."""
+        if self.chosen_layers is None:
+            last = {size: name for name, size in feature_maps(self.network, self.input_size).items()}
+            self.chosen_layers = tuple(last.values())
+            if not last:
+                raise ModelError(f"{self.name} has no layer with a feature map (B, C, h, w)")
+        return tuple(self.chosen_layers)
+
+    def class_index(self, wanted: str) -> int:
+        """The number of a class given by name or by number. Raises `UsageError` where there is none."""
+        if wanted in self.class_names:
+            return self.class_names.index(wanted)
+        if wanted.isdecimal() and int(wanted) < len(self.class_names):
+            return int(wanted)
+        raise unknown("class", wanted, self.class_names, "this model")
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) -> what the network takes: float of the same shape, on its device."""
+        images = pixels.to(self.device).float().div_(255)
+        return images.sub_(self.mean.view(-1, 1, 1)).div_(self.std.view(-1, 1, 1))
+
+    def denormalise(self, images: Tensor) -> Tensor:
+        """The inverse of `normalise`: float (B, 3, H, W) -> uint8 (B, 3, H, W)."""
+        pixels = images.detach().float() * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)
+        return (pixels * 255).round().clamp(0, 255).byte()
+
+    def prepare(self, pictures: Pictures) -> Tensor:
+        """Normalised images (B, 3, H, W) of the input size, on the network's device.
+
+        pictures: PIL pictures or a uint8 tensor (B, 3, h, w), of any size; a float tensor is taken as it is
+        """
+        if isinstance(pictures, Tensor):
+            if pictures.dtype != torch.uint8:
+                return pictures
+            return self.normalise(resize(pictures, self.input_size))
+        listed = [pictures] if isinstance(pictures, Image.Image) else list(pictures)
+        height, width = self.input_size
+        fitted = [p.convert("RGB").resize((width, height), Image.Resampling.BILINEAR) for p in listed]
+        return self.normalise(torch.from_numpy(np.stack([np.asarray(p) for p in fitted])).permute(0, 3, 1, 2))
+
+    def match(self, data: ImageSet) -> ImageSet:
+        """The data with this network's numbers for the classes.
+
+        Raises `DataError` where the classes are not the same.
+        """
+        if self.class_names == tuple(map(str, range(len(data.class_names)))):  # a bare network's: the data names them
+            self.class_names = data.class_names
+        if data.class_names != self.class_names:
+            if set(data.class_names) != set(self.class_names):
+                raise DataError(
+                    f"{self.name} knows {len(self.class_names)} classes ({_some(self.class_names)}), {data.name} has "
+                    f"{len(data.class_names)} ({_some(data.class_names)}); give data of the same classes"
+                )
+            data = data.reordered(self.class_names)
+        return data
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+
+
+def feature_maps(network: nn.Module, input_size: Size) -> dict[str, Size]:
+    """The modules that put out a feature map (B, C, h, w) with more than one cell, in the order in which they do.
+
+    Where a container passes on what its last child made, both are listed, the container after the child.
+    Raises `ModelError` where the network does not take images of this size.
+    """
+    network = bare(network)
+    parameter = next(network.parameters(), torch.zeros(()))
+    zeros = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
+    found: dict[str, Size] = {}
+
+    def note(name: str, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
+            found.pop(name, None)
+            found[name] = (int(output.shape[2]), int(output.shape[3]))
+
+    def noting(name: str) -> torch.utils.hooks.RemovableHandle:
+        return network.get_submodule(name).register_forward_hook(lambda _module, _inputs, output: note(name, output))
+
+    hooks = [noting(name) for name, _ in network.named_modules() if name]
+    try:
+        with evaluating(network), torch.no_grad():
+            network(zeros)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        height, width = input_size
+        raise ModelError(f"{type(network).__name__} does not take 3x{height}x{width} images: {error}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

@@ -1,0 +1,134 @@
+"""ResNet-18, 34, 50, 101 and 152 (He et al. 2015, arXiv 1512.03385), as rows of one table.
+
+Parameters are named as in torchvision, so its state dicts load. The head is a global mean, so any input size does.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from camlens.errors import UsageError, unknown
+
+Stem = Literal["small", "imagenet"]
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the size (divided by `stride`) and has no bias: a BatchNorm follows."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    """What the skip branch needs where the shape changes: a 1x1 convolution and a BatchNorm."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a skip: (B, inputs, H, W) -> (B, planes, H / stride, W / stride)."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = convolution(inputs, planes, 3, stride)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = convolution(planes, planes, 3)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = shortcut(inputs, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return F.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 and a skip: (B, inputs, H, W) -> (B, 4 planes, H / stride, W / stride).
+
+    The stride sits on the 3x3 convolution, as in torchvision ("v1.5").
+    """
+
+    expansion = 4
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = convolution(inputs, planes, 1)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = convolution(planes, planes, 3, stride)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = convolution(planes, 4 * planes, 1)
+        self.bn3 = nn.BatchNorm2d(4 * planes)
+        self.downsample = shortcut(inputs, 4 * planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return F.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+    "resnet152": (Bottleneck, (3, 8, 36, 3)),
+}
+
+
+class ResNet(nn.Module):
+    """A residual network: (B, 3, H, W) -> logits (B, classes).
+
+    name: a row of `RESNETS`
+    width: channels of the first stage; each further stage has twice as many
+    stem: "small" is one 3x3 convolution, for images like CIFAR's; "imagenet" divides the size by four first
+
+    Raises `UsageError` for a name that is no row, or a width or number of classes below 1.
+    """
+
+    def __init__(self, name: str = "resnet18", classes: int = 10, width: int = 64, stem: Stem = "small") -> None:
+        super().__init__()
+        if name not in RESNETS:
+            raise unknown("network", name, RESNETS, "camlens")
+        if stem not in ("small", "imagenet"):
+            raise unknown("stem", stem, ("small", "imagenet"), "a ResNet")
+        if width < 1 or classes < 1:
+            raise UsageError(f"a ResNet of width {width} for {classes} classes; both must be 1 or more")
+        block, depths = RESNETS[name]
+        self.architecture: dict[str, str | int] = {"name": name, "classes": classes, "width": width, "stem": stem}
+        self.small = stem == "small"
+        self.conv1 = convolution(3, width, 3) if self.small else convolution(3, width, 7, 2)
+        self.bn1 = nn.BatchNorm2d(width)
+        channels = width
+
+        def stage(planes: int, depth: int, stride: int) -> nn.Sequential:
+            nonlocal channels
+            blocks = nn.Sequential()
+            for position in range(depth):
+                blocks.append(block(channels, planes, stride if position == 0 else 1))
+                channels = planes * block.expansion
+            return blocks
+
+        self.layer1 = stage(width, depths[0], 1)
+        self.layer2 = stage(2 * width, depths[1], 2)
+        self.layer3 = stage(4 * width, depths[2], 2)
+        self.layer4 = stage(8 * width, depths[3], 2)
+        self.fc = nn.Linear(channels, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of normalised images (B, 3, H, W)."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        if not self.small:
+            x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        logits: Tensor = self.fc(x.mean(dim=(2, 3)))
+        return logits

@@ -1,0 +1,103 @@
+"""A sheet of paper to place pictures, text and bars on, to the pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Rectangle
+from matplotlib.textpath import TextPath
+
+from camlens.files import replacing
+
+Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
+
+PAPER, INK, SOFT, LINE = "#fcfbf9", "#1d1c1a", "#6d6960", "#e6e2da"
+LABEL, PREDICTION = "#1c62b9", "#c2590c"  # blue is the label, orange the prediction, everywhere
+EVIDENCE_BLUE, EVIDENCE_ORANGE = "#1c62b9", "#e2680c"  # as on the overlays
+
+TO_PREDICTION = LinearSegmentedColormap.from_list("to prediction", [PAPER, EVIDENCE_ORANGE])
+TO_LABEL = LinearSegmentedColormap.from_list("to label", [PAPER, EVIDENCE_BLUE])
+CONTRAST = LinearSegmentedColormap.from_list("contrast", [EVIDENCE_BLUE, PAPER, EVIDENCE_ORANGE])
+
+DPI = 200  # of what is written; a unit of the sheet is 1/100 inch, two pixels
+
+
+class Sheet:
+    """A figure with the origin at its top left corner, measured in units of 1/100 inch."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width / 100, height / 100), dpi=DPI, facecolor=PAPER)
+
+    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
+        """A coordinate system on a part of the sheet."""
+        box = (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
+        return self.figure.add_axes(box)
+
+    def picture(self, x: float, y: float, side: float, pixels: Pixels) -> None:
+        """A picture in a square, with square pixels and its proportions kept."""
+        axes = self.axes(x, y, side, side)
+        axes.imshow(pixels, interpolation="none" if max(pixels.shape[:2]) <= side * DPI / 100 else "antialiased")
+        axes.set_axis_off()
+
+    def text(self, x: float, y: float, text: str, size: float = 8, colour: str = INK, **style: Any) -> None:
+        """A line of text whose top is at `y`. `size` is in points."""
+        style = {"ha": "left", "va": "top", **style}
+        self.figure.text(x / self.width, 1 - y / self.height, text, size=size, color=colour, **style)
+
+    def line(self, x: float, y: float, parts: Sequence[tuple[str, str]], size: float = 8, **style: Any) -> None:
+        """Pieces of text, each with its colour, one after the other."""
+        for piece, colour in parts:
+            self.text(x, y, piece, size, colour, **style)
+            x += text_width(piece, size, style.get("weight", "normal"))
+
+    def box(self, x: float, y: float, width: float, height: float, colour: str) -> None:
+        """A filled rectangle."""
+        corner = (x / self.width, 1 - (y + height) / self.height)
+        size = width / self.width, height / self.height
+        self.figure.add_artist(Rectangle(corner, *size, facecolor=colour, edgecolor="none"))
+
+    def scale(self, x: float, y: float, width: float, colours: LinearSegmentedColormap, ends: tuple[str, str]) -> None:
+        """A colour bar with the values at its two ends written under it."""
+        axes = self.axes(x, y, width, 5)
+        axes.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=colours, interpolation="bilinear")
+        axes.set(xticks=[], yticks=[])
+        for spine in axes.spines.values():
+            spine.set(color=LINE, linewidth=0.5)
+        self.text(x, y + 8, ends[0], 6, SOFT)
+        self.text(x + width, y + 8, ends[1], 6, SOFT, ha="right")
+
+    def save(self, path: Path) -> Path:
+        """Write the sheet as what the name's ending says (.png, .pdf, .svg), replacing `path` in one step."""
+        with replacing(path) as temporary:
+            self.figure.savefig(temporary, dpi=DPI, facecolor=PAPER)
+        return path
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Width of a line of text in units of the sheet."""
+    if not text.strip():
+        return 0.32 * size * 100 / 72 * len(text)
+    shown = text.replace(" ", "\N{NO-BREAK SPACE}")
+    # the path of a trailing space is empty: measure with a stroke behind it and take the stroke off
+    both, stroke = (
+        TextPath((0, 0), t, size=size, prop=FontProperties(weight=weight)).get_extents().x1 for t in (f"{shown}|", "|")
+    )
+    return float(both - stroke) * 100 / 72
+
+
+def fitted(text: str, width: float, size: float, end: Literal["…"] = "…") -> str:
+    """The text, shortened until it fits into `width` units."""
+    if text_width(text, size) <= width:
+        return text
+    while text and text_width(text + end, size) > width:
+        text = text[:-1]
+    return text + end

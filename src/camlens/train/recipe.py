@@ -1,0 +1,142 @@
+"""Recipes: what is trained and how, as rows of data."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, replace
+
+from camlens.errors import UsageError, unknown
+from camlens.model.resnet import RESNETS, Stem
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to train.
+
+    network, width, stem: a row of `RESNETS`, the channels of its first stage, "small" or "imagenet"
+    epochs: passes over the training images; sizes: image sides in pixels, one for each equal share of the epochs
+        (progressive resizing); the last epoch always has the last size, which becomes the network's input size
+    batch: images a step; rate: peak learning rate, reached after the share `warmup` of all steps, from where it falls
+        to zero in a straight line; momentum (Nesterov); decay: of the weights, but not of biases and norms
+    smoothing: of the labels; average: decay a step of the weights' moving average, 0 for none
+    flip, crop, cutout: see `camlens.data.loader.augment`; crop and cutout in pixels at the last size, scaled with it
+    holdout: the share of the training images that is kept back to choose by
+    """
+
+    network: str = "resnet18"
+    width: int = 64
+    stem: Stem = "small"
+    epochs: int = 12
+    sizes: tuple[int, ...] = (32,)
+    batch: int = 128
+    rate: float = 0.2
+    warmup: float = 0.2
+    momentum: float = 0.9
+    decay: float = 5e-4
+    smoothing: float = 0.1
+    average: float = 0.99
+    flip: bool = True
+    crop: int = 4
+    cutout: int = 0
+    holdout: float = 0.1
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "width": self.width >= 1,
+            "epochs": self.epochs >= 1,
+            "sizes": len(self.sizes) > 0 and min(self.sizes) >= 8,
+            "batch": self.batch >= 2,
+            "rate": 0 < self.rate < float("inf"),
+            "warmup": 0 <= self.warmup <= 1,
+            "momentum": 0 < self.momentum < 1,
+            "decay": 0 <= self.decay < 1,
+            "smoothing": 0 <= self.smoothing < 1,
+            "average": 0 <= self.average < 1,
+            "crop": 0 <= self.crop < self.sizes[-1],
+            "cutout": 0 <= self.cutout <= self.sizes[-1],
+            "holdout": 0 < self.holdout < 1,
+        }
+        for field, fine in allowed.items():
+            if not fine:
+                raise UsageError(f"recipe field {field} is {getattr(self, field)}; {RANGES[field]}")
+        if self.network not in RESNETS:
+            raise unknown("network", self.network, RESNETS, "camlens")
+        if self.stem not in typing.get_args(Stem):
+            raise unknown("stem", self.stem, typing.get_args(Stem), "a ResNet")
+
+    def size_at(self, epoch: int) -> int:
+        """The image side in epoch 0, 1, …"""
+        return self.sizes[-(-(epoch + 1) * len(self.sizes) // self.epochs) - 1]
+
+    def rate_at(self, progress: float) -> float:
+        """The learning rate when the share `progress` (0 to 1) of all steps is done."""
+        rising = progress / self.warmup if progress < self.warmup else 1.0
+        falling = (1 - progress) / (1 - self.warmup) if self.warmup < 1 else 1.0
+        return self.rate * min(rising, falling)
+
+
+RANGES = {
+    "width": "expected 1 or more channels",
+    "epochs": "expected 1 or more",
+    "sizes": "expected sides of 8 pixels or more, like 16,24,32",
+    "batch": "expected 2 or more images",
+    "rate": "expected a number above 0",
+    "warmup": "expected a share from 0 to 1",
+    "momentum": "expected a number above 0 and below 1",
+    "decay": "expected a number from 0 to below 1",
+    "smoothing": "expected a share from 0 to below 1",
+    "average": "expected a decay from 0 to below 1",
+    "crop": "expected pixels, from 0 to less than the image's side",
+    "cutout": "expected pixels, from 0 to the image's side",
+    "holdout": "expected a share above 0 and below 1",
+}
+
+RECIPES = {
+    "quick": Recipe(epochs=2, sizes=(16,), crop=2, rate=0.15, average=0.98),
+    "cpu": Recipe(epochs=14, sizes=(16, 24, 24, 32, 32), rate=0.2, average=0.998),
+    "shapes": Recipe(epochs=15, sizes=(32,), width=16, batch=64, rate=0.15, crop=3, average=0.98),
+}
+
+
+def find_recipe(name: str, changes: typing.Iterable[str] = ()) -> Recipe:
+    """The recipe of this name with fields changed, each given as "field=value".
+
+    Raises `UsageError` for an unknown name or field, or a value that does not fit.
+    """
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES, "camlens")
+    recipe = RECIPES[name]
+    fields = [field.name for field in dataclasses.fields(recipe)]
+    changed: dict[str, typing.Any] = {}
+    for change in changes:
+        field, equals, value = change.partition("=")
+        if not equals:
+            raise UsageError(f"--set {change!r}; expected field=value, for example epochs=2")
+        if field not in fields:
+            raise unknown("recipe field", field, fields, "a recipe")
+        changed[field] = _parsed(field, value, getattr(recipe, field))
+    return replace(recipe, **changed)
+
+
+def from_config(fields: dict[str, typing.Any]) -> Recipe:
+    """The recipe that a config.json holds. Raises `UsageError` where it is of another version."""
+    try:
+        return Recipe(**{**fields, "sizes": tuple(fields["sizes"])})
+    except (TypeError, KeyError) as error:
+        raise UsageError(
+            f"the run's recipe is not one of this version: {error}; start anew in another --out"
+        ) from error
+
+
+def _parsed(field: str, value: str, like: object) -> object:
+    """The text as the type that the field has."""
+    try:
+        if isinstance(like, bool):
+            return {"true": True, "false": False}[value.lower()]
+        if isinstance(like, tuple):
+            return tuple(int(part) for part in value.split(","))
+        return type(like)(value)  # type: ignore[call-arg]
+    except (ValueError, KeyError) as error:
+        kind = "numbers like 16,24,32" if isinstance(like, tuple) else f"a {type(like).__name__} like {like}"
+        raise UsageError(f"recipe field {field} is {value!r}; expected {kind}") from error
