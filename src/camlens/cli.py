@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -40,8 +41,10 @@ class Guarded(TyperGroup):
         except KeyboardInterrupt:
             complain("stopped")
             sys.exit(130)
-        except OSError as error:
-            complain(str(error))
+        except Exception as error:
+            if os.environ.get("CAMLENS_DEBUG"):
+                raise
+            complain(f"{type(error).__name__}: {error} (CAMLENS_DEBUG=1 shows where)")
             sys.exit(1)
 
 
@@ -333,21 +336,25 @@ def explain(
         classifier.class_index(name)
     pictures = [read_picture(path) for path in images]
     folder = out_folder(out)
+    explained = [
+        draw.picture(classifier, picture, path.name, layer, method, target, against, top)
+        for path, picture in zip(images, pictures, strict=True)
+    ]
+    stems = [path.stem for path in images]
     answers: list[dict[str, Any]] = []
-    for path, picture in zip(images, pictures, strict=True):
-        likeliest, sheet = draw.picture(classifier, picture, path.name, layer, method, target, against, top)
-        same = sum(str(answer["figure"]).startswith(f"{folder / path.stem}") for answer in answers)
-        figure = sheet.save(folder / f"{path.stem}{f'-{same + 1}' if same else ''}.png")
+    for number, (path, (likeliest, sheet)) in enumerate(zip(images, explained, strict=True)):
+        again = stems[:number].count(path.stem)  # two folders may hold pictures of one name
+        figure = sheet.save(folder / f"{path.stem}{f'-{again + 1}' if again else ''}.png")
         answers.append({"image": str(path), "classes": dict(likeliest), "figure": str(figure)})
-        if not as_json:
-            table = Table(path.name, "probability", box=None)
-            for name, share in likeliest:
-                table.add_row(name, f"{100 * share:.1f} %")
-            say.print(table)
     if as_json:
         print_json(answers)
-    else:
-        made(*(str(answer["figure"]) for answer in answers))
+        return
+    for answer in answers:
+        table = Table("class", "probability", title=answer["image"], title_justify="left", box=None, min_width=40)
+        for name, share in answer["classes"].items():
+            table.add_row(name, f"{100 * share:.1f} %")
+        say.print(table)
+    made(*(answer["figure"] for answer in answers))
 
 
 @app.command(epilog="Example: camlens env --json")

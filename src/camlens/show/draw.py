@@ -12,6 +12,7 @@ from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation
 from camlens.data.imageset import ImageSet
+from camlens.errors import UsageError
 from camlens.files import replacing, write_json
 from camlens.maps.engine import explain
 from camlens.model.classifier import Classifier
@@ -101,6 +102,8 @@ def picture(
     maps = {layer: m[0].cpu() for layer, m in result.maps.items()}
     explained = model.class_names[int(result.target[0])]
     minus = None if result.against is None else model.class_names[int(result.against[0])]
+    if minus == explained:
+        raise UsageError(f"{title}: why {explained} and not {minus}? Give another class to explain it against")
     return likeliest, figures.explained(title, shown, likeliest, maps, explained, minus, result.method)
 
 
@@ -142,7 +145,7 @@ def save_maps(path: Path, cases: Sequence[Case]) -> Path:
     """Write the raw maps as .npz: `<layer>/prediction`, `/label`, `/contrast`, each (N, h, w), and whose they are."""
     arrays = {
         "index": np.array([case.index for case in cases]),
-        "file": np.array([case.file for case in cases]),
+        "files": np.array([case.file for case in cases]),
         "label": np.array([case.label for case in cases]),
         "prediction": np.array([case.prediction for case in cases]),
     }

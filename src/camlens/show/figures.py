@@ -108,6 +108,7 @@ def calibration(title: str, facts: str, bins: Sequence[dict[str, float]]) -> She
     sheet = Sheet(460, 520)
     sheet.text(MARGIN, MARGIN - 4, title, 13, weight="bold")
     sheet.text(MARGIN, MARGIN + 18, facts, 8, SOFT)
+    sheet.text(MARGIN, MARGIN + 34, "bars: accuracy by confidence; dots: at each bin's mean confidence", 8, SOFT)
     upper, lower = sheet.axes(72, 82, 350, 270), sheet.axes(72, 372, 350, 80)
     starts = np.array([row["from"] for row in bins])
     widths = np.array([row["to"] - row["from"] for row in bins])
@@ -116,7 +117,6 @@ def calibration(title: str, facts: str, bins: Sequence[dict[str, float]]) -> She
     upper.bar(starts, accuracy, widths * 0.94, align="edge", color="#b9b4aa")
     confidence = [row["confidence"] for row in bins]
     upper.plot(confidence, accuracy, "o", color=INK, markersize=3.5)
-    upper.text(0.03, 0.93, "dots: mean confidence and accuracy of a bin", size=7, color=SOFT, va="top")
     upper.set(ylabel="accuracy", ylim=(0, 1))
     lower.bar(starts, [row["n"] for row in bins], widths * 0.94, align="edge", color="#b9b4aa")
     lower.set(xlabel="confidence of the prediction", ylabel="images")
@@ -138,21 +138,20 @@ def curves(title: str, rows: Sequence[dict[str, float]]) -> Sheet:
     left, right = sheet.axes(70, 74, 285, 186), sheet.axes(440, 74, 285, 186)
     left.plot(epochs, [row["train_loss"] for row in rows], color=SOFT, marker="o", markersize=3, label="training")
     left.plot(epochs, [row["held_out_loss"] for row in rows], color=INK, marker="o", markersize=3, label="held out")
-    left.set(ylabel="loss", xlabel="epoch", ylim=(0, None))
+    left.set(ylabel="loss", xlabel="epoch", ylim=(0, 1.1 * left.get_ylim()[1]))
     left.legend(frameon=False, fontsize=8, labelcolor=SOFT)
     accuracy = [row["held_out_accuracy"] for row in rows]
     right.plot(epochs, accuracy, color=INK, marker="o", markersize=3)
     best = int(np.argmax(accuracy))
+    side = "right" if best > len(rows) / 2 else "left"
     note = f"{accuracy[best]:.1%}, kept"
-    right.annotate(
-        note, (epochs[best], accuracy[best]), (0, -12), textcoords="offset points", size=8, ha="right", va="top"
-    )
+    right.annotate(note, (epochs[best], accuracy[best]), (0, -9), textcoords="offset points", size=8, ha=side, va="top")
     right.set(ylabel="held-out accuracy", xlabel="epoch", ylim=(0, 1))
     right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     sizes = [row["size"] for row in rows]
     for axes in (left, right):
         axes.set_xlim(0.5, len(epochs) + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
         plain(axes)
         for place in range(1, len(rows)):
             if sizes[place] != sizes[place - 1]:
@@ -163,6 +162,7 @@ def curves(title: str, rows: Sequence[dict[str, float]]) -> Sheet:
 
 def plain(axes: Any) -> None:
     """Two quiet axes and nothing else."""
+    axes.set_facecolor(PAPER)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LINE)
     axes.tick_params(colors=SOFT, labelsize=8, length=3)
@@ -240,9 +240,9 @@ KINDS = ("for the prediction", "for the label", "prediction less label")
 def gradcam(title: str, facts: str, cases: Sequence[Case], method: str, contrast_method: str) -> Sheet:
     """For each error, at each layer, the evidence for the prediction and for the label, and their contrast.
 
-    Maps of one layer share one scale, so that they can be compared down the column.
+    Maps of one layer share one scale, so that they can be compared down the column; beyond its end the colour stays.
     """
-    side, gap, apart, text = 128, 10, 30, 46
+    side, gap, apart, text = 128, 10, 30, 54
     layers = list(cases[0].maps)
     group = 3 * side + 2 * gap
     top = MARGIN + 118
@@ -252,19 +252,19 @@ def gradcam(title: str, facts: str, cases: Sequence[Case], method: str, contrast
     for number, layer in enumerate(layers):
         x = MARGIN + side + apart + number * (apart + group)
         height, across = cases[0].maps[layer][0].shape
-        sheet.text(x, MARGIN + 48, f"{layer}, {height}×{across} cells", 9, weight="bold")
+        sheet.text(x, MARGIN + 48, layer, 9, weight="bold")
+        how = f"{height}×{across} cells; {method}, contrast by {contrast_method}"
+        sheet.text(x + text_width(layer, 9, "bold") + 10, MARGIN + 49, how, 8, SOFT)
         evidence = scale_of([m for case in cases for m in case.maps[layer][:2]])
         difference = scale_of([case.maps[layer][2] for case in cases])
         bars = (
-            (PREDICTION, TO_PREDICTION, ("0", reaching(evidence))),
-            (LABEL, TO_LABEL, ("0", reaching(evidence))),
-            (INK, CONTRAST, (f"−{reaching(difference)}", f"+{reaching(difference)}")),
+            (PREDICTION, TO_PREDICTION, ("0", f"{evidence:.2g} logits")),
+            (LABEL, TO_LABEL, ("0", f"{evidence:.2g} logits")),
+            (INK, CONTRAST, (f"−{difference:.2g}", f"+{difference:.2g} logits")),
         )
         for column, (kind, (colour, colours, ends)) in enumerate(zip(KINDS, bars, strict=True)):
             left = x + column * (side + gap)
-            how = method if column < 2 else contrast_method
-            sheet.text(left, MARGIN + 66, f"{kind}", 8, colour)
-            sheet.text(left + side, MARGIN + 67, how, 6.5, SOFT, ha="right")
+            sheet.text(left, MARGIN + 66, kind, 8, colour)
             sheet.scale(left, MARGIN + 84, side, colours, ends)
         for row, case in enumerate(cases):
             y = top + row * (side + text)
@@ -274,7 +274,7 @@ def gradcam(title: str, facts: str, cases: Sequence[Case], method: str, contrast
         y = top + row * (side + text)
         sheet.picture(MARGIN, y, side, as_array(enlarged(case.picture, side)))
         names(sheet, MARGIN, y + side + 4, side, case)
-        sheet.text(MARGIN + side + apart, y + side + 5, f"{case.file}", 6, SOFT)
+        sheet.text(MARGIN, y + side + 33, fitted(case.file, side + apart - 4, 6), 6, SOFT)
     return sheet
 
 
@@ -289,19 +289,14 @@ def evidence_picture(
         sheet.box(x, y + side - 18, side, 18, PAPER)
         sheet.text(x + side / 2, y + side - 14, "no positive evidence", 7, SOFT, ha="center")
     else:
-        value = f"max {float(map.max()):.2f}" if kind < 2 else f"sum {float(map.sum()):+.2f}"
-        sheet.text(x + side, y + side + 4, value.replace("-", "−"), 6.5, SOFT, ha="right")
+        reach = f"up to {float(map.max()):.2f}" if kind < 2 else f"{float(map.min()):+.2f} to {float(map.max()):+.2f}"
+        sheet.text(x + side, y + side + 4, reach.replace("-", "−"), 6.5, SOFT, ha="right")
 
 
 def scale_of(maps: Sequence[Tensor]) -> float:
     """The value that gets full colour: 90 % of the maps stay within it, so that one extreme does not fade the rest."""
     largest = torch.stack([m.abs().max().float() for m in maps])
     return float(largest.quantile(0.9)) or 1.0
-
-
-def reaching(value: float) -> str:
-    """The end of a scale; larger values get the same colour."""
-    return f"{value:.2g} logits or more"
 
 
 def explained(
@@ -318,11 +313,11 @@ def explained(
     picture: (3, H, W) uint8; shares: names and probabilities; maps: layer to raw map (h, w)
     """
     side, gap = 224, 16
-    sheet = Sheet(2 * MARGIN + (1 + len(maps)) * (side + gap) - gap, 2 * MARGIN + 92 + 2 * side + gap)
+    sheet = Sheet(2 * MARGIN + (1 + len(maps)) * (side + gap) - gap, 2 * MARGIN + 104 + 2 * side + gap)
     sheet.text(MARGIN, MARGIN - 4, fitted(title, sheet.width - 2 * MARGIN, 13), 13, weight="bold")
     versus = [] if against is None else [(" and not ", SOFT), (against, LABEL)]
     sheet.line(MARGIN, MARGIN + 20, [(f"{method}: why ", SOFT), (target, PREDICTION), *versus, ("?", SOFT)], 9)
-    top = MARGIN + 52
+    top = MARGIN + 64
     sheet.picture(MARGIN, top, side, as_array(enlarged(picture, side)))
     for number, (layer, map) in enumerate(maps.items(), 1):
         x = MARGIN + number * (side + gap)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -94,10 +94,11 @@ def text_width(text: str, size: float, weight: str = "normal") -> float:
     return float(both - stroke) * 100 / 72
 
 
-def fitted(text: str, width: float, size: float, end: Literal["…"] = "…") -> str:
+def fitted(text: str, width: float, size: float) -> str:
     """The text, shortened until it fits into `width` units."""
-    if text_width(text, size) <= width:
+    room = 0.95 * width  # drawn glyphs are a little wider than their outlines
+    if text_width(text, size) <= room:
         return text
-    while text and text_width(text + end, size) > width:
+    while text and text_width(text + "…", size) > room:
         text = text[:-1]
-    return text + end
+    return text + "…"

