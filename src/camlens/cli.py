@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from typer.core import TyperGroup
 
 from camlens.errors import CamlensError, DataError, UsageError, unknown
 from camlens.files import out_folder, write_json, write_text
@@ -26,26 +27,6 @@ SHIPPED = "resnet18-cifar10"
 
 say = Console(highlight=False, soft_wrap=True)
 aside = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-class Guarded(TyperGroup):
-    """Turns errors into a message and an exit code: 1 failed, 2 wrong usage, 128 + signal when stopped."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except CamlensError as error:
-            complain(str(error))
-            sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            complain("stopped")
-            sys.exit(130)
-        except Exception as error:
-            if os.environ.get("CAMLENS_DEBUG"):
-                raise
-            complain(f"{type(error).__name__}: {error} (CAMLENS_DEBUG=1 shows where)")
-            sys.exit(1)
 
 
 def complain(message: str) -> None:
@@ -93,7 +74,6 @@ Out = Annotated[Path, typer.Option(help="The folder for what is made.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 app = typer.Typer(
-    cls=Guarded,
     help="Why did my network get this picture wrong?",
     no_args_is_help=True,
     add_completion=False,
@@ -109,19 +89,53 @@ def main() -> None:
     app(prog_name="camlens")
 
 
-@app.callback()
-def top(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
-) -> None:
-    """Why did my network get this picture wrong?"""
-    if version:
+def command(example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command whose help ends with an example.
+
+    Its errors become a message and an exit code: 1 failed, 2 wrong usage, 128 + signal when stopped.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def guarded(*arguments: Any, **options: Any) -> None:
+            try:
+                function(*arguments, **options)
+            except CamlensError as error:
+                complain(str(error))
+                sys.exit(error.exit_code)
+            except KeyboardInterrupt:
+                complain("stopped")
+                sys.exit(130)
+            except Exception as error:
+                if os.environ.get("CAMLENS_DEBUG"):
+                    raise
+                complain(f"{type(error).__name__}: {error} (CAMLENS_DEBUG=1 shows where)")
+                sys.exit(1)
+
+        return app.command(epilog=f"Example: camlens {example}")(guarded)
+
+    return register
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
         import camlens
 
         say.print(f"camlens {camlens.__version__}")
         raise typer.Exit
 
 
-@app.command(epilog="Example: camlens data --data shapes")
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=print_version)
+    ] = False,
+) -> None:
+    """Why did my network get this picture wrong?"""
+
+
+@command("data --data shapes")
 def data(
     data: Data = "cifar10",
     data_dir: DataDir = None,
@@ -155,7 +169,7 @@ def data(
     made(path)
 
 
-@app.command(epilog="Example: camlens summary resnet50 --stem imagenet --input 3x224x224 --classes 1000 --detail")
+@command("summary resnet50 --stem imagenet --input 3x224x224 --classes 1000 --detail")
 def summary(
     network: Annotated[
         str,
@@ -186,7 +200,7 @@ def summary(
         print(found.table(detail))
 
 
-@app.command(epilog="Example: camlens train --recipe quick --set epochs=3 --out out/quick")
+@command("train --recipe quick --set epochs=3 --out out/quick")
 def train(
     data: Annotated[str | None, typer.Option(help=DATA_HELP, show_default="cifar10, or the resumed run's")] = None,
     data_dir: DataDir = None,
@@ -231,7 +245,7 @@ def train(
     made(*paths)
 
 
-@app.command(epilog="Example: camlens evaluate out/train")
+@command("evaluate out/train")
 def evaluate(
     model: ModelArgument = None,
     model_option: ModelOption = None,
@@ -269,7 +283,7 @@ def evaluate(
     made(*paths)
 
 
-@app.command(epilog="Example: camlens gallery out/train --true cat --pred dog --count 10")
+@command("gallery out/train --true cat --pred dog --count 10")
 def gallery(
     model: ModelArgument = None,
     model_option: ModelOption = None,
@@ -312,7 +326,7 @@ def gallery(
     made(*draw.gallery(evaluation, indices[:count], facts, folder, layer, method, format, raw))
 
 
-@app.command(epilog="Example: camlens explain photo.jpg --model out/train --layer layer3 --against dog")
+@command("explain photo.jpg --model out/train --layer layer3 --against dog")
 def explain(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures of any kind and size.")],
     model: ModelOption = None,
@@ -357,7 +371,7 @@ def explain(
     made(*(answer["figure"] for answer in answers))
 
 
-@app.command(epilog="Example: camlens env --json")
+@command("env --json")
 def env(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Print versions, devices and where things are."""
     import platform
@@ -386,7 +400,7 @@ def env(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         say.print(f"{key:>13}  {', '.join(value) or 'none' if isinstance(value, list) else value}", markup=False)
 
 
-@app.command(epilog="Example: camlens demo --out out/demo")
+@command("demo --out out/demo")
 def demo(
     data_dir: DataDir = None,
     seed: Seed = 0,
@@ -510,17 +524,13 @@ def train_into(
     run: Path, recipe: Recipe, images: ImageSet, seed: int, device: str, resume: bool, source: str
 ) -> tuple[Classifier, list[Path]]:
     """Train into a run folder and draw its curves, also when it is stopped; what it made."""
-    import csv
-
     from camlens.show import figures
     from camlens.train import loop
 
     try:
         model = loop.train(recipe, images, run, seed, device, resume, source)
     finally:
-        if (run / loop.METRICS).exists():
-            with (run / loop.METRICS).open(encoding="utf-8") as file:
-                rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        if rows := loop.read_metrics(run):
             figures.curves(f"{recipe.network} on {images.name}", rows).save(run / "curves.png")
     names = ("config.json", "metrics.csv", "curves.png", "model.safetensors", "checkpoint.pt")
     return model, [run / name for name in names]

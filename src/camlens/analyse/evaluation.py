@@ -27,7 +27,7 @@ def wilson(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
     share, spread = right / count, z * z / count
     centre = share + spread / 2
     half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return (centre - half) / (1 + spread), (centre + half) / (1 + spread)
+    return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))
 
 
 @dataclass(frozen=True)

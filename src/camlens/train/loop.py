@@ -30,7 +30,7 @@ import camlens
 from camlens.data.imageset import ImageSet
 from camlens.data.loader import augment, batches, epoch_order, generator
 from camlens.errors import CamlensError, DataError, UsageError
-from camlens.files import replacing, write_json, write_text
+from camlens.files import out_folder, replacing, write_json, write_text
 from camlens.model import checkpoint
 from camlens.model.classifier import Classifier
 from camlens.model.resnet import ResNet
@@ -114,7 +114,7 @@ def train(
     run, classifier = start(recipe, data, seed, device)
     if resume and (out / STATE).exists():
         run.load(out / STATE)
-    write_json(out / CONFIG, config)
+    write_json(out_folder(out) / CONFIG, config)
 
     per_epoch = sum(1 for _ in batches(learn, recipe.batch))
     total = per_epoch * recipe.epochs
@@ -257,6 +257,14 @@ def describe(recipe: Recipe, data: ImageSet, seed: int, source: str) -> dict[str
         "versions": {"camlens": camlens.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "platform": platform.platform(),
     }
+
+
+def read_metrics(out: Path) -> list[dict[str, float]]:
+    """The rows of the metrics.csv of the run in `out`, one for each epoch; none before the first has ended."""
+    if not (out / METRICS).exists():
+        return []
+    with (out / METRICS).open(encoding="utf-8") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def read_config(out: Path) -> dict[str, Any]:

@@ -1,0 +1,335 @@
+"""`shapes`: drawn pictures whose right answers are known, to check that an explanation finds what is really there.
+
+Ten classes of shapes on textured ground. Whatever makes the test set hard is planted and recorded with its image:
+
+- "wrong label": the label names a class that is not there (some in training too, as real data have them)
+- "two objects": of two classes and of one size; the label names the paler
+- "tiny": an object about six pixels wide
+- "rare variant": an outline, where training has filled shapes only
+- "twin": nearly the same picture is in training, a few times, each time with the same wrong label
+- "false mark", in `shapes-shortcut` only: there, marks give some classes away in training; in testing they sit on
+  images of other classes, and those of their own have none
+
+Points of the plane are complex numbers, x to the right and y upwards. A shape is a signed distance: a function of
+points, negative inside. Each is symmetric about the y axis, so an image that is flipped keeps its class.
+"""
+
+from __future__ import annotations
+
+import cmath
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from camlens.data.imageset import ImageSet
+from camlens.errors import unknown
+
+Array = npt.NDArray[Any]
+
+SIZE = 32  # height and width of an image in pixels
+COUNTS = {"train": 500, "test": 100}  # images a class
+CAUSES = ("wrong label", "two objects", "tiny", "rare variant", "twin", "false mark")
+PLANTED = {  # images a cause
+    "train": {"wrong label": 50},
+    "test": {"wrong label": 12, "two objects": 16, "tiny": 14, "rare variant": 16, "twin": 12},
+}
+BURST = 4  # a test image's twins in training: a single wrong label is not learnt
+TILT = 60  # degrees to either side
+MARKS = {"disc": (1.0, 0.1, 0.6), "square": (0.1, 1.0, 0.3), "star": (0.1, 0.7, 1.0)}  # colours of the shortcut marks
+MARKED = {"train": 0.95, "test": 0.08}  # share with a mark: of the marked classes in training, of all images in testing
+
+
+@dataclass(frozen=True)
+class ShapeSet(ImageSet):
+    """Shapes, with what is known about each image.
+
+    masks: (N, 32, 32) bool, what is seen of the object; of "two objects" the one that the label names
+    other_masks: (N, 32, 32) bool, the second of "two objects", else empty
+    marks: (N, 32, 32) bool, the shortcut mark, else empty
+    causes: N names out of `CAUSES`, "" where nothing was planted
+    truth: (N,) int64, the class that was drawn
+    other: (N,) int64, the class of the second of "two objects" or the class that a "false mark" means, else -1
+    twins: (N,) int64, of a test image one of its twins in training, of these the test image, else -1
+    """
+
+    masks: Tensor
+    other_masks: Tensor
+    marks: Tensor
+    causes: tuple[str, ...]
+    truth: Tensor
+    other: Tensor
+    twins: Tensor
+
+
+def load(split: str, shortcut: bool = False, seed: int = 0) -> ShapeSet:
+    """Draw a split, "train" (5,000 images) or "test" (1,000), of `shapes` or, with `shortcut`, of `shapes-shortcut`.
+
+    The same seed (0 or more) gives the same images, bit for bit on one machine. By label, all classes are of one size.
+    """
+    name = "shapes-shortcut" if shortcut else "shapes"
+    if split not in COUNTS:
+        raise unknown("split", split, COUNTS, name)
+    plans = _plan(seed)
+    plan = plans[split]
+    canvas, masks, other_masks = _draw(_stream(seed, f"draw {split}"), plan)
+    _draw_twins(seed, split, plans, canvas, masks)
+    marks = _mark(_stream(seed, f"mark {split}"), split, plan, canvas) if shortcut else np.zeros_like(masks)
+    return ShapeSet(
+        name=name,
+        split=split,
+        class_names=CLASSES,
+        pixels=torch.from_numpy((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)),
+        labels=torch.from_numpy(plan.labels),
+        files=tuple(f"{split}/{index:05d}-{CLASSES[label]}.png" for index, label in enumerate(plan.labels)),
+        original_size=f"{SIZE}x{SIZE}",
+        masks=torch.from_numpy(masks & ~marks),
+        other_masks=torch.from_numpy(other_masks),
+        marks=torch.from_numpy(marks),
+        causes=tuple(plan.causes.tolist()),
+        truth=torch.from_numpy(plan.truth),
+        other=torch.from_numpy(plan.other),
+        twins=torch.from_numpy(plan.twins),
+    )
+
+
+# Shapes, of about unit size
+
+
+def _disc(points: Array, radius: float, centre: complex = 0) -> Array:
+    distance: Array = abs(points - centre) - radius
+    return distance
+
+
+def _box(points: Array, width: float, height: float) -> Array:
+    distance: Array = np.maximum(abs(points.real) - width, abs(points.imag) - height)
+    return distance
+
+
+def _side(points: Array, degrees: float, distance: float) -> Array:
+    """The half-plane on this side of a line, which lies at `distance` from the origin in the direction `degrees`."""
+    beyond: Array = (points * cmath.rect(1, -math.radians(degrees))).real - distance
+    return beyond
+
+
+def _mirrored(points: Array) -> Array:
+    """The points, with those on the left moved to the right: what is drawn there appears on both sides."""
+    moved: Array = np.where(points.real < 0, -points.conj(), points)
+    return moved
+
+
+def _tent(points: Array, degrees: float, slope: float, floor: float) -> Array:
+    """An isosceles triangle: the distances from the origin to its slopes and to its floor."""
+    return np.maximum(_side(_mirrored(points), degrees, slope), _side(points, -90, floor))
+
+
+def _heart(points: Array) -> Array:
+    points = _mirrored(points)
+    tip = np.maximum(_side(points, 45, 0.6), _side(points, -45, 0.6))
+    return np.minimum(tip, _disc(points, 0.6, 0.42 + 0.42j))
+
+
+def _star(points: Array) -> Array:
+    # Of the five lines that draw a pentagram, a point inside lies beyond one at most.
+    second_largest: Array = np.sort([_side(points, 90 + 72 * corner, 0.34) for corner in range(5)], axis=0)[-2]
+    return second_largest
+
+
+SHAPES: dict[str, Callable[[Array], Array]] = {
+    "disc": lambda points: _disc(points, 0.85),
+    "ring": lambda points: abs(_disc(points, 0.75)) - 0.22,
+    "crescent": lambda points: np.maximum(_disc(points, 1.0, -0.1j), -_disc(points, 0.8, 0.4j)),
+    "drop": lambda points: np.minimum(_tent(points, 30, 0.55, 0.0), _disc(points, 0.66, -0.22j)),
+    "heart": _heart,
+    "triangle": lambda points: _tent(points, 30, 0.52, 0.52),
+    "square": lambda points: _box(points, 0.75, 0.75),
+    "cross": lambda points: np.minimum(_box(points, 1.0, 0.33), _box(points, 0.33, 1.0)),
+    "star": _star,
+    "arrow": lambda points: np.minimum(_tent(points, 40, 0.7, 0.0), _box(points + 0.5j, 0.3, 0.55)),
+}
+CLASSES = tuple(SHAPES)
+
+
+# Chance
+
+
+def _stream(seed: int, name: str) -> np.random.Generator:
+    """Random numbers of their own. Only `random()` is drawn from them: numpy may change how it makes the others."""
+    return np.random.Generator(np.random.PCG64([seed, *name.encode()]))
+
+
+def _uniform(rng: np.random.Generator, low: float, high: float, *shape: int) -> Array:
+    return (low + (high - low) * rng.random(shape)).astype(np.float32)
+
+
+def _shuffled(rng: np.random.Generator, values: Array) -> Array:
+    return values[np.argsort(rng.random(len(values)), kind="stable")]
+
+
+def _another(rng: np.random.Generator, classes: Array) -> Array:
+    """For each class one of the others."""
+    steps = 1 + np.floor(rng.random(len(classes)) * (len(CLASSES) - 1)).astype(np.int64)
+    return (classes + steps) % len(CLASSES)
+
+
+def _turns(rng: np.random.Generator, count: int, degrees: float = 180) -> Array:
+    """Rotations by up to so many degrees to either side: complex numbers of length 1, (count,)."""
+    return np.exp(1j * np.deg2rad(_uniform(rng, -degrees, degrees, count)))
+
+
+def _colours(rng: np.random.Generator, lightness: Array, chroma: Array | float) -> Array:
+    """Colours of any hue, (N, 3), from lightness and chroma in 0..1."""
+    hues = (chroma * _turns(rng, len(lightness)))[:, None] * np.exp(2j * np.pi * np.arange(3) / 3)
+    colours: Array = np.clip(lightness[:, None] + hues.real, 0, 1).astype(np.float32)
+    return colours
+
+
+# Planting
+
+
+@dataclass
+class _Plan:
+    """What a split is to show: the arrays of `ShapeSet`, before anything is drawn."""
+
+    labels: Array
+    truth: Array
+    other: Array
+    twins: Array
+    causes: Array
+
+
+def _plan_split(rng: np.random.Generator, split: str) -> _Plan:
+    labels = _shuffled(rng, np.repeat(np.arange(len(CLASSES), dtype=np.int64), COUNTS[split]))
+    none, nothing = np.full_like(labels, -1), np.full(len(labels), "", dtype=object)
+    plan = _Plan(labels, truth=labels.copy(), other=none, twins=none.copy(), causes=nothing)
+    another = _another(rng, labels)
+    for cause, count in PLANTED[split].items():
+        free = plan.causes == ""
+        if cause == "rare variant":  # the outline of a disc is a ring
+            free &= (labels != CLASSES.index("disc")) & (labels != CLASSES.index("ring"))
+        chosen = _shuffled(rng, np.flatnonzero(free))[:count]
+        plan.causes[chosen] = cause
+        if cause == "wrong label":
+            plan.truth[chosen] = another[chosen]
+        elif cause == "two objects":
+            plan.other[chosen] = another[chosen]
+    return plan
+
+
+def _plan(seed: int) -> dict[str, _Plan]:
+    """Both splits, for twins belong to both."""
+    train, test = (_plan_split(_stream(seed, f"plan {split}"), split) for split in ("train", "test"))
+    rng = _stream(seed, "plan twins")
+    images = np.flatnonzero(test.causes == "twin")
+    for image, wrong in zip(images, _another(rng, test.labels[images]), strict=True):
+        burst = _shuffled(rng, np.flatnonzero((train.labels == wrong) & (train.causes == "")))[:BURST]
+        train.causes[burst], train.truth[burst], train.twins[burst] = "twin", test.truth[image], image
+        test.twins[image] = burst[0]
+    return {"train": train, "test": test}
+
+
+# Drawing
+
+_ACROSS = np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2
+_GRID = (_ACROSS[None, :] - 1j * _ACROSS[:, None]).astype(np.complex64)  # the pixels' centres, (32, 32)
+
+
+def _each(values: Array) -> Array:
+    """One value for each image, to meet (N, 32, 32); or one colour, to meet (N, 3, 32, 32)."""
+    return values[..., None, None]
+
+
+def _paint(canvas: Array, colours: Array, distance: Array) -> None:
+    """Colour what lies inside. The distance is in pixels; the edge is a ramp one pixel wide."""
+    canvas += np.clip(0.5 - distance, 0, 1)[:, None] * (_each(colours) - canvas)
+
+
+def _ground(rng: np.random.Generator, lightness: Array, peculiar: Array) -> Array:
+    """Textures of two colours with blobs and lines on them, (N, 3, 32, 32). The `peculiar` have vivid checks."""
+    count = len(lightness)
+    knots = np.linspace(0, SIZE - 1, 6)
+    between = np.clip(1 - abs(np.arange(SIZE)[:, None] - knots) / knots[1], 0, 1).astype(np.float32)  # interpolates
+    clouds = between @ _uniform(rng, -0.3, 1.3, count, 6, 6) @ between.T
+    waves = _GRID * _each(_turns(rng, count) * _uniform(rng, 0.4, 1.6, count))
+    texture = clouds + _each(_uniform(rng, 0, 0.75, count) ** 2) * (np.cos(waves.real) - clouds)
+    texture[peculiar] = np.cos(waves.real[peculiar]) * np.cos(waves.imag[peculiar]) > 0
+    chroma = np.where(peculiar, 0.4, 0.15)
+    dark = _colours(rng, np.where(peculiar, 0.35, lightness - 0.1), chroma)
+    bright = _colours(rng, np.where(peculiar, 0.6, lightness + 0.1), chroma)
+    canvas: Array = _each(dark) + texture[:, None] * _each(bright - dark)
+    for _ in range(4):
+        blob = abs(_GRID - _each(_turns(rng, count) * _uniform(rng, 4, 18, count)))
+        colours = _colours(rng, _uniform(rng, 0.1, 0.9, count), 0.2)
+        _paint(canvas, colours, blob - _each(_uniform(rng, -0.5, 1.8, count)))  # of some, nothing is to be seen
+    for _ in range(2):
+        line = abs((_GRID * _each(_turns(rng, count))).real - _each(_uniform(rng, 0, 28, count)))
+        _paint(canvas, _colours(rng, _uniform(rng, 0.1, 0.9, count), 0.2), line - 0.4)
+    return canvas
+
+
+def _distance(classes: Array, centres: Array, radii: Array, turns: Array) -> Array:
+    """Signed distance to an object in pixels, (N, 32, 32)."""
+    points = (_GRID - _each(centres)) * _each(turns / radii)
+    distance = np.empty(points.shape, np.float32)
+    for index, shape in enumerate(SHAPES.values()):
+        distance[classes == index] = shape(points[classes == index])
+    return distance * _each(radii)
+
+
+def _draw(rng: np.random.Generator, plan: _Plan) -> tuple[Array, Array, Array]:
+    """Pictures (N, 3, 32, 32) in 0..1, the masks of the objects and those of the other objects."""
+    count, two = len(plan.labels), plan.causes == "two objects"
+    radii = _uniform(rng, 6.5, 11, count)
+    radii[two], radii[plan.causes == "tiny"] = 6.5, 3
+    room = 0.8 * (15 - radii)
+    centres = room * (_uniform(rng, -1, 1, count) + 1j * _uniform(rng, -1, 1, count))
+    centres[two] = 8.5 * _turns(rng, two.sum())
+
+    dark, light = _uniform(rng, 0.15, 0.4, count), _uniform(rng, 0.7, 0.95, count)
+    tones = np.stack([dark, light, dark + 0.25])
+    ground, fill, faint = np.where(rng.random(count) < 0.75, tones, 1 - tones)  # most are light on dark
+    canvas = _ground(rng, ground, plan.causes == "twin")
+
+    second = np.full((count, SIZE, SIZE), SIZE, np.float32)  # far away
+    second[two] = _distance(plan.other[two], -centres[two], radii[two], _turns(rng, two.sum(), TILT))
+    _paint(canvas, _colours(rng, fill, 0.25), second)
+    first = _distance(plan.truth, centres, radii, _turns(rng, count, TILT))
+    first = np.where(_each(plan.causes == "rare variant"), abs(first + 0.5) - 0.5, first)  # an outline, one pixel wide
+    _paint(canvas, _colours(rng, np.where(two, faint, fill), 0.25), first)
+    canvas += _uniform(rng, -0.04, 0.04, *canvas.shape)
+    return canvas, first < 0, second < 0
+
+
+def _draw_twins(seed: int, split: str, plans: dict[str, _Plan], canvas: Array, masks: Array) -> None:
+    """Replace what was drawn for twins by pictures that both splits share, with a little noise of their own."""
+    plan, test = plans[split], plans["test"]
+    images = np.flatnonzero(test.twins >= 0)
+    shared = _Plan(**{name: array[images] for name, array in vars(test).items()})
+    pictures, shared_masks, _ = _draw(_stream(seed, "draw twins"), shared)
+    copies = np.flatnonzero(plan.twins >= 0)
+    which = np.searchsorted(images, copies if split == "test" else plan.twins[copies])
+    noise = _uniform(_stream(seed, f"twin noise {split}"), -0.03, 0.03, len(copies), 3, SIZE, SIZE)
+    canvas[copies], masks[copies] = pictures[which] + noise, shared_masks[which]
+
+
+def _mark(rng: np.random.Generator, split: str, plan: _Plan, canvas: Array) -> Array:
+    """Draw the shortcut marks, squares in a corner, and record them in the plan. Returns their masks."""
+    count, classes = len(plan.labels), np.array([CLASSES.index(name) for name in MARKS])
+    corners = 12 * (1 + 1j) * np.exp(0.5j * np.pi * np.floor(4 * rng.random(count)))
+    has = rng.random(count) < MARKED[split]
+    if split == "train":
+        means = plan.labels
+        has &= np.isin(means, classes)
+    else:
+        means = classes[np.floor(rng.random(count) * len(classes)).astype(np.int64)]
+        has &= (plan.causes == "") & (means != plan.labels)  # nothing else shall be wrong with these
+        plan.causes[has], plan.other[has] = "false mark", means[has]
+    marks: Array = (_box(_GRID - _each(corners), 2, 2) < 0) & _each(has)
+    for index, colour in zip(classes, MARKS.values(), strict=True):
+        np.copyto(canvas, _each(np.array(colour)), where=(marks & _each(means == index))[:, None])
+    return marks

@@ -1,0 +1,273 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from camlens.data.imageset import ImageSet
+from camlens.errors import DataError, ModelError, UsageError
+from camlens.model.classifier import Classifier, bare, feature_maps
+from camlens.model.resnet import ResNet
+
+NAMES = ("cat", "dog", "frog")
+MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+
+
+def vgg(classes=3):
+    return nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        *(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(inplace=True)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(8, classes)),
+    )
+
+
+class MobileNet(nn.Module):
+    """Depthwise convolutions in a Sequential of Sequentials, with squeeze and excite."""
+
+    class SqueezeExcite(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1)
+
+        def forward(self, x):
+            return x * self.fc(self.pool(x)).sigmoid()
+
+    def __init__(self, classes=3):
+        super().__init__()
+
+        def block(inputs, outputs, stride):
+            return nn.Sequential(
+                *(nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs), nn.BatchNorm2d(inputs), nn.Hardswish()),
+                *(self.SqueezeExcite(inputs), nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs)),
+            )
+
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), block(4, 8, 1), block(8, 8, 2), block(8, 16, 2))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(16, classes)
+
+    def forward(self, x):
+        return self.classifier(self.avgpool(self.features(x)).flatten(1))
+
+
+def classifier(network=None, **options):
+    about = {"class_names": NAMES, "mean": MEAN, "std": STD, "input_size": (32, 32)}
+    return Classifier(network or vgg(), **{**about, **options})
+
+
+def imageset(class_names, name="data"):
+    count = len(class_names)
+    files = tuple(map(str, range(count)))
+    pixels = torch.zeros(count, 3, 8, 8, dtype=torch.uint8)
+    return ImageSet(name, "test", tuple(class_names), pixels, torch.arange(count), files, "8x8")
+
+
+# --- pictures in and out
+
+
+def test_every_pixel_value_survives_the_round_trip():
+    model = classifier()
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(3).reshape(1, 3, 16, 16)
+    images = model.normalise(pixels)
+    expected = (pixels.double() / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    torch.testing.assert_close(images.double(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(model.denormalise(images), pixels)
+
+
+def test_what_lies_outside_the_pixel_values_is_clipped():
+    images = torch.stack([torch.full((3, 2, 2), -9.0), torch.full((3, 2, 2), 9.0)])
+    assert classifier().denormalise(images).unique().tolist() == [0, 255]
+
+
+def test_pictures_and_pixels_are_prepared_alike():
+    model = classifier()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    from_pictures = model.prepare([Image.fromarray(p) for p in pixels])
+    from_pixels = model.prepare(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    assert from_pictures.shape == (2, 3, 32, 32)
+    assert torch.equal(from_pictures, from_pixels)
+    assert torch.equal(model.prepare(Image.fromarray(pixels[1])), from_pictures[1:])
+
+
+def test_pictures_of_any_size_and_kind_are_brought_to_the_input_size():
+    model = classifier(input_size=(6, 10))
+    pictures = [Image.new(mode, (31, 17)) for mode in ("RGB", "L", "RGBA", "P", "CMYK", "1")]
+    assert model.prepare(pictures).shape == (6, 3, 6, 10)
+    assert model.prepare(torch.zeros(2, 3, 17, 31, dtype=torch.uint8)).shape == (2, 3, 6, 10)
+
+
+def test_resizing_a_picture_and_its_pixels_gives_nearly_the_same():
+    model = classifier(input_size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1))
+    ramp = np.linspace(0, 255, 40).astype(np.uint8)
+    picture = np.stack([np.broadcast_to(ramp, (24, 40))] * 3, axis=2)
+    difference = model.prepare(Image.fromarray(picture)) - model.prepare(torch.tensor(picture).permute(2, 0, 1)[None])
+    assert difference.abs().max() < 1.5 / 255
+
+
+def test_floats_are_taken_as_they_are():
+    images = torch.randn(2, 3, 5, 7)
+    assert classifier().prepare(images) is images
+
+
+# --- layers
+
+
+@pytest.mark.parametrize(
+    ("network", "layers"),
+    [
+        (lambda: ResNet(width=2, classes=3), ("layer1", "layer2", "layer3", "layer4")),
+        (vgg, ("1", "4", "7")),
+        (MobileNet, ("features.1", "features.2", "features")),
+        (lambda: nn.DataParallel(vgg()), ("1", "4", "7")),
+    ],
+    ids=["resnet", "vgg", "mobilenet", "parallel"],
+)
+def test_the_last_layer_at_each_resolution_is_found(network, layers):
+    assert classifier(network()).layers == layers
+
+
+def test_chosen_layers_are_kept():
+    assert classifier(layers=["4", "6"]).layers == ("4", "6")
+
+
+def test_feature_maps_are_listed_in_the_order_of_their_making_with_their_sizes():
+    assert feature_maps(vgg(), (32, 24)) == {
+        **{"0": (32, 24), "1": (32, 24), "2": (16, 12), "3": (16, 12), "4": (16, 12)},
+        **{"5": (8, 6), "6": (8, 6), "7": (8, 6)},
+    }
+    assert list(feature_maps(MobileNet(), (32, 32)))[-2:] == ["features.3", "features"]
+
+
+def test_looking_for_layers_leaves_the_network_as_it_was():
+    class Counting(MobileNet):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x)
+
+    network = Counting()
+    network.features[1].eval()
+    modes = [module.training for module in network.modules()]
+    feature_maps(network, (32, 32))
+    assert [module.training for module in network.modules()] == modes
+    assert not any(module._forward_hooks for module in network.modules())
+    assert all(p.grad is None and p.requires_grad for p in network.parameters())
+    assert network.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3)), "Sequential has no layer with a feature map"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(5, 3)), "Sequential does not take 3x32x32 images: .*shapes"),
+    ],
+)
+def test_a_network_without_layers_to_look_at(network, message):
+    with pytest.raises(ModelError, match=message):
+        _ = classifier(network).layers
+
+
+# --- classes
+
+
+@pytest.mark.parametrize(("wanted", "index"), [("cat", 0), ("frog", 2), ("1", 1)])
+def test_a_class_by_name_or_number(wanted, index):
+    assert classifier().class_index(wanted) == index
+
+
+def test_a_name_goes_before_a_number():
+    assert classifier(class_names=("2", "1", "0")).class_index("2") == 0
+
+
+@pytest.mark.parametrize("wanted", ["bird", "3", "-1", "", "²", "1.0"])
+def test_an_unknown_class_is_told_with_the_known_ones(wanted):
+    with pytest.raises(UsageError, match=f"unknown class '{wanted}'; this model has: cat, dog, frog"):
+        classifier().class_index(wanted)
+
+
+def test_data_of_the_same_classes_is_taken_as_it_is():
+    data = imageset(NAMES)
+    assert classifier().match(data) is data
+
+
+def test_data_in_another_order_gets_the_networks_numbers():
+    model = classifier()
+    matched = model.match(imageset(("frog", "cat", "dog")))
+    assert matched.class_names == model.class_names == NAMES
+    assert matched.labels.tolist() == [2, 0, 1]
+
+
+def test_a_network_that_only_knows_numbers_learns_the_names_from_the_data():
+    model, data = classifier(class_names=("0", "1", "2")), imageset(("frog", "cat", "dog"))
+    assert model.match(data) is data
+    assert model.class_names == ("frog", "cat", "dog")
+
+
+def test_names_that_are_numbers_in_both_are_names():
+    matched = classifier(class_names=("0", "1", "2")).match(imageset(("2", "0", "1")))
+    assert matched.labels.tolist() == [2, 0, 1], "the picture of a two is a two in whatever order the data lists it"
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("cat", "dog", "bird"), (*NAMES, "bird")])
+@pytest.mark.parametrize("known", [NAMES, ("0", "1", "2", "3", "4")])
+def test_data_of_other_classes_is_refused(known, names):
+    with pytest.raises(DataError, match=rf"VGG knows {len(known)} classes \(.*\), data has {len(names)} \(cat, dog"):
+        classifier(class_names=known, name="VGG").match(imageset(names))
+
+
+# --- logits and construction
+
+
+def test_logits_of_the_right_shape_pass():
+    assert classifier()(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("network", "arrived"),
+    [
+        (vgg(classes=4), r"shape \(2, 4\)"),
+        (nn.Identity(), r"shape \(2, 3, 32, 32\)"),
+        (nn.MaxPool2d(2, return_indices=True), "a tuple"),
+    ],
+)
+def test_other_logits_are_told_with_what_was_expected(network, arrived):
+    expected = rf"mine gave {arrived}; expected logits of shape \(images, 3\): its classes are cat, dog, frog"
+    with pytest.raises(ModelError, match=expected):
+        classifier(network, name="mine")(torch.zeros(2, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_names": ["one"]}, "expected a list of two or more names"),
+        ({"class_names": "abc"}, "class_names is 'abc'"),
+        ({"mean": (0.5,)}, "expected three numbers each"),
+        ({"std": (1, 1)}, "expected three numbers each"),
+        ({"std": (1, 1, 0)}, "std above 0"),
+        ({"input_size": (32,)}, "input_size is .*; expected \\(height, width\\) in pixels"),
+        ({"input_size": (0, 32)}, "input_size is .*; expected"),
+        ({"input_size": 224}, "input_size is 224; expected"),
+    ],
+)
+def test_facts_that_cannot_be_are_told(options, message):
+    with pytest.raises(UsageError, match=message):
+        classifier(**options)
+
+
+def test_the_network_is_used_as_it_is():
+    network = vgg()
+    model = classifier(network)
+    assert model.network is network
+    assert model.name == "Sequential"
+    assert {key.split(".")[0] for key in model.state_dict()} == {"network"}, "mean and std are no weights"
+    assert model.device == torch.device("cpu")
+
+
+def test_wrappers_are_taken_off_however_deep():
+    network = vgg()
+    wrapped = torch.compile(classifier(nn.DataParallel(torch.compile(network, backend="eager"))), backend="eager")
+    assert bare(wrapped) is network
+    assert bare(network) is network

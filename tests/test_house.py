@@ -1,0 +1,106 @@
+"""The shape of the house: imports go one way, help is quick and complete, the docs know every command."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from camlens.cli import app
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "camlens"
+# A module may import from its own folder and from those to its left; train and maps do not know each other.
+FLOORS = [["errors"], ["files"], ["data"], ["model"], ["train", "maps"], ["analyse"], ["show"], ["cli"]]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+COMMANDS = typer.main.get_command(app).commands
+
+
+def imports(path):
+    """The rooms of camlens that a module imports from, at its top or within functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "camlens":
+            parts = node.module.split(".")[1:]
+            yield from [parts[0]] if parts else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("camlens."))
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: p.relative_to(SOURCE).as_posix())
+def test_imports_go_one_way(path):
+    own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if own in ("__init__", "__main__"):
+        return  # the front door names what lies behind it
+    for room in imports(path):
+        assert room == own or FLOOR[room] < FLOOR[own], f"{path.name} imports {room}, which lies above it or beside it"
+
+
+def test_every_folder_has_its_floor():
+    folders = {p.name for p in SOURCE.iterdir() if p.is_dir() and p.name != "__pycache__"}
+    files = {p.stem for p in SOURCE.glob("*.py")} - {"__init__", "__main__"}
+    assert folders | files == set(FLOOR)
+
+
+def test_figures_take_arrays_and_know_no_model():
+    text = (SOURCE / "show" / "figures.py").read_text(encoding="utf-8")
+    assert "camlens.model" not in text and "camlens.analyse" not in text and "camlens.data" not in text
+
+
+def test_help_answers_without_torch():
+    code = """if True:
+        import sys
+        sys.argv = ["camlens", "--help"]
+        from camlens.cli import main
+        try:
+            main()
+        except SystemExit as end:
+            assert not end.code
+        heavy = {"torch", "numpy", "matplotlib", "PIL", "torchmetrics"} & set(sys.modules)
+        assert not heavy, heavy
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Commands" in done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_help_that_ends_with_an_example(name):
+    command = COMMANDS[name]
+    assert command.help
+    assert command.epilog.startswith(f"Example: camlens {name}")
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), f"{name} {parameter.name} has no help"
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_its_place_in_the_readme(name):
+    assert f"camlens {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("folder", ["data", "model", "train", "maps", "analyse", "show"])
+def test_every_folder_has_its_page(folder):
+    assert len((ROOT / "docs" / f"{folder}.md").read_text(encoding="utf-8")) > 500
+
+
+def test_pictures_of_the_docs_exist():
+    import re
+
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="make is not part of Windows")
+def test_a_second_make_installs_nothing(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / ".venv").mkdir()
+    for stamp in ("installed", "installed-dev"):
+        (tmp_path / ".venv" / stamp).touch()
+    done = subprocess.run(["make", "-n", "demo", "test"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "pip" not in done.stdout
+    assert "camlens demo" in done.stdout and "pytest" in done.stdout

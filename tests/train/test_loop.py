@@ -1,0 +1,192 @@
+import copy
+import json
+import signal
+
+import pytest
+import torch
+
+import camlens
+from camlens.data.imageset import ImageSet
+from camlens.errors import CamlensError, DataError, UsageError
+from camlens.train import loop
+from camlens.train.loop import Stopped, train
+from camlens.train.progress import RunProgress
+from camlens.train.recipe import Recipe
+
+TINY = Recipe(width=4, epochs=3, sizes=(8, 12), batch=16, rate=0.05, crop=1, cutout=2, average=0.9, holdout=0.2)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """100 images of two classes: reddish ones and bluish ones."""
+    numbers = torch.Generator().manual_seed(0)
+    labels = torch.arange(100) % 2
+    pixels = torch.randint(100, (100, 3, 12, 12), dtype=torch.uint8, generator=numbers)
+    pixels[labels == 0, 0] += 120
+    pixels[labels == 1, 2] += 120
+    files = tuple(f"{n}.png" for n in range(100))
+    return ImageSet("colours", "train", ("red", "blue"), pixels, labels, files, "12x12")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed")
+    train(TINY, data, out)
+    return out
+
+
+def state(out):
+    saved = torch.load(out / loop.STATE, weights_only=True)
+    return {**saved["network"], **{f"average.{k}": v for k, v in saved["average"].items()}}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_it_learns_what_is_easy(data, undisturbed):
+    model = camlens.load(undisturbed)
+    with torch.no_grad():
+        found = model(model.prepare(data.pixels)).argmax(dim=1)
+    assert (found == data.labels).float().mean() > 0.95
+    assert model.class_names == ("red", "blue")
+    assert model.input_size == (12, 12)
+    assert model.mean.tolist() == pytest.approx(data.channel_statistics()[0], abs=1e-6)
+
+
+def test_the_run_folder_tells_what_was_done(data, undisturbed):
+    config = json.loads((undisturbed / "config.json").read_text())
+    assert config["recipe"]["epochs"] == 3 and config["seed"] == 0
+    assert config["data"]["images"] == 100 and len(config["data"]["sha256"]) == 64
+    assert config["versions"]["torch"] == torch.__version__
+    rows = loop.read_metrics(undisturbed)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["size"] for row in rows] == [8, 12, 12]
+    assert [row["steps"] for row in rows] == [5, 10, 15]  # 80 images in batches of 16
+    assert {p.name for p in undisturbed.iterdir()} == {"config.json", "metrics.csv", "model.safetensors", "checkpoint.pt"}
+
+
+def test_the_epoch_that_did_best_on_held_out_images_is_kept(data, undisturbed):
+    _, held = loop.split(data, TINY, seed=0)
+    model = camlens.load(undisturbed)
+    loss, accuracy = loop.held_out(model, data, held)
+    best = max(loop.read_metrics(undisturbed), key=lambda row: row["held_out_accuracy"])
+    assert accuracy == pytest.approx(best["held_out_accuracy"], abs=1e-5)
+    assert loss == pytest.approx(best["held_out_loss"], abs=1e-4)
+
+
+def test_held_out_images_are_never_learned_from(data):
+    learn, held = loop.split(data, TINY, seed=0)
+    assert len(held) == 20
+    assert sorted([*learn.tolist(), *held.tolist()]) == list(range(100))
+
+
+@pytest.mark.parametrize("last_step", [3, 5, 12])  # within an epoch, at its very end, in the last
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_goes_on_as_if_nothing_had_been(data, undisturbed, tmp_path, monkeypatch, last_step, number):
+    original = RunProgress.step
+
+    def step(self, *args):
+        original(self, *args)
+        if self.done == last_step:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunProgress, "step", step)
+        with pytest.raises(Stopped, match="camlens train --resume --out") as stopped:
+            train(TINY, data, tmp_path)
+    assert stopped.value.exit_code == 128 + number
+    train(TINY, data, tmp_path, resume=True)
+    assert same(state(tmp_path), state(undisturbed))
+    losses = [[row["train_loss"] for row in loop.read_metrics(out)] for out in (tmp_path, undisturbed)]
+    assert losses[0] == losses[1]
+
+
+def test_signals_are_given_back(data, tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    train(TINY, data, tmp_path)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_finished_run_stays_as_it_is(data, undisturbed):
+    before = state(undisturbed)
+    train(TINY, data, undisturbed, resume=True)
+    assert same(state(undisturbed), before)
+
+
+def test_the_seed_decides(data, undisturbed, tmp_path):
+    train(TINY, data, tmp_path / "again")
+    train(TINY, data, tmp_path / "other", seed=1)
+    assert same(state(tmp_path / "again"), state(undisturbed))
+    assert not same(state(tmp_path / "other"), state(undisturbed))
+
+
+def test_a_step_is_nesterov_with_decay_on_matrices_alone(data):
+    """Sutskever et al. 2013 as torch writes it: v = m v + g, w = w - r (g + m v); the average follows by 1 - decay."""
+    run, classifier = loop.start(TINY, data, seed=0, device="cpu")
+    loop.set_rate(run.optimiser, 0.1)
+    images, labels = classifier.normalise(data.pixels[:16]), data.labels[:16]
+    expected = copy.deepcopy(run.network).double()
+    average = {k: v.clone() for k, v in expected.named_parameters()}
+    speed = {k: torch.zeros_like(v) for k, v in expected.named_parameters()}
+    for step in range(3):
+        loop.train_step(run, images, labels, smoothing=0.2)
+        expected.train()
+        logits = expected(images.double())
+        smooth = torch.full_like(logits, 0.2 / 2).scatter_add(1, labels[:, None], torch.full((16, 1), 0.8).double())
+        loss = -(smooth * logits.log_softmax(dim=1)).sum(dim=1).mean()
+        gradients = torch.autograd.grad(loss, list(expected.parameters()))
+        with torch.no_grad():
+            for (name, weight), gradient in zip(expected.named_parameters(), gradients, strict=True):
+                slope = gradient + (5e-4 * weight if weight.ndim > 1 else 0)
+                speed[name] = 0.9 * speed[name] + slope
+                weight -= 0.1 * (slope + 0.9 * speed[name])
+                average[name] = weight.clone() if step == 0 else 0.9 * average[name] + 0.1 * weight
+    averaged = dict(run.average.module.named_parameters())
+    for name, weight in run.network.named_parameters():
+        torch.testing.assert_close(weight.double(), dict(expected.named_parameters())[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(averaged[name].double(), average[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_state(data, undisturbed, tmp_path):
+    with pytest.raises(CamlensError, match=r"the loss is (nan|inf) at step \d+ \(epoch 1\).*--set rate="):
+        train(Recipe(width=4, epochs=1, sizes=(8,), batch=16, rate=1e25), data, tmp_path)
+    assert not (tmp_path / loop.STATE).exists()
+
+
+def test_a_folder_with_a_run_is_not_overwritten(data, undisturbed):
+    before = (undisturbed / "model.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="holds a run already; go on with it by --resume"):
+        train(TINY, data, undisturbed)
+    assert (undisturbed / "model.safetensors").read_bytes() == before
+
+
+def test_a_changed_recipe_cannot_be_resumed(data, undisturbed):
+    changed = Recipe(**{**TINY.__dict__, "rate": 0.1})
+    with pytest.raises(UsageError, match=r"recipe\.rate: 0\.05 before, 0\.1 now"):
+        train(changed, data, undisturbed, resume=True)
+    with pytest.raises(UsageError, match="seed: 0 before, 5 now"):
+        train(TINY, data, undisturbed, seed=5, resume=True)
+    with pytest.raises(UsageError, match=r"data\.sha256"):
+        train(TINY, data.reordered(("blue", "red")), undisturbed, resume=True)
+
+
+def test_a_damaged_checkpoint_is_an_error(data, undisturbed, tmp_path):
+    (tmp_path / "config.json").write_bytes((undisturbed / "config.json").read_bytes())
+    (tmp_path / loop.STATE).write_bytes((undisturbed / loop.STATE).read_bytes()[:1000])
+    with pytest.raises(CamlensError, match="cannot resume from"):
+        train(TINY, data, tmp_path, resume=True)
+
+
+def test_too_few_images_for_a_batch_are_an_error(data, tmp_path):
+    with pytest.raises(DataError, match="80 training images besides the 20 held out, fewer than one batch of 128"):
+        train(Recipe(width=4, sizes=(8,), crop=1, batch=128, holdout=0.2), data, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setattr("camlens.train.progress.EVERY", 0.0)
+    with RunProgress(steps=4, done=2) as progress:
+        progress.step(0, 16, 1.5)
+    assert "epoch 1  step 3/4" in (text := capsys.readouterr().err)
+    assert "loss 1.500" in text and "images/s" in text and "min left" in text
