@@ -1,10 +1,10 @@
 import numpy as np
-import oracles
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import oracles
 from camlens.errors import UsageError
 from camlens.maps.methods import METHODS, find_method, grad_cam, hirescam, layercam
 

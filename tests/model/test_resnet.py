@@ -1,11 +1,11 @@
-import oracles
 import pytest
 import torch
 
+import oracles
 from camlens.errors import UsageError
 from camlens.model.resnet import RESNETS, ResNet
 
-# The totals that torchvision states for its ImageNet networks.
+# Parameters, as torchvision states them for its ImageNet networks.
 TOTALS = {
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,
@@ -24,7 +24,7 @@ BASIC = ("resnet18", "resnet34")
 
 
 def torchvision_shapes(name, classes=1000):
-    """The names and shapes in the state dict of torchvision's network of this name."""
+    """The state dict of torchvision's network of this name: layer1.0.conv1.weight, layer2.0.downsample.0.weight, ..."""
     shapes = {"fc.weight": (classes, 512 if name in BASIC else 2048), "fc.bias": (classes,)}
 
     def convolution(conv, bn, outputs, inputs, kernel):
@@ -70,7 +70,6 @@ def test_the_state_dict_is_torchvisions(name):
         network = ResNet(name, classes=1000, stem="imagenet")
     shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     assert shapes == torchvision_shapes(name)
-    assert {"layer1.0.conv1.weight", "layer2.0.downsample.0.weight", "layer4.1.bn2.running_var", "fc.weight"} <= {*shapes}
     assert sum(p.numel() for p in network.parameters()) == TOTALS[name]
 
 
@@ -78,12 +77,11 @@ def test_the_network_for_cifar_has_as_many_parameters_as_in_the_table():
     assert sum(p.numel() for p in ResNet().parameters()) == 11_173_962
 
 
-@pytest.mark.parametrize("size", [(64, 64), (33, 47)])
 @pytest.mark.parametrize("stem", ["small", "imagenet"])
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
-def test_logits_are_those_of_torchvisions_conventions(name, stem, size):
+def test_logits_are_those_of_torchvisions_conventions(name, stem):
     network = random_network(name, classes=4, width=2, stem=stem)
-    images = torch.randn(2, 3, *size, dtype=torch.float64)
+    images = torch.randn(2, 3, 33, 47, dtype=torch.float64)
     with torch.no_grad():
         logits = network(images)
     torch.testing.assert_close(logits, oracles.resnet_logits(network.state_dict(), images, stem), rtol=1e-9, atol=1e-9)

@@ -1,11 +1,11 @@
 from pathlib import Path
 
-import oracles
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import oracles
 from camlens.errors import ModelError
 from camlens.model.resnet import ResNet
 from camlens.model.summary import summarise
@@ -226,7 +226,7 @@ def test_a_buffer_that_counts_calls_is_untouched():
 
 
 def test_an_input_that_does_not_fit():
-    with pytest.raises(ModelError, match="ResNet does not take a 1x32x32 input: .*3 channels"):
+    with pytest.raises(ModelError, match=r"ResNet does not take a 1x32x32 input: .*3 channels"):
         summarise(ResNet(width=2), (1, 32, 32))
 
 
@@ -284,15 +284,15 @@ GLOBAL = {
 @pytest.mark.parametrize("layers", LOCAL.values(), ids=LOCAL)
 def test_receptive_fields_against_trying_every_pixel(layers):
     network = nn.Sequential(*layers())
-    last = summarise(network, (3, 20, 20)).rows[-1]
-    assert last.receptive_field == oracles.receptive_field(network, last.name, (20, 20))
+    last = summarise(network, (3, 16, 16)).rows[-1]
+    assert last.receptive_field == oracles.receptive_field(network, last.name, (16, 16))
 
 
 @pytest.mark.parametrize("layers", HARD.values(), ids=HARD)
 def test_a_receptive_field_that_is_hard_to_follow_is_never_stated_wrongly(layers):
     network = nn.Sequential(*layers())
-    last = summarise(network, (3, 20, 20)).rows[-1]
-    assert last.receptive_field in (None, oracles.receptive_field(network, last.name, (20, 20)))
+    last = summarise(network, (3, 16, 16)).rows[-1]
+    assert last.receptive_field in (None, oracles.receptive_field(network, last.name, (16, 16)))
 
 
 @pytest.mark.parametrize("function", GLOBAL.values(), ids=GLOBAL)
@@ -307,4 +307,4 @@ def test_receptive_fields_of_a_resnet():
     network = ResNet(width=1)
     rows = {row.name: row.receptive_field for row in summarise(network, (3, 32, 32)).rows}
     assert [rows[f"layer{stage}.1"] for stage in (1, 2, 3, 4)] == [(11, 11), (25, 25), (53, 53), (109, 109)]
-    assert oracles.receptive_field(network, "layer2", (40, 40)) == (25, 25)
+    assert oracles.receptive_field(network, "layer2.0", (24, 24)) == rows["layer2.0"] == (17, 17)

@@ -68,7 +68,7 @@ def overview(
 def confusion(title: str, matrix: npt.NDArray[Any], class_names: Sequence[str]) -> Sheet:
     """Images by label (row, blue) and prediction (column, orange). What is right is grey, so that errors stand out."""
     count = len(class_names)
-    cell = max(6.0, min(44.0, 900 / count))
+    cell = max(1.0, min(44.0, 900 / count))
     size = min(9.0, cell * 0.5)
     labelled = count <= 100
     names = max(text_width(name, size) for name in class_names) + 14 if labelled else 10
@@ -83,9 +83,10 @@ def confusion(title: str, matrix: npt.NDArray[Any], class_names: Sequence[str]) 
     colours[off == 0] = (*[c / 255 for c in (246, 244, 240)], 1)
     axes.imshow(colours, interpolation="nearest")
     axes.set(xticks=[], yticks=[], xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5))
-    axes.set_xticks(np.arange(-0.5, count), minor=True)
-    axes.set_yticks(np.arange(-0.5, count), minor=True)
-    axes.grid(which="minor", color=PAPER, linewidth=min(1.5, cell / 12))
+    if cell >= 6:
+        axes.set_xticks(np.arange(-0.5, count), minor=True)
+        axes.set_yticks(np.arange(-0.5, count), minor=True)
+        axes.grid(which="minor", color=PAPER, linewidth=min(1.5, cell / 12))
     axes.tick_params(which="both", length=0)
     axes.set_frame_on(False)
     if cell >= 14:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,8 @@ class Sheet:
     """A figure with the origin at its top left corner, measured in units of 1/100 inch."""
 
     def __init__(self, width: float, height: float) -> None:
-        self.width, self.height = width, height
-        self.figure = Figure(figsize=(width / 100, height / 100), dpi=DPI, facecolor=PAPER)
+        self.width, self.height = math.ceil(width), math.ceil(height)  # whole pixels keep pictures sharp
+        self.figure = Figure(figsize=(self.width / 100, self.height / 100), dpi=DPI, facecolor=PAPER)
 
     def axes(self, x: float, y: float, width: float, height: float) -> Axes:
         """A coordinate system on a part of the sheet."""
@@ -82,6 +84,7 @@ class Sheet:
         return path
 
 
+@functools.lru_cache(maxsize=10_000)
 def text_width(text: str, size: float, weight: str = "normal") -> float:
     """Width of a line of text in units of the sheet."""
     if not text.strip():

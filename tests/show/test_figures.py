@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from camlens.maps import heat
+from camlens.show import figures
+from camlens.show.figures import Case
+from camlens.show.sheet import CONTRAST, LABEL, PREDICTION, TO_LABEL, TO_PREDICTION, Sheet, fitted, text_width
+
+
+def picture(seed=0, side=32):
+    return torch.randint(256, (3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def case(**changes):
+    maps = {
+        "layer3": (torch.rand(8, 8), torch.zeros(8, 8), torch.randn(8, 8)),
+        "layer4": (torch.rand(4, 4), torch.rand(4, 4), torch.randn(4, 4)),
+    }
+    fields = dict(picture=picture(), index=3, file="test/3.png", label="cat", prediction="dog")
+    return Case(**{**fields, "label_share": 0.03, "prediction_share": 0.88, "maps": maps, **changes})
+
+
+def texts(sheet):
+    return [t.get_text() for t in sheet.figure.texts] + [t.get_text() for a in sheet.figure.axes for t in a.texts]
+
+
+def drawn(sheet, path):
+    sheet.save(path)
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_small_pictures_are_drawn_with_sharp_square_pixels(tmp_path):
+    sheet = Sheet(100, 80)
+    sheet.picture(10, 8, 64, figures.as_array(figures.enlarged(picture(), 64)))
+    area = drawn(sheet, tmp_path / "a.png")[16 : 16 + 128, 20 : 20 + 128]
+    blocks = area.reshape(32, 4, 32, 4, 3)
+    assert (blocks == blocks[:, :1, :, :1]).all()
+    np.testing.assert_array_equal(blocks[:, 0, :, 0], picture().permute(1, 2, 0))
+
+
+def test_overview_names_and_counts_every_class(tmp_path):
+    sheet = figures.overview("cifar10", "facts", ["cat", "dog"], ["5 train", "4 train"], [torch.stack([picture()] * 3)] * 2)
+    assert {"cifar10", "facts", "cat", "dog", "5 train", "4 train"} <= set(texts(sheet))
+    assert drawn(sheet, tmp_path / "a.png").shape == (round(sheet.height * 2), round(sheet.width * 2), 3)
+
+
+def test_confusion_writes_each_number_and_colours_errors_alone():
+    matrix = np.array([[90, 10, 0], [0, 100, 0], [40, 0, 60]])
+    sheet = figures.confusion("a network", matrix, ["cat", "dog", "bird"])
+    assert sorted(t for t in texts(sheet) if t.isdigit()) == sorted(["90", "10", "100", "40", "60"])
+    colours = sheet.figure.axes[0].images[0].get_array()
+    grey = colours[0, 0]
+    assert (colours[1, 1] == grey).all() and (colours[0, 2] == grey).all()
+    few, many = colours[0, 1], colours[2, 0]
+    assert many[2] < few[2] < grey[2]  # the more errors, the less blue: orange
+    named = {t.get_text(): t.get_color() for t in sheet.figure.texts}
+    assert named["label (row)"] == LABEL and named["prediction (column)"] == PREDICTION
+
+
+@pytest.mark.parametrize("classes", [2, 25, 100, 1000])
+def test_confusion_of_any_number_of_classes_can_be_drawn(tmp_path, classes):
+    matrix = np.random.default_rng(0).integers(0, 3, (classes, classes))
+    names = [f"quite a long name of class {n}" for n in range(classes)]
+    assert drawn(figures.confusion("many", matrix, names), tmp_path / "a.png").shape[0] > 300
+
+
+def test_calibration_draws_each_bin_at_its_accuracy():
+    bins = [{"from": 0.4, "to": 0.5, "n": 20, "confidence": 0.46, "accuracy": 0.3},
+            {"from": 0.9, "to": 1.0, "n": 80, "confidence": 0.97, "accuracy": 0.95}]  # fmt: skip
+    upper, lower = figures.calibration("t", "f", bins).figure.axes
+    assert [bar.get_height() for bar in upper.patches] == [0.3, 0.95]
+    assert [bar.get_height() for bar in lower.patches] == [20, 80]
+    np.testing.assert_array_equal(upper.lines[1].get_xydata(), [[0.46, 0.3], [0.97, 0.95]])
+
+
+def test_curves_mark_what_was_kept_and_where_the_size_changed():
+    rows = [
+        {"epoch": n + 1, "size": size, "train_loss": 2 - n / 2, "held_out_loss": 2 - n / 3, "held_out_accuracy": accuracy}
+        for n, (size, accuracy) in enumerate([(16, 0.3), (24, 0.6), (24, 0.5)])
+    ]
+    sheet = figures.curves("a run", rows)
+    assert "60.0%, kept" in texts(sheet)
+    assert [t.strip() for t in texts(sheet) if "px" in t] == ["24 px", "24 px"]  # once in each plot
+    assert figures.curves("one epoch", rows[:1]).figure.axes
+
+
+def test_misclassified_names_label_and_prediction_in_their_colours():
+    sheet = figures.misclassified("title", "facts", [case()] * 7)
+    colours = {t.get_text(): t.get_color() for t in sheet.figure.texts}
+    assert (colours["cat"], colours["dog"]) == (LABEL, PREDICTION)
+    assert {"3.0 %", "88 %", "test/3.png"} <= set(colours)
+    assert len(sheet.figure.axes) == 7
+
+
+def test_gradcam_says_grid_scale_and_emptiness():
+    cases = [case(), case(label="a name that is far too long for its place", index=4)]
+    sheet = figures.gradcam("title", "facts", cases, "grad-cam", "hirescam")
+    said = texts(sheet)
+    assert "8×8 cells; grad-cam, contrast by hirescam" in said and "4×4 cells; grad-cam, contrast by hirescam" in said
+    assert said.count("no positive evidence") == 2  # layer3, for the label, in both cases
+    assert any(t.endswith("logits") for t in said) and "0" in said
+    assert any(t.endswith("…") for t in said)
+
+
+def test_no_text_leaves_the_sheet_or_lies_on_other_text(tmp_path):
+    cases = [case(index=n, file=f"test/a_long_name_of_a_file_{n}.png") for n in range(3)]
+    for sheet in (
+        figures.gradcam("title", "3 of 20 errors, the most confident first.", cases, "grad-cam", "hirescam"),
+        figures.misclassified("title", "3 of 20 errors, the most confident first.", cases),
+        figures.explained("p.png", picture(), [("cat", 0.9), ("dog", 0.1)], {"l": torch.rand(4, 4)}, "cat", "dog", "m"),
+    ):
+        sheet.save(tmp_path / "a.png")
+        boxes = [(t.get_text(), t.get_window_extent()) for t in sheet.figure.texts]
+        for text, box in boxes:
+            assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= sheet.width * 2 and box.y1 <= sheet.height * 2, text
+        for number, (text, box) in enumerate(boxes):
+            for other, second in boxes[:number]:
+                across = min(box.x1, second.x1) - max(box.x0, second.x0)
+                along = min(box.y1, second.y1) - max(box.y0, second.y0)
+                assert across < 3 or along < 3, f"{text!r} lies on {other!r}"
+
+
+def test_maps_of_a_layer_share_one_scale():
+    weak, strong = torch.full((4, 4), 0.1), torch.full((4, 4), 1.0)
+    assert figures.scale_of([strong] * 10) == pytest.approx(1.0)
+    assert figures.scale_of([weak] * 9 + [strong * 100]) < 11
+    assert figures.scale_of([torch.zeros(4, 4)]) == 1.0
+    flat = torch.full((3, 8, 8), 100, dtype=torch.uint8)
+    assert np.asarray(heat.overlay(flat, weak, scale=1.0)).std(axis=(0, 1)).max() == 0
+    faint, full = (np.asarray(heat.overlay(flat, m, scale=1.0))[0, 0].astype(int) for m in (weak, strong))
+    assert abs(faint - 100).sum() * 5 < abs(full - 100).sum()
+
+
+def test_the_colour_bars_are_blue_for_the_label_and_orange_for_the_prediction():
+    for colours, strong in ((TO_LABEL, heat.BLUE), (TO_PREDICTION, heat.ORANGE)):
+        np.testing.assert_allclose(np.array(colours(1.0)[:3]) * 255, strong, atol=1)
+    np.testing.assert_allclose(np.array(CONTRAST(0.0)[:3]) * 255, heat.BLUE, atol=1)
+    np.testing.assert_allclose(np.array(CONTRAST(1.0)[:3]) * 255, heat.ORANGE, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.88, "88 %"), (0.021, "2.1 %"), (0.0004, "< 0.1 %"), (0.999, "99.9 %"), (1.0, "100 %"), (0.0996, "10.0 %")],
+)
+def test_probabilities_are_written_for_people(share, text):
+    assert figures.percent(share) == text
+
+
+def test_long_text_is_shortened_to_fit():
+    assert fitted("short", 500, 8) == "short"
+    shortened = fitted("a_very_long_name_of_a_file_000123.png", 80, 8)
+    assert shortened.endswith("…") and text_width(shortened, 8) <= 80
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_a_sheet_is_written_as_its_name_says(tmp_path, ending):
+    path = Sheet(50, 50).save(tmp_path / f"a.{ending}")
+    assert path.read_bytes()[:5] in (b"\x89PNG\r", b"%PDF-", b"<?xml")
