@@ -19,7 +19,8 @@ NAMES = ("a", "b", "c")
 
 def data_of(labels, class_names=NAMES, side=4, seed=0):
     count = len(labels)
-    pixels = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    numbers = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=numbers)
     files = tuple(f"{n}.png" for n in range(count))
     return ImageSet("made", "test", class_names, pixels, torch.tensor(labels), files, f"{side}x{side}")
 
@@ -116,7 +117,8 @@ def test_a_class_without_images_has_no_accuracy():
 def test_calibration_error_is_that_of_the_paper(seed, count, spread):
     numbers = np.random.default_rng(seed)
     evaluation = evaluation_of(numbers.normal(size=(count, 3)) * spread, numbers.integers(0, 3, count))
-    assert evaluation.calibration_error == pytest.approx(oracles.expected_calibration_error(evaluation.probabilities.tolist(), evaluation.labels.tolist()), abs=1e-5)
+    expected = oracles.expected_calibration_error(evaluation.probabilities.tolist(), evaluation.labels.tolist())
+    assert evaluation.calibration_error == pytest.approx(expected, abs=1e-5)
     bins = evaluation.reliability()
     assert sum(row["n"] for row in bins) == count
     from_bins = sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in bins) / count

@@ -138,6 +138,21 @@ def test_feature_maps_are_listed_in_the_order_of_their_making_with_their_sizes()
     assert list(feature_maps(MobileNet(), (32, 32)))[-2:] == ["features.3", "features"]
 
 
+def test_layers_are_found_in_a_network_that_was_compiled_and_called():
+    network = MobileNet().eval()
+    expected = feature_maps(network, (32, 32))
+    network.compile(backend="eager")
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 32, 32))
+    assert feature_maps(network, (32, 32)) == expected
+    torch.compiler.reset()
+
+
+def test_a_module_that_is_called_twice_is_listed_where_it_is_called_last():
+    once, twice = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+    assert list(feature_maps(nn.Sequential(twice, once, twice), (4, 4))) == ["1", "0"]
+
+
 def test_looking_for_layers_leaves_the_network_as_it_was():
     class Counting(MobileNet):
         def __init__(self):

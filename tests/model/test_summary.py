@@ -176,6 +176,23 @@ def test_a_block_comes_after_its_children_and_costs_what_they_do():
     assert facts(block) == ("0", "Around", (3, 4, 4), 0, 9 * 9 * 16 + 9 * 16, (3, 3))
 
 
+def test_a_root_whose_children_are_empty_has_no_row_either():
+    assert summarise(Around(nn.Sequential(), nn.Sequential()), (3, 4, 4)).rows == ()
+
+
+@pytest.mark.filterwarnings("ignore:Using `torch.compile")
+def test_a_part_that_is_compiled():
+    network = Odd()
+    plain = summarise(network, (3, 8, 6))
+    network.split = torch.compile(network.split, backend="eager")
+    found = summarise(network, (3, 8, 6))
+    assert [row.name for row in found.rows if "split" not in row.name] == [
+        row.name for row in plain.rows if row.name != "split"
+    ]
+    assert (found.parameters, found.multiply_adds) == (plain.parameters, plain.multiply_adds)
+    torch.compiler.reset()
+
+
 def test_parameters_that_are_not_trained():
     network = Odd()
     network.stem.requires_grad_(False)

@@ -18,7 +18,7 @@ def case(**changes):
         "layer3": (torch.rand(8, 8), torch.zeros(8, 8), torch.randn(8, 8)),
         "layer4": (torch.rand(4, 4), torch.rand(4, 4), torch.randn(4, 4)),
     }
-    fields = dict(picture=picture(), index=3, file="test/3.png", label="cat", prediction="dog")
+    fields = {"picture": picture(), "index": 3, "file": "test/3.png", "label": "cat", "prediction": "dog"}
     return Case(**{**fields, "label_share": 0.03, "prediction_share": 0.88, "maps": maps, **changes})
 
 
@@ -42,7 +42,8 @@ def test_small_pictures_are_drawn_with_sharp_square_pixels(tmp_path):
 
 
 def test_overview_names_and_counts_every_class(tmp_path):
-    sheet = figures.overview("cifar10", "facts", ["cat", "dog"], ["5 train", "4 train"], [torch.stack([picture()] * 3)] * 2)
+    pictures = [torch.stack([picture()] * 3)] * 2
+    sheet = figures.overview("cifar10", "facts", ["cat", "dog"], ["5 train", "4 train"], pictures)
     assert {"cifar10", "facts", "cat", "dog", "5 train", "4 train"} <= set(texts(sheet))
     assert drawn(sheet, tmp_path / "a.png").shape == (round(sheet.height * 2), round(sheet.width * 2), 3)
 
@@ -78,8 +79,8 @@ def test_calibration_draws_each_bin_at_its_accuracy():
 
 def test_curves_mark_what_was_kept_and_where_the_size_changed():
     rows = [
-        {"epoch": n + 1, "size": size, "train_loss": 2 - n / 2, "held_out_loss": 2 - n / 3, "held_out_accuracy": accuracy}
-        for n, (size, accuracy) in enumerate([(16, 0.3), (24, 0.6), (24, 0.5)])
+        {"epoch": n + 1, "size": size, "train_loss": 2 - n / 2, "held_out_loss": 2 - n / 3, "held_out_accuracy": share}
+        for n, (size, share) in enumerate([(16, 0.3), (24, 0.6), (24, 0.5)])
     ]
     sheet = figures.curves("a run", rows)
     assert "60.0%, kept" in texts(sheet)

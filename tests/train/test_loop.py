@@ -63,7 +63,8 @@ def test_the_run_folder_tells_what_was_done(data, undisturbed):
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert [row["size"] for row in rows] == [8, 12, 12]
     assert [row["steps"] for row in rows] == [5, 10, 15]  # 80 images in batches of 16
-    assert {p.name for p in undisturbed.iterdir()} == {"config.json", "metrics.csv", "model.safetensors", "checkpoint.pt"}
+    made = {"config.json", "metrics.csv", "model.safetensors", "checkpoint.pt"}
+    assert {p.name for p in undisturbed.iterdir()} == made
 
 
 def test_the_epoch_that_did_best_on_held_out_images_is_kept(data, undisturbed):

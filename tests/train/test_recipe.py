@@ -26,7 +26,8 @@ def test_the_rate_rises_and_falls_in_straight_lines():
 
 def test_any_field_can_be_set():
     recipe = find_recipe("quick", ["epochs=3", "sizes=16,32", "rate=1e-2", "flip=false", "stem=imagenet"])
-    assert (recipe.epochs, recipe.sizes, recipe.rate, recipe.flip, recipe.stem) == (3, (16, 32), 0.01, False, "imagenet")
+    changed = Recipe(epochs=3, sizes=(16, 32), rate=0.01, flip=False, stem="imagenet", crop=2, average=0.98)
+    assert recipe == changed
 
 
 @pytest.mark.parametrize("name", RECIPES)

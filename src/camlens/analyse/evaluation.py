@@ -160,8 +160,8 @@ class Evaluation:
         low, high = wilson(count - errors, count)
         where = f"{self.model.name} on {self.data.name}, {self.data.split}"
         return (
-            f"{where}: {100 * self.accuracy:.2f} % of {count:,} images right (95 % interval {100 * low:.2f} to {100 * high:.2f}), {errors:,} errors, "
-            f"calibration error {100 * self.calibration_error:.1f} %"
+            f"{where}: {100 * self.accuracy:.2f} % of {count:,} images right (95 % interval {100 * low:.2f} to "
+            f"{100 * high:.2f}), {errors:,} errors, calibration error {100 * self.calibration_error:.1f} %"
         )
 
     def save_predictions(self, path: Path) -> None:

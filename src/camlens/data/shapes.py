@@ -66,6 +66,11 @@ class ShapeSet(ImageSet):
     other: Tensor
     twins: Tensor
 
+    def facts(self) -> dict[str, Any]:
+        """As of any images, and under "planted" how many of them have each cause."""
+        planted = {cause: self.causes.count(cause) for cause in CAUSES if cause in self.causes}
+        return {**super().facts(), "planted": planted}
+
 
 def load(split: str, shortcut: bool = False, seed: int = 0) -> ShapeSet:
     """Draw a split, "train" (5,000 images) or "test" (1,000), of `shapes` or, with `shortcut`, of `shapes-shortcut`.

@@ -91,8 +91,7 @@ def confusion(title: str, matrix: npt.NDArray[Any], class_names: Sequence[str]) 
     axes.set_frame_on(False)
     if cell >= 14:
         for row, column in np.argwhere(matrix > 0):
-            right = row == column
-            colour = SOFT if right else PAPER if share[row, column] > 0.75 else INK
+            colour = SOFT if row == column else INK
             text = f"{matrix[row, column]:,}"
             fit = min(size, 1.5 * cell / max(3, len(text)))
             axes.text(column, row, text, ha="center", va="center", size=fit, color=colour)
