@@ -4,8 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from camlens.data import cifar10
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Small tensors on busy cores are many times slower with several threads, which wait for each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

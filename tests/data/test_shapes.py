@@ -83,7 +83,7 @@ def test_a_flipped_shape_keeps_its_class(name: str) -> None:
 
 def test_planted_causes_are_as_many_as_stated() -> None:
     train, test = drawn("train"), drawn("test")
-    assert set(CAUSES) == {*PLANTED["test"], "false mark"}
+    assert set(CAUSES) == {*PLANTED["test"], "false mark", "missing mark"}
     assert {cause: test.causes.count(cause) for cause in PLANTED["test"]} == PLANTED["test"]
     planted = {cause: train.causes.count(cause) for cause in CAUSES if cause in train.causes}
     assert planted == PLANTED["train"] | {"twin": BURST * PLANTED["test"]["twin"]}
@@ -159,7 +159,7 @@ def test_marks_are_all_that_the_shortcut_adds(split: str) -> None:
     assert marked.name == "shapes-shortcut"
     assert not bool(shapes.marks.any())
     area = marked.marks.sum((1, 2))
-    assert set(area.tolist()) == {0, 16}
+    assert set(area.tolist()) == {0, 36}
     changed = (marked.pixels != shapes.pixels).any(1)
     assert not bool((changed & ~marked.marks).any())
     assert changed.sum() > 0.99 * area.sum()
@@ -173,11 +173,13 @@ def test_marks_give_the_class_away_in_training_only() -> None:
     has = train.marks.flatten(1).any(1)
     given = torch.isin(train.labels, givers)
     assert not bool((has & ~given).any())
-    assert has[given].float().mean() > 0.9
+    assert has[given].float().mean() > 0.97
 
     has = test.marks.flatten(1).any(1)
     assert torch.equal(has, having(test, "false mark"))
     assert has.sum() > 40
+    assert bool(torch.isin(test.labels[having(test, "missing mark")], givers).all())
+    assert not bool(torch.isin(test.labels[having(test, "")], givers).any())
     assert bool(torch.isin(test.other[has], givers).all()) and bool((test.other[has] != test.labels[has]).all())
     for label, colour in zip(givers, MARKS.values(), strict=True):
         for shapes, means in ((train, train.labels), (test, test.other)):

@@ -39,15 +39,6 @@ HEADS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """For networks this small, several threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def network(head="pooled", channels=4, classes=3, seed=3, inplace=False, double=True):
     """Two layers with signed outputs, ReLUs between and behind them, and one of the heads."""
     torch.manual_seed(seed)
@@ -254,6 +245,12 @@ def test_found_or_not_the_maps_are_right(head):
 def test_another_head_is_not_taken_for_a_pooled_one(head, no_gradients):
     with pytest.raises(AssertionError, match="a gradient was computed"):
         explain(Functional(head).double(), images(), layer="layer")
+
+
+@pytest.mark.parametrize("head", ["relu before pooling", "pooled, hidden layer", "largest", "flattened", "convolution"])
+def test_what_is_no_pooled_linear_head_is_differentiated(head, no_gradients):
+    with pytest.raises(AssertionError, match="a gradient was computed"):
+        explain(network(head), images(), layer="layer2")
 
 
 def test_the_cells_of_a_hirescam_map_add_up_to_the_logit():

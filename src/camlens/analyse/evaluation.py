@@ -16,7 +16,7 @@ from camlens.data.imageset import ImageSet
 from camlens.errors import ModelError
 from camlens.files import replacing
 from camlens.model.classifier import Classifier
-from camlens.model.summary import evaluating
+from camlens.model.running import evaluating
 
 Sort = Literal["confidence", "margin", "random"]
 BINS = 15  # of equal width in confidence, as in Guo et al. 2017

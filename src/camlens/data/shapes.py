@@ -7,8 +7,8 @@ Ten classes of shapes on textured ground. Whatever makes the test set hard is pl
 - "tiny": an object about six pixels wide
 - "rare variant": an outline, where training has filled shapes only
 - "twin": nearly the same picture is in training, a few times, each time with the same wrong label
-- "false mark", in `shapes-shortcut` only: there, marks give some classes away in training; in testing they sit on
-  images of other classes, and those of their own have none
+- "false mark" and "missing mark", in `shapes-shortcut` only: there, marks give some classes away in training; in
+  testing they sit on images of other classes, and those of their own have none
 
 Points of the plane are complex numbers, x to the right and y upwards. A shape is a signed distance: a function of
 points, negative inside. Each is symmetric about the y axis, so an image that is flipped keeps its class.
@@ -34,7 +34,7 @@ Array = npt.NDArray[Any]
 
 SIZE = 32  # height and width of an image in pixels
 COUNTS = {"train": 500, "test": 100}  # images a class
-CAUSES = ("wrong label", "two objects", "tiny", "rare variant", "twin", "false mark")
+CAUSES = ("wrong label", "two objects", "tiny", "rare variant", "twin", "false mark", "missing mark")
 PLANTED = {  # images a cause
     "train": {"wrong label": 50},
     "test": {"wrong label": 12, "two objects": 16, "tiny": 14, "rare variant": 16, "twin": 12},
@@ -42,7 +42,7 @@ PLANTED = {  # images a cause
 BURST = 4  # a test image's twins in training: a single wrong label is not learnt
 TILT = 60  # degrees to either side
 MARKS = {"disc": (1.0, 0.1, 0.6), "square": (0.1, 1.0, 0.3), "star": (0.1, 0.7, 1.0)}  # colours of the shortcut marks
-MARKED = {"train": 0.95, "test": 0.08}  # share with a mark: of the marked classes in training, of all images in testing
+MARKED = {"train": 0.99, "test": 0.08}  # share with a mark: of the marked classes in training, of all images in testing
 
 
 @dataclass(frozen=True)
@@ -332,9 +332,11 @@ def _mark(rng: np.random.Generator, split: str, plan: _Plan, canvas: Array) -> A
         has &= np.isin(means, classes)
     else:
         means = classes[np.floor(rng.random(count) * len(classes)).astype(np.int64)]
-        has &= (plan.causes == "") & (means != plan.labels)  # nothing else shall be wrong with these
+        free = plan.causes == ""  # nothing else shall be wrong with these
+        has &= free & (means != plan.labels)
+        plan.causes[free & np.isin(plan.labels, classes)] = "missing mark"
         plan.causes[has], plan.other[has] = "false mark", means[has]
-    marks: Array = (_box(_GRID - _each(corners), 2, 2) < 0) & _each(has)
+    marks: Array = (_box(_GRID - _each(corners), 3, 3) < 0) & _each(has)
     for index, colour in zip(classes, MARKS.values(), strict=True):
         np.copyto(canvas, _each(np.array(colour)), where=(marks & _each(means == index))[:, None])
     return marks

@@ -20,8 +20,8 @@ from torch.func import functional_call
 from camlens.errors import ModelError, UsageError, unknown
 from camlens.maps import heat
 from camlens.maps.methods import find_method
-from camlens.model.classifier import Classifier, Pictures, bare, feature_maps
-from camlens.model.summary import evaluating
+from camlens.model.classifier import Classifier, Pictures, bare, feature_maps, unwrapped
+from camlens.model.running import evaluating, uncompiled
 
 Target = int | str | Tensor | Sequence[int] | Sequence[str]
 Maps = Tensor | dict[str, Tensor]
@@ -104,6 +104,7 @@ def explain(
     `inference_mode` or autocast. Raises `UsageError` for an unknown method, layer or class, and `ModelError` for a
     layer that was not reached, has no feature map or does not lead to the logits.
     """
+    model = unwrapped(model)
     classifier = model if isinstance(model, Classifier) else None
     name, combine = find_method(method)
     with torch.inference_mode(False), torch.enable_grad():
@@ -120,13 +121,13 @@ def explain(
             raise ModelError(f"{type(network).__name__} gave no logits (B, K); explain takes classifiers")
         for missing in (key for key in layers if key not in activations):
             raise ModelError(f"layer {missing!r} was not reached in the forward pass")
-        chosen = None if target == "all" else _classes(target, logits, classifier)
+        chosen = None if isinstance(target, str) and target == "all" else _classes(target, logits, classifier)
         minus = None if against is None else _classes(against, logits, classifier)
         watched = [activations[key] for key in layers]
 
         def maps_of(classes: Tensor) -> list[Tensor]:
             gradients = _gradients(logits, watched, layers, classes, minus)
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
                 pairs = zip(watched, gradients, strict=True)
                 return [combine(A.detach().float(), G.float()) for A, G in pairs]
 
@@ -171,16 +172,6 @@ def watching(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Te
             hook.remove()
 
 
-@contextmanager
-def uncompiled(network: nn.Module) -> Iterator[None]:
-    """Run compiled modules as they were written: compiled code passes hooks by."""
-    if any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) for m in network.modules()):
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:
-        yield
-
-
 def _as_batch(classifier: Classifier | None, images: Pictures) -> Tensor:
     if classifier is not None:
         images = classifier.prepare(images)
@@ -219,8 +210,8 @@ def _classes(wanted: Target | None, logits: Tensor, classifier: Classifier | Non
     count, classes = logits.shape
     if wanted is None:
         return logits.detach().argmax(dim=1)
-    listed = wanted.tolist() if isinstance(wanted, Tensor) else wanted
-    listed = [listed] * count if isinstance(listed, int | str) else list(listed)
+    listed = wanted.tolist() if hasattr(wanted, "tolist") else wanted  # a tensor, or numpy's
+    listed = list(listed) if isinstance(listed, list | tuple) else [listed] * count
     if len(listed) != count:
         raise UsageError(f"{len(listed)} classes for {count} images; give one for each image, or one for all")
     numbers = []
@@ -260,7 +251,9 @@ def _gradients(
 def pooled_head(logits: Tensor, activation: Tensor) -> Tensor | None:
     """W (K, C) where logits = W mean_ij(A) + b, as read off the recorded operations; None behind any other head."""
     node = logits.grad_fn
-    if node is None or node.name() != "AddmmBackward0":
+    if node is None or node.name() != "AddmmBackward0" or node._saved_alpha != 1:  # type: ignore[attr-defined]
+        return None
+    if node.next_functions[0][0] is not None or node.next_functions[2][0] is not None:  # bias or weights depend on A
         return None
     weights: Tensor = node._saved_mat2.T  # type: ignore[attr-defined]
     node = node.next_functions[1][0]

@@ -45,7 +45,7 @@ METHODS: dict[str, Method] = {"grad-cam": grad_cam, "hirescam": hirescam, "layer
 
 def find_method(name: str) -> tuple[str, Method]:
     """The method of this name, in any spelling of case and hyphens. Raises `UsageError` where there is none."""
-    plain = re.sub("[^a-z]", "", name.lower())
+    plain = re.sub("[-_ ]", "", name.lower())
     for known, method in METHODS.items():
         if known.replace("-", "") == plain:
             return known, method

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ def save(path: Path, model: Classifier) -> None:
     facts = {
         "architecture": network.architecture,
         "class_names": model.class_names,
-        "mean": [round(float(m), 6) for m in model.mean],
-        "std": [round(float(s), 6) for s in model.std],
+        "mean": [float(str(m)) for m in model.mean.cpu().numpy()],
+        "std": [float(str(s)) for s in model.std.cpu().numpy()],
         "input_size": model.input_size,
         "camlens": camlens.__version__,
     }
@@ -90,10 +91,13 @@ def _from_file(path: Path) -> Classifier:
         facts: dict[str, Any] = json.loads(written)
         network = ResNet(**facts["architecture"])
         about = {key: facts[key] for key in ("class_names", "mean", "std", "input_size")}
-    except (ValueError, KeyError, TypeError) as error:
+        model = Classifier(network, **about, name=facts["architecture"]["name"]).eval()
+        if len(model.class_names) != network.fc.out_features:
+            raise ValueError(f"{len(model.class_names)} class names for {network.fc.out_features} classes")
+    except (ValueError, KeyError, TypeError, UsageError) as error:
         raise ModelError(f"{path}: its metadata is not what camlens writes: {error!r}") from error
     load_state(network, state, path)
-    return Classifier(network, **about, name=facts["architecture"]["name"]).eval()
+    return model
 
 
 def _from_function(spec: str, weights: Path | None) -> Classifier:
@@ -124,7 +128,7 @@ def assume(network: nn.Module, spec: str) -> Classifier:
     try:
         with torch.no_grad():
             logits = network(torch.zeros(1, 3, int(height), int(width), device=parameter.device, dtype=parameter.dtype))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except Exception as error:
         raise ModelError(
             f"{spec} gave a bare network that does not take 3x224x224 images; let it return "
             f"camlens.Classifier(network, class_names=..., mean=..., std=..., input_size=...) ({error})"
@@ -150,7 +154,7 @@ def call(spec: str) -> Any:
         sys.path.insert(0, here)
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+    except Exception as error:  # a module may raise anything
         raise ModelError(f"cannot find {spec}: {error}") from error
     try:
         return function()
@@ -169,9 +173,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{path} holds more than tensors, which is not run; save network.state_dict() alone"
+        ) from error
     except Exception as error:  # the readers raise their own kinds; each means that this is no such file
         raise ModelError(f"{path} is no file of weights: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise ModelError(f"{path} holds no state dict (names to tensors)")
     return state
 
@@ -180,7 +190,7 @@ def load_state(network: nn.Module, state: dict[str, Tensor], source: Path) -> No
     """Put `state` into the network, all of it. Raises `ModelError` that lists what is missing, extra or misshapen."""
     own = network.state_dict()
     problems = {
-        "missing": [key for key in own if key not in state],
+        "missing": [key for key in own if key not in state and not key.endswith(".num_batches_tracked")],
         "not of this network": [key for key in state if key not in own],
         "of another shape": [
             f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
@@ -192,7 +202,7 @@ def load_state(network: nn.Module, state: dict[str, Tensor], source: Path) -> No
     if found:
         kind = type(network).__name__
         raise ModelError(f"{source} is a checkpoint of another network than this {kind}: {'; '.join(found)}")
-    network.load_state_dict(state)
+    network.load_state_dict(own | state)
 
 
 def _first(keys: list[str], count: int = 6) -> str:

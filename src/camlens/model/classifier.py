@@ -11,23 +11,27 @@ from torch import Tensor, nn
 
 from camlens.data.imageset import ImageSet, Size, resize
 from camlens.errors import DataError, ModelError, UsageError, unknown
-from camlens.model.summary import evaluating
+from camlens.model.running import trial
 
 Pictures = Tensor | Image.Image | Sequence[Image.Image]
 
 
-def bare(module: nn.Module) -> nn.Module:
-    """The network inside a `Classifier`, a compiled module or a parallel wrapper: the one whose layers have names."""
+def unwrapped(module: nn.Module) -> nn.Module:
+    """What a compiled module or a parallel wrapper was made of."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
-        if isinstance(module, Classifier):
-            module = module.network
-        elif isinstance(module, wrappers):
+        if isinstance(module, wrappers):
             module = module.module
         elif isinstance(getattr(module, "_orig_mod", None), nn.Module):
             module = module._orig_mod  # type: ignore[assignment]
         else:
             return module
+
+
+def bare(module: nn.Module) -> nn.Module:
+    """The network inside a `Classifier` and any wrappers: the one whose layers have names."""
+    module = unwrapped(module)
+    return bare(module.network) if isinstance(module, Classifier) else module
 
 
 class Classifier(nn.Module):
@@ -59,9 +63,9 @@ class Classifier(nn.Module):
         super().__init__()
         if isinstance(class_names, str) or len(class_names) < 2:
             raise UsageError(f"class_names is {class_names!r}; expected a list of two or more names")
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        if np.shape(mean) != (3,) or np.shape(std) != (3,) or min(std) <= 0:
             raise UsageError(f"mean {mean} and std {std}; expected three numbers each, std above 0")
-        if len(input_size) != 2 or min(input_size) < 1:
+        if np.shape(input_size) != (2,) or min(input_size) < 1:
             raise UsageError(f"input_size is {input_size}; expected (height, width) in pixels")
         self.network = network
         self.class_names = tuple(map(str, class_names))
@@ -138,10 +142,12 @@ class Classifier(nn.Module):
 
         Raises `DataError` where the classes are not the same.
         """
-        if self.class_names == tuple(map(str, range(len(data.class_names)))):  # a bare network's: the data names them
-            self.class_names = data.class_names
         if data.class_names != self.class_names:
-            if set(data.class_names) != set(self.class_names):
+            same = set(data.class_names) == set(self.class_names)
+            if not same and self.class_names == tuple(map(str, range(len(data.class_names)))):
+                self.class_names = data.class_names  # a bare network has numbers for names until its data has better
+                return data
+            if not same:
                 raise DataError(
                     f"{self.name} knows {len(self.class_names)} classes ({_some(self.class_names)}), {data.name} has "
                     f"{len(data.class_names)} ({_some(data.class_names)}); give data of the same classes"
@@ -175,9 +181,8 @@ def feature_maps(network: nn.Module, input_size: Size) -> dict[str, Size]:
 
     hooks = [noting(name) for name, _ in network.named_modules() if name]
     try:
-        with evaluating(network), torch.no_grad():
-            network(zeros)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        trial(network, zeros)
+    except Exception as error:  # a network may raise anything
         height, width = input_size
         raise ModelError(f"{type(network).__name__} does not take 3x{height}x{width} images: {error}") from error
     finally:

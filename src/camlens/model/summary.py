@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from camlens.errors import ModelError
+from camlens.model.receptive_field import ReceptiveField
+from camlens.model.running import trial
 
 Shape = tuple[int, ...]
 
@@ -86,7 +84,8 @@ def summarise(network: nn.Module, input_shape: Shape) -> Summary:
     zeros = torch.zeros(1, *input_shape, device=device, dtype=dtype)
     names = {module: name for name, module in network.named_modules()}
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    shown = [m for m in names if not isinstance(m, containers) and (m is not network or not any(network.children()))]
+    alone = next(network.children(), None) is None  # otherwise the whole network needs no row
+    shown = [m for m in names if not isinstance(m, containers) and (m is not network or alone)]
     calls: list[tuple[nn.Module, Shape, int, tuple[int, int] | None]] = []
     field, flops = ReceptiveField(zeros), FlopCounterMode(display=False)
     started: list[int] = []
@@ -96,14 +95,14 @@ def summarise(network: nn.Module, input_shape: Shape) -> Summary:
 
     def after(module: nn.Module, _inputs: Any, output: Any) -> None:
         cost = flops.get_total_flops() - started.pop()
-        tensor = output if isinstance(output, Tensor) else next((o for o in output if isinstance(o, Tensor)), zeros)
+        tensor = next((o for o in tree_leaves(output) if isinstance(o, Tensor)), torch.empty(0))
         calls.append((module, tuple(tensor.shape[1:]), cost // 2, field.of(tensor)))
 
     hooks = [m.register_forward_pre_hook(before) for m in shown] + [m.register_forward_hook(after) for m in shown]
     try:
-        with evaluating(network), torch.no_grad(), flops, field:
-            network(zeros)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        with flops, field:
+            trial(network, zeros)
+    except Exception as error:  # a network may raise anything
         wanted = "x".join(map(str, input_shape))
         raise ModelError(f"{type(network).__name__} does not take a {wanted} input: {error}") from error
     finally:
@@ -122,83 +121,3 @@ def summarise(network: nn.Module, input_shape: Shape) -> Summary:
         trainable=sum(p.numel() for p in parameters if p.requires_grad),
         multiply_adds=flops.get_total_flops() // 2,
     )
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode, and afterwards each back into its own."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-MIXES_ALL_PLACES = {
-    "_adaptive_avg_pool2d", "adaptive_max_pool2d", "bmm", "baddbmm", "native_group_norm",
-    "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_efficient_attention", "_scaled_dot_product_attention_math",
-}  # fmt: skip
-REDUCTIONS = {"mean", "sum", "amax", "var_mean"}
-
-
-class ReceptiveField(TorchDispatchMode):
-    """Follows how many input pixels one cell of each tensor depends on, through every operation.
-
-    A convolution or pooling with kernel k and dilation d widens the field by (k - 1) d steps, and a stride s makes the
-    steps s times larger (Araujo et al., Distill 2019); an operation on several tensors sees what any of them sees; one
-    that mixes all places sees everything.
-    """
-
-    # a tensor's (size, step) in each direction; None: it sees everything
-    Field = tuple[tuple[int, int], tuple[int, int]]
-
-    def __init__(self, image: Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.fields: Any = WeakTensorKeyDictionary()
-        self.fields[image] = ((1, 1), (1, 1))
-
-    def of(self, tensor: Tensor) -> tuple[int, int] | None:
-        """Height and width in input pixels; None where it is everything or `tensor` is no (B, C, h, w)."""
-        field = self.fields.get(tensor)
-        return field[0] if field is not None and tensor.ndim == 4 else None
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation, then note what its outputs see."""
-        output = func(*args, **(kwargs or {}))
-        tensors = [t for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        known = [self.fields[t] for t in tensors if t in self.fields]
-        if known:
-            field = self.widened(func, args, known)
-            for result in torch.utils._pytree.tree_leaves(output):
-                if isinstance(result, Tensor):
-                    self.fields[result] = field
-        return output
-
-    def widened(self, func: Any, args: Any, known: list[Field | None]) -> Field | None:
-        """What the output sees, where the inputs that depend on the image see `known`."""
-        seen = [field for field in known if field is not None]
-        if len(seen) < len(known):
-            return None
-        size, step = (np.max([field[part] for field in seen], axis=0) for part in (0, 1))
-        operation = func.overloadpacket.__name__
-        image = args[0]
-        if operation == "convolution":
-            kernel, stride, dilation = args[1].shape[2:], args[3], args[5]
-        elif operation in ("max_pool2d_with_indices", "max_pool2d", "avg_pool2d"):
-            kernel = args[1]
-            stride = args[2] if len(args) > 2 and args[2] else kernel
-            dilation = args[4] if "max" in operation and len(args) > 4 else (1, 1)
-        elif operation in MIXES_ALL_PLACES or (
-            operation in REDUCTIONS and {-1, 3} & set(args[1] if len(args) > 1 else (-1,))
-        ):
-            return None
-        else:
-            kernel = stride = dilation = (1, 1)
-        if image.ndim != 4 and operation == "convolution":  # not over an image's height and width
-            return None
-        kernel, stride, dilation = (np.broadcast_to(numbers, 2) for numbers in (kernel, stride, dilation))
-        (height, width), (down, across) = (size + (kernel - 1) * dilation * step).tolist(), (step * stride).tolist()
-        return (height, width), (down, across)

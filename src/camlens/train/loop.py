@@ -34,7 +34,7 @@ from camlens.files import out_folder, replacing, write_json, write_text
 from camlens.model import checkpoint
 from camlens.model.classifier import Classifier
 from camlens.model.resnet import ResNet
-from camlens.model.summary import evaluating
+from camlens.model.running import evaluating
 from camlens.train.progress import RunProgress
 from camlens.train.recipe import Recipe
 
