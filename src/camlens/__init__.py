@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from camlens.model.checkpoint import load
     from camlens.model.classifier import Classifier
 
-__version__ = "0.1.0"
+__version__: str
 __all__ = ["Classifier", "Explanation", "explain", "load"]
 
 _HOME = {
@@ -28,6 +28,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("camlens")
     if name not in _HOME:
         raise AttributeError(f"module 'camlens' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

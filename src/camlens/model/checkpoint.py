@@ -7,6 +7,7 @@ import json
 import logging
 import pickle
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import camlens
 from camlens.errors import ModelError, UsageError
 from camlens.files import replacing
 from camlens.model.classifier import Classifier, bare
@@ -36,7 +36,7 @@ def save(path: Path, model: Classifier) -> None:
         "mean": [float(str(m)) for m in model.mean.cpu().numpy()],
         "std": [float(str(s)) for s in model.std.cpu().numpy()],
         "input_size": model.input_size,
-        "camlens": camlens.__version__,
+        "camlens": version("camlens"),
     }
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     with replacing(path) as temporary:

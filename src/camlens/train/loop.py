@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-import camlens
 from camlens.data.imageset import ImageSet
 from camlens.data.loader import augment, batches, epoch_order, generator
 from camlens.errors import CamlensError, DataError, UsageError
@@ -254,7 +254,7 @@ def describe(recipe: Recipe, data: ImageSet, seed: int, source: str) -> dict[str
             "classes": list(data.class_names),
             "sha256": checksum.hexdigest(),
         },
-        "versions": {"camlens": camlens.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {"camlens": version("camlens"), "torch": torch.__version__, "python": platform.python_version()},
         "platform": platform.platform(),
     }
 
