@@ -80,7 +80,7 @@ class Evaluation:
     @property
     def accuracy(self) -> float:
         """The share of images whose prediction is the label."""
-        return 1 - int(self.wrong.sum()) / len(self.data)
+        return int((~self.wrong).sum()) / len(self.data)
 
     @property
     def calibration_error(self) -> float:

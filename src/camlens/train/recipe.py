@@ -95,7 +95,7 @@ RANGES = {
 RECIPES = {
     "quick": Recipe(epochs=2, sizes=(16,), crop=2, rate=0.15, average=0.98),
     "cpu": Recipe(epochs=14, sizes=(16, 24, 24, 32, 32), rate=0.2, average=0.998),
-    "shapes": Recipe(epochs=15, sizes=(32,), width=16, batch=64, rate=0.15, crop=3, average=0.98),
+    "shapes": Recipe(epochs=10, sizes=(32,), width=16, batch=64, rate=0.15, crop=3, average=0.98),
 }
 
 

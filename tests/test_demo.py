@@ -1,0 +1,53 @@
+"""The main job with no data and no network but what the package holds."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from camlens.data import shapes
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    nowhere = {**os.environ, "CAMLENS_DATA": str(folder / "no-data"), "XDG_CACHE_HOME": str(folder / "no-cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", "camlens", "demo"], cwd=folder, env=nowhere, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "out" / "demo", done.stdout
+
+
+def test_it_says_what_it_uses_and_why_and_ends_with_what_it_made(demo):
+    out, said = demo
+    assert said.startswith("Not CIFAR-10: ")
+    made = said[said.index("made ") + 5 :].split()
+    assert made == [str(p.relative_to(out.parent.parent)) for p in map(out.parent.parent.joinpath, made)]
+    assert {p.name for p in out.iterdir() if p.is_file()} <= {p.rsplit("/", 1)[-1] for p in made}
+    for path in made:
+        assert (out.parent.parent / path).stat().st_size > 100
+        if path.endswith(".png"):
+            with Image.open(out.parent.parent / path) as picture:
+                picture.load()
+                assert min(picture.size) > 300
+
+
+def test_the_network_is_good_but_wrong_where_causes_are_planted(demo):
+    out, _ = demo
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["n"] == 1000
+    assert 0.90 <= metrics["accuracy"] <= 0.96
+    with np.load(out / "predictions.npz") as said:
+        wrong = said["predictions"] != said["labels"]
+    causes = shapes.load("test").causes
+    errors = Counter(cause for cause, is_wrong in zip(causes, wrong, strict=True) if is_wrong)
+    images = Counter(causes)
+    assert errors[""] <= 0.02 * images[""]
+    for cause in ("wrong label", "two objects", "tiny", "rare variant", "twin"):
+        assert errors[cause] >= 0.6 * images[cause] and errors[cause] >= 6, cause
