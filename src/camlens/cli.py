@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 SHIPPED = "resnet18-cifar10"
 
-say = Console(highlight=False, soft_wrap=True)
-aside = Console(stderr=True, highlight=False, soft_wrap=True)
+plain = functools.partial(Console, markup=False, emoji=False, highlight=False, soft_wrap=True)  # a name is only a name
+say, aside = plain(), plain(stderr=True)
 
 
 def complain(message: str) -> None:
     """Print an error to where errors go."""
-    aside.print("[bold red]error:[/]", end=" ")
-    aside.print(message, markup=False)
+    aside.print("error:", style="bold red", end=" ")
+    aside.print(message)
 
 
 class Notes(logging.Handler):
@@ -40,7 +40,7 @@ class Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one."""
-        aside.print(f"note: {record.getMessage()}", markup=False)
+        aside.print(f"note: {record.getMessage()}")
 
 
 Sort = Literal["confidence", "margin", "random"]
@@ -400,7 +400,7 @@ def env(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         print_json(answer)
         return
     for key, value in answer.items():
-        say.print(f"{key:>13}  {', '.join(value) or 'none' if isinstance(value, list) else value}", markup=False)
+        say.print(f"{key:>13}  {', '.join(value) or 'none' if isinstance(value, list) else value}")
 
 
 @command("demo --out out/demo")
@@ -426,7 +426,7 @@ def demo(
         say.print(f"The data is CIFAR-10, the network the one that is shipped: {SHIPPED}.")
     except DataError as error:
         source, reason = "shapes", str(error)
-        say.print(f"Not CIFAR-10: {reason}.", markup=False)
+        say.print(f"Not CIFAR-10: {reason}.")
         say.print("Instead the embedded data set 'shapes', and a network trained on it now, in a few minutes.")
         train_images, test_images = (load_split(source, split) for split in ("train", "test"))
     paths = [draw.overview([train_images, test_images], seed, folder)]
@@ -450,7 +450,7 @@ def demo(
 
 def made(*paths: str | Path) -> None:
     """List the files that a command made."""
-    say.print("made " + "\n     ".join(map(str, paths)), markup=False)
+    say.print("made " + "\n     ".join(map(str, paths)))
 
 
 def print_json(answer: Any) -> None:

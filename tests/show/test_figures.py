@@ -160,3 +160,10 @@ def test_long_text_is_shortened_to_fit():
 def test_a_sheet_is_written_as_its_name_says(tmp_path, ending):
     path = Sheet(50, 50).save(tmp_path / f"a.{ending}")
     assert path.read_bytes()[:5] in (b"\x89PNG\r", b"%PDF-", b"<?xml")
+
+
+def test_a_dollar_in_a_name_is_a_dollar(tmp_path):
+    assert text_width("$x_1$ and $", 8) == pytest.approx(text_width("x_1 and ", 8) + 3 * text_width("$", 8), rel=0.05)
+    figures.misclassified("title", "facts", [case(label="$x_1$", prediction="$\\bad{$", file="a$b$.png")]).save(
+        tmp_path / "a.png"
+    )

@@ -52,7 +52,7 @@ class Sheet:
 
     def text(self, x: float, y: float, text: str, size: float = 8, colour: str = INK, **style: Any) -> None:
         """A line of text whose top is at `y`. `size` is in points."""
-        style = {"ha": "left", "va": "top", **style}
+        style = {"ha": "left", "va": "top", "parse_math": False, **style}  # a dollar in a name is a dollar
         self.figure.text(x / self.width, 1 - y / self.height, text, size=size, color=colour, **style)
 
     def line(self, x: float, y: float, parts: Sequence[tuple[str, str]], size: float = 8, **style: Any) -> None:
@@ -89,7 +89,7 @@ def text_width(text: str, size: float, weight: str = "normal") -> float:
     """Width of a line of text in units of the sheet."""
     if not text.strip():
         return 0.32 * size * 100 / 72 * len(text)
-    shown = text.replace(" ", "\N{NO-BREAK SPACE}")
+    shown = text.replace(" ", "\N{NO-BREAK SPACE}").replace("$", r"\$")
     # the path of a trailing space is empty: measure with a stroke behind it and take the stroke off
     both, stroke = (
         TextPath((0, 0), t, size=size, prop=FontProperties(weight=weight)).get_extents().x1 for t in (f"{shown}|", "|")
