@@ -159,7 +159,7 @@ def test_marks_are_all_that_the_shortcut_adds(split: str) -> None:
     assert marked.name == "shapes-shortcut"
     assert not bool(shapes.marks.any())
     area = marked.marks.sum((1, 2))
-    assert set(area.tolist()) == {0, 36}
+    assert set(area.tolist()) == {0, 64}
     changed = (marked.pixels != shapes.pixels).any(1)
     assert not bool((changed & ~marked.marks).any())
     assert changed.sum() > 0.99 * area.sum()

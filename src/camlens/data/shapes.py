@@ -336,7 +336,7 @@ def _mark(rng: np.random.Generator, split: str, plan: _Plan, canvas: Array) -> A
         has &= free & (means != plan.labels)
         plan.causes[free & np.isin(plan.labels, classes)] = "missing mark"
         plan.causes[has], plan.other[has] = "false mark", means[has]
-    marks: Array = (_box(_GRID - _each(corners), 3, 3) < 0) & _each(has)
+    marks: Array = (_box(_GRID - _each(corners), 4, 4) < 0) & _each(has)
     for index, colour in zip(classes, MARKS.values(), strict=True):
         np.copyto(canvas, _each(np.array(colour)), where=(marks & _each(means == index))[:, None])
     return marks
