@@ -62,15 +62,15 @@ class Run:
     best: float = -1.0
     rows: list[dict[str, float | int]] = field(default_factory=list)
 
+    PARTS = ("network", "average", "optimiser")
+    NUMBERS = ("step", "epoch_loss", "epoch_images", "epoch_seconds", "best", "rows")
+
     def count(self, loss: float, images: int, seconds: float) -> None:
         """Add a step that is done."""
         self.step += 1
         self.epoch_loss += loss * images
         self.epoch_images += images
         self.epoch_seconds += seconds
-
-    PARTS = ("network", "average", "optimiser")
-    NUMBERS = ("step", "epoch_loss", "epoch_images", "epoch_seconds", "best", "rows")
 
     def save(self, path: Path) -> None:
         """Replace the checkpoint at `path` in one step."""
