@@ -167,3 +167,8 @@ def test_a_dollar_in_a_name_is_a_dollar(tmp_path):
     figures.misclassified("title", "facts", [case(label="$x_1$", prediction="$\\bad{$", file="a$b$.png")]).save(
         tmp_path / "a.png"
     )
+
+
+def test_a_character_that_the_font_lacks_is_noted(tmp_path, caplog):
+    figures.misclassified("title", "facts", [case(label="猫")]).save(tmp_path / "a.png")
+    assert "a.png: Glyph" in caplog.text and caplog.text.count("Glyph") == 1

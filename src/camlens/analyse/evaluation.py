@@ -159,9 +159,11 @@ class Evaluation:
         errors, count = int(self.wrong.sum()), len(self.data)
         low, high = wilson(count - errors, count)
         where = f"{self.model.name} on {self.data.name}, {self.data.split}"
+        interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f}"
+        wrong = f"{errors:,} error" if errors == 1 else f"{errors:,} errors"
         return (
-            f"{where}: {100 * self.accuracy:.2f} % of {count:,} images right (95 % interval {100 * low:.2f} to "
-            f"{100 * high:.2f}), {errors:,} errors, calibration error {100 * self.calibration_error:.1f} %"
+            f"{where}: {100 * self.accuracy:.2f} % of {count:,} images right ({interval}), {wrong}, "
+            f"calibration error {100 * self.calibration_error:.1f} %"
         )
 
     def save_predictions(self, path: Path) -> None:

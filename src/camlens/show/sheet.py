@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,8 +81,11 @@ class Sheet:
 
     def save(self, path: Path) -> Path:
         """Write the sheet as what the name's ending says (.png, .pdf, .svg), replacing `path` in one step."""
-        with replacing(path) as temporary:
+        with replacing(path) as temporary, warnings.catch_warnings(record=True) as remarks:
+            warnings.simplefilter("default")
             self.figure.savefig(temporary, dpi=DPI, facecolor=PAPER)
+        for remark in remarks:  # such as a character that the font lacks
+            logging.getLogger("camlens").warning("%s: %s", path.name, remark.message)
         return path
 
 
