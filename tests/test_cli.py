@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from camlens.cli import app
+from camlens.cli import app, distinct
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (210, 50, 40)}
 SMALL = ["--set", "width=4", "--set", "sizes=16", "--set", "batch=8", "--set", "rate=0.1"]
@@ -217,6 +217,10 @@ def test_explain(pictures, run, tmp_path):
     assert "red" in said and "probability" in said
 
 
+def test_pictures_of_one_name_get_sheets_of_their_own():
+    assert distinct(["a", "b", "a", "a-2", "A"]) == ["a", "b", "a-2", "a-2-2", "A-3"]
+
+
 @pytest.mark.parametrize("function", ["wrapped", "bare"])
 def test_a_network_of_another_family_at_224(pictures, tmp_path, monkeypatch, function):
     (tmp_path / f"nets_{function}.py").write_text(OTHER)
@@ -348,3 +352,43 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(pictures, tmp_path, num
     assert f"camlens train --resume --out {out}" in said and "Traceback" not in said
     assert torch.load(out / "checkpoint.pt", weights_only=True)["step"] > 0
     assert not list(out.glob(".*"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_stopped_while_it_draws_leaves_no_half_file(pictures, tmp_path, number):
+    code = f"""if True:
+        import signal, sys
+        from matplotlib.figure import Figure
+        Figure.savefig = lambda self, path, **how: (path.write_text("half"), signal.raise_signal({int(number)}))
+        sys.argv = ["camlens", "data", "--data", {str(pictures)!r}, "--out", {str(tmp_path)!r}]
+        from camlens.cli import main
+        main()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + number
+    assert "stopped" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+def test_a_reader_that_has_enough_is_no_error(pictures, tmp_path):
+    command = [sys.executable, "-m", "camlens", "data", "--data", pictures, "--out", tmp_path, "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() in (0, 141) and "Traceback" not in said and "error" not in said
+
+
+@pytest.mark.parametrize(
+    "config", ["", "[]", "{}", "null", '{"recipe": {"sizes": [8]}, "data": {}, "seed": 0}', '{"recipe": 3}']
+)
+def test_a_damaged_config_is_named(tmp_path, config):
+    (tmp_path / "config.json").write_text(config)
+    assert "config.json is damaged" in camlens("train", "--resume", "--out", tmp_path, code=1)
+    assert (tmp_path / "config.json").read_text() == config
+
+
+def test_a_run_is_protected_before_any_data_is_read(run):
+    assert "holds a run already" in camlens("train", "--data", "nowhere", "--out", run, code=2)

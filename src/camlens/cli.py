@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -50,15 +51,9 @@ ORDERS: dict[Sort, str] = {
     "random": "picked at random",
 }
 
-ModelArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[MODEL]",
-        help=f"{SHIPPED}, a run folder, a .safetensors file or module:function.",
-        show_default=SHIPPED,
-    ),
-]
-ModelOption = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="The same as the argument MODEL.")]
+MODEL_HELP = f"{SHIPPED}, a run folder, a .safetensors file or module:function."
+ModelArgument = Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=SHIPPED)]
+ModelOption = Annotated[str | None, typer.Option("--model", metavar="MODEL", help=MODEL_HELP, show_default=SHIPPED)]
 Weights = Annotated[Path | None, typer.Option(help="Weights for the network of module:function.")]
 DATA_HELP = "cifar10, shapes, shapes-shortcut, or a folder with train/<class>/* and test/<class>/*."
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
@@ -89,7 +84,18 @@ def main() -> None:
     # long: training in steps this small becomes several times slower. Sleeping sooner costs an idle machine little.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     logging.getLogger("camlens").addHandler(Notes())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     app(prog_name="camlens")
+
+
+received: list[int] = []  # signals
+
+
+def interrupt(number: int, _frame: Any) -> None:
+    """End the command under way, so that it cleans up behind itself."""
+    received.append(number)
+    raise KeyboardInterrupt
 
 
 def command(example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -108,12 +114,17 @@ def command(example: str) -> Callable[[Callable[..., None]], Callable[..., None]
                 sys.exit(error.exit_code)
             except KeyboardInterrupt:
                 complain("stopped")
-                sys.exit(130)
+                sys.exit(128 + (received or [signal.SIGINT])[0])
+            except BrokenPipeError:  # who read our output has enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(128 + 13)  # SIGPIPE
             except Exception as error:
                 if os.environ.get("CAMLENS_DEBUG"):
                     raise
                 complain(f"{type(error).__name__}: {error} (CAMLENS_DEBUG=1 shows where)")
                 sys.exit(1)
+            if received:  # within a callback of a library, which passed over it
+                sys.exit(128 + received[0])
 
         return app.command(epilog=f"Example: camlens {example}")(guarded)
 
@@ -227,6 +238,7 @@ def train(
         chosen = from_config(before["recipe"])
     else:
         chosen = find_recipe(recipe or "quick", changes or ())
+    loop.check_free(out, resume)
     source = data or (before["data"]["source"] if before else "cifar10")
     if seed is None:
         seed = before["seed"] if before else 0
@@ -357,11 +369,10 @@ def explain(
         draw.picture(classifier, picture, path.name, layer, method, target, against, top)
         for path, picture in zip(images, pictures, strict=True)
     ]
-    stems = [path.stem for path in images]
     answers: list[dict[str, Any]] = []
-    for number, (path, (likeliest, sheet)) in enumerate(zip(images, explained, strict=True)):
-        again = stems[:number].count(path.stem)  # two folders may hold pictures of one name
-        figure = sheet.save(folder / f"{path.stem}{f'-{again + 1}' if again else ''}.png")
+    names = distinct([path.stem for path in images])  # two folders may hold pictures of one name
+    for path, name, (likeliest, sheet) in zip(images, names, explained, strict=True):
+        figure = sheet.save(folder / f"{name}.png")
         answers.append({"image": str(path), "classes": dict(likeliest), "figure": str(figure)})
     if as_json:
         print_json(answers)
@@ -446,6 +457,18 @@ def demo(
     paths += draw.gallery(evaluation, indices[:12], facts, folder)
     say.print(evaluation.in_words())
     made(*paths)
+
+
+def distinct(stems: list[str]) -> list[str]:
+    """The names, numbered where one is there already, also on systems that take a and A for the same."""
+    taken: dict[str, str] = {}
+    for stem in stems:
+        name, number = stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken[name.casefold()] = name
+    return list(taken.values())
 
 
 def made(*paths: str | Path) -> None:

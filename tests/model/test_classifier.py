@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from camlens.data.folder import read_picture
 from camlens.data.imageset import ImageSet
 from camlens.errors import DataError, ModelError, UsageError
 from camlens.model.classifier import Classifier, bare, feature_maps
@@ -286,3 +287,29 @@ def test_wrappers_are_taken_off_however_deep():
     wrapped = torch.compile(classifier(nn.DataParallel(torch.compile(network, backend="eager"))), backend="eager")
     assert bare(wrapped) is network
     assert bare(network) is network
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "I;16", "CMYK", "L", "exif"])
+def test_pil_pictures_are_read_as_files_are(tmp_path, mode):
+    values = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 15
+    picture = Image.fromarray(values) if mode == "I;16" else Image.fromarray((values >> 8).astype(np.uint8))
+    if mode in ("RGBA", "CMYK"):
+        picture = picture.convert(mode)
+    if mode == "RGBA":
+        picture.putalpha(Image.fromarray((values >> 9).astype(np.uint8)))
+    path, exif = tmp_path / "a.tif", Image.Exif()
+    exif[0x0112] = 6 if mode == "exif" else 1
+    picture.save(path, exif=exif)
+    model = Classifier(nn.Identity(), NAMES, MEAN, STD, (64, 64))
+    with Image.open(path) as opened:
+        ours = model.denormalise(model.prepare(opened))[0].permute(1, 2, 0)
+    np.testing.assert_array_equal(ours, np.asarray(read_picture(path)))
+
+
+@pytest.mark.parametrize(
+    "pictures",
+    [[], "photo.jpg", np.zeros((2, 3, 8, 8)), torch.zeros(3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(0, 3, 8, 8)],
+)
+def test_what_is_no_picture_is_refused(pictures):
+    with pytest.raises(UsageError, match="expected"):
+        Classifier(nn.Identity(), NAMES, MEAN, STD, (8, 8)).prepare(pictures)

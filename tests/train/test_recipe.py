@@ -41,7 +41,7 @@ def test_a_recipe_survives_its_config(name):
     [
         ("epochs", "expected field=value"),
         ("epoch=2", "unknown recipe field 'epoch'; a recipe has: network, width"),
-        ("epochs=two", "epochs is 'two'; expected a int like 2"),
+        ("epochs=two", "epochs is 'two'; expected a value like 2"),
         ("epochs=0", "epochs is 0; expected 1 or more"),
         ("sizes=16,x", "sizes is '16,x'; expected numbers like 16,24,32"),
         ("sizes=4", "expected sides of 8 pixels or more"),

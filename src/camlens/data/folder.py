@@ -98,7 +98,7 @@ def _class_names(root: Path, split: str) -> tuple[str, ...]:
             f"train has: {', '.join(sorted(train))}; rename or remove them"
         )
     if len(train | test) < 2:
-        raise DataError(f"{root} has {len(train | test)} class folders; {LAYOUT}")
+        raise DataError(f"{root} has {len(train | test)} class; {LAYOUT}")
     return tuple(sorted(train | test))
 
 
@@ -146,7 +146,7 @@ def _decode(path: Path) -> Image.Image:
     Image.init()
     try:
         with Image.open(path, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
-            return _rgb(ImageOps.exif_transpose(image))
+            return upright_rgb(image)
     except Exception as error:  # a damaged file can make Pillow raise anything
         raise DataError(f"cannot read {path}: {_reason(path, error)}") from error
 
@@ -159,7 +159,9 @@ def _reason(path: Path, error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as `read_picture` would give it."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         image = _scaled_to_8_bits(image)
     if not image.has_transparency_data:

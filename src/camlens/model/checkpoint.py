@@ -178,7 +178,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path} holds more than tensors, which is not run; save network.state_dict() alone"
         ) from error
     except Exception as error:  # the readers raise their own kinds; each means that this is no such file
-        raise ModelError(f"{path} is no file of weights: {error}") from error
+        raise ModelError(f"{path} is no file of weights: {str(error) or type(error).__name__}") from error
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
@@ -206,4 +206,5 @@ def load_state(network: nn.Module, state: dict[str, Tensor], source: Path) -> No
 
 
 def _first(keys: list[str], count: int = 6) -> str:
+    keys = sorted(keys, key=lambda key: key.endswith("num_batches_tracked"))  # counters tell least
     return ", ".join(keys[:count]) + (f", … {len(keys) - count} more" if len(keys) > count else "")

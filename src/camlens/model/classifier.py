@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from camlens.data.folder import upright_rgb
 from camlens.data.imageset import ImageSet, Size, resize
 from camlens.errors import DataError, ModelError, UsageError, unknown
 from camlens.model.running import trial
@@ -127,14 +128,21 @@ class Classifier(nn.Module):
         """Normalised images (B, 3, H, W) of the input size, on the network's device.
 
         pictures: PIL pictures or a uint8 tensor (B, 3, h, w), of any size; a float tensor is taken as it is
+
+        Raises `UsageError` for anything else.
         """
         if isinstance(pictures, Tensor):
+            if pictures.ndim != 4 or pictures.shape[1] != 3 or len(pictures) == 0:
+                raise UsageError(f"images of shape {tuple(pictures.shape)}; expected (B, 3, H, W), B of 1 or more")
             if pictures.dtype != torch.uint8:
                 return pictures
             return self.normalise(resize(pictures, self.input_size))
         listed = [pictures] if isinstance(pictures, Image.Image) else list(pictures)
+        if not listed or not all(isinstance(picture, Image.Image) for picture in listed):
+            kinds = ", ".join(sorted({type(picture).__name__ for picture in listed})) or "nothing"
+            raise UsageError(f"images is {kinds}; expected PIL pictures, or a tensor (B, 3, H, W)")
         height, width = self.input_size
-        fitted = [p.convert("RGB").resize((width, height), Image.Resampling.BILINEAR) for p in listed]
+        fitted = [upright_rgb(p).resize((width, height), Image.Resampling.BILINEAR) for p in listed]
         return self.normalise(torch.from_numpy(np.stack([np.asarray(p) for p in fitted])).permute(0, 3, 1, 2))
 
     def match(self, data: ImageSet) -> ImageSet:

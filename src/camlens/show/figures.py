@@ -19,6 +19,7 @@ from camlens.show.sheet import (
     INK,
     LABEL,
     LINE,
+    MARGIN,
     PAPER,
     PREDICTION,
     SOFT,
@@ -29,8 +30,6 @@ from camlens.show.sheet import (
     fitted,
     text_width,
 )
-
-MARGIN = 24
 
 
 def enlarged(pixels: Tensor, side: float) -> Tensor:
@@ -49,11 +48,12 @@ def overview(
 ) -> Sheet:
     """Each class's name, how many images it has, and pictures of it: K times (n, 3, H, W) uint8."""
     side, gap = 64, 6
+    class_names = [fitted(name, 200, 9, "bold") for name in class_names]
     names = max(*(text_width(n, 9, "bold") for n in class_names), *(text_width(n, 7) for n in counts)) + 24
     shown = max(map(len, pictures))
     width = max(2 * MARGIN + names + shown * (side + gap) - gap, 2 * MARGIN + text_width(facts, 8))
     sheet = Sheet(width, 2 * MARGIN + 44 + len(class_names) * (side + gap) - gap)
-    sheet.text(MARGIN, MARGIN - 4, title, 13, weight="bold")
+    sheet.title(title)
     sheet.text(MARGIN, MARGIN + 18, facts, 8, SOFT)
     for row, (name, count, row_pictures) in enumerate(zip(class_names, counts, pictures, strict=True)):
         y = MARGIN + 44 + row * (side + gap)
@@ -71,11 +71,16 @@ def confusion(title: str, matrix: npt.NDArray[Any], class_names: Sequence[str]) 
     cell = max(1.0, min(44.0, 900 / count))
     size = min(9.0, cell * 0.5)
     labelled = count <= 100
+    class_names = [fitted(name, 160, size) for name in class_names]
     names = max(text_width(name, size) for name in class_names) + 14 if labelled else 10
     left, top = MARGIN + 22 + names, MARGIN + 46 + 0.75 * names + 8
-    sheet = Sheet(left + cell * count + MARGIN + 0.4 * names, top + cell * count + MARGIN)
-    sheet.text(MARGIN, MARGIN - 4, title, 13, weight="bold")
-    sheet.line(MARGIN, MARGIN + 20, [("label (row)", LABEL), (" against ", SOFT), ("prediction (column)", PREDICTION)])
+    meaning = [("label (row)", LABEL), (" against ", SOFT), ("prediction (column)", PREDICTION)]
+    if not labelled:
+        meaning.append((f": {count} classes, in the order of class_names in metrics.json", SOFT))
+    wide = max(360, 2 * MARGIN + text_width("".join(text for text, _ in meaning), 8) + 12)
+    sheet = Sheet(max(wide, left + cell * count + MARGIN + 0.75 * names), top + cell * count + MARGIN)
+    sheet.title(title)
+    sheet.line(MARGIN, MARGIN + 20, meaning)
     axes = sheet.axes(left, top, cell * count, cell * count)
     off = matrix.astype(float) * (1 - np.eye(count))
     share = np.sqrt(off / max(off.max(), 1))
@@ -106,7 +111,7 @@ def confusion(title: str, matrix: npt.NDArray[Any], class_names: Sequence[str]) 
 def calibration(title: str, facts: str, bins: Sequence[dict[str, float]]) -> Sheet:
     """Reliability diagram: how often the network is right at each confidence, and how often it is that confident."""
     sheet = Sheet(460, 520)
-    sheet.text(MARGIN, MARGIN - 4, title, 13, weight="bold")
+    sheet.title(title)
     sheet.text(MARGIN, MARGIN + 18, facts, 8, SOFT)
     sheet.text(MARGIN, MARGIN + 34, "bars: accuracy by confidence; dots: at each bin's mean confidence", 8, SOFT)
     upper, lower = sheet.axes(72, 82, 350, 270), sheet.axes(72, 372, 350, 80)
@@ -133,7 +138,7 @@ def calibration(title: str, facts: str, bins: Sequence[dict[str, float]]) -> She
 def curves(title: str, rows: Sequence[dict[str, float]]) -> Sheet:
     """Loss and held-out accuracy over the epochs of a run, from the rows of its metrics.csv."""
     sheet = Sheet(760, 320)
-    sheet.text(MARGIN, MARGIN - 4, title, 13, weight="bold")
+    sheet.title(title)
     epochs = [row["epoch"] for row in rows]
     left, right = sheet.axes(70, 74, 285, 186), sheet.axes(440, 74, 285, 186)
     left.plot(epochs, [row["train_loss"] for row in rows], color=SOFT, marker="o", markersize=3, label="training")
@@ -198,7 +203,7 @@ def percent(share: float) -> str:
 def misclassified(title: str, facts: str, cases: Sequence[Case], columns: int = 6) -> Sheet:
     """The pictures alone, each with its label (blue) and the prediction (orange)."""
     side, gap, text = 128, 20, 46
-    columns = min(columns, max(3, len(cases)))
+    columns = min(columns, max(4, len(cases)))
     rows = -(-len(cases) // columns)
     sheet = Sheet(2 * MARGIN + columns * (side + gap) - gap, 2 * MARGIN + 44 + rows * (side + text + gap) - gap)
     heading(sheet, title, facts)
@@ -217,13 +222,13 @@ def names(sheet: Sheet, x: float, y: float, width: float, case: Case) -> None:
         [(case.label, case.label_share, LABEL), (case.prediction, case.prediction_share, PREDICTION)]
     ):
         room = width - text_width(percent(share), 8) - 6
-        sheet.text(x, y + 14 * row, fitted(name, room, 8), 8, colour, weight="bold")
+        sheet.text(x, y + 14 * row, fitted(name, room, 8, "bold"), 8, colour, weight="bold")
         sheet.text(x + width, y + 14 * row, percent(share), 8, colour, ha="right")
 
 
 def heading(sheet: Sheet, title: str, facts: str) -> None:
     """Title, one line of facts, and what the colours mean."""
-    sheet.text(MARGIN, MARGIN - 4, title, 13, weight="bold")
+    sheet.title(title)
     meaning = [
         ("blue", LABEL),
         (" is the label, ", SOFT),
@@ -289,7 +294,7 @@ def evidence_picture(
         sheet.box(x, y + side - 18, side, 18, PAPER)
         sheet.text(x + side / 2, y + side - 14, "no positive evidence", 7, SOFT, ha="center")
     else:
-        reach = f"up to {float(map.max()):.2f}" if kind < 2 else f"{float(map.min()):+.2f} to {float(map.max()):+.2f}"
+        reach = f"up to {float(map.max()):.2g}" if kind < 2 else f"{float(map.min()):+.2g} to {float(map.max()):+.2g}"
         sheet.text(x + side, y + side + 4, reach.replace("-", "−"), 6.5, SOFT, ha="right")
 
 
@@ -313,10 +318,13 @@ def explained(
     picture: (3, H, W) uint8; shares: names and probabilities; maps: layer to raw map (h, w)
     """
     side, gap = 224, 16
-    sheet = Sheet(2 * MARGIN + (1 + len(maps)) * (side + gap) - gap, 2 * MARGIN + 104 + 2 * side + gap)
-    sheet.text(MARGIN, MARGIN - 4, fitted(title, sheet.width - 2 * MARGIN, 13), 13, weight="bold")
-    versus = [] if against is None else [(" and not ", SOFT), (against, LABEL)]
-    sheet.line(MARGIN, MARGIN + 20, [(f"{method}: why ", SOFT), (target, PREDICTION), *versus, ("?", SOFT)], 9)
+    tall = max(side, 20 * len(shares))
+    sheet = Sheet(2 * MARGIN + (1 + len(maps)) * (side + gap) - gap, 2 * MARGIN + 104 + side + gap + tall)
+    half = 0.4 * (sheet.width - 2 * MARGIN)
+    sheet.title(title)
+    versus = [] if against is None else [(" and not ", SOFT), (fitted(against, half - 50, 9), LABEL)]
+    why = [(f"{method}: why ", SOFT), (fitted(target, half, 9), PREDICTION), *versus, ("?", SOFT)]
+    sheet.line(MARGIN, MARGIN + 20, why, 9)
     top = MARGIN + 64
     sheet.picture(MARGIN, top, side, as_array(enlarged(picture, side)))
     for number, (layer, map) in enumerate(maps.items(), 1):
@@ -328,7 +336,7 @@ def explained(
             sheet.picture(x, top + row * (side + gap), side, np.asarray(drawn))
         bottom = top + 2 * side + gap + 10
         if float(map.max()) <= 0:
-            sheet.text(x, bottom, f"no positive evidence for {target} here", 8, SOFT)
+            sheet.text(x, bottom, "no positive evidence here", 8, SOFT)
         elif float(map.min()) < 0:
             sheet.scale(x, bottom, side, CONTRAST, (f"−{scale:.2g} logits a cell", f"+{scale:.2g}"))
         else:

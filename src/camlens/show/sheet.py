@@ -31,6 +31,7 @@ TO_PREDICTION = LinearSegmentedColormap.from_list("to prediction", [PAPER, EVIDE
 TO_LABEL = LinearSegmentedColormap.from_list("to label", [PAPER, EVIDENCE_BLUE])
 CONTRAST = LinearSegmentedColormap.from_list("contrast", [EVIDENCE_BLUE, PAPER, EVIDENCE_ORANGE])
 
+MARGIN = 24
 DPI = 200  # of what is written; a unit of the sheet is 1/100 inch, two pixels
 
 
@@ -56,6 +57,10 @@ class Sheet:
         """A line of text whose top is at `y`. `size` is in points."""
         style = {"ha": "left", "va": "top", "parse_math": False, **style}  # a dollar in a name is a dollar
         self.figure.text(x / self.width, 1 - y / self.height, text, size=size, color=colour, **style)
+
+    def title(self, text: str) -> None:
+        """The heading of the sheet, shortened where it is too long."""
+        self.text(MARGIN, MARGIN - 4, fitted(text, self.width - 2 * MARGIN, 13, "bold"), 13, weight="bold")
 
     def line(self, x: float, y: float, parts: Sequence[tuple[str, str]], size: float = 8, **style: Any) -> None:
         """Pieces of text, each with its colour, one after the other."""
@@ -102,11 +107,12 @@ def text_width(text: str, size: float, weight: str = "normal") -> float:
     return float(both - stroke) * 100 / 72
 
 
-def fitted(text: str, width: float, size: float) -> str:
-    """The text, shortened until it fits into `width` units."""
+def fitted(text: str, width: float, size: float, weight: str = "normal") -> str:
+    """The text, shortened in its middle until it fits into `width` units: names of a kind often differ at the end."""
     room = 0.95 * width  # drawn glyphs are a little wider than their outlines
-    if text_width(text, size) <= room:
-        return text
-    while text and text_width(text + "…", size) > room:
-        text = text[:-1]
-    return text + "…"
+    shown, kept = text, len(text)
+    while kept > 0 and text_width(shown, size, weight) > room:
+        kept -= 1
+        end = kept // 2
+        shown = f"{text[: kept - end]}…{text[len(text) - end :]}"
+    return shown

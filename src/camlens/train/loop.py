@@ -263,27 +263,37 @@ def read_metrics(out: Path) -> list[dict[str, float]]:
     """The rows of the metrics.csv of the run in `out`, one for each epoch; none before the first has ended."""
     if not (out / METRICS).exists():
         return []
-    with (out / METRICS).open(encoding="utf-8") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    try:
+        with (out / METRICS).open(encoding="utf-8") as file:
+            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError) as error:
+        raise CamlensError(f"{out / METRICS} is damaged: {error}") from error
 
 
 def read_config(out: Path) -> dict[str, Any]:
     """The config.json of the run in `out`. Raises `UsageError` where there is none."""
     try:
         config: dict[str, Any] = json.loads((out / CONFIG).read_text(encoding="utf-8"))
+        if not (isinstance(config["recipe"], dict) and config["data"]["source"] and config["seed"] >= 0):
+            raise ValueError("no recipe, data or seed")
         return config
     except FileNotFoundError:
         raise UsageError(f"{out} holds no run to resume; start one without --resume") from None
-    except (OSError, ValueError) as error:
-        raise CamlensError(f"cannot read {out / CONFIG}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CamlensError(f"{out / CONFIG} is damaged ({error!r}); start anew in another --out") from error
+
+
+def check_free(out: Path, resume: bool) -> None:
+    """Raise `UsageError` where a new run would overwrite one."""
+    if (out / CONFIG).exists() and not resume:
+        raise UsageError(f"{out} holds a run already; go on with it by --resume, or give another --out")
 
 
 def prepare(out: Path, config: dict[str, Any], resume: bool) -> None:
     """Check that the folder is free for this run, or holds one of the same recipe, seed and data to go on with."""
+    check_free(out, resume)
     if not (out / CONFIG).exists():
         return
-    if not resume:
-        raise UsageError(f"{out} holds a run already; go on with it by --resume, or give another --out")
     old = read_config(out)
     changed = [
         f"{part}.{key}: {old[part].get(key)} before, {config[part][key]} now"

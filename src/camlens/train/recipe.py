@@ -94,7 +94,7 @@ RANGES = {
 
 RECIPES = {
     "quick": Recipe(epochs=2, sizes=(16,), crop=2, rate=0.15, average=0.98),
-    "cpu": Recipe(epochs=14, sizes=(16, 24, 24, 32, 32), rate=0.2, average=0.998),
+    "cpu": Recipe(epochs=8, sizes=(16, 24, 24, 32, 32), rate=0.2, average=0.998),
     "shapes": Recipe(epochs=10, sizes=(32,), width=16, batch=64, rate=0.15, crop=3, average=0.98),
 }
 
@@ -138,5 +138,5 @@ def _parsed(field: str, value: str, like: object) -> object:
             return tuple(int(part) for part in value.split(","))
         return type(like)(value)  # type: ignore[call-arg]
     except (ValueError, KeyError) as error:
-        kind = "numbers like 16,24,32" if isinstance(like, tuple) else f"a {type(like).__name__} like {like}"
+        kind = "numbers like 16,24,32" if isinstance(like, tuple) else f"a value like {like}"
         raise UsageError(f"recipe field {field} is {value!r}; expected {kind}") from error
