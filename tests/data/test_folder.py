@@ -244,7 +244,7 @@ def test_folders_that_are_not_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere is not a folder; expected train/<class>/\*"):
         folder.load(tmp_path / "nowhere", "train", (4, 4))
     (tmp_path / "train" / "cat").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"has 1 class folders; expected train/<class>/\* .*two classes or more"):
+    with pytest.raises(DataError, match=r"has 1 class; expected train/<class>/\* .*two classes or more"):
         folder.load(tmp_path, "train", (4, 4))
     (tmp_path / "train" / "dog").mkdir()
     (tmp_path / "train" / "dog" / "notes.txt").touch()
