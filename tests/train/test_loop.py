@@ -10,6 +10,7 @@ from camlens.data.imageset import ImageSet
 from camlens.errors import CamlensError, DataError, UsageError
 from camlens.train import loop
 from camlens.train.loop import Stopped, train
+from camlens.train.pace import Pace
 from camlens.train.progress import RunProgress
 from camlens.train.recipe import Recipe
 
@@ -124,7 +125,7 @@ def test_the_seed_decides(data, undisturbed, tmp_path):
 
 def test_a_step_is_nesterov_with_decay_on_matrices_alone(data):
     """Sutskever et al. 2013 as torch writes it: v = m v + g, w = w - r (g + m v); the average follows by 1 - decay."""
-    run, classifier = loop.start(TINY, data, seed=0, device="cpu")
+    run, classifier = loop.start(TINY, data, seed=0, device=Pace())
     loop.set_rate(run.optimiser, 0.1)
     images, labels = classifier.normalise(data.pixels[:16]), data.labels[:16]
     expected = copy.deepcopy(run.network).double()

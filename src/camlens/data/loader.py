@@ -33,11 +33,11 @@ def batches(order: Tensor, batch: int, first: int = 0) -> Iterator[tuple[int, Te
             yield number, indices
 
 
-def augment(pixels: Tensor, numbers: torch.Generator, crop: int, flip: bool, cutout: int) -> Tensor:
+def augment(pixels: Tensor, numbers: torch.Generator, crop: int, mirrored: Tensor | None, cutout: int) -> Tensor:
     """Shift, mirror and cut whole batches. (B, 3, H, W) uint8 -> the same shape and type.
 
     crop: largest shift in pixels in each direction; what comes in is the mirrored border
-    flip: mirror left to right, every image with probability 1/2
+    mirrored: (B,) bool, which images to mirror left to right; None for none
     cutout: side in pixels of a square set to the batch's mean colour (DeVries and Taylor 2017, arXiv 1708.04552);
         0 for none
     """
@@ -49,8 +49,8 @@ def augment(pixels: Tensor, numbers: torch.Generator, crop: int, flip: bool, cut
 
     rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
     top, left = draw(2 * crop + 1) + rows, draw(2 * crop + 1) + columns  # (B, H), (B, W) places in the padded image
-    if flip:
-        left = torch.where(draw(2) == 1, left.flip(1), left)
+    if mirrored is not None:
+        left = torch.where(mirrored[:, None], left.flip(1), left)
     padded = F.pad(pixels.float(), (crop,) * 4, mode="reflect").to(pixels.dtype) if crop else pixels
     image = torch.arange(count, device=device)[:, None, None]
     moved = padded.permute(0, 2, 3, 1)[image, top[:, :, None], left[:, None, :]].permute(0, 3, 1, 2)

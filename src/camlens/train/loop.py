@@ -35,6 +35,7 @@ from camlens.model import checkpoint
 from camlens.model.classifier import Classifier
 from camlens.model.resnet import ResNet
 from camlens.model.running import evaluating
+from camlens.train.pace import Pace, choose
 from camlens.train.progress import RunProgress
 from camlens.train.recipe import Recipe
 
@@ -55,6 +56,7 @@ class Run:
     network: ResNet
     average: AveragedModel
     optimiser: torch.optim.SGD
+    pace: Pace
     step: int = 0
     epoch_loss: float = 0.0
     epoch_images: int = 0
@@ -99,6 +101,7 @@ def train(
     device: str = "cpu",
     resume: bool = False,
     source: str = "",
+    pace: Pace | None = None,
 ) -> Classifier:
     """Train by the recipe on a training split; the run folder `out` gets its files, the best network is returned.
 
@@ -111,7 +114,8 @@ def train(
     learn, held = split(data, recipe, seed)
     config = describe(recipe, data, seed, source)
     prepare(out, config, resume)
-    run, classifier = start(recipe, data, seed, device)
+    pace = pace or choose(torch.device(device), recipe.epochs * len(learn))
+    run, classifier = start(recipe, data, seed, device, pace)
     if resume and (out / STATE).exists():
         run.load(out / STATE)
     write_json(out_folder(out) / CONFIG, config)
@@ -119,6 +123,7 @@ def train(
     per_epoch = sum(1 for _ in batches(learn, recipe.batch))
     total = per_epoch * recipe.epochs
     labels = data.labels.to(device)
+    mirrored = (torch.rand(len(data), generator=generator(seed, len(data))) < 0.5).to(device)  # in even epochs
     saved = time.monotonic()
     with stop_signals() as received, RunProgress(total, run.step) as progress:
         for epoch in range(len(run.rows), recipe.epochs):
@@ -132,7 +137,7 @@ def train(
                     pixels[indices],
                     generator(seed, epoch, number),
                     crop=round(recipe.crop * scale),
-                    flip=recipe.flip,
+                    mirrored=mirrored[indices] ^ bool(epoch % 2) if recipe.flip else None,
                     cutout=round(recipe.cutout * scale),
                 )
                 set_rate(run.optimiser, recipe.rate_at((run.step + 0.5) / total))
@@ -154,7 +159,7 @@ def train(
 def split(data: ImageSet, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of the images to learn from and of those held out to choose by. Raises `DataError` for too few."""
     order = torch.randperm(len(data), generator=generator(seed))
-    count = max(1, round(len(data) * recipe.holdout))
+    count = max(1, round(len(data) * recipe.holdout)) if recipe.holdout else 0
     learn, held = order[count:], order[:count]
     if len(learn) < recipe.batch:
         raise DataError(
@@ -164,11 +169,12 @@ def split(data: ImageSet, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
     return learn, held
 
 
-def start(recipe: Recipe, data: ImageSet, seed: int, device: str) -> tuple[Run, Classifier]:
+def start(recipe: Recipe, data: ImageSet, seed: int, device: str, pace: Pace) -> tuple[Run, Classifier]:
     """A fresh network with its average and optimiser, and the classifier that the run will leave behind."""
     torch.manual_seed(seed)
     network = ResNet(recipe.network, len(data.class_names), recipe.width, recipe.stem)
-    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = torch.channels_last if pace.channels_last else torch.contiguous_format
+    network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average), use_buffers=True)
     mean, std = data.channel_statistics()
     side = recipe.sizes[-1]
@@ -178,7 +184,7 @@ def start(recipe: Recipe, data: ImageSet, seed: int, device: str) -> tuple[Run, 
     vectors = [p for p in network.parameters() if p.ndim <= 1]  # biases and norms, which do not decay
     groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": vectors, "weight_decay": 0.0}]
     optimiser = torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum, nesterov=True)
-    return Run(network, average, optimiser), classifier.to(device)
+    return Run(network, average, optimiser, pace), classifier.to(device)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
@@ -190,8 +196,11 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 def train_step(run: Run, images: Tensor, labels: Tensor, smoothing: float) -> float:
     """One step of the optimiser and of the average; the mean loss of the batch."""
     run.network.train()
-    images = images.contiguous(memory_format=torch.channels_last)
-    loss = F.cross_entropy(run.network(images), labels, label_smoothing=smoothing)
+    if run.pace.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=run.pace.bf16):
+        logits = run.network(images)
+    loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
     run.optimiser.zero_grad()
     loss.backward()
     run.optimiser.step()
@@ -202,7 +211,7 @@ def train_step(run: Run, images: Tensor, labels: Tensor, smoothing: float) -> fl
 def finish_epoch(run: Run, recipe: Recipe, classifier: Classifier, data: ImageSet, held: Tensor, out: Path) -> None:
     """Judge on the held-out images, keep the best network, write the metrics and the checkpoint."""
     epoch = len(run.rows)
-    loss, accuracy = held_out(classifier, data, held)
+    loss, accuracy = held_out(classifier, data, held) if len(held) else (math.nan, math.nan)
     run.rows.append(
         {
             "epoch": epoch + 1,
@@ -216,7 +225,7 @@ def finish_epoch(run: Run, recipe: Recipe, classifier: Classifier, data: ImageSe
         }
     )
     run.epoch_loss, run.epoch_images, run.epoch_seconds = 0.0, 0, 0.0
-    if accuracy > run.best:
+    if accuracy > run.best or not len(held):
         run.best = accuracy
         checkpoint.save(out / checkpoint.WEIGHTS, classifier)
     text = io.StringIO()
@@ -346,7 +355,9 @@ def stop_signals() -> Iterator[list[int]]:
 
 def in_words(row: dict[str, float | int], epochs: int) -> str:
     """A row of the metrics as a line for people."""
+    accuracy = row["held_out_accuracy"]
+    held = "" if math.isnan(accuracy) else f"held-out accuracy {100 * accuracy:.1f} %  "
     return (
         f"epoch {row['epoch']}/{epochs}  {row['size']}x{row['size']}  loss {row['train_loss']:.3f}  "
-        f"held-out accuracy {100 * row['held_out_accuracy']:.1f} %  {row['images_per_second']:,.0f} images/s"
+        f"{held}{row['images_per_second']:,.0f} images/s"
     )

@@ -20,8 +20,9 @@ class Recipe:
     batch: images a step; rate: peak learning rate, reached after the share `warmup` of all steps, from where it falls
         to zero in a straight line; momentum (Nesterov); decay: of the weights, but not of biases and norms
     smoothing: of the labels; average: decay a step of the weights' moving average, 0 for none
-    flip, crop, cutout: see `camlens.data.loader.augment`; crop and cutout in pixels at the last size, scaled with it
-    holdout: the share of the training images that is kept back to choose by
+    flip: mirror each image in every other epoch (Jordan 2024, arXiv 2404.00498)
+    crop, cutout: see `camlens.data.loader.augment`; in pixels at the last size, scaled with it
+    holdout: the share of the training images that is kept back to choose by; with 0 the last epoch's network is kept
     """
 
     network: str = "resnet18"
@@ -55,7 +56,7 @@ class Recipe:
             "average": 0 <= self.average < 1,
             "crop": 0 <= self.crop < self.sizes[-1],
             "cutout": 0 <= self.cutout <= self.sizes[-1],
-            "holdout": 0 < self.holdout < 1,
+            "holdout": 0 <= self.holdout < 1,
         }
         for field, fine in allowed.items():
             if not fine:
@@ -89,12 +90,13 @@ RANGES = {
     "average": "expected a decay from 0 to below 1",
     "crop": "expected pixels, from 0 to less than the image's side",
     "cutout": "expected pixels, from 0 to the image's side",
-    "holdout": "expected a share above 0 and below 1",
+    "holdout": "expected a share from 0 to below 1",
 }
 
 RECIPES = {
     "quick": Recipe(epochs=2, sizes=(16,), crop=2, rate=0.15, average=0.98),
     "cpu": Recipe(epochs=8, sizes=(16, 24, 24, 32, 32), rate=0.2, average=0.998),
+    "long": Recipe(epochs=26, sizes=(16, *4 * (24,), *8 * (32,)), rate=0.15, average=0.998, cutout=8, holdout=0.0),
     "shapes": Recipe(epochs=10, sizes=(32,), width=16, batch=64, rate=0.15, crop=3, average=0.98),
 }
 
