@@ -1,6 +1,8 @@
 """What the tests share."""
 
 import os
+import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,3 +27,19 @@ def cifar10_dir() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return place
+
+
+@pytest.fixture
+def full_disk():
+    """`with full_disk(n):` the system refuses to write more than n bytes into a file, as on a disk that is full."""
+
+    @contextmanager
+    def refusing(limit):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return refusing

@@ -32,7 +32,8 @@ say, aside = plain(), plain(stderr=True)
 
 def complain(message: str) -> None:
     """Print an error to where errors go."""
-    aside.print("error:", style="bold red", end=" ")
+    rank = int(os.environ.get("RANK", "0"))
+    aside.print(f"error on process {rank}:" if rank else "error:", style="bold red", end=" ")
     aside.print(message)
 
 
@@ -219,45 +220,83 @@ def train(
     data: Annotated[str | None, typer.Option(help=DATA_HELP, show_default="cifar10, or the resumed run's")] = None,
     data_dir: DataDir = None,
     skip_unreadable: SkipUnreadable = False,
-    recipe: Annotated[str | None, typer.Option(help="quick, cpu or shapes.", show_default="quick")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="quick, cpu, long, fast, best, finetune or shapes.", show_default="quick")
+    ] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe.")
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Weights to start from; a fresh last layer for other classes.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Where random choices start.", show_default="0")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     device: Device = "auto",
+    bf16: Annotated[
+        bool | None, typer.Option("--bf16/--no-bf16", help="Arithmetic in bfloat16.", show_default="where faster")
+    ] = None,
+    compiled: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Compile the network.", show_default="where faster")
+    ] = None,
+    channels_last: Annotated[
+        bool | None, typer.Option("--channels-last/--no-channels-last", help="Memory layout.", show_default="on")
+    ] = None,
+    save_every: Annotated[float, typer.Option(min=0, help="Seconds between two checkpoints.")] = 120.0,
     out: Out = Path("out/train"),
 ) -> None:
-    """Train a network into a run folder, and report on the test images."""
+    """Train a network into a run folder, and report on the test images. Under torchrun, on many processes."""
     from camlens.analyse.evaluation import evaluate
-    from camlens.train import loop
+    from camlens.train import folder
+    from camlens.train.distributed import restarted, together
     from camlens.train.recipe import find_recipe, from_config
 
-    before = loop.read_config(out) if resume else None
-    if before and recipe is None and not changes:
-        chosen = from_config(before["recipe"])
-    else:
-        chosen = find_recipe(recipe or "quick", changes or ())
-    loop.check_free(out, resume)
-    source = data or (before["data"]["source"] if before else "cifar10")
-    if seed is None:
-        seed = before["seed"] if before else 0
-    where, side = pick_device(device), max(chosen.sizes)
-    images, test = (
-        load_split(source, split, data_dir, skip_unreadable, (side, side)) if split in splits_of(source) else None
-        for split in ("train", "test")
-    )
-    if images is None:
-        raise DataError(f"{source} has no folder train/<class>/* to learn from")
-    model, paths = train_into(out_folder(out), chosen, images, seed, where, resume, source)
-    if test is None:
-        say.print(f"{source} has no test images to report on")
-    else:
-        evaluation = evaluate(model.to(where), test)
-        write_json(out / "metrics.json", evaluation.metrics())
-        say.print(evaluation.in_words())
-        paths.append(out / "metrics.json")
-    made(*paths)
+    with together(pick_device(device)) as (ranks, where):
+        say.quiet = not ranks.first
+        going_on = resume or (restarted() and (out / folder.CONFIG).exists())
+        before = ranks.receive(folder.read_config(out) if ranks.first and going_on else None)
+        if before and recipe is None and not changes:
+            chosen = from_config(before["recipe"])
+        else:
+            chosen = find_recipe(recipe or "quick", changes or ())
+        folder.check_free(out, going_on)
+        source = data or (before["data"]["source"] if before else "cifar10")
+        if seed is None:
+            seed = before["seed"] if before else 0
+        if init is None:
+            init = before["init"] if before else ""
+        side = max(chosen.sizes)
+        with ranks.in_turn():
+            images, test = (
+                load_split(source, split, data_dir, skip_unreadable, (side, side))
+                if split in splits_of(source)
+                else None
+                for split in ("train", "test")
+            )
+        if images is None:
+            raise DataError(f"{source} has no folder train/<class>/* to learn from")
+        switches = {"bf16": bf16, "compiled": compiled, "channels_last": channels_last}
+        model, paths = train_into(
+            out_folder(out),
+            chosen,
+            images,
+            seed=seed,
+            device=where,
+            resume=going_on,
+            source=source,
+            init=init,
+            pace={name: on for name, on in switches.items() if on is not None},
+            save_every=save_every,
+            ranks=ranks,
+        )
+        if test is None:
+            say.print(f"{source} has no test images to report on")
+        else:
+            evaluation = evaluate(model, test, ranks=ranks)
+            if ranks.first:
+                write_json(out / "metrics.json", evaluation.metrics())
+            say.print(evaluation.in_words())
+            paths.append(out / "metrics.json")
+        made(*paths)
 
 
 @command("evaluate out/train")
@@ -446,8 +485,9 @@ def demo(
     else:
         run = folder / "run"
         recipe, resume = find_recipe("shapes"), (run / "config.json").exists()
-        model, trained = train_into(out_folder(run), recipe, train_images, seed, where, resume, source)
-        model = model.to(where)
+        model, trained = train_into(
+            out_folder(run), recipe, train_images, seed=seed, device=where, resume=resume, source=source
+        )
         paths += trained
     write_text(folder / "summary.txt", summarise(model.network, (3, *model.input_size)).table(detail=True) + "\n")
     evaluation = evaluate(model, test_images)
@@ -546,17 +586,16 @@ def check_maps(model: Classifier, layers: list[str] | None, method: str) -> str:
     return explain(model, blank, method, layer=layers or None).method
 
 
-def train_into(
-    run: Path, recipe: Recipe, images: ImageSet, seed: int, device: str, resume: bool, source: str
-) -> tuple[Classifier, list[Path]]:
+def train_into(run: Path, recipe: Recipe, images: ImageSet, **settings: Any) -> tuple[Classifier, list[Path]]:
     """Train into a run folder and draw its curves, also when it is stopped; what it made."""
     from camlens.show import figures
-    from camlens.train import loop
+    from camlens.train import folder, loop
+    from camlens.train.distributed import ALONE
 
     try:
-        model = loop.train(recipe, images, run, seed, device, resume, source)
+        model = loop.train(recipe, images, run, **settings)
     finally:
-        if rows := loop.read_metrics(run):
+        if settings.get("ranks", ALONE).first and (rows := folder.read_metrics(run)):
             figures.curves(f"{recipe.network} on {images.name}", rows).save(run / "curves.png")
     names = ("config.json", "metrics.csv", "curves.png", "model.safetensors", "checkpoint.pt")
     return model, [run / name for name in names]

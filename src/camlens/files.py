@@ -34,10 +34,19 @@ def replacing(path: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a result is an ordinary one
         temporary.replace(path)
+        if os.name == "posix":  # the new name, too, survives a power cut
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
     except OSError as error:
         raise CamlensError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """The temporary files for `path` that killed processes left behind."""
+    return list(path.parent.glob(f".{path.stem}-*{path.suffix}"))
 
 
 def write_text(path: Path, text: str) -> None:

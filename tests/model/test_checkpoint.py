@@ -113,18 +113,23 @@ def test_a_compiled_and_channels_last_network_is_saved_as_what_it_is(tmp_path):
     assert_equal_states(checkpoint.load(tmp_path / "model.safetensors").network, plain.network)
 
 
-def test_the_file_is_replaced_in_one_step(saved, monkeypatch):
+def test_the_file_is_replaced_in_one_step(saved, full_disk):
     before = saved.read_bytes()
-
-    def full(_state, path, metadata):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(CamlensError, match=r"cannot write .*model\.safetensors: No space left on device"):
+    with full_disk(10_000), pytest.raises(CamlensError, match=r"cannot write .*model\.safetensors: File too large"):
         checkpoint.save(saved, trained())
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_half_precision_is_for_matrices(tmp_path):
+    model = trained()
+    checkpoint.save(tmp_path / "half.safetensors", model, half=True)
+    found = checkpoint.load(tmp_path / "half.safetensors").network.state_dict()
+    for key, value in load_file(tmp_path / "half.safetensors").items():
+        expected = model.network.state_dict()[key]
+        assert value.dtype == (torch.float16 if expected.ndim > 1 else expected.dtype)
+        assert found[key].dtype == expected.dtype
+        assert torch.equal(found[key], expected.half().to(expected.dtype) if expected.ndim > 1 else expected)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 1000, -1])
@@ -142,7 +147,7 @@ def test_a_text_file_with_the_right_name(tmp_path):
 
 
 def test_a_file_that_does_not_say_what_it_is(tmp_path):
-    save_file(trained().network.state_dict(), tmp_path / "foreign.safetensors", metadata={"format": "pt"})
+    save_file({"head.weight": torch.zeros(2, 3)}, tmp_path / "foreign.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"does not say .* --model module:function --weights foreign\.safetensors"):
         checkpoint.load(tmp_path / "foreign.safetensors")
 
@@ -174,7 +179,7 @@ def test_metadata_that_camlens_would_not_write(saved, change):
     ("model", "message"),
     [
         ("nothing", "no model 'nothing'; give a run folder, a .safetensors file, module:function or the name of a"),
-        ("weights.pt", "no model 'weights.pt'"),
+        ("weights.pt", "there is no weights file weights.pt"),
         ("none.safetensors", "there is no weights file none.safetensors"),
         (".", "is no run folder: it has no model.safetensors"),
     ],
@@ -300,7 +305,7 @@ def test_a_hostile_pickle_is_not_run(mine, tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [{"state_dict": {"0.weight": torch.zeros(1)}}, {0: torch.zeros(3)}, {"epoch": 3}, [torch.zeros(3)], torch.zeros(3)],
+    [{"state_dict": {0: torch.zeros(1)}}, {0: torch.zeros(3)}, {"epoch": 3}, [torch.zeros(3)], torch.zeros(3)],
     ids=["nested", "numbered", "other", "list", "tensor"],
 )
 def test_a_file_that_is_no_state_dict(mine, tmp_path, content):

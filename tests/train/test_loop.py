@@ -1,14 +1,18 @@
 import copy
 import json
+import math
 import signal
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 import camlens
 from camlens.data.imageset import ImageSet
+from camlens.data.loader import Batch
 from camlens.errors import CamlensError, DataError, UsageError
-from camlens.train import loop
+from camlens.train import folder, loop
+from camlens.train.distributed import Ranks
 from camlens.train.loop import Stopped, train
 from camlens.train.pace import Pace
 from camlens.train.progress import RunProgress
@@ -60,7 +64,7 @@ def test_the_run_folder_tells_what_was_done(data, undisturbed):
     assert config["recipe"]["epochs"] == 3 and config["seed"] == 0
     assert config["data"]["images"] == 100 and len(config["data"]["sha256"]) == 64
     assert config["versions"]["torch"] == torch.__version__
-    rows = loop.read_metrics(undisturbed)
+    rows = folder.read_metrics(undisturbed)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert [row["size"] for row in rows] == [8, 12, 12]
     assert [row["steps"] for row in rows] == [5, 10, 15]  # 80 images in batches of 16
@@ -72,7 +76,7 @@ def test_the_epoch_that_did_best_on_held_out_images_is_kept(data, undisturbed):
     _, held = loop.split(data, TINY, seed=0)
     model = camlens.load(undisturbed)
     loss, accuracy = loop.held_out(model, data, held)
-    best = max(loop.read_metrics(undisturbed), key=lambda row: row["held_out_accuracy"])
+    best = max(folder.read_metrics(undisturbed), key=lambda row: row["held_out_accuracy"])
     assert accuracy == pytest.approx(best["held_out_accuracy"], abs=1e-5)
     assert loss == pytest.approx(best["held_out_loss"], abs=1e-4)
 
@@ -100,7 +104,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(data, undisturbed, tmp_pat
     assert stopped.value.exit_code == 128 + number
     train(TINY, data, tmp_path, resume=True)
     assert same(state(tmp_path), state(undisturbed))
-    losses = [[row["train_loss"] for row in loop.read_metrics(out)] for out in (tmp_path, undisturbed)]
+    losses = [[row["train_loss"] for row in folder.read_metrics(out)] for out in (tmp_path, undisturbed)]
     assert losses[0] == losses[1]
 
 
@@ -125,14 +129,15 @@ def test_the_seed_decides(data, undisturbed, tmp_path):
 
 def test_a_step_is_nesterov_with_decay_on_matrices_alone(data):
     """Sutskever et al. 2013 as torch writes it: v = m v + g, w = w - r (g + m v); the average follows by 1 - decay."""
-    run, classifier = loop.start(TINY, data, seed=0, device=Pace())
+    run, classifier = loop.start(TINY, data, seed=0, device=torch.device("cpu"), pace=Pace())
     loop.set_rate(run.optimiser, 0.1)
     images, labels = classifier.normalise(data.pixels[:16]), data.labels[:16]
+    batch = Batch(data.pixels[:16], labels, labels.roll(1), share=1.0, weight=1.0)
     expected = copy.deepcopy(run.network).double()
     average = {k: v.clone() for k, v in expected.named_parameters()}
     speed = {k: torch.zeros_like(v) for k, v in expected.named_parameters()}
     for step in range(3):
-        loop.train_step(run, images, labels, smoothing=0.2)
+        loop.train_step(run, run.network, classifier, batch, smoothing=0.2, pace=Pace())
         expected.train()
         logits = expected(images.double())
         smooth = torch.full_like(logits, 0.2 / 2).scatter_add(1, labels[:, None], torch.full((16, 1), 0.8).double())
@@ -151,9 +156,141 @@ def test_a_step_is_nesterov_with_decay_on_matrices_alone(data):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_state(data, undisturbed, tmp_path):
-    with pytest.raises(CamlensError, match=r"the loss is (nan|inf) at step \d+ \(epoch 1\).*--set rate="):
+    with pytest.raises(CamlensError, match=r"the loss is (nan|inf) at step \d+; .*--set rate="):
         train(Recipe(width=4, epochs=1, sizes=(8,), batch=16, rate=1e25), data, tmp_path)
     assert not (tmp_path / loop.STATE).exists()
+
+
+def test_a_weight_that_is_no_number_is_never_saved(data, undisturbed, tmp_path, monkeypatch):
+    """The losses up to a step may all be numbers and the weights after it not."""
+    original = loop.train_step
+
+    def last_step_goes_wrong(run, *args):
+        loss = original(run, *args)
+        if run.step == 9:
+            run.network.conv1.weight.data[0, 0, 0, 0] = float("inf")
+        return loss
+
+    monkeypatch.setattr(loop, "train_step", last_step_goes_wrong)
+    with pytest.raises(CamlensError, match=r"a weight is not a number at step 10; .*stays as it was"):
+        train(TINY, data, tmp_path)
+    assert torch.load(tmp_path / loop.STATE, weights_only=True)["step"] == 5  # the end of the first epoch
+    monkeypatch.undo()
+    train(TINY, data, tmp_path, resume=True)
+    assert same(state(tmp_path), state(undisturbed))
+
+
+def test_a_full_disk_keeps_the_old_checkpoint(data, undisturbed, tmp_path, full_disk, monkeypatch):
+    original = RunProgress.step
+
+    def step(self, *args):
+        original(self, *args)
+        if self.done == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(RunProgress, "step", step)
+        train(TINY, data, tmp_path)
+    before = (tmp_path / loop.STATE).read_bytes()
+    with (
+        full_disk(len(before) // 2),
+        pytest.raises(CamlensError, match=r"cannot write .*checkpoint\.pt: File too large"),
+    ):
+        train(TINY, data, tmp_path, resume=True)
+    assert (tmp_path / loop.STATE).read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+    train(TINY, data, tmp_path, resume=True)
+    assert same(state(tmp_path), state(undisturbed))
+
+
+def test_what_a_killed_run_left_half_written_is_removed(data, undisturbed, tmp_path):
+    for name in ("config.json", "model.safetensors", loop.STATE):
+        (tmp_path / name).write_bytes((undisturbed / name).read_bytes())
+    (tmp_path / ".checkpoint-abc.pt").write_bytes(b"half")
+    train(TINY, data, tmp_path, resume=True)
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("pace", [{"compiled": True}, {"bf16": True}, {"channels_last": False}], ids=str)
+def test_a_run_goes_on_exactly_at_any_pace(data, tmp_path, monkeypatch, pace):
+    recipe = replace(TINY, epochs=2, sizes=(12,))
+    settings = {"bf16": False, "compiled": False, **pace}
+    train(recipe, data, tmp_path / "whole", pace=settings)
+    assert json.loads((tmp_path / "whole" / "config.json").read_text())["pace"] == asdict(Pace(**settings))
+    original = RunProgress.step
+
+    def step(self, *args):
+        original(self, *args)
+        if self.done == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(RunProgress, "step", step)
+        train(recipe, data, tmp_path / "parts", pace=settings)
+    train(recipe, data, tmp_path / "parts", resume=True)  # the pace is kept
+    assert same(state(tmp_path / "parts"), state(tmp_path / "whole"))
+
+
+def test_with_none_held_out_the_last_network_is_kept(data, tmp_path):
+    model = train(replace(TINY, holdout=0.0), data, tmp_path)
+    assert all(math.isnan(row["held_out_accuracy"]) for row in folder.read_metrics(tmp_path))
+    last = {k.removeprefix("module."): v for k, v in torch.load(tmp_path / loop.STATE)["average"].items()}
+    assert all(torch.equal(value, last[key]) for key, value in model.network.state_dict().items())
+
+
+def test_mixed_labels_count_by_their_share(data):
+    run, classifier = loop.start(TINY, data, seed=0, device=torch.device("cpu"), pace=Pace())
+    labels = data.labels[:16]
+    batch = Batch(data.pixels[:16], labels, 1 - labels, share=0.3, weight=0.5)
+    with torch.no_grad():
+        chances = copy.deepcopy(run.network).train()(classifier.normalise(batch.images)).log_softmax(dim=1)
+    expected = -(0.3 * chances[range(16), labels] + 0.7 * chances[range(16), 1 - labels]).mean() * 0.5
+    found = loop.train_step(run, run.network, classifier, batch, smoothing=0.0, pace=Pace())
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_may_begin_with_other_weights(data, undisturbed, tmp_path, caplog):
+    three = ImageSet("three", "train", ("red", "blue", "green"), data.pixels, data.labels, data.files, "12x12")
+    network = camlens.load(undisturbed).network
+    for images, fresh in ((three, True), (data, False)):
+        caplog.clear()
+        run, classifier = loop.start(TINY, images, 1, torch.device("cpu"), Pace(), init=str(undisturbed))
+        for key, value in run.network.state_dict().items():
+            if key.startswith("fc."):
+                assert fresh != (value.shape == network.state_dict()[key].shape)
+            else:
+                assert torch.equal(value, network.state_dict()[key]), key
+        assert torch.equal(classifier.mean, camlens.load(undisturbed).mean)
+        assert ("fresh last layer for 3 classes" in caplog.text) == fresh
+    model = train(TINY, three, tmp_path, init=str(undisturbed))
+    assert model.class_names == three.class_names
+    assert json.loads((tmp_path / "config.json").read_text())["init"] == str(undisturbed)
+    with pytest.raises(UsageError, match=r"init: .* before,  now"):
+        train(TINY, three, tmp_path, resume=True)
+
+
+def test_weights_of_another_architecture_are_no_beginning(data, undisturbed, tmp_path):
+    with pytest.raises(UsageError, match=r"is resnet18, not what the recipe trains; add --set network=resnet18 --set"):
+        train(replace(TINY, width=8), data, tmp_path, init=str(undisturbed))
+    assert not list(tmp_path.iterdir())
+
+
+def test_norms_are_shared_on_gpus_alone(data, tmp_path):
+    with pytest.raises(UsageError, match="sync_norm needs GPUs, the device is cpu"):
+        train(replace(TINY, sync_norm=True), data, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("ranks", "batch", "message"),
+    [
+        (50, 16, "80 training images besides the 20 held out, fewer than two for each of 50 processes"),
+        (10, 16, "a batch of 16 gives 10 processes fewer than two images each; set a larger one: --set batch=20"),
+    ],
+)
+def test_more_processes_than_images(data, ranks, batch, message):
+    with pytest.raises(CamlensError, match=message):
+        loop.split(data, replace(TINY, batch=batch), 0, Ranks(0, ranks))
 
 
 def test_a_folder_with_a_run_is_not_overwritten(data, undisturbed):

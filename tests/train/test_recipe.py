@@ -61,7 +61,7 @@ def test_a_change_that_cannot_be_is_refused(change, message):
 
 
 def test_an_unknown_recipe_is_refused():
-    with pytest.raises(UsageError, match="unknown recipe 'slow'; camlens has: quick, cpu, long, shapes"):
+    with pytest.raises(UsageError, match="unknown recipe 'slow'; camlens has: quick, cpu, long, fast, best, "):
         find_recipe("slow")
 
 

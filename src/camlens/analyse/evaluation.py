@@ -17,6 +17,7 @@ from camlens.errors import ModelError
 from camlens.files import replacing
 from camlens.model.classifier import Classifier
 from camlens.model.running import evaluating
+from camlens.train.distributed import ALONE, Ranks
 
 Sort = Literal["confidence", "margin", "random"]
 BINS = 15  # of equal width in confidence, as in Guo et al. 2017
@@ -181,15 +182,16 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: Classifier, data: ImageSet, batch: int = 250) -> Evaluation:
-    """Predict every image of `data`, as it is and once (no test-time augmentation).
+def evaluate(model: Classifier, data: ImageSet, batch: int = 250, ranks: Ranks = ALONE) -> Evaluation:
+    """Predict every image of `data`, as it is and once (no test-time augmentation); several processes share them out.
 
     The images may be of any size and the classes in any order: the evaluation has them in the model's.
     Raises `DataError` where the classes differ, `ModelError` where the network gives logits that are not numbers.
     """
     data = model.match(data)
     with evaluating(model):
-        logits = torch.cat([model(model.prepare(pixels)).float().cpu() for pixels in data.pixels.split(batch)])
+        parts = [data.pixels[indices] for indices in ranks.part(torch.arange(len(data))).split(batch)]
+        logits = ranks.gather(torch.cat([model(model.prepare(pixels)).float() for pixels in parts]))
     if not bool(logits.isfinite().all()):
         bad = int((~logits.isfinite().all(dim=1)).sum())
         raise ModelError(f"{model.name} gave logits that are not finite for {bad} of {len(data)} images")

@@ -13,21 +13,28 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from camlens.errors import ModelError, UsageError
 from camlens.files import replacing
 from camlens.model.classifier import Classifier, bare
+from camlens.model.foreign import IMAGENET, recognise, unwrapped_keys
 from camlens.model.resnet import ResNet
 
+log = logging.getLogger("camlens")
 SHIPPED = Path(__file__).parent / "weights"
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
+CONTAINERS = ("state_dict", "model_state_dict", "model", "net")  # where training scripts keep the weights
 WEIGHTS = "model.safetensors"  # the name that the weights have in a run folder
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "input_size": (224, 224)}
 
 
-def save(path: Path, model: Classifier) -> None:
-    """Write the weights of one of our networks, and the classifier's facts as metadata, as safetensors, in one step."""
+def save(path: Path, model: Classifier, half: bool = False) -> None:
+    """Write the weights of one of our networks, and the classifier's facts as metadata, as safetensors, in one step.
+
+    half: matrices in float16, which halves the file; biases and norms, with their statistics, stay in float32
+    """
     network = bare(model)
     assert isinstance(network, ResNet), "only a network that camlens can build again is saved by its architecture"
     facts = {
@@ -39,8 +46,10 @@ def save(path: Path, model: Classifier) -> None:
         "camlens": version("camlens"),
     }
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    if half:
+        state = {key: value.half() if value.ndim > 1 else value for key, value in state.items()}
     with replacing(path) as temporary:
-        save_file(state, temporary, metadata={"camlens": json.dumps(facts)})
+        temporary.write_bytes(serialise(state, metadata={"camlens": json.dumps(facts)}))
 
 
 def shipped() -> tuple[str, ...]:
@@ -51,8 +60,9 @@ def shipped() -> tuple[str, ...]:
 def load(model: str | Path = "resnet18-cifar10", weights: str | Path | None = None) -> Classifier:
     """A classifier in evaluation mode, on the CPU.
 
-    model: the name of a shipped network, a run folder, a `.safetensors` file that camlens wrote, or
-        `module:function`, a function without arguments that makes a `Classifier` or a bare network
+    model: the name of a shipped network, a run folder, a file of weights that camlens wrote or that are those of a
+        ResNet of torchvision, timm or kuangliu/pytorch-cifar, or `module:function`, a function without arguments that
+        makes a `Classifier` or a bare network
     weights: a state dict for the network that `module:function` makes (`.safetensors`, or `.pt` of tensors alone)
 
     Raises `ModelError` where there is no such network or the weights are not this network's.
@@ -65,9 +75,9 @@ def load(model: str | Path = "resnet18-cifar10", weights: str | Path | None = No
             raise ModelError(f"{model} is no run folder: it has no {WEIGHTS}")
     elif spec in shipped():
         path = SHIPPED / f"{spec}.safetensors"
-    elif path.suffix != ".safetensors" and ":" in spec:
+    elif path.suffix not in SUFFIXES and ":" in spec:
         return _from_function(spec, None if weights is None else Path(weights))
-    elif path.suffix != ".safetensors":
+    elif path.suffix not in SUFFIXES:
         names = ", ".join(shipped()) or "none in this version: train one with camlens train"
         raise ModelError(
             f"no model {spec!r}; give a run folder, a .safetensors file, module:function "
@@ -80,13 +90,22 @@ def load(model: str | Path = "resnet18-cifar10", weights: str | Path | None = No
 
 def _from_file(path: Path) -> Classifier:
     state = read_state(path)
-    with safetensors.safe_open(path, framework="pt") as file:
-        written = (file.metadata() or {}).get("camlens")
+    written = None
+    if path.suffix == ".safetensors":
+        with safetensors.safe_open(path, framework="pt") as file:
+            written = (file.metadata() or {}).get("camlens")
     if written is None:
-        raise ModelError(
-            f"{path} does not say which network it belongs to (camlens did not write it); "
-            f"give the network too: --model module:function --weights {path.name}"
-        )
+        found = recognise(state)
+        if found is None:
+            raise ModelError(
+                f"{path} does not say which network it belongs to: camlens did not write it, and its names are of no "
+                f"ResNet of torchvision, timm or kuangliu/pytorch-cifar; "
+                f"give the network too: --model module:function --weights {path.name}"
+            )
+        foreign, state, assumed = found
+        load_state(bare(foreign), state, path)
+        log.warning("%s is %s", path.name, assumed)
+        return foreign.eval()
     try:
         facts: dict[str, Any] = json.loads(written)
         network = ResNet(**facts["architecture"])
@@ -124,10 +143,9 @@ def find_network(spec: str) -> tuple[nn.Module, tuple[int, int, int]]:
 def assume(network: nn.Module, spec: str) -> Classifier:
     """A bare network as a classifier, with ImageNet's conventions and numbers for class names; a warning says so."""
     parameter = next(network.parameters(), torch.zeros(()))
-    height, width = IMAGENET["input_size"]
     try:
         with torch.no_grad():
-            logits = network(torch.zeros(1, 3, int(height), int(width), device=parameter.device, dtype=parameter.dtype))
+            logits = network(torch.zeros(1, 3, 224, 224, device=parameter.device, dtype=parameter.dtype))
     except Exception as error:
         raise ModelError(
             f"{spec} gave a bare network that does not take 3x224x224 images; let it return "
@@ -135,12 +153,12 @@ def assume(network: nn.Module, spec: str) -> Classifier:
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
         raise ModelError(f"{spec} gave a network whose output is not logits (B, K)")
-    logging.getLogger("camlens").warning(
+    log.warning(
         "%s gave a bare network: taking 3x224x224 images normalised as ImageNet's are, and class names from the data; "
         "let it return a camlens.Classifier to say otherwise",
         spec,
     )
-    return Classifier(network, class_names=[str(c) for c in range(logits.shape[1])], **IMAGENET)  # type: ignore[arg-type]
+    return Classifier(network, [str(c) for c in range(logits.shape[1])], *IMAGENET, (224, 224))
 
 
 def call(spec: str) -> Any:
@@ -179,6 +197,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # the readers raise their own kinds; each means that this is no such file
         raise ModelError(f"{path} is no file of weights: {str(error) or type(error).__name__}") from error
+    while isinstance(state, dict) and (key := next((k for k in CONTAINERS if isinstance(state.get(k), dict)), None)):
+        state = state[key]
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
@@ -187,8 +207,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_state(network: nn.Module, state: dict[str, Tensor], source: Path) -> None:
-    """Put `state` into the network, all of it. Raises `ModelError` that lists what is missing, extra or misshapen."""
+    """Put `state` into the network, all of it, whatever a wrapper put before its names.
+
+    Raises `ModelError` that lists what is missing, extra or misshapen.
+    """
     own = network.state_dict()
+    state = unwrapped_keys(state, own)
     problems = {
         "missing": [key for key in own if key not in state and not key.endswith(".num_batches_tracked")],
         "not of this network": [key for key in state if key not in own],

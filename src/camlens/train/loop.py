@@ -6,19 +6,15 @@ resumed goes the same way as one that was not.
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import io
-import json
+import logging
 import math
-import platform
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,68 +24,66 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from camlens.data.imageset import ImageSet
-from camlens.data.loader import augment, batches, epoch_order, generator
+from camlens.data.loader import Batch, Loader, generator
 from camlens.errors import CamlensError, DataError, UsageError
-from camlens.files import out_folder, replacing, write_json, write_text
+from camlens.files import out_folder, replacing
 from camlens.model import checkpoint
-from camlens.model.classifier import Classifier
-from camlens.model.resnet import ResNet
+from camlens.model.classifier import Classifier, bare
+from camlens.model.resnet import RESNETS, ResNet
 from camlens.model.running import evaluating
+from camlens.train.distributed import ALONE, Ranks, restarted
+from camlens.train.folder import STATE, Row, describe, prepare, write_config, write_metrics
 from camlens.train.pace import Pace, choose
 from camlens.train.progress import RunProgress
 from camlens.train.recipe import Recipe
 
-STATE = "checkpoint.pt"  # what `--resume` needs
-CONFIG = "config.json"
-METRICS = "metrics.csv"
+CHECK_EVERY = 10  # steps; reading a loss waits for the device, which then stands idle
 SAVE_EVERY = 120.0  # seconds
+AT_ONCE = 1.0  # seconds in which two signals are one: Ctrl-C reaches a process itself and through torchrun
 
 
 class Stopped(CamlensError):
     """A signal ended the run; everything up to the last step is kept."""
 
 
+Forward = Callable[[Tensor], Tensor]
+
+
 @dataclass
 class Run:
-    """Everything that changes while a network is trained."""
+    """Everything that changes while a network is trained.
+
+    losses: of the steps since `settle` last read them; they stay on the device until then
+    clock: when the seconds of this epoch were last added up
+    """
 
     network: ResNet
     average: AveragedModel
     optimiser: torch.optim.SGD
-    pace: Pace
     step: int = 0
     epoch_loss: float = 0.0
-    epoch_images: int = 0
     epoch_seconds: float = 0.0
     best: float = -1.0
-    rows: list[dict[str, float | int]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+    clock: float = field(default_factory=time.monotonic)
 
     PARTS = ("network", "average", "optimiser")
-    NUMBERS = ("step", "epoch_loss", "epoch_images", "epoch_seconds", "best", "rows")
+    NUMBERS = ("step", "epoch_loss", "epoch_seconds", "best", "rows")
 
-    def count(self, loss: float, images: int, seconds: float) -> None:
-        """Add a step that is done."""
-        self.step += 1
-        self.epoch_loss += loss * images
-        self.epoch_images += images
-        self.epoch_seconds += seconds
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds: tensors and numbers."""
+        parts = {part: getattr(self, part).state_dict() for part in self.PARTS}
+        return parts | {number: getattr(self, number) for number in self.NUMBERS}
 
-    def save(self, path: Path) -> None:
-        """Replace the checkpoint at `path` in one step."""
-        state = {part: getattr(self, part).state_dict() for part in self.PARTS}
-        state |= {number: getattr(self, number) for number in self.NUMBERS}
-        with replacing(path) as temporary:
-            torch.save(state, temporary)
-
-    def load(self, path: Path) -> None:
-        """Go on from the checkpoint at `path`. Raises `CamlensError` where it is none of this network."""
+    def restore(self, state: dict[str, Any], path: Path) -> None:
+        """Go on from what `state` gave. Raises `CamlensError` where it is none of this network."""
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
             for part in self.PARTS:
                 getattr(self, part).load_state_dict(state[part])
             for number in self.NUMBERS:
                 setattr(self, number, state[number])
-        except Exception as error:  # unpickling and loading raise many kinds; all mean that it cannot be gone on from
+        except Exception as error:  # loading raises many kinds; all mean that it cannot be gone on from
             raise CamlensError(f"cannot resume from {path}: {error}") from error
 
 
@@ -99,68 +93,92 @@ def train(
     out: Path,
     seed: int = 0,
     device: str = "cpu",
+    *,
     resume: bool = False,
     source: str = "",
-    pace: Pace | None = None,
+    init: str = "",
+    pace: dict[str, bool] | None = None,
+    save_every: float = SAVE_EVERY,
+    ranks: Ranks = ALONE,
 ) -> Classifier:
     """Train by the recipe on a training split; the run folder `out` gets its files, the best network is returned.
 
-    The folder holds config.json, metrics.csv, model.safetensors (the epoch that did best on the held-out images) and
-    checkpoint.pt. With `resume`, go on from the checkpoint there. `source` is how the user named the data.
+    The folder holds config.json, metrics.csv, model.safetensors (the epoch that did best on the held-out images, the
+    last one where none are held out) and checkpoint.pt. With `resume`, go on from the checkpoint there.
 
-    Raises `UsageError` or `DataError` before anything is written where recipe and data do not fit, `CamlensError`
-    for a loss that is not finite, `Stopped` after SIGINT or SIGTERM.
+    source: how the user named the data
+    init: the network to start from, as `checkpoint.load` takes it; for other classes its last layer is made anew
+    pace: fields of `Pace` that are decided; the rest is chosen for the device
+    save_every: seconds between two checkpoints
+    ranks: the processes that train together; each takes its part of every batch, the first one writes
+
+    Raises `UsageError` or `DataError` before anything is written where recipe, data and processes do not fit,
+    `CamlensError` for a loss or a weight that is not finite, `Stopped` after SIGINT or SIGTERM.
     """
-    learn, held = split(data, recipe, seed)
-    config = describe(recipe, data, seed, source)
-    prepare(out, config, resume)
-    pace = pace or choose(torch.device(device), recipe.epochs * len(learn))
-    run, classifier = start(recipe, data, seed, device, pace)
-    if resume and (out / STATE).exists():
-        run.load(out / STATE)
-    write_json(out_folder(out) / CONFIG, config)
+    learn, held = split(data, recipe, seed, ranks)
+    where = torch.device(device)
+    config = describe(recipe, data, seed, source, init, where, ranks.count)
+    old = ranks.receive(prepare(out, config, resume or restarted()) if ranks.first else None)
+    settings = (old["pace"] if old and old["device"] == where.type else {}) | (pace or {})
+    chosen = ranks.receive(choose(where, recipe.epochs * len(learn), **settings))
+    loader = Loader(data, learn, recipe.batch, seed, recipe.augmentation, where, ranks.rank, ranks.count)
+    run, classifier = start(recipe, data, seed, where, chosen, init)
+    forward = forward_of(run.network, where, chosen, ranks, loader.share)
+    state = ranks.receive(read_state(out / STATE) if old and ranks.first else None)
+    if state:
+        run.restore(state, out / STATE)
+    if ranks.first:
+        write_config(out_folder(out), (old or config) | {"pace": asdict(chosen)})
 
-    per_epoch = sum(1 for _ in batches(learn, recipe.batch))
-    total = per_epoch * recipe.epochs
-    labels = data.labels.to(device)
-    mirrored = (torch.rand(len(data), generator=generator(seed, len(data))) < 0.5).to(device)  # in even epochs
-    saved = time.monotonic()
-    with stop_signals() as received, RunProgress(total, run.step) as progress:
+    total, saved = len(loader) * recipe.epochs, time.monotonic()
+    with stop_signals() as received, RunProgress(total, run.step, shown=ranks.first) as progress:
+
+        def stop_if_asked() -> None:
+            if ranks.any(bool(received)):
+                settle(run, recipe, out, ranks)
+                save(run, recipe, out, ranks)
+                raise stopped(received, out, run.step, total)
+
         for epoch in range(len(run.rows), recipe.epochs):
-            side = recipe.size_at(epoch)
-            pixels = data.resized((side, side)).pixels.to(device)
-            order = learn[epoch_order(len(learn), seed, epoch)].to(device)
-            scale = side / recipe.sizes[-1]
-            for number, indices in batches(order, recipe.batch, first=run.step - epoch * per_epoch):
-                began = time.monotonic()
-                images = augment(
-                    pixels[indices],
-                    generator(seed, epoch, number),
-                    crop=round(recipe.crop * scale),
-                    mirrored=mirrored[indices] ^ bool(epoch % 2) if recipe.flip else None,
-                    cutout=round(recipe.cutout * scale),
-                )
+            side, done = recipe.size_at(epoch), run.step - epoch * len(loader)
+            for number, batch in enumerate(loader.epoch(epoch, side, side / recipe.sizes[-1], done), done + 1):
                 set_rate(run.optimiser, recipe.rate_at((run.step + 0.5) / total))
-                loss = train_step(run, classifier.normalise(images), labels[indices], recipe.smoothing)
-                run.count(loss, len(indices), time.monotonic() - began)
-                if not math.isfinite(loss):
-                    raise not_finite(loss, run, recipe, epoch, out)
-                progress.step(epoch, len(indices), run.epoch_loss / run.epoch_images)
-                if received or time.monotonic() - saved > SAVE_EVERY:
-                    run.save(out / STATE)
-                    saved = time.monotonic()
-                if received:
-                    raise stopped(received[0], out, run.step, total)
-            finish_epoch(run, recipe, classifier, data, held, out)
+                run.losses.append(train_step(run, forward, classifier, batch, recipe.smoothing, chosen))
+                run.step += 1
+                if number == 1 or run.step % CHECK_EVERY == 0:
+                    settle(run, recipe, out, ranks)
+                    if time.monotonic() - saved > save_every:
+                        save(run, recipe, out, ranks)
+                        saved = time.monotonic()
+                progress.step(epoch, recipe.batch, run.epoch_loss / (number - len(run.losses)))
+                stop_if_asked()
+            settle(run, recipe, out, ranks)
+            save(run, recipe, out, ranks)
+            judged = held_out(classifier, data, held, stop_if_asked, ranks)
+            finish_epoch(run, recipe, classifier, len(learn), judged, out, ranks)
             progress.say(in_words(run.rows[-1], recipe.epochs))
-    return checkpoint.load(out)
+            saved = time.monotonic()
+    return best(classifier, out, ranks)
 
 
-def split(data: ImageSet, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the images to learn from and of those held out to choose by. Raises `DataError` for too few."""
+def split(data: ImageSet, recipe: Recipe, seed: int, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
+    """Indices of the images to learn from and of those held out to choose by.
+
+    Raises `DataError` for too few images, `UsageError` for a batch too small to share out.
+    """
     order = torch.randperm(len(data), generator=generator(seed))
     count = max(1, round(len(data) * recipe.holdout)) if recipe.holdout else 0
     learn, held = order[count:], order[:count]
+    if len(learn) < 2 * ranks.count:
+        raise DataError(
+            f"{data.name} has {len(learn)} training images besides the {count} held out, fewer than two for each of "
+            f"{ranks.count} processes; start fewer processes or give more images"
+        )
+    if recipe.batch < 2 * ranks.count:
+        raise UsageError(
+            f"a batch of {recipe.batch} gives {ranks.count} processes fewer than two images each; "
+            f"set a larger one: --set batch={2 * ranks.count}"
+        )
     if len(learn) < recipe.batch:
         raise DataError(
             f"{data.name} has {len(learn)} training images besides the {count} held out, fewer than one batch of "
@@ -169,14 +187,25 @@ def split(data: ImageSet, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
     return learn, held
 
 
-def start(recipe: Recipe, data: ImageSet, seed: int, device: str, pace: Pace) -> tuple[Run, Classifier]:
-    """A fresh network with its average and optimiser, and the classifier that the run will leave behind."""
+def start(
+    recipe: Recipe, data: ImageSet, seed: int, device: torch.device, pace: Pace, init: str = ""
+) -> tuple[Run, Classifier]:
+    """A network with its average and optimiser, and the classifier that the run will leave behind.
+
+    Raises `UsageError` where the network to start from is not the recipe's.
+    """
+    if recipe.sync_norm and device.type != "cuda":
+        raise UsageError(f"sync_norm needs GPUs, the device is {device.type}; leave it out: --set sync_norm=false")
     torch.manual_seed(seed)
     network = ResNet(recipe.network, len(data.class_names), recipe.width, recipe.stem)
+    mean, std = data.channel_statistics()
+    if init:
+        mean, std = begin_with(network, checkpoint.load(init), data.class_names, init)
+    if recipe.sync_norm:
+        network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     layout = torch.channels_last if pace.channels_last else torch.contiguous_format
     network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average), use_buffers=True)
-    mean, std = data.channel_statistics()
     side = recipe.sizes[-1]
     kept = average.module if recipe.average else network
     classifier = Classifier(kept, data.class_names, mean, std, (side, side), name=recipe.network)
@@ -184,7 +213,43 @@ def start(recipe: Recipe, data: ImageSet, seed: int, device: str, pace: Pace) ->
     vectors = [p for p in network.parameters() if p.ndim <= 1]  # biases and norms, which do not decay
     groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": vectors, "weight_decay": 0.0}]
     optimiser = torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum, nesterov=True)
-    return Run(network, average, optimiser, pace), classifier.to(device)
+    return Run(network, average, optimiser), classifier.to(device)
+
+
+def begin_with(
+    network: ResNet, other: Classifier, class_names: tuple[str, ...], init: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Give the network the other one's weights, but its last layer only for the same classes; its mean and deviation.
+
+    Raises `UsageError` where the other one is of another architecture.
+    """
+    theirs = bare(other)
+    wanted = {key: value for key, value in network.architecture.items() if key != "classes"}
+    has = {key: value for key, value in getattr(theirs, "architecture", {}).items() if key != "classes"}
+    if has != wanted:
+        differ = " ".join(f"--set {'network' if key == 'name' else key}={value}" for key, value in has.items())
+        raise UsageError(
+            f"{init} is {other.name}, not what the recipe trains"
+            + (f"; add {differ}" if has else f" (one of {', '.join(RESNETS)}), give weights of one of those")
+        )
+    state = theirs.state_dict()
+    if other.class_names != class_names:
+        state |= {key: value for key, value in network.state_dict().items() if key.startswith("fc.")}
+        logging.getLogger("camlens").warning(
+            "starting from %s with a fresh last layer for %d classes", init, len(class_names)
+        )
+    network.load_state_dict(state)
+    return tuple(other.mean.tolist()), tuple(other.std.tolist())
+
+
+def forward_of(network: ResNet, device: torch.device, pace: Pace, ranks: Ranks, share: int) -> Forward:
+    """How the network is run in training, on `share` images of each whole batch."""
+    wrapped = ranks.parallel(network, device)
+    if not pace.compiled:
+        return wrapped
+    compiled = torch.compile(wrapped, dynamic=False)
+    # the last batch of an epoch is smaller: it would be compiled for itself
+    return lambda images: (compiled if len(images) == share else wrapped)(images)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
@@ -193,155 +258,164 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def train_step(run: Run, images: Tensor, labels: Tensor, smoothing: float) -> float:
-    """One step of the optimiser and of the average; the mean loss of the batch."""
+def train_step(
+    run: Run, forward: Forward, classifier: Classifier, batch: Batch, smoothing: float, pace: Pace
+) -> Tensor:
+    """One step of the optimiser and of the average; the loss of the batch, still on its device."""
     run.network.train()
-    if run.pace.channels_last:
+    images = classifier.normalise(batch.images)
+    if pace.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=run.pace.bf16):
-        logits = run.network(images)
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=pace.bf16):
+        logits = forward(images)
+    loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
+    if batch.share < 1:
+        other = F.cross_entropy(logits.float(), batch.partners, label_smoothing=smoothing)
+        loss = torch.lerp(other, loss, batch.share)
+    loss = loss * batch.weight
     run.optimiser.zero_grad()
     loss.backward()
     run.optimiser.step()
     run.average.update_parameters(run.network)
-    return loss.item()
+    return loss.detach()
 
 
-def finish_epoch(run: Run, recipe: Recipe, classifier: Classifier, data: ImageSet, held: Tensor, out: Path) -> None:
-    """Judge on the held-out images, keep the best network, write the metrics and the checkpoint."""
-    epoch = len(run.rows)
-    loss, accuracy = held_out(classifier, data, held) if len(held) else (math.nan, math.nan)
+def settle(run: Run, recipe: Recipe, out: Path, ranks: Ranks) -> None:
+    """Add up losses and seconds since the last time. Raises `CamlensError` for a loss that is not finite."""
+    if run.losses:
+        losses = (ranks.total(torch.stack(run.losses)) / ranks.count).tolist()
+        for step, loss in enumerate(losses, run.step - len(losses) + 1):
+            if not math.isfinite(loss):
+                raise not_finite(f"the loss is {loss}", step, recipe, out)
+        run.epoch_loss += sum(losses)
+        run.losses.clear()
+    now = time.monotonic()
+    run.epoch_seconds += now - run.clock
+    run.clock = now
+
+
+def save(run: Run, recipe: Recipe, out: Path, ranks: Ranks) -> None:
+    """Replace the checkpoint in one step. Raises `CamlensError` for a weight that is not finite, and keeps the old."""
+    if not ranks.first:
+        return
+    if not all(bool(p.isfinite().all()) for p in run.network.parameters()):
+        raise not_finite("a weight is not a number", run.step, recipe, out)
+    state = io.BytesIO()  # torch would turn a full disk into an error of its own
+    torch.save(run.state(), state)
+    with replacing(out / STATE) as temporary:
+        temporary.write_bytes(state.getbuffer())
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """The state in a checkpoint; None where there is none yet. Raises `CamlensError` where it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling raises many kinds; all mean that it cannot be gone on from
+        raise CamlensError(f"cannot resume from {path}: {error}") from error
+    return state
+
+
+@torch.no_grad()
+def held_out(
+    classifier: Classifier,
+    data: ImageSet,
+    held: Tensor,
+    between: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
+    batch: int = 250,
+) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy on the held-out images of all processes, at the network's input size.
+
+    Both are nan where none are held out. `between` is called before each batch, equally often by every process.
+    """
+    pieces = ranks.part(held).tensor_split(max(1, math.ceil(len(held) / ranks.count / batch)))
+    sums = torch.zeros(3, dtype=torch.float64)  # loss, right, images
+    ranks.share(classifier.network)
+    with evaluating(classifier):
+        for indices in pieces:
+            between()
+            if not len(indices):
+                continue
+            labels = data.labels[indices].to(classifier.device)
+            logits = classifier(classifier.prepare(data.pixels[indices]))
+            loss = F.cross_entropy(logits, labels, reduction="sum").item()
+            sums += torch.tensor([loss, int((logits.argmax(dim=1) == labels).sum()), len(indices)])
+    loss, right, count = ranks.total(sums).tolist()
+    return (loss / count, right / count) if count else (math.nan, math.nan)
+
+
+def finish_epoch(
+    run: Run, recipe: Recipe, classifier: Classifier, images: int, judged: tuple[float, float], out: Path, ranks: Ranks
+) -> None:
+    """Keep the network if it is the best so far, write the metrics and the checkpoint."""
+    epoch, (loss, accuracy) = len(run.rows), judged
+    steps = run.step - int(run.rows[-1]["steps"] if run.rows else 0)
     run.rows.append(
         {
             "epoch": epoch + 1,
             "size": recipe.size_at(epoch),
             "steps": run.step,
-            "train_loss": round(run.epoch_loss / run.epoch_images, 5),
+            "train_loss": round(run.epoch_loss / steps, 5),
             "held_out_loss": round(loss, 5),
             "held_out_accuracy": round(accuracy, 5),
             "seconds": round(run.epoch_seconds, 2),
-            "images_per_second": round(run.epoch_images / run.epoch_seconds, 1),
+            "images_per_second": round(images / run.epoch_seconds, 1),
         }
     )
-    run.epoch_loss, run.epoch_images, run.epoch_seconds = 0.0, 0, 0.0
-    if accuracy > run.best or not len(held):
+    run.epoch_loss, run.epoch_seconds = 0.0, 0.0
+    better = accuracy > run.best or math.isnan(accuracy)
+    if better:
         run.best = accuracy
-        checkpoint.save(out / checkpoint.WEIGHTS, classifier)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(run.rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(run.rows)
-    write_text(out / METRICS, text.getvalue())
-    run.save(out / STATE)
+    if ranks.first:
+        if better:
+            checkpoint.save(out / checkpoint.WEIGHTS, classifier)
+        write_metrics(out, run.rows)
+    save(run, recipe, out, ranks)
+    run.clock = time.monotonic()
 
 
-@torch.no_grad()
-def held_out(classifier: Classifier, data: ImageSet, held: Tensor, batch: int = 500) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy on the held-out images, at the network's input size."""
-    loss, right = 0.0, 0
-    with evaluating(classifier):
-        for indices in held.split(batch):
-            labels = data.labels[indices].to(classifier.device)
-            logits = classifier(classifier.prepare(data.pixels[indices]))
-            loss += F.cross_entropy(logits, labels, reduction="sum").item()
-            right += int((logits.argmax(dim=1) == labels).sum())
-    return loss / len(held), right / len(held)
+def best(classifier: Classifier, out: Path, ranks: Ranks) -> Classifier:
+    """The classifier with the weights that the first process has kept, ready to be used."""
+    if ranks.first:
+        classifier.network.load_state_dict(checkpoint.load(out).network.state_dict())
+    ranks.share(classifier.network)
+    return classifier.eval()
 
 
-def describe(recipe: Recipe, data: ImageSet, seed: int, source: str) -> dict[str, Any]:
-    """What config.json says of a run."""
-    checksum = hashlib.sha256(data.pixels.numpy().tobytes())
-    checksum.update(data.labels.numpy().tobytes())
-    return {
-        "recipe": json.loads(json.dumps(asdict(recipe))),
-        "seed": seed,
-        "data": {
-            "source": source or data.name,
-            "split": data.split,
-            "images": len(data),
-            "classes": list(data.class_names),
-            "sha256": checksum.hexdigest(),
-        },
-        "versions": {"camlens": version("camlens"), "torch": torch.__version__, "python": platform.python_version()},
-        "platform": platform.platform(),
-    }
-
-
-def read_metrics(out: Path) -> list[dict[str, float]]:
-    """The rows of the metrics.csv of the run in `out`, one for each epoch; none before the first has ended."""
-    if not (out / METRICS).exists():
-        return []
-    try:
-        with (out / METRICS).open(encoding="utf-8") as file:
-            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError) as error:
-        raise CamlensError(f"{out / METRICS} is damaged: {error}") from error
-
-
-def read_config(out: Path) -> dict[str, Any]:
-    """The config.json of the run in `out`. Raises `UsageError` where there is none."""
-    try:
-        config: dict[str, Any] = json.loads((out / CONFIG).read_text(encoding="utf-8"))
-        if not (isinstance(config["recipe"], dict) and config["data"]["source"] and config["seed"] >= 0):
-            raise ValueError("no recipe, data or seed")
-        return config
-    except FileNotFoundError:
-        raise UsageError(f"{out} holds no run to resume; start one without --resume") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CamlensError(f"{out / CONFIG} is damaged ({error!r}); start anew in another --out") from error
-
-
-def check_free(out: Path, resume: bool) -> None:
-    """Raise `UsageError` where a new run would overwrite one."""
-    if (out / CONFIG).exists() and not resume:
-        raise UsageError(f"{out} holds a run already; go on with it by --resume, or give another --out")
-
-
-def prepare(out: Path, config: dict[str, Any], resume: bool) -> None:
-    """Check that the folder is free for this run, or holds one of the same recipe, seed and data to go on with."""
-    check_free(out, resume)
-    if not (out / CONFIG).exists():
-        return
-    old = read_config(out)
-    changed = [
-        f"{part}.{key}: {old[part].get(key)} before, {config[part][key]} now"
-        for part in ("recipe", "data")
-        for key in config[part]
-        if old[part].get(key) != config[part][key]
-    ]
-    if old["seed"] != config["seed"]:
-        changed.append(f"seed: {old['seed']} before, {config['seed']} now")
-    if changed:
-        raise UsageError(f"cannot resume {out} with other settings ({'; '.join(changed)}); use another --out for them")
-
-
-def not_finite(loss: float, run: Run, recipe: Recipe, epoch: int, out: Path) -> CamlensError:
-    """The error for a loss that is not a number."""
+def not_finite(what: str, step: int, recipe: Recipe, out: Path) -> CamlensError:
+    """The error for a loss or a weight that is not a number."""
     return CamlensError(
-        f"the loss is {loss} at step {run.step} (epoch {epoch + 1}); what was saved in {out} before stays as it was. "
+        f"{what} at step {step}; what was saved in {out} before stays as it was. "
         f"Try a lower rate: --set rate={recipe.rate / 4:g}"
     )
 
 
-def stopped(number: int, out: Path, step: int, total: int) -> Stopped:
-    """The message after a signal, with the command that goes on."""
+def stopped(received: list[int], out: Path, step: int, total: int) -> Stopped:
+    """The message after a signal, which another process may have got, with the command that goes on."""
     error = Stopped(f"stopped at step {step} of {total}; go on with: camlens train --resume --out {out}")
-    error.exit_code = 128 + number
+    error.exit_code = 128 + (received or [signal.SIGTERM])[0]
     return error
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that the step under way is finished; a second one acts at once."""
+    """Collect SIGINT and SIGTERM, so that the step under way is finished; a later second one acts at once."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
+    first = math.inf
 
-    def note(number: int, _frame: Any) -> None:
+    def note(number: int, frame: Any) -> None:
+        nonlocal first
+        now = time.monotonic()
+        first = min(first, now)
+        handler = old[signal.Signals(number)]
+        if now - first > AT_ONCE and callable(handler):
+            handler(number, frame)
         received.append(number)
-        signal.signal(number, old[signal.Signals(number)])
 
     old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in old:
@@ -353,7 +427,7 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def in_words(row: dict[str, float | int], epochs: int) -> str:
+def in_words(row: Row, epochs: int) -> str:
     """A row of the metrics as a line for people."""
     accuracy = row["held_out_accuracy"]
     held = "" if math.isnan(accuracy) else f"held-out accuracy {100 * accuracy:.1f} %  "

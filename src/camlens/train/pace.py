@@ -24,21 +24,20 @@ class Pace:
     channels_last: bool = True
 
 
-def choose(device: torch.device, images: int, **wanted: bool | None) -> Pace:
-    """The pace for a run of so many images; `wanted` are fields that the user has decided.
+def choose(device: torch.device, images: int, **decided: bool) -> Pace:
+    """The pace for a run of so many images; `decided` are fields that need no choice.
 
     bfloat16 is chosen where a convolution and its gradients, timed here, run 1.5 times faster in it: on GPUs, and on
     CPUs with matrix units. Compiling pays on GPUs, and in long runs on CPUs without such units.
     """
-    bf16 = wanted.get("bf16")
-    if bf16 is None:
-        bf16 = seconds(device, torch.bfloat16) * 1.5 < seconds(device, torch.float32)
-    compiled = wanted.get("compiled")
-    if compiled is None:
-        compiler = shutil.which(os.environ.get("CXX", "g++")) is not None
-        compiled = device.type == "cuda" or (device.type == "cpu" and not bf16 and images >= LONG and compiler)
-    channels_last = wanted.get("channels_last")
-    return Pace(bf16, compiled, True if channels_last is None else channels_last)
+    if "bf16" not in decided:
+        decided["bf16"] = seconds(device, torch.bfloat16) * 1.5 < seconds(device, torch.float32)
+    if "compiled" not in decided:
+        repaid = device.type == "cpu" and not decided["bf16"] and images >= LONG
+        decided["compiled"] = device.type == "cuda" or (
+            repaid and shutil.which(os.environ.get("CXX", "g++")) is not None
+        )
+    return Pace(**decided)
 
 
 def seconds(device: torch.device, dtype: torch.dtype) -> float:

@@ -14,8 +14,8 @@ EVERY = 30.0  # seconds between two plain lines
 class RunProgress:
     """Counts steps and images, and shows speed, loss and the time left. Use it as a context manager."""
 
-    def __init__(self, steps: int, done: int) -> None:
-        console = Console(stderr=True)
+    def __init__(self, steps: int, done: int, shown: bool = True) -> None:
+        console = Console(stderr=True, quiet=not shown)
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),

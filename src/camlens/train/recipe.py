@@ -6,6 +6,7 @@ import dataclasses
 import typing
 from dataclasses import dataclass, replace
 
+from camlens.data.loader import Augmentation
 from camlens.errors import UsageError, unknown
 from camlens.model.resnet import RESNETS, Stem
 
@@ -20,9 +21,9 @@ class Recipe:
     batch: images a step; rate: peak learning rate, reached after the share `warmup` of all steps, from where it falls
         to zero in a straight line; momentum (Nesterov); decay: of the weights, but not of biases and norms
     smoothing: of the labels; average: decay a step of the weights' moving average, 0 for none
-    flip: mirror each image in every other epoch (Jordan 2024, arXiv 2404.00498)
-    crop, cutout: see `camlens.data.loader.augment`; in pixels at the last size, scaled with it
+    flip, crop, cutout, mixup, cutmix: see `camlens.data.loader.Augmentation`; lengths in pixels at the last size
     holdout: the share of the training images that is kept back to choose by; with 0 the last epoch's network is kept
+    sync_norm: BatchNorm over the images of all processes, not of each; GPUs only
     """
 
     network: str = "resnet18"
@@ -40,7 +41,10 @@ class Recipe:
     flip: bool = True
     crop: int = 4
     cutout: int = 0
+    mixup: float = 0.0
+    cutmix: float = 0.0
     holdout: float = 0.1
+    sync_norm: bool = False
 
     def __post_init__(self) -> None:
         allowed = {
@@ -56,6 +60,8 @@ class Recipe:
             "average": 0 <= self.average < 1,
             "crop": 0 <= self.crop < self.sizes[-1],
             "cutout": 0 <= self.cutout <= self.sizes[-1],
+            "mixup": 0 <= self.mixup < float("inf"),
+            "cutmix": 0 <= self.cutmix < float("inf"),
             "holdout": 0 <= self.holdout < 1,
         }
         for field, fine in allowed.items():
@@ -69,6 +75,11 @@ class Recipe:
     def size_at(self, epoch: int) -> int:
         """The image side in epoch 0, 1, …"""
         return self.sizes[-(-(epoch + 1) * len(self.sizes) // self.epochs) - 1]
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How its images are changed."""
+        return Augmentation(self.flip, self.crop, self.cutout, self.mixup, self.cutmix)
 
     def rate_at(self, progress: float) -> float:
         """The learning rate when the share `progress` (0 to 1) of all steps is done."""
@@ -90,13 +101,18 @@ RANGES = {
     "average": "expected a decay from 0 to below 1",
     "crop": "expected pixels, from 0 to less than the image's side",
     "cutout": "expected pixels, from 0 to the image's side",
+    "mixup": "expected 0 for none, or a number above",
+    "cutmix": "expected 0 for none, or a number above",
     "holdout": "expected a share from 0 to below 1",
 }
 
 RECIPES = {
     "quick": Recipe(epochs=2, sizes=(16,), crop=2, rate=0.15, average=0.98),
-    "cpu": Recipe(epochs=8, sizes=(16, 24, 24, 32, 32), rate=0.2, average=0.998),
+    "cpu": Recipe(epochs=10, sizes=(16, 24, 24, 24, 32), rate=0.15, average=0.998),
     "long": Recipe(epochs=26, sizes=(16, *4 * (24,), *8 * (32,)), rate=0.15, average=0.998, cutout=8, holdout=0.0),
+    "fast": Recipe(epochs=60, batch=512, rate=0.4, average=0.998, cutout=12),
+    "best": Recipe(epochs=600, batch=256, rate=0.2, average=0.9995, mixup=0.2, cutmix=1.0, holdout=0.0),
+    "finetune": Recipe(epochs=5, batch=64, rate=0.02, average=0.98),
     "shapes": Recipe(epochs=10, sizes=(32,), width=16, batch=64, rate=0.15, crop=3, average=0.98),
 }
 
