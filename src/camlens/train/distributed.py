@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from camlens.errors import UsageError
 
@@ -21,15 +23,11 @@ PATIENCE = timedelta(minutes=10)  # for a process that no longer answers
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train together: this is number `rank` of `count`, and `local` on its machine.
-
-    What concerns the machines themselves goes through `host`, a group that never touches a GPU.
-    """
+    """The processes that train together: this is number `rank` of `count`, and `local` on its machine."""
 
     rank: int = 0
     count: int = 1
     local: int = 0
-    host: Any = None
 
     @property
     def first(self) -> bool:
@@ -41,13 +39,13 @@ class Ranks:
         if self.count == 1:
             return flag
         flags = torch.tensor(int(flag))
-        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.host)
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
         return bool(flags)
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over all processes, on each."""
         if self.count > 1:
-            dist.all_reduce(values, group=self.host if values.device.type == "cpu" else None)
+            dist.all_reduce(values)
         return values
 
     def receive(self, thing: T) -> T:
@@ -55,7 +53,7 @@ class Ranks:
         if self.count == 1:
             return thing
         box = [thing]
-        dist.broadcast_object_list(box, group=self.host)
+        dist.broadcast_object_list(box)
         return box[0]
 
     def share(self, module: nn.Module) -> None:
@@ -73,7 +71,7 @@ class Ranks:
         if self.count == 1:
             return part.cpu()
         parts: list[Any] = [None] * self.count
-        dist.all_gather_object(parts, part.cpu(), group=self.host)
+        dist.all_gather_object(parts, part.cpu())
         return torch.cat(parts)
 
     def parallel(self, network: nn.Module, device: torch.device) -> nn.Module:
@@ -86,10 +84,10 @@ class Ranks:
     def in_turn(self) -> Iterator[None]:
         """One process of each machine goes ahead, so that what it downloads is there for the others."""
         if self.count > 1 and self.local > 0:
-            dist.barrier(group=self.host)
+            dist.barrier()
         yield
         if self.count > 1 and self.local == 0:
-            dist.barrier(group=self.host)
+            dist.barrier()
 
 
 ALONE = Ranks()
@@ -122,8 +120,13 @@ def together(device: str) -> Iterator[tuple[Ranks, str]]:
             )
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+    store, *_ = next(rendezvous("env://"))
+    # torchrun keeps its store when it starts processes again, and with it the addresses of those that failed
+    store = PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    # what lies on the CPU goes by gloo also beside GPUs, which need not be waited for then
+    backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE, store=store, rank=rank, world_size=count)
     try:
-        yield Ranks(rank, count, local, dist.new_group(backend="gloo")), device
+        yield Ranks(rank, count, local), device
     finally:
         dist.destroy_process_group()

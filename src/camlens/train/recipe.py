@@ -108,7 +108,7 @@ RANGES = {
 
 RECIPES = {
     "quick": Recipe(epochs=2, sizes=(16,), crop=2, rate=0.15, average=0.98),
-    "cpu": Recipe(epochs=10, sizes=(16, 24, 24, 24, 32), rate=0.15, average=0.998),
+    "cpu": Recipe(epochs=11, sizes=(16, 16, *6 * (24,), *3 * (32,)), rate=0.15, average=0.998, holdout=0.0),
     "long": Recipe(epochs=26, sizes=(16, *4 * (24,), *8 * (32,)), rate=0.15, average=0.998, cutout=8, holdout=0.0),
     "fast": Recipe(epochs=60, batch=512, rate=0.4, average=0.998, cutout=12),
     "best": Recipe(epochs=600, batch=256, rate=0.2, average=0.9995, mixup=0.2, cutmix=1.0, holdout=0.0),

@@ -1,0 +1,197 @@
+"""Training on two processes, started by torchrun as a user does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from camlens.data import source
+from camlens.data.loader import Augmentation, Loader
+from camlens.model.resnet import ResNet
+
+FIELDS = {
+    "width": "4",
+    "sizes": "12",
+    "batch": "15",  # does not halve
+    "rate": "0.05",
+    "crop": "1",
+    "cutout": "4",
+    "holdout": "0.21",
+    "average": "0.9",
+    "smoothing": "0.1",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """95 pictures of two classes to learn from, 11 to test."""
+    numbers = np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("pictures")
+    for split, count in (("train", 95), ("test", 11)):
+        for number in range(count):
+            pixels = numbers.integers(0, 120, (12, 12, 3), dtype=np.uint8)
+            pixels[..., 2 * (number % 2)] += 120
+            place = root / split / ("red", "blue")[number % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(place / f"{number}.png")
+    return root
+
+
+def command(folder, out, epochs, processes=2, restarts=0, **more):
+    fields = {**FIELDS, "epochs": str(epochs), **more}
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)),
+        *("--max-restarts", str(restarts), "-m", "camlens", "train", "--recipe", "shapes", "--data", str(folder)),
+        *(part for field, value in fields.items() for part in ("--set", f"{field}={value}")),
+        *("--no-bf16", "--no-compile", "--save-every", "0", "--device", "cpu", "--out", str(out)),
+    ]
+
+
+def start(*args, **settings):
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command(*args, **settings), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output, errors
+
+
+def saved(out):
+    return torch.load(out / "checkpoint.pt", weights_only=True)
+
+
+def workers(out):
+    """The processes that train into `out`, by their rank."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_bytes().split(b"\0")
+            about = dict(pair.split(b"=", 1) for pair in (place / "environ").read_bytes().split(b"\0") if b"=" in pair)
+        except OSError:
+            continue
+        if str(out).encode() in words and b"RANK" in about and b"torch.distributed.run" not in words:
+            found[int(about[b"RANK"])] = int(place.name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    finish(start(folder, out, epochs=30))
+    return out
+
+
+def test_two_processes_equal_one_that_accumulates_the_two_halves(folder, tmp_path):
+    # At a usual rate, a change of the first weights by 1e-7 grows to 0.07 in 20 steps of so small a network: its ReLUs
+    # switch. At this one, rounding stays below what is asked, and the steps are still a thousand times that.
+    rate = 0.002
+    output, _ = finish(start(folder, tmp_path / "run", epochs=4, rate=str(rate)))  # 75 images in batches of 15
+    assert saved(tmp_path / "run")["step"] == 20
+    assert output.count("of 11 images") == 1, "one process reports"
+
+    images = source.load(str(folder), "train", (12, 12))
+    learn = torch.randperm(95, generator=torch.Generator().manual_seed(0))[20:]
+    how = Augmentation(crop=1, cutout=4)
+    halves = [Loader(images, learn, 15, 0, how, torch.device("cpu"), part=part, parts=2) for part in (0, 1)]
+    torch.manual_seed(0)
+    network = ResNet("resnet18", 2, 4)
+    first = {name: p.detach().clone() for name, p in network.named_parameters()}
+    mean, std = (torch.tensor(facts)[:, None, None] for facts in images.channel_statistics())
+    speed = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
+    step = 0
+    for epoch in range(4):
+        for parts in zip(*(half.epoch(epoch, 12, 1.0) for half in halves), strict=True):
+            network.zero_grad()
+            assert sorted(len(part.images) for part in parts) == [7, 8]
+            for part in parts:
+                logits = network((part.images / 255 - mean) / std)
+                (F.cross_entropy(logits, part.labels, label_smoothing=0.1, reduction="sum") / 15).backward()
+            done = (step + 0.5) / 20
+            now = rate * min(done / 0.2, (1 - done) / 0.8)
+            with torch.no_grad():
+                for name, p in network.named_parameters():
+                    slope = p.grad + (5e-4 * p if p.ndim > 1 else 0)
+                    speed[name] = 0.9 * speed[name] + slope
+                    p -= now * (slope + 0.9 * speed[name])
+            step += 1
+    assert max(float((p.detach() - first[name]).abs().max()) for name, p in network.named_parameters()) > 1e-2
+    for name, p in network.named_parameters():
+        torch.testing.assert_close(saved(tmp_path / "run")["network"][name], p.detach(), rtol=0, atol=1e-5)
+
+
+def test_no_image_is_counted_twice(folder, undisturbed):
+    """11 test images and 20 held-out ones do not halve evenly or do; either way each counts once."""
+    import json
+
+    import camlens
+    from camlens.analyse.evaluation import evaluate
+    from camlens.train.folder import read_metrics
+
+    model = camlens.load(undisturbed)
+    found = evaluate(model, source.load(str(folder), "test", (12, 12))).metrics()
+    reported = json.loads((undisturbed / "metrics.json").read_text())
+    assert reported["n"] == 11 and reported["accuracy"] == found["accuracy"]
+    assert reported["ece"] == pytest.approx(found["ece"], abs=1e-5)
+    for row in read_metrics(undisturbed):
+        assert row["held_out_accuracy"] * 20 == pytest.approx(round(row["held_out_accuracy"] * 20), abs=1e-3)
+
+
+def test_a_killed_process_is_started_again_and_nothing_is_lost(folder, undisturbed, tmp_path):
+    process = start(folder, tmp_path / "run", epochs=30, restarts=1)
+    while not (tmp_path / "run" / "checkpoint.pt").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    os.kill(workers(tmp_path / "run")[1], signal.SIGKILL)
+    finish(process)
+    a, b = saved(tmp_path / "run"), saved(undisturbed)
+    for part in ("network", "average"):
+        assert all(torch.equal(a[part][key], value) for key, value in b[part].items())
+    assert [row["train_loss"] for row in a["rows"]] == [row["train_loss"] for row in b["rows"]]
+
+
+def test_a_signal_to_torchrun_stops_all_and_saves(folder, undisturbed, tmp_path):
+    process = start(folder, tmp_path / "run", epochs=30)
+    while not (tmp_path / "run" / "checkpoint.pt").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "go on with: camlens train --resume" in errors
+    again = command(folder, tmp_path / "run", 30)
+    subprocess.run([*again, "--resume"], check=True, capture_output=True, timeout=300)
+    a, b = saved(tmp_path / "run"), saved(undisturbed)
+    assert all(torch.equal(a["network"][key], value) for key, value in b["network"].items())
+
+
+def test_another_number_of_processes_cannot_go_on(folder, undisturbed):
+    process = subprocess.run(
+        [*command(folder, undisturbed, 30, processes=1), "--resume"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode != 0
+    assert "processes: 2 before, 1 now" in process.stderr
+
+
+def test_fewer_images_than_processes(folder, tmp_path):
+    process = subprocess.run(
+        command(folder, tmp_path / "run", 1, batch="3"), check=False, capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode != 0
+    assert "a batch of 3 gives 2 processes fewer than two images each" in process.stderr
+    assert not (tmp_path / "run" / "config.json").exists()
