@@ -17,6 +17,7 @@ from camlens.data import shapes
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     nowhere = {**os.environ, "CAMLENS_DATA": str(folder / "no-data"), "XDG_CACHE_HOME": str(folder / "no-cache")}
+    nowhere |= {f"{kind}_proxy": "http://127.0.0.1:9" for kind in ("http", "https")}  # nobody listens there
     done = subprocess.run(
         [sys.executable, "-m", "camlens", "demo"], cwd=folder, env=nowhere, capture_output=True, text=True, check=False
     )

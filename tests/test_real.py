@@ -1,14 +1,22 @@
 """The commands one after another on the real CIFAR-10, as a new user would give them, with a very small network."""
 
+import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from camlens.cli import app
 from camlens.data import cifar10
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = ROOT / "benchmarks" / "results" / "shipped.json"
+WEIGHTS = ROOT / "src" / "camlens" / "model" / "weights" / "resnet18-cifar10.safetensors"
 
 pytestmark = pytest.mark.real
 
@@ -68,3 +76,40 @@ def test_gallery_and_explain(camlens, run, cifar10_dir, tmp_path):
         commands, ["explain", str(tmp_path / "cat.png"), "--model", str(run), "--out", str(tmp_path), "--json"]
     )
     assert done.exit_code == 0 and len(json.loads(done.stdout)[0]["classes"]) == 5
+
+
+@pytest.fixture(scope="module")
+def demo(camlens, tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo")
+    return out, camlens("demo", "--out", out)
+
+
+def test_the_demo_uses_the_shipped_network(demo):
+    out, said = demo
+    assert "The data is CIFAR-10, the network the one that is shipped: resnet18-cifar10." in said
+    assert not (out / "run").exists()
+    for name in ("overview", "confusion", "calibration", "misclassified", "gradcam"):
+        with Image.open(out / f"{name}.png") as picture:
+            assert min(picture.size) > 300
+    table = (out / "summary.txt").read_text()
+    assert "11,173,962" in table
+
+
+def test_the_shipped_network_is_as_good_as_its_card_says_on_all_10000_test_images(demo):
+    out, _ = demo
+    found, said = json.loads((out / "metrics.json").read_text()), json.loads(SHIPPED.read_text())
+    assert found["n"] == 10_000
+    assert found["accuracy"] == pytest.approx(said["accuracy"], abs=3e-4)  # rounding differs between processors
+    assert found["ece"] == pytest.approx(said["ece"], abs=1e-3)
+    for name, of_class in said["per_class"].items():
+        assert found["per_class"][name]["accuracy"] == pytest.approx(of_class["accuracy"], abs=2e-3)
+    card = WEIGHTS.with_suffix(".md").read_text(encoding="utf-8")
+    assert f"**{100 * said['accuracy']:.2f} %**" in card
+    assert hashlib.sha256(WEIGHTS.read_bytes()).hexdigest() == said["sha256"] and said["sha256"] in card
+
+
+def test_the_shipped_file_is_small_and_exact_where_it_must_be():
+    tensors = load_file(WEIGHTS)
+    assert WEIGHTS.stat().st_size < 23e6
+    assert sum(v.numel() for k, v in tensors.items() if "running" not in k and "num_batches" not in k) == 11_173_962
+    assert all(v.dtype == (torch.float16 if v.ndim > 1 else torch.float32) for v in tensors.values() if v.ndim)

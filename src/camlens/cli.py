@@ -52,7 +52,7 @@ ORDERS: dict[Sort, str] = {
     "random": "picked at random",
 }
 
-MODEL_HELP = f"{SHIPPED}, a run folder, a .safetensors file or module:function."
+MODEL_HELP = f"{SHIPPED}, a run folder, a file of weights or module:function."
 ModelArgument = Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=SHIPPED)]
 ModelOption = Annotated[str | None, typer.Option("--model", metavar="MODEL", help=MODEL_HELP, show_default=SHIPPED)]
 Weights = Annotated[Path | None, typer.Option(help="Weights for the network of module:function.")]

@@ -3,7 +3,7 @@ import torch
 
 import oracles
 from camlens.errors import UsageError
-from camlens.model.resnet import RESNETS, ResNet
+from camlens.model.resnet import RESNETS, Conv2d, ResNet
 
 # Parameters, as torchvision states them for its ImageNet networks.
 TOTALS = {
@@ -112,3 +112,29 @@ def test_the_architecture_makes_the_same_network_again():
 def test_what_cannot_be_built_is_told(options, message):
     with pytest.raises(UsageError, match=message):
         ResNet(**options)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 4), (5, 5), (7, 8), (9, 4)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_a_convolution_on_few_cells_is_the_usual_one(kernel, stride, size):
+    """In training mode on a CPU it is one matrix product; in evaluation mode torch's own, and so is what it is held to."""
+    layer = Conv2d(3, 5, kernel, stride, padding=kernel // 2, bias=False).double()
+    images = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    results = []
+    for mode in (layer.train(), layer.eval()):
+        out = mode(images)
+        pull = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view(out.shape)
+        results.append((out, *torch.autograd.grad(out, (images, layer.weight), pull)))
+    for product, usual in zip(*results, strict=True):
+        torch.testing.assert_close(product, usual)
+
+
+def test_only_training_on_few_cells_takes_the_product(monkeypatch):
+    taken = []
+    original = torch.nn.functional.linear
+    monkeypatch.setattr("camlens.model.resnet.F.linear", lambda *args: taken.append(1) or original(*args))
+    layer = Conv2d(3, 5, 3, padding=1, bias=False)
+    for training, side in ((True, 4), (True, 5), (False, 4)):
+        layer.train(training)(torch.zeros(1, 3, side, side))
+    assert len(taken) == 1

@@ -7,11 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from camlens.data import source
 from camlens.data.loader import Augmentation, Loader
@@ -28,21 +26,6 @@ FIELDS = {
     "average": "0.9",
     "smoothing": "0.1",
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """95 pictures of two classes to learn from, 11 to test."""
-    numbers = np.random.default_rng(0)
-    root = tmp_path_factory.mktemp("pictures")
-    for split, count in (("train", 95), ("test", 11)):
-        for number in range(count):
-            pixels = numbers.integers(0, 120, (12, 12, 3), dtype=np.uint8)
-            pixels[..., 2 * (number % 2)] += 120
-            place = root / split / ("red", "blue")[number % 2]
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(place / f"{number}.png")
-    return root
 
 
 def command(folder, out, epochs, processes=2, restarts=0, **more):

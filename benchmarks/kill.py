@@ -1,0 +1,143 @@
+"""Kills a real run again and again, and fills the disk under another: python benchmarks/kill.py [--kills 30]
+
+The full disk is a small memory file system, which only root can mount.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import commit, machine, write
+
+RUN = [
+    *(sys.executable, "-m", "camlens", "train", "--data", "shapes", "--recipe", "shapes", "--device", "cpu"),
+    *("--set", "width=8", "--set", "sizes=16", "--set", "epochs=40", "--save-every", "0", "--no-bf16", "--no-compile"),
+]
+STATE = "checkpoint.pt"
+
+
+def start(out: Path, resume: bool) -> subprocess.Popen[str]:
+    """The run in `out`, as a process of its own."""
+    words = [*RUN, "--out", str(out), *(["--resume"] if resume else [])]
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def written(path: Path) -> int:
+    """When the file was written, in nanoseconds; 0 where there is none."""
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def saving(out: Path) -> bool:
+    """Whether a checkpoint is being written at this moment."""
+    return any(out.glob(".checkpoint-*.pt"))
+
+
+def weights(out: Path) -> str:
+    """The sha256 of all weights and averages in the checkpoint; it must be loadable."""
+    state = torch.load(out / STATE, weights_only=True)
+    digest = hashlib.sha256()
+    for part in ("network", "average"):
+        for key in sorted(state[part]):
+            digest.update(key.encode() + state[part][key].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def wait(process: subprocess.Popen[str], until: Any) -> bool:
+    """Look again and again; False where the process ended first."""
+    while not until():
+        if process.poll() is not None:
+            return False
+    return True
+
+
+def killed(folder: Path, kills: int) -> dict[str, Any]:
+    """Kill the run in `folder` so many times, then let it end."""
+    out, dice = folder / "killed", random.Random(0)
+    counts = {"kills": 0, "before_the_first_checkpoint": 0, "after_the_first_checkpoint": 0, "during_a_save": 0}
+    while counts["kills"] < kills:
+        process = start(out, resume=(out / "config.json").exists())
+        number, before = counts["kills"], written(out / STATE)
+        in_save = kills // 6 <= number < kills // 3
+        if number < kills // 6:
+            time.sleep(dice.uniform(0.5, 9))
+        elif not wait(process, lambda before=before: written(out / STATE) != before):
+            break
+        elif in_save:
+            wait(process, lambda: saving(out))
+        else:
+            time.sleep(dice.uniform(0, 1))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() != -signal.SIGKILL:
+            break  # it had ended
+        caught = saving(out)  # the half-written file is still there
+        counts["kills"] += 1
+        counts["during_a_save"] += caught
+        if (out / STATE).exists():
+            weights(out)
+        counts["after_the_first_checkpoint" if written(out / STATE) else "before_the_first_checkpoint"] += 1
+        print(counts, flush=True)
+    last = start(out, resume=True)
+    _, errors = last.communicate()
+    if last.returncode:
+        raise SystemExit(errors)
+    return counts
+
+
+def full_disk(folder: Path, megabytes: int = 24) -> dict[str, Any]:
+    """Fill the disk that a run saves on."""
+    disk = folder / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", disk], check=True)
+    try:
+        process = start(disk / "run", resume=False)
+        if not wait(process, (disk / "run" / STATE).exists):
+            raise SystemExit(process.communicate()[1])
+        with (disk / "filling").open("wb") as filling:
+            try:
+                while True:
+                    filling.write(bytes(4096))
+                    filling.flush()
+            except OSError:
+                pass
+        _, errors = process.communicate()
+        weights(disk / "run")
+        message = next(line for line in errors.splitlines() if line.startswith("error:"))
+        kept = process.returncode == 1 and not saving(disk / "run")
+        return {"megabytes": megabytes, "kept": kept, "message": message.replace(str(folder), "…")}
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def main() -> None:
+    """Measure and write results/kill.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=30)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        counts = killed(folder, options.kills)
+        undisturbed = start(folder / "undisturbed", resume=False)
+        if undisturbed.wait():
+            raise SystemExit(undisturbed.communicate()[1])
+        result = counts | {
+            "same_weights": weights(folder / "killed") == weights(folder / "undisturbed"),
+            "full_disk": full_disk(folder),
+            "run": " ".join(RUN[1:]),
+            "machine": machine(),
+            "commit": commit(),
+        }
+    write("kill", result)
+
+
+if __name__ == "__main__":
+    main()

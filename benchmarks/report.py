@@ -1,0 +1,95 @@
+"""Makes RESULTS.md from results/*.json: python benchmarks/report.py"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common import HERE, read
+
+from camlens.train.recipe import RECIPES
+
+CIFAR10_RECIPES = ("quick", "cpu", "long", "fast", "best")
+
+
+def hardware(machine: dict[str, Any]) -> str:
+    """A machine in words."""
+    what = machine["gpu"] or f"{machine['cores']} cores of {machine['cpu']} ({', '.join(machine['units'][-2:])})"
+    return f"{what}, {machine['threads']} threads, torch {machine['versions']['torch']}, Python {machine['python']}"
+
+
+def percent(share: float) -> str:
+    """A share as it is read."""
+    return f"{100 * share:.2f} %"
+
+
+def recipes() -> list[str]:
+    """The table of the recipes."""
+    found = read("recipes")
+    lines = [
+        "## Recipes on CIFAR-10",
+        "",
+        "Accuracy on all 10,000 test images, looked at once, without test-time augmentation; the time of all steps.",
+        "",
+        "| recipe | epochs | accuracy | n | training time | hardware |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in CIFAR10_RECIPES:
+        runs = found.get(name, [])
+        for run in runs:
+            accuracy = f"{percent(run['accuracy'])} ({percent(run['interval'][0])} to {percent(run['interval'][1])})"
+            lines.append(
+                f"| `{name}` | {run['epochs']} | {accuracy} | 1, seed {run['seed']} | "
+                f"{run['seconds'] / 60:.0f} min{run['remark']} | {hardware(run['machine'])} |"
+            )
+        if not runs:
+            lines.append(f"| `{name}` | {RECIPES[name].epochs} | unmeasured | 0 | unmeasured | |")
+    return lines
+
+
+def pace() -> list[str]:
+    """The table of benchmarks/train.py."""
+    found = read("train")
+    if not found:
+        return []
+    lines = [
+        "## Training speed",
+        "",
+        f"{found['what']} {hardware(found['machine'])}.",
+        "",
+        "| how | images/s: median (smallest to largest), n | times the usual way, paired |",
+        "|---|---|---|",
+    ]
+    for name, speeds in found["images_per_second"].items():
+        times = found["times_the_usual_way"].get(name)
+        paired = f"{times['median']:.2f} ({times['min']:.2f} to {times['max']:.2f})" if times else "1"
+        own = f"{speeds['median']:.0f} ({speeds['min']:.0f} to {speeds['max']:.0f}), {speeds['n']}"
+        lines.append(f"| {name} | {own} | {paired} |")
+    return lines
+
+
+def kills() -> list[str]:
+    """The lines of benchmarks/kill.py."""
+    found = read("kill")
+    if not found:
+        return []
+    return [
+        "## Runs that are killed",
+        "",
+        f"{found['kills']} times SIGKILL into one real run ({found['after_the_first_checkpoint']} after its first "
+        f"checkpoint, {found['during_a_save']} during a save), resumed each time: the weights at its end "
+        f"{'are those' if found['same_weights'] else 'ARE NOT THOSE'} of an undisturbed run (sha256 of all of them). "
+        f"A save onto a full disk ({found['full_disk']['megabytes']} MB of memory file system): "
+        f"{'the old checkpoint was kept' if found['full_disk']['kept'] else 'THE OLD CHECKPOINT WAS LOST'}, and the "
+        f"message was “{found['full_disk']['message']}”.",
+    ]
+
+
+def make() -> None:
+    """Write RESULTS.md."""
+    parts = [["# Results", "", "Made by `python benchmarks/report.py` from `benchmarks/results/*.json`."]]
+    parts += [part for part in (recipes(), pace(), kills()) if part]
+    (HERE / "RESULTS.md").write_text("\n\n".join("\n".join(part) for part in parts) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    make()
