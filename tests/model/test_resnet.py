@@ -118,7 +118,7 @@ def test_what_cannot_be_built_is_told(options, message):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 def test_a_convolution_on_few_cells_is_the_usual_one(kernel, stride, size):
-    """In training mode on a CPU it is one matrix product; in evaluation mode torch's own, and so is what it is held to."""
+    """In training mode on a CPU it is one matrix product; in evaluation mode it is torch's own, the twin."""
     layer = Conv2d(3, 5, kernel, stride, padding=kernel // 2, bias=False).double()
     images = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
     results = []

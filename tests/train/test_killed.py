@@ -39,7 +39,8 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(folder, tmp_pa
     if moment == "during a save":
         wait(process, lambda: any(out.glob(".checkpoint-*")))
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     if moment != "before the first save":
         assert saved(out)["step"] > 0
     for run in (out, tmp_path / "undisturbed"):
