@@ -21,7 +21,7 @@ from common import commit, machine, write
 
 RUN = [
     *(sys.executable, "-m", "camlens", "train", "--data", "shapes", "--recipe", "shapes", "--device", "cpu"),
-    *("--set", "width=8", "--set", "sizes=16", "--set", "epochs=40", "--save-every", "0", "--no-bf16", "--no-compile"),
+    *("--set", "width=16", "--set", "sizes=16", "--set", "epochs=40", "--save-every", "0", "--no-bf16", "--no-compile"),
 ]
 STATE = "checkpoint.pt"
 

@@ -1,5 +1,6 @@
 """A real run, killed with no chance to clean up; benchmarks/kill.py is the long version."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ def start(folder, out, resume):
         *("--set", "width=4", "--set", "sizes=12", "--set", "batch=16", "--set", "epochs=40", "--set", "crop=1"),
         *("--no-bf16", "--no-compile", "--save-every", "0", "--out", str(out), *(["--resume"] if resume else [])),
     ]
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def saved(out):
