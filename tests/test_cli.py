@@ -392,3 +392,30 @@ def test_a_damaged_config_is_named(tmp_path, config):
 
 def test_a_run_is_protected_before_any_data_is_read(run):
     assert "holds a run already" in camlens("train", "--data", "nowhere", "--out", run, code=2)
+
+
+def test_twenty_classes_of_ones_own_from_given_weights(run, tmp_path):
+    """The three lines of docs/train.md."""
+    for number in range(20):
+        for split, count in (("train", 4), ("test", 1)):
+            for copy in range(count):
+                place = tmp_path / "mine" / split / f"kind {number:02}"
+                place.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (20, 20), (12 * number, 255 - 12 * number, 9 * copy)).save(place / f"{copy}.png")
+    mine, out = tmp_path / "mine", tmp_path / "out"
+    more = ["--set", "holdout=0", "--set", "epochs=2"]
+    said = camlens("train", "--init", run, "--recipe", "finetune", "--data", mine, *SMALL, *more, "--out", out)
+    assert "of 20 images" in said
+    assert json.loads((out / "config.json").read_text())["init"] == str(run)
+    answer = json.loads(camlens("evaluate", out, "--data", mine, "--out", tmp_path / "e", "--json"))
+    assert answer["n"] == 20 and len(answer["per_class"]) == 20
+    camlens("gallery", out, "--data", mine, "--out", tmp_path / "g")
+    assert "of 20 images" in camlens("train", "--resume", "--out", out)
+    wider = camlens("train", "--init", run, "--data", mine, *SMALL, "--set", "width=8", "--out", tmp_path / "w", code=2)
+    assert "add --set network=resnet18 --set width=4" in wider
+
+
+def test_the_pace_is_chosen_and_can_be_decided(pictures, tmp_path):
+    camlens("train", "--data", pictures, *SMALL, "--set", "epochs=1", "--no-channels-last", "--bf16", "--out", tmp_path)
+    pace = json.loads((tmp_path / "config.json").read_text())["pace"]
+    assert pace == {"bf16": True, "compiled": False, "channels_last": False}
