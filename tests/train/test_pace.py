@@ -21,7 +21,8 @@ def timed(monkeypatch):
 @pytest.mark.parametrize(
     ("bf16", "images", "expected"),
     [
-        (0.2, LONG, Pace(bf16=True, compiled=False)),  # compiling it gains nothing
+        (0.2, LONG, Pace(bf16=True, compiled=True)),
+        (0.2, LONG - 1, Pace(bf16=True, compiled=False)),
         (0.9, LONG, Pace(bf16=False, compiled=True)),
         (0.9, LONG - 1, Pace(bf16=False, compiled=False)),
         (3.0, 100, Pace(bf16=False, compiled=False)),

@@ -191,7 +191,9 @@ def evaluate(model: Classifier, data: ImageSet, batch: int = 250, ranks: Ranks =
     data = model.match(data)
     with evaluating(model):
         parts = [data.pixels[indices] for indices in ranks.part(torch.arange(len(data))).split(batch)]
-        logits = ranks.gather(torch.cat([model(model.prepare(pixels)).float() for pixels in parts]))
+        found = [model(model.prepare(pixels)).float() for pixels in parts if len(pixels)]
+        none = torch.empty(0, len(model.class_names), device=model.device)  # with fewer images than processes
+        logits = ranks.gather(torch.cat([none, *found]))
     if not bool(logits.isfinite().all()):
         bad = int((~logits.isfinite().all(dim=1)).sum())
         raise ModelError(f"{model.name} gave logits that are not finite for {bad} of {len(data)} images")

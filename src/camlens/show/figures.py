@@ -142,19 +142,24 @@ def curves(title: str, rows: Sequence[dict[str, float]]) -> Sheet:
     epochs = [row["epoch"] for row in rows]
     left, right = sheet.axes(70, 74, 285, 186), sheet.axes(440, 74, 285, 186)
     left.plot(epochs, [row["train_loss"] for row in rows], color=SOFT, marker="o", markersize=3, label="training")
-    left.plot(epochs, [row["held_out_loss"] for row in rows], color=INK, marker="o", markersize=3, label="held out")
+    judged = not np.isnan(rows[-1]["held_out_accuracy"])
+    if judged:
+        left.plot(epochs, [row["held_out_loss"] for row in rows], color=INK, marker="o", markersize=3, label="held out")
     left.set(ylabel="loss", xlabel="epoch", ylim=(0, 1.1 * left.get_ylim()[1]))
     left.legend(frameon=False, fontsize=8, labelcolor=SOFT)
     accuracy = [row["held_out_accuracy"] for row in rows]
     right.plot(epochs, accuracy, color=INK, marker="o", markersize=3)
-    best = int(np.argmax(accuracy))
-    side = "right" if best > len(rows) / 2 else "left"
-    note = f"{accuracy[best]:.1%}, kept"
-    right.annotate(note, (epochs[best], accuracy[best]), (0, -9), textcoords="offset points", size=8, ha=side, va="top")
+    if judged:
+        best = int(np.argmax(accuracy))
+        side = "right" if best > len(rows) / 2 else "left"
+        at, note = (epochs[best], accuracy[best]), f"{accuracy[best]:.1%}, kept"
+        right.annotate(note, at, (0, -9), textcoords="offset points", size=8, ha=side, va="top")
+    else:
+        right.set_visible(False)  # none were held out
     right.set(ylabel="held-out accuracy", xlabel="epoch", ylim=(0, 1))
     right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     sizes = [row["size"] for row in rows]
-    for axes in (left, right):
+    for axes in (left, right) if judged else (left,):
         axes.set_xlim(0.5, len(epochs) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
         plain(axes)

@@ -98,6 +98,11 @@ def launched() -> bool:
     return dist.is_available() and dist.is_torchelastic_launched()
 
 
+def launch() -> str:
+    """The name that torchrun gave to what it started; empty without torchrun."""
+    return os.environ.get("TORCHELASTIC_RUN_ID", "") if launched() else ""
+
+
 def restarted() -> bool:
     """Whether torchrun started this process in place of one that had failed."""
     return launched() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
@@ -126,7 +131,5 @@ def together(device: str) -> Iterator[tuple[Ranks, str]]:
     # what lies on the CPU goes by gloo also beside GPUs, which need not be waited for then
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE, store=store, rank=rank, world_size=count)
-    try:
-        yield Ranks(rank, count, local), device
-    finally:
-        dist.destroy_process_group()
+    yield Ranks(rank, count, local), device
+    dist.destroy_process_group()  # not after an error: it would wait for the others, which wait for this one

@@ -17,6 +17,8 @@ import torch
 from camlens.data.imageset import ImageSet
 from camlens.errors import CamlensError, UsageError
 from camlens.files import leftovers, write_json, write_text
+from camlens.model.checkpoint import WEIGHTS
+from camlens.train.distributed import launch, restarted
 from camlens.train.pace import Pace
 from camlens.train.recipe import Recipe
 
@@ -46,9 +48,15 @@ def describe(
         },
         "processes": ranks,
         "device": device.type,
+        "launch": launch(),
         "versions": {"camlens": version("camlens"), "torch": torch.__version__, "python": platform.python_version()},
         "platform": platform.platform(),
     }
+
+
+def goes_on(out: Path, asked: bool) -> bool:
+    """Whether to go on with the run in `out`: on demand, or where torchrun starts its processes again."""
+    return asked or (restarted() and (out / CONFIG).exists() and read_config(out)["launch"] == launch())
 
 
 def check_free(out: Path, resume: bool) -> None:
@@ -80,8 +88,9 @@ def prepare(out: Path, config: dict[str, Any], resume: bool) -> dict[str, Any] |
     ]
     if changed:
         raise UsageError(f"cannot resume {out} with other settings ({'; '.join(changed)}); use another --out for them")
-    for half_written in leftovers(out / STATE):  # by a run that was killed
-        half_written.unlink(missing_ok=True)
+    for name in (STATE, CONFIG, METRICS, WEIGHTS):
+        for half_written in leftovers(out / name):  # by a run that was killed
+            half_written.unlink(missing_ok=True)
     return old
 
 
@@ -91,7 +100,12 @@ def read_config(out: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads((out / CONFIG).read_text(encoding="utf-8"))
         Pace(**config["pace"])
         fine = isinstance(config["recipe"], dict) and config["data"]["source"] and config["seed"] >= 0
-        if not (fine and config["processes"] >= 1 and isinstance(config["init"], str) and config["device"]):
+        if not (
+            fine
+            and config["processes"] >= 1
+            and isinstance(config["init"] + config["launch"], str)
+            and config["device"]
+        ):
             raise ValueError("no recipe, data or seed")
         return config
     except FileNotFoundError:

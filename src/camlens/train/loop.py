@@ -31,8 +31,8 @@ from camlens.model import checkpoint
 from camlens.model.classifier import Classifier, bare
 from camlens.model.resnet import RESNETS, ResNet
 from camlens.model.running import evaluating
-from camlens.train.distributed import ALONE, Ranks, restarted
-from camlens.train.folder import STATE, Row, describe, prepare, write_config, write_metrics
+from camlens.train.distributed import ALONE, Ranks
+from camlens.train.folder import STATE, Row, describe, goes_on, prepare, write_config, write_metrics
 from camlens.train.pace import Pace, choose
 from camlens.train.progress import RunProgress
 from camlens.train.recipe import Recipe
@@ -118,9 +118,9 @@ def train(
     learn, held = split(data, recipe, seed, ranks)
     where = torch.device(device)
     config = describe(recipe, data, seed, source, init, where, ranks.count)
-    old = ranks.receive(prepare(out, config, resume or restarted()) if ranks.first else None)
+    old = ranks.receive(prepare(out, config, goes_on(out, resume)) if ranks.first else None)
     settings = (old["pace"] if old and old["device"] == where.type else {}) | (pace or {})
-    chosen = ranks.receive(choose(where, recipe.epochs * len(learn), **settings))
+    chosen = ranks.receive(choose(where, recipe.epochs * len(learn) // len(set(recipe.sizes)), **settings))
     loader = Loader(data, learn, recipe.batch, seed, recipe.augmentation, where, ranks.rank, ranks.count)
     run, classifier = start(recipe, data, seed, where, chosen, init)
     forward = forward_of(run.network, where, chosen, ranks, loader.share)
@@ -128,7 +128,10 @@ def train(
     if state:
         run.restore(state, out / STATE)
     if ranks.first:
-        write_config(out_folder(out), (old or config) | {"pace": asdict(chosen)})
+        write_config(
+            out_folder(out),
+            (old or config) | {key: config[key] for key in ("device", "launch")} | {"pace": asdict(chosen)},
+        )
 
     total, saved = len(loader) * recipe.epochs, time.monotonic()
     with stop_signals() as received, RunProgress(total, run.step, shown=ranks.first) as progress:
@@ -388,7 +391,7 @@ def not_finite(what: str, step: int, recipe: Recipe, out: Path) -> CamlensError:
     """The error for a loss or a weight that is not a number."""
     return CamlensError(
         f"{what} at step {step}; what was saved in {out} before stays as it was. "
-        f"Try a lower rate: --set rate={recipe.rate / 4:g}"
+        f"Try a lower rate and another --out: --set rate={recipe.rate / 4:g}"
     )
 
 

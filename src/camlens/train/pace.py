@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LONG = 200_000  # images, from which on the half minute that a CPU compiles is repaid
+LONG = 200_000  # images of one size, from which on the half minute or more that compiling takes is repaid
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,18 @@ class Pace:
 
 
 def choose(device: torch.device, images: int, **decided: bool) -> Pace:
-    """The pace for a run of so many images; `decided` are fields that need no choice.
+    """The pace for a run that sees so many images of each size; `decided` are fields that need no choice.
 
-    bfloat16 is chosen where a convolution and its gradients, timed here, run 1.5 times faster in it: on GPUs, and on
-    CPUs with matrix units. Compiling pays on GPUs, and in long runs on CPUs without such units.
+    bfloat16 is chosen on GPUs that have it, and elsewhere where a convolution and its gradients, timed here, run 1.5
+    times faster in it, as on CPUs with matrix units. Long runs are compiled where a compiler is there.
     """
-    if "bf16" not in decided:
+    if "bf16" not in decided and device.type == "cuda":  # there the trial would time its own start
+        decided["bf16"] = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif "bf16" not in decided:
         decided["bf16"] = seconds(device, torch.bfloat16) * 1.5 < seconds(device, torch.float32)
     if "compiled" not in decided:
-        repaid = device.type == "cpu" and not decided["bf16"] and images >= LONG
-        decided["compiled"] = device.type == "cuda" or (
-            repaid and shutil.which(os.environ.get("CXX", "g++")) is not None
-        )
+        compiler = find_spec("triton") if device.type == "cuda" else shutil.which("g++")
+        decided["compiled"] = device.type != "mps" and compiler is not None and images >= LONG
     return Pace(**decided)
 
 

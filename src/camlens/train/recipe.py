@@ -58,7 +58,7 @@ class Recipe:
             "decay": 0 <= self.decay < 1,
             "smoothing": 0 <= self.smoothing < 1,
             "average": 0 <= self.average < 1,
-            "crop": 0 <= self.crop < self.sizes[-1],
+            "crop": self.crop >= 0 and all(round(self.crop * side / self.sizes[-1]) < side for side in self.sizes),
             "cutout": 0 <= self.cutout <= self.sizes[-1],
             "mixup": 0 <= self.mixup < float("inf"),
             "cutmix": 0 <= self.cutmix < float("inf"),
