@@ -93,7 +93,7 @@ def killed(folder: Path, kills: int) -> dict[str, Any]:
     return counts
 
 
-def full_disk(folder: Path, megabytes: int = 24) -> dict[str, Any]:
+def full_disk(folder: Path, megabytes: int = 64) -> dict[str, Any]:
     """Fill the disk that a run saves on."""
     disk = folder / "disk"
     disk.mkdir()
@@ -102,13 +102,12 @@ def full_disk(folder: Path, megabytes: int = 24) -> dict[str, Any]:
         process = start(disk / "run", resume=False)
         if not wait(process, (disk / "run" / STATE).exists):
             raise SystemExit(process.communicate()[1])
-        with (disk / "filling").open("wb") as filling:
-            try:
+        try:
+            with (disk / "filling").open("wb", buffering=0) as filling:
                 while True:
                     filling.write(bytes(4096))
-                    filling.flush()
-            except OSError:
-                pass
+        except OSError:
+            pass  # it is full
         _, errors = process.communicate()
         weights(disk / "run")
         message = next(line for line in errors.splitlines() if line.startswith("error:"))
