@@ -1,6 +1,7 @@
 """Kills a real run again and again, and fills the disk under another: python benchmarks/kill.py [--kills 30]
 
-The full disk is a small memory file system, which only root can mount.
+Fails where fewer than two thirds of the kills came after the first checkpoint or a sixth during a save, where the weights
+at the end are not those of an undisturbed run, or where a full disk cost the old checkpoint. The full disk is a small memory file system, which only root can mount.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ def killed(folder: Path, kills: int) -> dict[str, Any]:
     out, dice = folder / "killed", random.Random(0)
     counts = {"kills": 0, "before_the_first_checkpoint": 0, "after_the_first_checkpoint": 0, "during_a_save": 0}
     while counts["kills"] < kills:
+        for half_written in out.glob(".*"):  # what the last kill left, so that the next save is seen
+            half_written.unlink()
         process = start(out, resume=(out / "config.json").exists())
         number, before = counts["kills"], written(out / STATE)
         in_save = kills // 6 <= number < kills // 3
@@ -136,6 +139,15 @@ def main() -> None:
             "commit": commit(),
         }
     write("kill", result)
+    wanted = {
+        "kills": result["kills"] >= options.kills,
+        "after_the_first_checkpoint": result["after_the_first_checkpoint"] >= options.kills * 2 // 3,
+        "during_a_save": result["during_a_save"] >= options.kills // 6,
+        "same_weights": result["same_weights"],
+        "full_disk": result["full_disk"]["kept"],
+    }
+    if not all(wanted.values()):
+        raise SystemExit("not as wanted: " + ", ".join(name for name, fine in wanted.items() if not fine))
 
 
 if __name__ == "__main__":

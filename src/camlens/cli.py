@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -42,7 +43,8 @@ class Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one."""
-        aside.print(f"note: {record.getMessage()}")
+        if not say.quiet:  # another process says it
+            aside.print(f"note: {record.getMessage()}")
 
 
 Sort = Literal["confidence", "margin", "random"]
@@ -247,19 +249,16 @@ def train(
     """Train a network into a run folder, and report on the test images. Under torchrun, on many processes."""
     from camlens.analyse.evaluation import evaluate
     from camlens.train import folder
-    from camlens.train.distributed import together
-    from camlens.train.recipe import find_recipe, from_config
+    from camlens.train.distributed import restarted, together
+    from camlens.train.recipe import changed, find_recipe, from_config
 
     with together(pick_device(device)) as (ranks, where):
         say.quiet = not ranks.first
-        going_on = ranks.receive(folder.goes_on(out, resume) if ranks.first else resume)
-        before = ranks.receive(folder.read_config(out) if ranks.first and going_on else None)
-        if before and recipe is None and not changes:
-            chosen = from_config(before["recipe"])
-        else:
-            chosen = find_recipe(recipe or "quick", changes or ())
-        if ranks.first:
-            folder.check_free(out, going_on)
+        again = ranks.any(restarted())
+        before = ranks.decide(lambda: folder.read_config(out) if folder.goes_on(out, resume, again) else None)
+        ranks.decide(lambda: folder.check_free(out, before is not None))
+        known = before is not None and recipe is None
+        chosen = changed(from_config(before["recipe"]) if known else find_recipe(recipe or "quick"), changes or ())
         source = data or (before["data"]["source"] if before else "cifar10")
         if seed is None:
             seed = before["seed"] if before else 0
@@ -282,7 +281,7 @@ def train(
             images,
             seed=seed,
             device=where,
-            resume=going_on,
+            resume=before is not None,
             source=source,
             init=init,
             pace={name: on for name, on in switches.items() if on is not None},
@@ -589,19 +588,31 @@ def check_maps(model: Classifier, layers: list[str] | None, method: str) -> str:
 
 def train_into(run: Path, recipe: Recipe, images: ImageSet, **settings: Any) -> tuple[Classifier, list[Path]]:
     """Train into a run folder and draw its curves, also when it is stopped; what it made."""
+    from camlens.model import checkpoint
     from camlens.show import figures
     from camlens.train import folder, loop
     from camlens.train.distributed import ALONE
 
     def draw() -> None:
         if settings.get("ranks", ALONE).first and (rows := folder.read_metrics(run)):
-            figures.curves(f"{recipe.network} on {images.name}", rows).save(run / "curves.png")
+            figures.curves(f"{recipe.network} on {images.name}", rows).save(run / folder.CURVES)
 
     try:
         model = loop.train(recipe, images, run, **settings)
-    except loop.Stopped:
+    except loop.Stopped as stopped:
         draw()
+        stopped.args = (f"{stopped}; go on with: {same_command()}",)
         raise
     draw()
-    names = ("config.json", "metrics.csv", "curves.png", "model.safetensors", "checkpoint.pt")
+    names = (folder.CONFIG, folder.METRICS, folder.CURVES, checkpoint.WEIGHTS, folder.STATE)
     return model, [run / name for name in names]
+
+
+def same_command() -> str:
+    """The command that was given, as it goes on with what it began."""
+    from camlens.train.distributed import launched
+
+    words = ["camlens", *sys.argv[1:]]
+    if "train" in words[:2] and "--resume" not in words:
+        words.append("--resume")
+    return ("torchrun … -m " if launched() else "") + shlex.join(words)

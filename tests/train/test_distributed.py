@@ -2,18 +2,22 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.distributed import HashStore
 
 from camlens.data import source
 from camlens.data.loader import Augmentation, Loader
 from camlens.model.resnet import ResNet
+from camlens.train.distributed import fresh
 
 FIELDS = {
     "width": "4",
@@ -28,10 +32,14 @@ FIELDS = {
 }
 
 
-def command(folder, out, epochs, processes=2, restarts=0, **more):
+def command(folder, out, epochs, processes=2, restarts=0, rendezvous=None, **more):
     fields = {**FIELDS, "epochs": str(epochs), **more}
+    where = ["--standalone"]
+    if rendezvous:
+        rank, endpoint = rendezvous
+        where = ["--nnodes", "2", "--node-rank", rank, "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint]
     return [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)),
+        *(sys.executable, "-m", "torch.distributed.run", *where, "--nproc-per-node", str(processes)),
         *("--max-restarts", str(restarts), "-m", "camlens", "train", "--recipe", "shapes", "--data", str(folder)),
         *(part for field, value in fields.items() for part in ("--set", f"{field}={value}")),
         *("--no-bf16", "--no-compile", "--save-every", "0", "--device", "cpu", "--out", str(out)),
@@ -53,6 +61,12 @@ def finish(process):
 
 def saved(out):
     return torch.load(out / "checkpoint.pt", weights_only=True)
+
+
+def wait_for(processes, until):
+    while not until():
+        assert all(process.poll() is None for process in processes), [p.communicate() for p in processes]
+        time.sleep(0.02)
 
 
 def workers(out):
@@ -144,18 +158,41 @@ def test_a_killed_process_is_started_again_and_nothing_is_lost(folder, undisturb
     assert [row["train_loss"] for row in a["rows"]] == [row["train_loss"] for row in b["rows"]]
 
 
-def test_a_signal_to_torchrun_stops_all_and_saves(folder, undisturbed, tmp_path):
-    process = start(folder, tmp_path / "run", epochs=30)
+def test_two_machines_that_count_their_restarts_apart(folder, undisturbed, tmp_path):
+    """Two agents, each as on a machine of its own; the process of the second is killed twice."""
+    out = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    machines = [
+        start(folder, out, epochs=30, processes=1, restarts=3, rendezvous=(str(number), f"localhost:{port}"))
+        for number in (0, 1)
+    ]
+    for _ in range(2):
+        before = workers(out)
+        wait_for(machines, lambda before=before: len(workers(out)) == 2 and not before.items() & workers(out).items())
+        step = saved(out)["step"] if (out / "checkpoint.pt").exists() else 0
+        wait_for(machines, lambda step=step: (out / "checkpoint.pt").exists() and saved(out)["step"] > step)
+        os.kill(workers(out)[1], signal.SIGKILL)
+    for machine in machines:
+        finish(machine)
+    assert all(torch.equal(saved(out)["network"][key], value) for key, value in saved(undisturbed)["network"].items())
+
+
+def test_a_signal_to_torchrun_stops_all_and_saves(folder, tmp_path):
+    """With three processes, whose sums depend on their order."""
+    finish(start(folder, tmp_path / "undisturbed", epochs=10, processes=3))
+    process = start(folder, tmp_path / "run", epochs=10, processes=3)
     while not (tmp_path / "run" / "checkpoint.pt").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "go on with: camlens train --resume" in errors
-    again = command(folder, tmp_path / "run", 30)
+    assert f"go on with: torchrun … -m camlens train --recipe shapes --data {folder} --set width=4" in errors
+    again = command(folder, tmp_path / "run", 10, processes=3)
     subprocess.run([*again, "--resume"], check=True, capture_output=True, timeout=300)
-    a, b = saved(tmp_path / "run"), saved(undisturbed)
+    a, b = saved(tmp_path / "run"), saved(tmp_path / "undisturbed")
     assert all(torch.equal(a["network"][key], value) for key, value in b["network"].items())
 
 
@@ -169,6 +206,30 @@ def test_another_number_of_processes_cannot_go_on(folder, undisturbed):
     )
     assert process.returncode != 0
     assert "processes: 2 before, 1 now" in process.stderr
+
+
+def test_one_process_says_what_is_wrong_for_all(folder, undisturbed):
+    process = subprocess.run(command(folder, undisturbed, 30), check=False, capture_output=True, text=True, timeout=120)
+    assert process.returncode != 0
+    assert process.stderr.count("holds a run already") == 1
+
+
+@pytest.mark.parametrize("lives", range(3))
+def test_processes_that_live_find_each_other_among_what_dead_ones_left(lives):
+    """Three processes, restarted `lives` times; after each life but the last, some die before they have met."""
+    store, count = HashStore(), 3
+    for life in range(lives):
+        for rank in range(life, count):  # the first `life` of them did not come so far
+            store.set(f"process {rank}", f"dead-{life}-{rank}")
+        store.set("processes", " ".join(f"dead-{life}-{rank}" for rank in range(count)))
+        store.set(f"dead-{life}-0 has all", "")
+    with ThreadPoolExecutor(count) as pool:
+        parts = [pool.submit(fresh, store, rank, count) for rank in reversed(range(count))]
+        for number, part in enumerate(parts):
+            part.result().set(f"key {number}", str(number))
+    for part in parts:
+        assert [part.result().get(f"key {number}") for number in range(count)] == [b"0", b"1", b"2"]
+    assert not store.check(["key 0"])
 
 
 def test_fewer_images_than_processes(folder, tmp_path):

@@ -2,6 +2,7 @@ import copy
 import json
 import math
 import signal
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 
 import pytest
@@ -11,6 +12,7 @@ import camlens
 from camlens.data.imageset import ImageSet
 from camlens.data.loader import Batch
 from camlens.errors import CamlensError, DataError, UsageError
+from camlens.model import checkpoint
 from camlens.train import folder, loop
 from camlens.train.distributed import Ranks
 from camlens.train.loop import Stopped, train
@@ -57,6 +59,20 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@contextmanager
+def stopping_after(last_step, number=signal.SIGTERM):
+    original = RunProgress.step
+
+    def step(self, *args):
+        original(self, *args)
+        if self.done == last_step:
+            signal.raise_signal(number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunProgress, "step", step)
+        yield
+
+
 def test_it_learns_what_is_easy(data, undisturbed):
     model = camlens.load(undisturbed)
     with torch.no_grad():
@@ -97,23 +113,22 @@ def test_held_out_images_are_never_learned_from(data):
 
 @pytest.mark.parametrize("last_step", [3, 5, 12])  # within an epoch, at its very end, in the last
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_goes_on_as_if_nothing_had_been(data, undisturbed, tmp_path, monkeypatch, last_step, number):
-    original = RunProgress.step
-
-    def step(self, *args):
-        original(self, *args)
-        if self.done == last_step:
-            signal.raise_signal(number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunProgress, "step", step)
-        with pytest.raises(Stopped, match="camlens train --resume --out") as stopped:
-            train(TINY, data, tmp_path)
+def test_a_stopped_run_goes_on_as_if_nothing_had_been(data, undisturbed, tmp_path, last_step, number):
+    with (
+        stopping_after(last_step, number),
+        pytest.raises(Stopped, match=f"stopped at step {last_step} of 15") as stopped,
+    ):
+        train(TINY, data, tmp_path)
     assert stopped.value.exit_code == 128 + number
     train(TINY, data, tmp_path, resume=True)
     assert same(state(tmp_path), state(undisturbed))
     losses = [[row["train_loss"] for row in folder.read_metrics(out)] for out in (tmp_path, undisturbed)]
     assert losses[0] == losses[1]
+
+
+def test_a_signal_after_the_last_step_is_not_lost():
+    with pytest.raises(KeyboardInterrupt), loop.stop_signals():
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_signals_are_given_back(data, tmp_path):
@@ -137,15 +152,15 @@ def test_the_seed_decides(data, undisturbed, tmp_path):
 
 def test_a_step_is_nesterov_with_decay_on_matrices_alone(data):
     """Sutskever et al. 2013 as torch writes it: v = m v + g, w = w - r (g + m v); the average follows by 1 - decay."""
-    run, classifier = loop.start(TINY, data, seed=0, device=torch.device("cpu"), pace=Pace())
+    run = loop.start(TINY, data, seed=0, device=torch.device("cpu"), pace=Pace())
     loop.set_rate(run.optimiser, 0.1)
-    images, labels = classifier.normalise(data.pixels[:16]), data.labels[:16]
+    images, labels = run.classifier.normalise(data.pixels[:16]), data.labels[:16]
     batch = Batch(data.pixels[:16], labels, labels.roll(1), share=1.0, weight=1.0)
     expected = copy.deepcopy(run.network).double()
     average = {k: v.clone() for k, v in expected.named_parameters()}
     speed = {k: torch.zeros_like(v) for k, v in expected.named_parameters()}
     for step in range(3):
-        loop.train_step(run, run.network, classifier, batch, smoothing=0.2, pace=Pace())
+        loop.train_step(run, run.network, batch, smoothing=0.2, pace=Pace())
         expected.train()
         logits = expected(images.double())
         smooth = torch.full_like(logits, 0.2 / 2).scatter_add(1, labels[:, None], torch.full((16, 1), 0.8).double())
@@ -247,13 +262,13 @@ def test_with_none_held_out_the_last_network_is_kept(data, tmp_path):
 
 
 def test_mixed_labels_count_by_their_share(data):
-    run, classifier = loop.start(TINY, data, seed=0, device=torch.device("cpu"), pace=Pace())
+    run = loop.start(TINY, data, seed=0, device=torch.device("cpu"), pace=Pace())
     labels = data.labels[:16]
     batch = Batch(data.pixels[:16], labels, 1 - labels, share=0.3, weight=0.5)
     with torch.no_grad():
-        chances = copy.deepcopy(run.network).train()(classifier.normalise(batch.images)).log_softmax(dim=1)
+        chances = copy.deepcopy(run.network).train()(run.classifier.normalise(batch.images)).log_softmax(dim=1)
     expected = -(0.3 * chances[range(16), labels] + 0.7 * chances[range(16), 1 - labels]).mean() * 0.5
-    found = loop.train_step(run, run.network, classifier, batch, smoothing=0.0, pace=Pace())
+    found = loop.train_step(run, run.network, batch, smoothing=0.0, pace=Pace())
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -262,19 +277,33 @@ def test_a_run_may_begin_with_other_weights(data, undisturbed, tmp_path, caplog)
     network = camlens.load(undisturbed).network
     for images, fresh in ((three, True), (data, False)):
         caplog.clear()
-        run, classifier = loop.start(TINY, images, 1, torch.device("cpu"), Pace(), init=str(undisturbed))
+        run = loop.start(TINY, images, 1, torch.device("cpu"), Pace(), init=str(undisturbed))
         for key, value in run.network.state_dict().items():
             if key.startswith("fc."):
                 assert fresh != (value.shape == network.state_dict()[key].shape)
             else:
                 assert torch.equal(value, network.state_dict()[key]), key
-        assert torch.equal(classifier.mean, camlens.load(undisturbed).mean)
+        assert torch.equal(run.classifier.mean, camlens.load(undisturbed).mean)
         assert ("fresh last layer for 3 classes" in caplog.text) == fresh
     model = train(TINY, three, tmp_path, init=str(undisturbed))
     assert model.class_names == three.class_names
     assert json.loads((tmp_path / "config.json").read_text())["init"] == str(undisturbed)
     with pytest.raises(UsageError, match=r"init: .* before,  now"):
         train(TINY, three, tmp_path, resume=True)
+
+
+def test_what_a_run_began_with_is_not_needed_again(data, undisturbed, tmp_path):
+    first = camlens.load(undisturbed)
+    first.mean.fill_(0.25)  # not that of the data
+    checkpoint.save(tmp_path / "first.safetensors", first)
+    init = str(tmp_path / "first.safetensors")
+    train(TINY, data, tmp_path / "whole", init=init)
+    with stopping_after(7), pytest.raises(Stopped):
+        train(TINY, data, tmp_path / "halves", init=init)
+    (tmp_path / "first.safetensors").unlink()
+    model = train(TINY, data, tmp_path / "halves", init=init, resume=True)
+    assert same(state(tmp_path / "whole"), state(tmp_path / "halves"))
+    assert model.mean.tolist() == [0.25] * 3
 
 
 def test_weights_of_another_architecture_are_no_beginning(data, undisturbed, tmp_path):
@@ -322,6 +351,13 @@ def test_a_damaged_checkpoint_is_an_error(data, undisturbed, tmp_path):
     (tmp_path / "config.json").write_bytes((undisturbed / "config.json").read_bytes())
     (tmp_path / loop.STATE).write_bytes((undisturbed / loop.STATE).read_bytes()[:1000])
     with pytest.raises(CamlensError, match="cannot resume from"):
+        train(TINY, data, tmp_path, resume=True)
+
+
+def test_a_checkpoint_that_is_gone_is_an_error(data, undisturbed, tmp_path):
+    for name in ("config.json", "metrics.csv"):
+        (tmp_path / name).write_bytes((undisturbed / name).read_bytes())
+    with pytest.raises(CamlensError, match=r"its checkpoint\.pt is gone, though 3 epochs were trained; put it back"):
         train(TINY, data, tmp_path, resume=True)
 
 

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from camlens.errors import UsageError
-from camlens.train.recipe import RANGES, RECIPES, Recipe, find_recipe, from_config
+from camlens.train.recipe import RANGES, RECIPES, Recipe, changed, find_recipe, from_config
 
 
 def test_the_last_epoch_has_the_last_size():
@@ -25,9 +25,8 @@ def test_the_rate_rises_and_falls_in_straight_lines():
 
 
 def test_any_field_can_be_set():
-    recipe = find_recipe("quick", ["epochs=3", "sizes=16,32", "rate=1e-2", "flip=false", "stem=imagenet"])
-    changed = Recipe(epochs=3, sizes=(16, 32), rate=0.01, flip=False, stem="imagenet", crop=2, average=0.98)
-    assert recipe == changed
+    recipe = changed(find_recipe("quick"), ["epochs=3", "sizes=16,32", "rate=1e-2", "flip=false", "stem=imagenet"])
+    assert recipe == Recipe(epochs=3, sizes=(16, 32), rate=0.01, flip=False, stem="imagenet", crop=2, average=0.98)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -57,7 +56,7 @@ def test_a_recipe_survives_its_config(name):
 )
 def test_a_change_that_cannot_be_is_refused(change, message):
     with pytest.raises(UsageError, match=message):
-        find_recipe("quick", [change])
+        changed(find_recipe("quick"), [change])
 
 
 def test_an_unknown_recipe_is_refused():

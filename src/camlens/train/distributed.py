@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,13 +14,13 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from camlens.errors import UsageError
+from camlens.errors import CamlensError, UsageError
 
 T = TypeVar("T")
-PATIENCE = timedelta(minutes=10)  # for a process that no longer answers
+PATIENCE = timedelta(minutes=30)  # for a process that no longer answers, or downloads for the others
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,21 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
-    def receive(self, thing: T) -> T:
-        """What the first process holds."""
+    def decide(self, by: Callable[[], T]) -> T:
+        """What the first process finds by this, on each; where that fails, the first says why and all end."""
         if self.count == 1:
-            return thing
-        box = [thing]
+            return by()
+        box: list[Any] = [None, None]
+        if self.first:
+            try:
+                box[0] = by()
+            except CamlensError as error:
+                box[1] = error
         dist.broadcast_object_list(box)
-        return box[0]
+        found, failed = box
+        if failed:
+            raise failed if self.first else SystemExit(failed.exit_code)
+        return found
 
     def share(self, module: nn.Module) -> None:
         """Give every process the first one's parameters and buffers."""
@@ -78,7 +88,12 @@ class Ranks:
         """The network with gradients averaged over the processes, and the first one's BatchNorm statistics kept."""
         if self.count == 1:
             return network
-        return nn.parallel.DistributedDataParallel(network, [device] if device.type == "cuda" else None)
+        wrapped = nn.parallel.DistributedDataParallel(network, [device] if device.type == "cuda" else None)
+        # After its first step it sums gradients in another order. That step is taken here, and changes nothing, so that
+        # a resumed run sums all of them in the order of one that was not stopped.
+        wrapped.eval()(torch.zeros(1, 3, 32, 32, device=device)).sum().backward()
+        network.zero_grad()
+        return wrapped
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
@@ -104,8 +119,34 @@ def launch() -> str:
 
 
 def restarted() -> bool:
-    """Whether torchrun started this process in place of one that had failed."""
+    """Whether torchrun started this process anew after one on this machine had failed."""
     return launched() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def fresh(store: Store, rank: int, count: int) -> Store:
+    """A part of the store that only the `count` processes have which call this at the same time.
+
+    torchrun keeps its store when it starts processes again, and with it the addresses of those that failed; how often
+    it did is counted by each machine for itself. So each process puts up a name of its own, the first one lists the
+    names that it sees, and when all that are listed have answered to this list, they are those that live.
+    Raises `CamlensError` where some do not come.
+    """
+    me, began = uuid.uuid4().hex, time.monotonic()
+    store.set(f"process {rank}", me)
+    while time.monotonic() - began < PATIENCE.total_seconds():
+        if rank == 0:
+            store.set("processes", " ".join(store.get(f"process {n}").decode() for n in range(count)))
+        listed = store.get("processes").decode()
+        first, *_ = names = listed.split()
+        if me in names:
+            store.set(f"answer of {me}", listed)
+            answers = (f"answer of {name}" for name in names)
+            if rank == 0 and all(store.check([answer]) and store.get(answer).decode() == listed for answer in answers):
+                store.set(f"{first} has all", "")
+            if store.check([f"{first} has all"]):
+                return PrefixStore(first, store)
+        time.sleep(0.02)
+    raise CamlensError(f"process {rank} of {count} waited {PATIENCE} for the others to start")
 
 
 @contextmanager
@@ -125,9 +166,7 @@ def together(device: str) -> Iterator[tuple[Ranks, str]]:
             )
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
-    store, *_ = next(rendezvous("env://"))
-    # torchrun keeps its store when it starts processes again, and with it the addresses of those that failed
-    store = PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    store = fresh(next(rendezvous("env://"))[0], rank, count)
     # what lies on the CPU goes by gloo also beside GPUs, which need not be waited for then
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE, store=store, rank=rank, world_size=count)

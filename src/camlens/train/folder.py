@@ -18,13 +18,14 @@ from camlens.data.imageset import ImageSet
 from camlens.errors import CamlensError, UsageError
 from camlens.files import leftovers, write_json, write_text
 from camlens.model.checkpoint import WEIGHTS
-from camlens.train.distributed import launch, restarted
+from camlens.train.distributed import launch
 from camlens.train.pace import Pace
 from camlens.train.recipe import Recipe
 
 STATE = "checkpoint.pt"  # what `--resume` needs
 CONFIG = "config.json"
 METRICS = "metrics.csv"
+CURVES = "curves.png"
 
 Row = dict[str, float | int]
 
@@ -54,9 +55,9 @@ def describe(
     }
 
 
-def goes_on(out: Path, asked: bool) -> bool:
-    """Whether to go on with the run in `out`: on demand, or where torchrun starts its processes again."""
-    return asked or (restarted() and (out / CONFIG).exists() and read_config(out)["launch"] == launch())
+def goes_on(out: Path, asked: bool, restarted: bool) -> bool:
+    """Whether to go on with the run in `out`: on demand, or where torchrun has restarted a process of this very run."""
+    return asked or (restarted and (out / CONFIG).exists() and read_config(out)["launch"] == launch())
 
 
 def check_free(out: Path, resume: bool) -> None:
@@ -88,7 +89,7 @@ def prepare(out: Path, config: dict[str, Any], resume: bool) -> dict[str, Any] |
     ]
     if changed:
         raise UsageError(f"cannot resume {out} with other settings ({'; '.join(changed)}); use another --out for them")
-    for name in (STATE, CONFIG, METRICS, WEIGHTS):
+    for name in (STATE, CONFIG, METRICS, CURVES, WEIGHTS):
         for half_written in leftovers(out / name):  # by a run that was killed
             half_written.unlink(missing_ok=True)
     return old

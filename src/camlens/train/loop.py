@@ -32,7 +32,7 @@ from camlens.model.classifier import Classifier, bare
 from camlens.model.resnet import RESNETS, ResNet
 from camlens.model.running import evaluating
 from camlens.train.distributed import ALONE, Ranks
-from camlens.train.folder import STATE, Row, describe, goes_on, prepare, write_config, write_metrics
+from camlens.train.folder import STATE, Row, describe, prepare, read_metrics, write_config, write_metrics
 from camlens.train.pace import Pace, choose
 from camlens.train.progress import RunProgress
 from camlens.train.recipe import Recipe
@@ -53,6 +53,7 @@ Forward = Callable[[Tensor], Tensor]
 class Run:
     """Everything that changes while a network is trained.
 
+    classifier: what the run leaves behind, the network or its average
     losses: of the steps since `settle` last read them; they stay on the device until then
     clock: when the seconds of this epoch were last added up
     """
@@ -60,6 +61,7 @@ class Run:
     network: ResNet
     average: AveragedModel
     optimiser: torch.optim.SGD
+    classifier: Classifier
     step: int = 0
     epoch_loss: float = 0.0
     epoch_seconds: float = 0.0
@@ -74,7 +76,8 @@ class Run:
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds: tensors and numbers."""
         parts = {part: getattr(self, part).state_dict() for part in self.PARTS}
-        return parts | {number: getattr(self, number) for number in self.NUMBERS}
+        numbers = {number: getattr(self, number) for number in self.NUMBERS}
+        return parts | numbers | {"mean": self.classifier.mean, "std": self.classifier.std}
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
         """Go on from what `state` gave. Raises `CamlensError` where it is none of this network."""
@@ -83,6 +86,8 @@ class Run:
                 getattr(self, part).load_state_dict(state[part])
             for number in self.NUMBERS:
                 setattr(self, number, state[number])
+            self.classifier.mean.copy_(state["mean"])
+            self.classifier.std.copy_(state["std"])
         except Exception as error:  # loading raises many kinds; all mean that it cannot be gone on from
             raise CamlensError(f"cannot resume from {path}: {error}") from error
 
@@ -118,13 +123,13 @@ def train(
     learn, held = split(data, recipe, seed, ranks)
     where = torch.device(device)
     config = describe(recipe, data, seed, source, init, where, ranks.count)
-    old = ranks.receive(prepare(out, config, goes_on(out, resume)) if ranks.first else None)
+    old = ranks.decide(lambda: prepare(out, config, resume))
+    state = ranks.decide(lambda: read_state(out) if old else None)
     settings = (old["pace"] if old and old["device"] == where.type else {}) | (pace or {})
-    chosen = ranks.receive(choose(where, recipe.epochs * len(learn) // len(set(recipe.sizes)), **settings))
+    chosen = ranks.decide(lambda: choose(where, recipe.epochs * len(learn) // len(set(recipe.sizes)), **settings))
     loader = Loader(data, learn, recipe.batch, seed, recipe.augmentation, where, ranks.rank, ranks.count)
-    run, classifier = start(recipe, data, seed, where, chosen, init)
+    run = start(recipe, data, seed, where, chosen, "" if state else init)
     forward = forward_of(run.network, where, chosen, ranks, loader.share)
-    state = ranks.receive(read_state(out / STATE) if old and ranks.first else None)
     if state:
         run.restore(state, out / STATE)
     if ranks.first:
@@ -146,7 +151,7 @@ def train(
             side, done = recipe.size_at(epoch), run.step - epoch * len(loader)
             for number, batch in enumerate(loader.epoch(epoch, side, side / recipe.sizes[-1], done), done + 1):
                 set_rate(run.optimiser, recipe.rate_at((run.step + 0.5) / total))
-                run.losses.append(train_step(run, forward, classifier, batch, recipe.smoothing, chosen))
+                run.losses.append(train_step(run, forward, batch, recipe.smoothing, chosen))
                 run.step += 1
                 if number == 1 or run.step % CHECK_EVERY == 0:
                     settle(run, recipe, out, ranks)
@@ -157,11 +162,11 @@ def train(
                 stop_if_asked()
             settle(run, recipe, out, ranks)
             save(run, recipe, out, ranks)
-            judged = held_out(classifier, data, held, stop_if_asked, ranks)
-            finish_epoch(run, recipe, classifier, len(learn), judged, out, ranks)
+            judged = held_out(run.classifier, data, held, stop_if_asked, ranks)
+            finish_epoch(run, recipe, len(learn), judged, out, ranks)
             progress.say(in_words(run.rows[-1], recipe.epochs))
             saved = time.monotonic()
-    return best(classifier, out, ranks)
+    return best(run.classifier, out, ranks)
 
 
 def split(data: ImageSet, recipe: Recipe, seed: int, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
@@ -190,10 +195,8 @@ def split(data: ImageSet, recipe: Recipe, seed: int, ranks: Ranks = ALONE) -> tu
     return learn, held
 
 
-def start(
-    recipe: Recipe, data: ImageSet, seed: int, device: torch.device, pace: Pace, init: str = ""
-) -> tuple[Run, Classifier]:
-    """A network with its average and optimiser, and the classifier that the run will leave behind.
+def start(recipe: Recipe, data: ImageSet, seed: int, device: torch.device, pace: Pace, init: str = "") -> Run:
+    """A network with its average, its optimiser and the classifier that they will leave behind.
 
     Raises `UsageError` where the network to start from is not the recipe's.
     """
@@ -216,7 +219,7 @@ def start(
     vectors = [p for p in network.parameters() if p.ndim <= 1]  # biases and norms, which do not decay
     groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": vectors, "weight_decay": 0.0}]
     optimiser = torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum, nesterov=True)
-    return Run(network, average, optimiser), classifier.to(device)
+    return Run(network, average, optimiser, classifier.to(device))
 
 
 def begin_with(
@@ -261,12 +264,10 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def train_step(
-    run: Run, forward: Forward, classifier: Classifier, batch: Batch, smoothing: float, pace: Pace
-) -> Tensor:
+def train_step(run: Run, forward: Forward, batch: Batch, smoothing: float, pace: Pace) -> Tensor:
     """One step of the optimiser and of the average; the loss of the batch, still on its device."""
     run.network.train()
-    images = classifier.normalise(batch.images)
+    images = run.classifier.normalise(batch.images)
     if pace.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=pace.bf16):
@@ -309,9 +310,18 @@ def save(run: Run, recipe: Recipe, out: Path, ranks: Ranks) -> None:
         temporary.write_bytes(state.getbuffer())
 
 
-def read_state(path: Path) -> dict[str, Any] | None:
-    """The state in a checkpoint; None where there is none yet. Raises `CamlensError` where it is damaged."""
+def read_state(out: Path) -> dict[str, Any] | None:
+    """The state in the run's checkpoint; None where there is none yet.
+
+    Raises `CamlensError` where it is damaged, or missing from a run that had one.
+    """
+    path = out / STATE
     if not path.exists():
+        if rows := read_metrics(out):
+            raise CamlensError(
+                f"cannot resume {out}: its {STATE} is gone, though {len(rows)} epochs were trained; "
+                f"put it back, or start anew in another --out"
+            )
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -349,9 +359,7 @@ def held_out(
     return (loss / count, right / count) if count else (math.nan, math.nan)
 
 
-def finish_epoch(
-    run: Run, recipe: Recipe, classifier: Classifier, images: int, judged: tuple[float, float], out: Path, ranks: Ranks
-) -> None:
+def finish_epoch(run: Run, recipe: Recipe, images: int, judged: tuple[float, float], out: Path, ranks: Ranks) -> None:
     """Keep the network if it is the best so far, write the metrics and the checkpoint."""
     epoch, (loss, accuracy) = len(run.rows), judged
     steps = run.step - int(run.rows[-1]["steps"] if run.rows else 0)
@@ -373,7 +381,7 @@ def finish_epoch(
         run.best = accuracy
     if ranks.first:
         if better:
-            checkpoint.save(out / checkpoint.WEIGHTS, classifier)
+            checkpoint.save(out / checkpoint.WEIGHTS, run.classifier)
         write_metrics(out, run.rows)
     save(run, recipe, out, ranks)
     run.clock = time.monotonic()
@@ -396,8 +404,8 @@ def not_finite(what: str, step: int, recipe: Recipe, out: Path) -> CamlensError:
 
 
 def stopped(received: list[int], out: Path, step: int, total: int) -> Stopped:
-    """The message after a signal, which another process may have got, with the command that goes on."""
-    error = Stopped(f"stopped at step {step} of {total}; go on with: camlens train --resume --out {out}")
+    """The message after a signal, which another process may have got."""
+    error = Stopped(f"stopped at step {step} of {total}, which {out} holds")
     error.exit_code = 128 + (received or [signal.SIGTERM])[0]
     return error
 
@@ -428,6 +436,8 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+    if received:  # after the last step: what comes next is stopped
+        signal.raise_signal(received[0])
 
 
 def in_words(row: Row, epochs: int) -> str:

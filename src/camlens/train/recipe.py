@@ -108,7 +108,7 @@ RANGES = {
 
 RECIPES = {
     "quick": Recipe(epochs=2, sizes=(16,), crop=2, rate=0.15, average=0.98),
-    "cpu": Recipe(epochs=11, sizes=(16, 16, *6 * (24,), *3 * (32,)), rate=0.15, average=0.998, holdout=0.0),
+    "cpu": Recipe(epochs=20, sizes=(16, *4 * (24,), *5 * (32,)), rate=0.15, average=0.998, holdout=0.0),
     "long": Recipe(epochs=26, sizes=(16, *4 * (24,), *8 * (32,)), rate=0.15, average=0.998, cutout=8, holdout=0.0),
     "fast": Recipe(epochs=60, batch=512, rate=0.4, average=0.998, cutout=12),
     "best": Recipe(epochs=600, batch=256, rate=0.2, average=0.9995, mixup=0.2, cutmix=1.0, holdout=0.0),
@@ -117,24 +117,28 @@ RECIPES = {
 }
 
 
-def find_recipe(name: str, changes: typing.Iterable[str] = ()) -> Recipe:
-    """The recipe of this name with fields changed, each given as "field=value".
-
-    Raises `UsageError` for an unknown name or field, or a value that does not fit.
-    """
+def find_recipe(name: str) -> Recipe:
+    """The recipe of this name. Raises `UsageError` for an unknown one."""
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES, "camlens")
-    recipe = RECIPES[name]
+    return RECIPES[name]
+
+
+def changed(recipe: Recipe, changes: typing.Iterable[str]) -> Recipe:
+    """The recipe with fields changed, each given as "field=value".
+
+    Raises `UsageError` for an unknown field, or a value that does not fit.
+    """
     fields = [field.name for field in dataclasses.fields(recipe)]
-    changed: dict[str, typing.Any] = {}
+    values: dict[str, typing.Any] = {}
     for change in changes:
         field, equals, value = change.partition("=")
         if not equals:
             raise UsageError(f"--set {change!r}; expected field=value, for example epochs=2")
         if field not in fields:
             raise unknown("recipe field", field, fields, "a recipe")
-        changed[field] = _parsed(field, value, getattr(recipe, field))
-    return replace(recipe, **changed)
+        values[field] = _parsed(field, value, getattr(recipe, field))
+    return replace(recipe, **values)
 
 
 def from_config(fields: dict[str, typing.Any]) -> Recipe:
