@@ -257,8 +257,8 @@ def train(
         again = ranks.any(restarted())
         before = ranks.decide(lambda: folder.read_config(out) if folder.goes_on(out, resume, again) else None)
         ranks.decide(lambda: folder.check_free(out, before is not None))
-        known = before is not None and recipe is None
-        chosen = changed(from_config(before["recipe"]) if known else find_recipe(recipe or "quick"), changes or ())
+        base = from_config(before["recipe"]) if before and recipe is None else find_recipe(recipe or "quick")
+        chosen = changed(base, changes or ())
         source = data or (before["data"]["source"] if before else "cifar10")
         if seed is None:
             seed = before["seed"] if before else 0

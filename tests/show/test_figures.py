@@ -86,6 +86,10 @@ def test_curves_mark_what_was_kept_and_where_the_size_changed():
     assert "60.0%, kept" in texts(sheet)
     assert [t.strip() for t in texts(sheet) if "px" in t] == ["24 px", "24 px"]  # once in each plot
     assert figures.curves("one epoch", rows[:1]).figure.axes
+    for row in rows:
+        row["held_out_loss"] = row["held_out_accuracy"] = float("nan")
+    loss, accuracy = figures.curves("none held out", rows).figure.axes
+    assert loss.get_visible() and not accuracy.get_visible()
 
 
 def test_misclassified_names_label_and_prediction_in_their_colours():

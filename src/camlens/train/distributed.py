@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -54,17 +54,17 @@ class Ranks:
         """What the first process finds by this, on each; where that fails, the first says why and all end."""
         if self.count == 1:
             return by()
-        box: list[Any] = [None, None]
+        found, failed = None, None
         if self.first:
             try:
-                box[0] = by()
+                found = by()
             except CamlensError as error:
-                box[1] = error
+                failed = error
+        box: list[Any] = [found, failed and failed.exit_code]
         dist.broadcast_object_list(box)
-        found, failed = box
-        if failed:
-            raise failed if self.first else SystemExit(failed.exit_code)
-        return found
+        if box[1] is not None:
+            raise failed or SystemExit(box[1])
+        return cast(T, box[0])
 
     def share(self, module: nn.Module) -> None:
         """Give every process the first one's parameters and buffers."""
