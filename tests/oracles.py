@@ -221,3 +221,16 @@ def expected_calibration_error(probabilities, labels, M=15):
             accuracy, confidence = sum(right) / len(right), sum(confidences) / len(confidences)
             error += len(confidences) / n * abs(accuracy - confidence)
     return error
+
+
+def gradient_cosines(network, images, labels, other_images, other_labels):
+    """Cosines of the gradients of the cross-entropy by the last layer's weights and bias, image by image, (N, M)."""
+    weights = list(network[-1].parameters())
+
+    def gradient(image, label):
+        loss = -torch.log_softmax(network(image[None]), dim=1)[0, label]
+        return torch.cat([part.flatten() for part in torch.autograd.grad(loss, weights)])
+
+    of = [gradient(*pair) for pair in zip(images, labels, strict=True)]
+    by = [gradient(*pair) for pair in zip(other_images, other_labels, strict=True)]
+    return torch.tensor([[float(a @ b / (a.norm() * b.norm())) for b in by] for a in of])

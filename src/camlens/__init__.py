@@ -15,15 +15,17 @@ if TYPE_CHECKING:
     from camlens.maps.engine import Explanation, explain
     from camlens.model.checkpoint import load
     from camlens.model.classifier import Classifier
+    from camlens.show.report.page import report
 
 __version__: str
-__all__ = ["Classifier", "Explanation", "explain", "load"]
+__all__ = ["Classifier", "Explanation", "explain", "load", "report"]
 
 _HOME = {
     "Classifier": "camlens.model.classifier",
     "Explanation": "camlens.maps.engine",
     "explain": "camlens.maps.engine",
     "load": "camlens.model.checkpoint",
+    "report": "camlens.show.report.page",
 }
 
 

@@ -310,19 +310,28 @@ def evaluate(
     skip_unreadable: SkipUnreadable = False,
     device: Device = "auto",
     batch: Batch = 250,
+    corrections: Annotated[
+        Path | None, typer.Option(metavar="MARKS.CSV", help="Marks of errors, as the report saves them.")
+    ] = None,
     out: Out = Path("out/evaluate"),
     as_json: AsJson = False,
 ) -> None:
     """Measure a network on every image: accuracy, calibration, confusion matrix."""
     from camlens.analyse.evaluation import evaluate as run
+    from camlens.analyse.marks import WRONG, corrected, read_marks
     from camlens.show import draw
 
     classifier = load_model(model, model_option, weights, device)
     images = classifier.match(load_split(data, split, data_dir, skip_unreadable, classifier.input_size))
+    marks = read_marks(corrections, images) if corrections else None
     folder = out_folder(out)
     evaluation = run(classifier, images, batch)
     paths = draw.evaluation(evaluation, folder)
     metrics = evaluation.metrics()
+    after = None if marks is None else corrected(evaluation, marks)
+    if after is not None:
+        metrics["corrected"] = {key: after.metrics()[key] for key in ("n", "errors", "accuracy", "interval")}
+        write_json(folder / "metrics.json", metrics)
     if as_json:
         print_json(metrics)
         return
@@ -334,6 +343,11 @@ def evaluate(
         table.add_row(name, f"{of_class['n']:,}", *shares)
     say.print(table)
     say.print(evaluation.in_words())
+    if after is not None and marks is not None:
+        ambiguous = sum(mark == "ambiguous" for mark in marks.values())
+        relabelled = sum(mark.startswith(WRONG) for mark in marks.values())
+        say.print(f"by {corrections}, {relabelled} labels replaced and {ambiguous} ambiguous images left out:")
+        say.print(after.in_words())
     made(*paths)
 
 
@@ -378,6 +392,28 @@ def gallery(
         raise CamlensError(f"there is no error{wanted} to show")
     facts = f"{min(count, len(indices))} of {len(indices):,} errors, {ORDERS[sort]}."
     made(*draw.gallery(evaluation, indices[:count], facts, folder, layer, method, format, raw))
+
+
+@command("report out/train")
+def report(
+    model: ModelArgument = None,
+    model_option: ModelOption = None,
+    weights: Weights = None,
+    data: Data = "cifar10",
+    data_dir: DataDir = None,
+    skip_unreadable: SkipUnreadable = False,
+    device: Device = "auto",
+    batch: Batch = 250,
+    out: Out = Path("out/report"),
+) -> None:
+    """Write one HTML file that shows every error, where the network looked, and what it had learned it from."""
+    from camlens.show.report import write
+
+    classifier = load_model(model, model_option, weights, device)
+    images = {
+        split: load_split(data, split, data_dir, skip_unreadable, classifier.input_size) for split in splits_of(data)
+    }
+    made(write(classifier, images["test"], images.get("train"), out_folder(out) / "report.html", batch))
 
 
 @command("explain photo.jpg --model out/train --layer layer3 --against dog")

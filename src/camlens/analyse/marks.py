@@ -1,0 +1,68 @@
+"""What a person has decided about errors, as the report's page saves it, and what the accuracy is by that."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from camlens.analyse.evaluation import Evaluation
+from camlens.data.imageset import ImageSet
+from camlens.errors import DataError, unknown
+
+COLUMNS = ("index", "path", "label", "prediction", "mark")
+WRONG = "wrong:"  # a wrong label, followed by the right one
+
+
+def read_marks(path: Path, data: ImageSet) -> dict[int, str]:
+    """The marks in a CSV file, by the index of their image: "wrong:<class>", "ambiguous" or "real".
+
+    Raises `DataError` where the file is none of marks, or is of other images than `data`, `UsageError` for a class
+    that there is not.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+            columns = rows[0].keys() if rows else ()
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise DataError(f"cannot read {path}: {error}; expected marks as the report saves them") from error
+    if not set(COLUMNS) <= set(columns):
+        raise DataError(f"{path} holds no marks; expected the columns {', '.join(COLUMNS)} and a row for each mark")
+    marks = {}
+    for number, row in enumerate(rows, 2):
+        index, mark = row["index"] or "", row["mark"] or ""
+        if not index.isdecimal() or int(index) >= len(data) or row["path"] != data.files[int(index)]:
+            raise DataError(
+                f"{path}, line {number}: no image {index} {row['path']} in {data.name}, {data.split}; "
+                "these are marks for other data"
+            )
+        if row["label"] != (label := data.class_names[int(data.labels[int(index)])]):
+            raise DataError(f"{path}, line {number}: image {index} has the label {label} here, not {row['label']}")
+        if mark.startswith(WRONG) and mark[len(WRONG) :] not in data.class_names:
+            raise unknown("class", mark[len(WRONG) :], data.class_names, data.name)
+        if not mark.startswith(WRONG) and mark not in ("ambiguous", "real"):
+            raise DataError(f"{path}, line {number}: mark {mark!r}; expected wrong:<class>, ambiguous or real")
+        marks[int(index)] = mark
+    return marks
+
+
+def corrected(evaluation: Evaluation, marks: dict[int, str]) -> Evaluation:
+    """The evaluation with wrong labels replaced, and without the images that are ambiguous."""
+    data = evaluation.data
+    labels = data.labels.clone()
+    for index, mark in marks.items():
+        if mark.startswith(WRONG):
+            labels[index] = data.class_names.index(mark[len(WRONG) :])
+    kept = torch.tensor([index for index in range(len(data)) if marks.get(index) != "ambiguous"])
+    chosen = ImageSet(
+        name=data.name,
+        split=data.split,
+        class_names=data.class_names,
+        pixels=data.pixels[kept],
+        labels=labels[kept],
+        files=tuple(data.files[index] for index in kept.tolist()),
+        original_size=data.original_size,
+    )
+    return replace(evaluation, data=chosen, logits=evaluation.logits[kept])

@@ -1,0 +1,305 @@
+"""Everything the page of an error report shows, gathered and written into one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import Environment
+from markupsafe import Markup
+from PIL import Image
+from torch import Tensor
+
+from camlens.analyse.evaluation import Evaluation, evaluate, wilson
+from camlens.analyse.evidence import Evidence, NoFeatures, Reading, find, fingerprint, read, read_once
+from camlens.data.imageset import ImageSet, resize
+from camlens.errors import DataError
+from camlens.files import out_folder, write_text
+from camlens.maps.engine import explain
+from camlens.model.classifier import Classifier
+
+ALL = 10  # classes, up to which the maps of all of them travel with an error
+MOST = 8  # with more classes: those of the most probable, and of the label
+SIDE = 160  # pixels, to which larger pictures are made smaller
+THUMB = 48
+PER_SHEET = 256  # pictures on one sheet of them
+METHOD = "hirescam"
+
+
+def report(
+    model: Classifier,
+    data: ImageSet | Iterable[tuple[Any, int]],
+    out: str | Path = "report.html",
+    train: ImageSet | Iterable[tuple[Any, int]] | None = None,
+) -> Path:
+    """Write the error report of a classifier as one HTML file; its path.
+
+    data: a data set, or pairs of an image and the number of its class; an image is a PIL picture, a uint8 tensor
+        (3, H, W) or, as floats, what the network takes
+    train: the images it learned from, likewise; without them the page shows no evidence from training
+
+    Raises `DataError` for labels or images that do not fit the network.
+    """
+    path = Path(out)
+    out_folder(path.parent)
+    learned = None if train is None else as_set(model, train, "train")
+    return write(model, as_set(model, data, "test"), learned, path)
+
+
+def write(model: Classifier, test: ImageSet, train: ImageSet | None, path: Path, batch: int = 250) -> Path:
+    """Write the error report to `path`; features of the training images are kept beside it for the next time."""
+    test = model.match(test)
+    evidence, reading = None, None
+    try:
+        reading = read(model, test, batch)
+        evaluation = Evaluation(model, test, reading.logits)
+    except NoFeatures:
+        evaluation = evaluate(model, test, batch)
+    errors = evaluation.errors("confidence")
+    if reading and train is not None and len(errors):
+        train = model.match(train)
+        learned = read_once(model, train, path.parent / "features.safetensors", batch)
+        of = Reading(reading.logits[errors], reading.features[errors])
+        evidence = find(of, test.labels[errors], learned, train.labels)
+    facts = gather(evaluation, errors, reading, train, evidence)
+    write_text(path, html(facts))
+    return path
+
+
+def as_set(model: Classifier, data: ImageSet | Iterable[tuple[Any, int]], split: str) -> ImageSet:
+    """The images as an `ImageSet` of the model's classes, at its input size."""
+    if isinstance(data, ImageSet):
+        return data
+    pixels, labels = [], []
+    for number, (image, label) in enumerate(data):
+        if not isinstance(image, Tensor):
+            image = model.denormalise(model.prepare(image))[0]
+        elif image.is_floating_point():
+            image = model.denormalise(image[None].to(model.device))[0]
+        if not 0 <= int(label) < len(model.class_names):
+            raise DataError(
+                f"image {number} has the label {label}; expected 0 to {len(model.class_names) - 1}, "
+                f"the classes of {model.name}"
+            )
+        pixels.append(resize(image[None].cpu(), model.input_size)[0])
+        labels.append(int(label))
+    if not labels:
+        raise DataError("the data have no images")
+    height, width = model.input_size
+    return ImageSet(
+        name="data",
+        split=split,
+        class_names=model.class_names,
+        pixels=torch.stack(pixels),
+        labels=torch.tensor(labels),
+        files=tuple(f"{split} image {number}" for number in range(len(labels))),
+        original_size=f"{height}x{width}",
+    )
+
+
+def gather(
+    evaluation: Evaluation, errors: Tensor, reading: Reading | None, train: ImageSet | None, evidence: Evidence | None
+) -> dict[str, Any]:
+    """What the page shows, ready for JSON. Lists of errors are all in the order of `errors`."""
+    model, data = evaluation.model, evaluation.data
+    classes = shown_classes(evaluation, errors)
+    maps, logits = maps_of(evaluation, errors, classes)
+    last = maps[list(maps)[-1]] if maps else torch.zeros(0, classes.shape[1], 1, 1)
+    rest = logits - last.sum(dim=(2, 3))  # what a class has besides the cells of its map
+    metrics = evaluation.metrics()
+    return {
+        "id": fingerprint(model, data)[:16],
+        "model": {
+            "name": model.name,
+            "parameters": sum(p.numel() for p in model.network.parameters()),
+            "input": "×".join(map(str, model.input_size)),
+        },
+        "data": {"name": data.name, "split": data.split, "n": len(data), "size": data.original_size},
+        "camlens": version("camlens"),
+        "names": list(data.class_names),
+        **{key: metrics[key] for key in ("accuracy", "interval", "ece", "reliability")},
+        "perClass": [[k, *of_class.values()] for k, of_class in enumerate(metrics["per_class"].values())],
+        "confusion": [[i, j, n] for i, row in enumerate(metrics["confusion"]) for j, n in enumerate(row) if n],
+        "findings": findings(evaluation),
+        "errors": {
+            "index": errors.tolist(),
+            "file": [data.files[index] for index in errors.tolist()],
+            "label": data.labels[errors].tolist(),
+            "prediction": evaluation.predictions[errors].tolist(),
+            "classes": classes.tolist(),
+            "probability": rounded(evaluation.probabilities[errors].gather(1, classes), 4),
+            "logit": rounded(logits, 4),
+            "rest": rounded(rest, 4),
+            "loss": rounded(-evaluation.logits[errors].log_softmax(1).gather(1, data.labels[errors][:, None])[:, 0], 3),
+        },
+        "exact": same_for_all_images(rest, classes),  # then it is the bias
+        "layers": [packed(name, of_layer, last=name == list(maps)[-1]) for name, of_layer in maps.items()],
+        "pictures": sheets(data.pixels[errors], SIDE),
+        "side": list(data.size),
+        "evidence": None if evidence is None or train is None else shown_evidence(evidence, train),
+        "plane": None if reading is None else plane(reading, evaluation),
+    }
+
+
+def same_for_all_images(rest: Tensor, classes: Tensor) -> bool:
+    """Whether each class has the same rest, (E, n), with every image."""
+    kinds, place = classes.flatten().unique(return_inverse=True)
+    low = torch.full((len(kinds),), torch.inf).scatter_reduce(0, place, rest.flatten(), "amin")
+    high = torch.full((len(kinds),), -torch.inf).scatter_reduce(0, place, rest.flatten(), "amax")
+    return len(kinds) > 0 and bool((high - low).max() < 1e-3)
+
+
+def rounded(values: Tensor, digits: int) -> Any:
+    """As lists, with so many digits behind the point."""
+    return np.round(values.double().numpy(), digits).tolist()
+
+
+def shown_classes(evaluation: Evaluation, errors: Tensor) -> Tensor:
+    """The classes whose maps travel, (E, n), the most probable first; among them always the label."""
+    order = evaluation.logits[errors].argsort(dim=1, descending=True)
+    if order.shape[1] <= ALL:
+        return order
+    label = evaluation.labels[errors][:, None]
+    place = (order == label).int().argmax(dim=1, keepdim=True)
+    kept = order[:, :MOST].clone()
+    kept[:, -1:] = torch.where(place < MOST, kept[:, -1:], label)
+    return kept
+
+
+def maps_of(
+    evaluation: Evaluation, errors: Tensor, classes: Tensor, batch: int = 128
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Raw maps of the last two layers for these classes, {layer: (E, n, h, w)}, and their logits (E, n)."""
+    model, data = evaluation.model, evaluation.data
+    layers = list(model.layers[-2:])
+    parts: list[dict[str, Tensor]] = []
+    for rows, chosen in zip(errors.split(batch), classes.split(batch), strict=True) if len(errors) else ():
+        images = model.prepare(data.pixels[rows])
+        if classes.shape[1] == len(model.class_names):
+            found = explain(model, images, METHOD, layers, "all").maps
+            assert isinstance(found, dict)
+            place = chosen[:, :, None, None]
+            parts.append({k: m.cpu().gather(1, place.expand(-1, -1, *m.shape[2:])) for k, m in found.items()})
+        else:
+            columns = [explain(model, images, METHOD, layers, column).maps for column in chosen.T]
+            parts.append({k: torch.stack([c[k].cpu() for c in columns if isinstance(c, dict)], 1) for k in layers})
+    maps = {k: torch.cat([part[k] for part in parts]) for k in layers} if parts else {}
+    return maps, evaluation.logits[errors].gather(1, classes)
+
+
+def packed(layer: str, maps: Tensor, last: bool) -> dict[str, Any]:
+    """Maps (E, n, h, w) as whole numbers: value = number * scale of its error."""
+    top = 32767 if last else 127  # those that are added up need more
+    scale = maps.abs().amax(dim=(1, 2, 3)).clamp(min=1e-12) / top
+    whole = (maps / scale[:, None, None, None]).round().numpy().astype("<i2" if last else "i1")
+    return {
+        "name": layer,
+        "grid": list(maps.shape[2:]),
+        "bytes": 2 if last else 1,
+        "scale": [float(f"{value:.6g}") for value in scale.tolist()],
+        "data": base64.b64encode(whole.tobytes()).decode(),
+    }
+
+
+def sheets(pixels: Tensor, side: int, lossless_up_to: int = 64) -> dict[str, Any]:
+    """Pictures side by side on large ones, as data URIs; larger ones than `side` are made smaller."""
+    height, width = (int(n) for n in pixels.shape[-2:])
+    shrunk = min(1.0, side / max(height, width))
+    size = max(1, round(height * shrunk)), max(1, round(width * shrunk))
+    columns, found = 16, []
+    for part in pixels.split(PER_SHEET) if len(pixels) else ():
+        rows = -(-len(part) // columns)
+        canvas = np.zeros((rows, columns, *size, 3), np.uint8)
+        canvas.reshape(-1, *size, 3)[: len(part)] = resize(part, size).permute(0, 2, 3, 1).numpy()
+        picture = Image.fromarray(canvas.transpose(0, 2, 1, 3, 4).reshape(rows * size[0], columns * size[1], 3))
+        file = io.BytesIO()
+        sharp = max(size) <= lossless_up_to
+        picture.save(file, "WEBP", lossless=sharp, quality=60 if sharp else 72, method=2 if sharp else 4)
+        found.append(f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}")
+    return {"columns": columns, "per": PER_SHEET, "size": list(size), "sheets": found}
+
+
+def shown_evidence(evidence: Evidence, train: ImageSet) -> dict[str, Any]:
+    """The lists of training images, with each of these once as a small picture."""
+    kinds = {"nearest": evidence.nearest, "towards": evidence.towards, "away": evidence.away}
+    used = torch.cat([lists.flatten() for lists in kinds.values()]).unique()
+    used = used[used >= 0]
+    place = {index: number for number, index in enumerate(used.tolist())}
+    place[-1] = -1
+    return {
+        "index": used.tolist(),
+        "file": [train.files[index] for index in used.tolist()],
+        "label": train.labels[used].tolist(),
+        "pictures": sheets(train.pixels[used], THUMB, lossless_up_to=0),
+        "lists": {kind: [[place[index] for index in row] for row in lists.tolist()] for kind, lists in kinds.items()},
+        "scores": {kind: rounded(scores, 3) for kind, scores in evidence.scores.items()},
+    }
+
+
+def plane(reading: Reading, evaluation: Evaluation) -> dict[str, Any]:
+    """The two first principal components of the features of all images, as bytes across and upwards."""
+    centred = reading.features - reading.features.mean(dim=0)
+    _, spread, axes = torch.pca_lowrank(centred, q=min(6, *centred.shape), center=False, niter=4)
+    points = centred @ axes[:, :2]
+    points = points * points.pow(3).mean(dim=0).sign()  # the sign of an axis is arbitrary: its long tail points up
+    low, high = points.amin(dim=0), points.amax(dim=0)
+    whole = ((points - low) / (high - low).clamp(min=1e-12) * 65535).round().numpy().astype("<u2")
+    share = spread[:2].pow(2).sum() / centred.pow(2).sum().clamp(min=1e-12)
+    return {
+        "points": base64.b64encode(whole.tobytes()).decode(),
+        "label": base64.b64encode(evaluation.labels.numpy().astype("<u2").tobytes()).decode(),
+        "share": float(share),
+    }
+
+
+def findings(evaluation: Evaluation) -> list[str]:
+    """The three main findings, in words."""
+    wrong, names = evaluation.wrong, evaluation.data.class_names
+    count = int(wrong.sum())
+    if not count:
+        return [f"All {len(wrong):,} images are right."]
+    confusion = evaluation.confusion.clone().fill_diagonal_(0)
+    label, prediction = divmod(int(confusion.argmax()), len(names))
+    share = f"{int(confusion[label, prediction])} of {count:,} errors"
+    back = int(confusion[prediction, label])
+    found = [
+        f"{names[label]} called {names[prediction]} is the commonest error: {share}; the reverse happens "
+        f"{back} time{'s' * (back != 1)}."
+    ]
+    sure = wrong & (evaluation.confidences > 0.8)
+    ranks = evaluation.logits.argsort(dim=1, descending=True)
+    second = int((ranks[wrong, 1] == evaluation.labels[wrong]).sum())
+    found.append(
+        f"The network was more than 80 % sure in {int(sure.sum()):,} of its {count:,} errors; in {second:,} of them "
+        f"all, the label came second."
+    )
+    of_class = evaluation.confusion.sum(dim=1)
+    right = evaluation.confusion.diag() / of_class.clamp(min=1)
+    there = (of_class > 0).nonzero()[:, 0]
+    hardest, easiest = there[right[there].argmin()], there[right[there].argmax()]
+    low, high = wilson(int(evaluation.confusion[hardest, hardest]), int(of_class[hardest]))
+    found.append(
+        f"{names[hardest]} is the hardest class: {100 * float(right[hardest]):.1f} % right (95 % interval "
+        f"{100 * low:.1f} to {100 * high:.1f}), against {100 * float(right[easiest]):.1f} % of {names[easiest]}."
+    )
+    return found
+
+
+def html(facts: dict[str, Any]) -> str:
+    """The page. What comes from outside, names and files, is in its JSON alone, where no tag can begin."""
+    here = files("camlens.show.report")
+    parts = {name: Markup((here / f"page.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
+    text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    template = Environment(autoescape=True).from_string((here / "page.html").read_text(encoding="utf-8"))
+    title = f"What {facts['model']['name']} gets wrong on {facts['data']['name']}"
+    return template.render(title=title, facts=Markup(text), **parts)

@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from camlens.analyse.evaluation import Evaluation
+from camlens.analyse.marks import corrected, read_marks
+from camlens.data.imageset import ImageSet
+from camlens.errors import DataError, UsageError
+
+HEAD = "index,path,label,prediction,mark\n"
+
+
+@pytest.fixture
+def data():
+    files = ("a.png", "b, c.png", "d.png", "e.png")
+    labels = torch.tensor([0, 1, 1, 2])
+    return ImageSet(
+        "pets", "test", ("cat", "dog", "o'x"), torch.zeros(4, 3, 2, 2, dtype=torch.uint8), labels, files, "2x2"
+    )
+
+
+def written(tmp_path, text):
+    (tmp_path / "marks.csv").write_text(text, encoding="utf-8")
+    return tmp_path / "marks.csv"
+
+
+def test_accuracy_before_and_after(data, tmp_path):
+    predictions = torch.tensor([1, 0, 2, 2])  # one of four is right
+    evaluation = Evaluation(None, data, torch.eye(3)[predictions])
+    text = HEAD + '0,a.png,cat,dog,wrong:dog\n1,"b, c.png",dog,cat,ambiguous\n2,d.png,dog,o\'x,real\n'
+    marks = read_marks(written(tmp_path, text), data)
+    assert marks == {0: "wrong:dog", 1: "ambiguous", 2: "real"}
+    after = corrected(evaluation, marks)
+    assert (evaluation.accuracy, len(data)) == (0.25, 4)
+    assert (after.accuracy, len(after.data)) == (2 / 3, 3)
+    assert after.data.files == ("a.png", "d.png", "e.png") and after.labels.tolist() == [1, 1, 2]
+    assert data.labels.tolist() == [0, 1, 1, 2], "the data stay as they are"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no marks; expected the columns index, path, label"),
+        ("index,path\n1,a\n", "holds no marks"),
+        (HEAD + "9,a.png,cat,dog,real\n", "line 2: no image 9 a.png in pets, test; these are marks for other data"),
+        (HEAD + "0,a.png,cat,dog,real\n1,x.png,dog,cat,real\n", "line 3: no image 1 x.png"),
+        (HEAD + "-1,a.png,cat,dog,real\n", "no image -1"),
+        (HEAD + "0,a.png,dog,cat,real\n", "image 0 has the label cat here, not dog"),
+        (HEAD + "0,a.png,cat,dog,perhaps\n", "mark 'perhaps'; expected wrong:<class>, ambiguous or real"),
+        (HEAD + "0,a.png\n", "image 0 has the label cat here"),
+    ],
+)
+def test_what_is_no_list_of_marks_for_these_data(data, tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        read_marks(written(tmp_path, text), data)
+
+
+def test_a_class_that_there_is_not(data, tmp_path):
+    with pytest.raises(UsageError, match="unknown class 'cow'; pets has: cat, dog"):
+        read_marks(written(tmp_path, HEAD + "0,a.png,cat,dog,wrong:cow\n"), data)
+
+
+def test_a_file_that_cannot_be_read(data, tmp_path):
+    with pytest.raises(DataError, match="cannot read"):
+        read_marks(tmp_path / "none.csv", data)
+    (tmp_path / "picture.csv").write_bytes(bytes(range(256)))
+    with pytest.raises(DataError, match="cannot read"):
+        read_marks(tmp_path / "picture.csv", data)

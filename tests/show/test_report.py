@@ -1,0 +1,356 @@
+import json
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import camlens
+from camlens.analyse.evaluation import evaluate
+from camlens.analyse.marks import read_marks
+from camlens.data.imageset import ImageSet
+from camlens.errors import DataError
+from camlens.maps.heat import upsample
+from camlens.show.report import page
+
+NAMES = ("cat", "<img src=x onerror=alert(1)>", 'a "quoted", name')
+ROOT = Path(__file__).parents[2]
+
+
+class Net(nn.Module):
+    def __init__(self, classes=3):
+        super().__init__()
+        torch.manual_seed(1)
+        self.early = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2))
+        self.late = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2))
+        self.fc = nn.Linear(8, classes)
+
+    def forward(self, images):
+        return self.fc(self.late(self.early(images)).mean(dim=(2, 3))) * 1
+
+
+class Pooled(Net):
+    def forward(self, images):
+        return self.fc(self.late(self.early(images)).mean(dim=(2, 3)))
+
+
+def classifier(network=None, names=NAMES, side=16):
+    network = network or Pooled(len(names))
+    how = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "input_size": (side, side), "layers": ("early", "late")}
+    model = camlens.Classifier(network, names, name="tiny", **how)
+    with torch.no_grad():  # so that it says each class now and then
+        network.fc.weight *= 30
+        network.fc.bias -= model(model.prepare(images(100, "some", names, side).pixels)).mean(dim=0)
+    return model
+
+
+def images(count, split="test", names=NAMES, side=16):
+    numbers = torch.Generator().manual_seed(len(split))
+    pixels = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=numbers)
+    labels = torch.randint(len(names), (count,), generator=numbers)
+    files = tuple(f"{split}/</script>{n}, x.png" for n in range(count))
+    return ImageSet("noise", split, names, pixels, labels, files, f"{side}x{side}")
+
+
+def facts_of(path):
+    return json.loads(re.search(r'id="facts">(.*?)</script>', path.read_text(), re.DOTALL).group(1))
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return camlens.report(
+        classifier(), images(150), tmp_path_factory.mktemp("report") / "report.html", images(90, "train")
+    )
+
+
+def raw_map(facts, layer, number, c):
+    packed = facts["layers"][layer]
+    values = np.frombuffer(page.base64.b64decode(packed["data"]), "<i2" if packed["bytes"] == 2 else "i1")
+    classes = facts["errors"]["classes"]
+    whole = values.reshape(len(classes), len(classes[0]), *packed["grid"])
+    return torch.tensor(whole[number, classes[number].index(c)] * packed["scale"][number])
+
+
+def test_the_page_holds_what_the_network_says(report):
+    facts, evaluation = facts_of(report), evaluate(classifier(), images(150))
+    errors = facts["errors"]
+    assert errors["index"] == evaluation.errors("confidence").tolist()
+    assert facts["accuracy"] == evaluation.accuracy
+    for number, index in enumerate(errors["index"]):
+        for c, probability in zip(errors["classes"][number], errors["probability"][number], strict=True):
+            assert probability == pytest.approx(float(evaluation.probabilities[index, c]), abs=1e-4)
+    assert sum(n for _, _, n in facts["confusion"]) == 150
+
+
+def test_the_page_holds_the_maps_and_cells_add_up(report):
+    facts, model, data = facts_of(report), classifier(), images(150)
+    assert [layer["name"] for layer in facts["layers"]] == ["early", "late"] and facts["exact"]
+    assert [layer["grid"] for layer in facts["layers"]] == [[8, 8], [4, 4]]
+    for number in (0, 5, len(facts["errors"]["index"]) - 1):
+        index = facts["errors"]["index"][number]
+        found = camlens.explain(model, model.prepare(data.pixels[[index]]), "hirescam", ["early", "late"], "all")
+        for c in range(3):
+            early, late = raw_map(facts, 0, number, c), raw_map(facts, 1, number, c)
+            top = float(found.maps["early"].abs().max())
+            torch.testing.assert_close(early.float(), found.maps["early"][0, c], atol=top / 200, rtol=0)
+            torch.testing.assert_close(late.float(), found.maps["late"][0, c], atol=1e-4, rtol=0)
+            assert float(late.sum() + model.network.fc.bias[c].detach()) == pytest.approx(
+                float(found.logits[0, c]), abs=1e-3
+            )
+
+
+def test_pictures_are_those_of_the_errors(report):
+    facts, data = facts_of(report), images(150)
+    source = facts["pictures"]["sheets"][0].split(",")[1]
+    sheet = np.asarray(Image.open(page.io.BytesIO(page.base64.b64decode(source))).convert("RGB"))
+    for number, index in enumerate(facts["errors"]["index"]):
+        y, x = divmod(number, 16)
+        cut = sheet[16 * y : 16 * y + 16, 16 * x : 16 * x + 16]
+        assert np.array_equal(cut, data.pixels[index].permute(1, 2, 0).numpy())
+
+
+def test_a_head_that_is_none_of_the_pooled_ones(tmp_path):
+    facts = facts_of(camlens.report(classifier(Net()), images(40), tmp_path / "a.html", images(40, "train")))
+    assert facts["evidence"] is None and facts["plane"] is None, "the logits are no linear layer's"
+    assert len(facts["errors"]["index"]) > 5 and facts["exact"]
+
+
+def test_many_classes_travel_by_their_most_probable(tmp_path):
+    names = tuple(f"class {n}" for n in range(1000))
+    facts = facts_of(camlens.report(classifier(names=names), images(30, names=names), tmp_path / "a.html"))
+    for number, label in enumerate(facts["errors"]["label"]):
+        classes = facts["errors"]["classes"][number]
+        assert len(classes) == 8 and label in classes and facts["errors"]["prediction"][number] == classes[0]
+    last = raw_map(facts, 1, 0, facts["errors"]["label"][0])
+    assert last.shape == (4, 4)
+
+
+def test_any_pairs_of_image_and_label_will_do(tmp_path):
+    model, data = classifier(), images(20)
+    pictures = [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in data.pixels]
+    kinds = [data.pixels, model.prepare(data.pixels), pictures]
+    found = []
+    for number, kind in enumerate(kinds):
+        pairs = [(image, int(label)) for image, label in zip(kind, data.labels, strict=True)]
+        found.append(facts_of(camlens.report(model, pairs, tmp_path / f"{number}.html"))["errors"])
+    assert found[0] == found[1] == found[2]
+    with pytest.raises(DataError, match="image 0 has the label 3; expected 0 to 2"):
+        camlens.report(model, [(pictures[0], 3)], tmp_path / "x.html")
+    with pytest.raises(DataError, match="the data have no images"):
+        camlens.report(model, [], tmp_path / "x.html")
+
+
+def test_a_network_that_is_always_right(tmp_path):
+    model, data = classifier(), images(20)
+    right = replace(data, labels=evaluate(model, data).predictions)
+    facts = facts_of(camlens.report(model, right, tmp_path / "a.html", images(20, "train")))
+    assert facts["errors"]["index"] == [] and facts["findings"] == ["All 20 images are right."]
+
+
+# In a real browser
+
+
+def needed(found, what):
+    if not found:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{what} is not installed")
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = needed(shutil.which("chromium") or shutil.which("google-chrome"), "chromium")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser):
+    """Opens a page of its own; an error in it, or a request that leaves it, fails the test."""
+    problems, contexts = [], []
+
+    def open_(path, address="", **settings):
+        context = browser.new_context(accept_downloads=True, **{"viewport": {"width": 1400, "height": 900}, **settings})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("dialog", lambda dialog: problems.append(f"a dialog: {dialog.message}"))
+        page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else problems.append(r.url))
+        page.goto(Path(path).as_uri() + address)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert not problems
+
+
+def canvas(page, number):
+    """The pixels of one of the card's canvases, (H, W, 3)."""
+    page.wait_for_function(
+        f"() => {{ const c = document.querySelectorAll('.views canvas')[{number}];"
+        " return c && c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v) }"
+    )
+    width, height, values = page.evaluate(
+        f"() => {{ const c = document.querySelectorAll('.views canvas')[{number}];"
+        " return [c.width, c.height, [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]] }"
+    )
+    return np.array(values, np.uint8).reshape(height, width, 4)[..., :3]
+
+
+def address(page):
+    return {key: values[0] for key, values in parse_qs(urlsplit(page.url).fragment).items()}
+
+
+def test_a_cell_shows_its_errors(tab, report):
+    page, facts = tab(report), facts_of(report)
+    for label, prediction in ((0, 1), (2, 0)):
+        pairs = zip(facts["errors"]["index"], facts["errors"]["label"], facts["errors"]["prediction"], strict=True)
+        wanted = [index for index, *pair in pairs if pair == [label, prediction]]
+        page.get_by_role("button", name=f"{NAMES[label]} called {NAMES[prediction]}: {len(wanted)} error").click()
+        shown = page.locator("#grid [data-image]").evaluate_all("all => all.map(b => Number(b.dataset.image))")
+        assert shown == wanted and len(wanted) > 1
+        assert address(page)["label"] == str(label) and address(page)["prediction"] == str(prediction)
+    page.get_by_role("button", name=f"all called {NAMES[2]}").click()
+    assert page.locator("#grid [data-image]").count() == facts["errors"]["prediction"].count(2)
+    page.get_by_role("button", name="all errors").click()
+    assert page.locator("#grid [data-image]").count() == min(120, len(facts["errors"]["index"]))
+
+
+def test_the_heat_map_is_drawn_as_computed(tab, report):
+    """Against the maps as the engine gives and upsamples them."""
+    facts = facts_of(report)
+    number = 3
+    index = facts["errors"]["index"][number]
+    page = tab(report, f"#image={index}&strength=100")
+    drawn = canvas(page, 1).astype(float)
+    model, data = classifier(), images(150)
+    label, prediction = facts["errors"]["label"][number], facts["errors"]["prediction"][number]
+    maps = camlens.explain(model, model.prepare(data.pixels[[index]]), "hirescam", "late", "all").maps[0]
+    full = float(maps[[label, prediction]].abs().max())
+    strength = (upsample(maps[prediction][None], drawn.shape[:2])[0] / full).clamp(0, 1).numpy()[..., None]
+    colours = (
+        data.pixels[index].permute(1, 2, 0).numpy().repeat(drawn.shape[0] // 16, 0).repeat(drawn.shape[0] // 16, 1)
+    )
+    grey = (colours * (0.3, 0.59, 0.11)).sum(axis=2, keepdims=True)
+    base = 0.45 * colours + 0.55 * grey
+    expected = base * (1 - strength) + np.array([0xDD, 0x70, 0x1A]) * strength
+    assert strength.max() > 0.2
+    assert abs(drawn - expected).max() < 2.5
+
+
+def test_class_layer_and_grid_can_be_chosen(tab, report):
+    facts = facts_of(report)
+    page = tab(report, f"#image={facts['errors']['index'][0]}")
+    before = canvas(page, 1)
+    third = ({0, 1, 2} - {facts["errors"]["label"][0], facts["errors"]["prediction"][0]}).pop()
+    page.locator("[data-control=class]").select_option(str(third))
+    assert not np.array_equal(canvas(page, 1), before)
+    assert address(page)["class"] == str(third)
+    chosen = canvas(page, 1)
+    page.get_by_role("button", name="early").click()
+    assert not np.array_equal(canvas(page, 1), chosen)
+    smooth = canvas(page, 1)
+    page.get_by_role("button", name="native 8 × 8").click()
+    assert not np.array_equal(canvas(page, 1), smooth)
+    page.locator("[data-control=colours]").select_option("viridis")
+    page.locator("[data-control=scale]").check()
+    again = tab(report, "#" + urlsplit(page.url).fragment)
+    assert np.array_equal(canvas(again, 1), canvas(page, 1)), "the link shows the same"
+    assert again.locator("[data-control=colours]").input_value() == "viridis"
+    assert again.locator("[data-control=scale]").is_checked()
+
+
+def test_the_contrast_adds_up_in_words(tab, report):
+    facts = facts_of(report)
+    for number in (0, 7):
+        page = tab(report, f"#image={facts['errors']['index'][number]}")
+        text = page.locator(".sum").inner_text().replace("−", "-")
+        added, rest, margin = (float(n) for n in re.findall(r"[+-]\d+\.\d\d", text))
+        assert added + rest == pytest.approx(margin, abs=0.0101)
+        label, prediction = (facts["errors"][key][number] for key in ("label", "prediction"))
+        cells = raw_map(facts, 1, number, prediction) - raw_map(facts, 1, number, label)
+        assert added == pytest.approx(float(cells.sum()), abs=0.0051)
+        assert "the bias adds" in text
+
+
+def test_a_walk_by_keyboard(tab, report):
+    facts = facts_of(report)
+    order = facts["errors"]["index"]
+    page = tab(report)
+    assert page.locator("#card h2").is_visible(), "the first error is open"
+    for expected in (order[1], order[2]):
+        page.keyboard.press("ArrowRight")
+        assert address(page)["image"] == str(expected)
+    page.keyboard.press("ArrowLeft")
+    assert address(page)["image"] == str(order[1])
+    page.keyboard.press("Escape")
+    assert not page.locator("#card").is_visible() and "image" not in address(page)
+    page.locator(".matrix button").first.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert address(page)["prediction"] == "0", "down the first column"
+    assert page.evaluate("document.activeElement.closest('.matrix') !== null"), "the focus stays"
+
+
+def test_sort_and_find(tab, report):
+    facts = facts_of(report)
+    page = tab(report)
+    shown = lambda: page.locator("#grid [data-image]").evaluate_all("all => all.map(b => Number(b.dataset.image))")  # noqa: E731
+    page.locator("#sort").select_option("loss")
+    by_loss = sorted(range(len(facts["errors"]["loss"])), key=lambda k: -facts["errors"]["loss"][k])
+    assert shown() == [facts["errors"]["index"][k] for k in by_loss][:120]
+    index = facts["errors"]["index"][4]
+    page.locator("#find").fill(str(index))
+    assert index in shown()
+    page.locator("#find").fill(f"script>{index}, x.PNG")
+    assert shown() == [index]
+    page.locator("#find").fill("no such file")
+    assert "None of the errors is like that." in page.locator("#grid").inner_text()
+
+
+def test_marks_survive_a_reload_and_are_saved(tab, report, tmp_path):
+    facts = facts_of(report)
+    first, second, third = facts["errors"]["index"][:3]
+    page = tab(report, f"#image={first}")
+    page.get_by_role("button", name="ambiguous").click()
+    page.keyboard.press("ArrowRight")
+    page.get_by_role("button", name="a real mistake").click()
+    page.keyboard.press("ArrowRight")
+    label = facts["errors"]["label"][2]
+    page.locator("[data-control=wrong]").select_option(f"wrong:{NAMES[1 if label != 1 else 2]}")
+    page.reload()
+    assert "3 marked" in page.locator("#marks").inner_text()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save marks as CSV").click()
+    download.value.save_as(tmp_path / "marks.csv")
+    marks = read_marks(tmp_path / "marks.csv", images(150))
+    assert marks == {first: "ambiguous", second: "real", third: f"wrong:{NAMES[1 if label != 1 else 2]}"}
+
+
+@pytest.mark.parametrize("width", [360, 1280, 2560])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everyone_can_read_it(tab, report, width, scheme):
+    axe = needed(list(ROOT.glob("node_modules/axe-core/axe.min.js")), "axe-core (npm install axe-core)")[0]
+    page = tab(
+        report,
+        f"#image={facts_of(report)['errors']['index'][0]}",
+        viewport={"width": width, "height": 900},
+        color_scheme=scheme,
+        bypass_csp=True,
+    )
+    page.add_script_tag(path=axe)
+    found = page.evaluate("axe.run()")["violations"]
+    assert not [(v["id"], [n["html"][:100] for n in v["nodes"]][:3]) for v in found]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
