@@ -397,6 +397,10 @@ def gallery(
 @command("report out/train")
 def report(
     model: ModelArgument = None,
+    second: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL_B]", help="Another: what it fixed, and what it broke.", show_default=False),
+    ] = None,
     model_option: ModelOption = None,
     weights: Weights = None,
     data: Data = "cifar10",
@@ -410,10 +414,11 @@ def report(
     from camlens.show.report import write
 
     classifier = load_model(model, model_option, weights, device)
+    models = [classifier] if second is None else [classifier, load_model(second, None, None, device)]
     images = {
         split: load_split(data, split, data_dir, skip_unreadable, classifier.input_size) for split in splits_of(data)
     }
-    made(write(classifier, images["test"], images.get("train"), out_folder(out) / "report.html", batch))
+    made(write(models, images["test"], images.get("train"), out_folder(out) / "report.html", batch))
 
 
 @command("explain photo.jpg --model out/train --layer layer3 --against dog")

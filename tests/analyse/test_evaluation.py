@@ -10,7 +10,7 @@ from torch import nn
 
 import oracles
 from camlens import Classifier
-from camlens.analyse.evaluation import Evaluation, evaluate, wilson
+from camlens.analyse.evaluation import Evaluation, evaluate, mcnemar, wilson
 from camlens.data.imageset import ImageSet
 from camlens.errors import DataError, ModelError
 
@@ -153,3 +153,14 @@ def test_predictions_are_saved_for_others(tmp_path):
         assert saved["class_names"].tolist() == list(NAMES)
         np.testing.assert_allclose(saved["probabilities"].sum(axis=1), 1, rtol=1e-6)
         np.testing.assert_array_equal(saved["logits"], evaluation.logits)
+
+
+@pytest.mark.parametrize(("fixed", "broken"), [(0, 0), (3, 3), (0, 5), (12, 4), (200, 150)])
+def test_mcnemar_by_counting_every_toss_of_a_coin(fixed, broken):
+    """If neither is better, each image that only one has right is a toss of a fair coin."""
+    chances = [1.0]  # of so many heads
+    for _ in range(fixed + broken):
+        chances = [(a + b) / 2 for a, b in zip([0.0, *chances], [*chances, 0.0], strict=True)]
+    far = abs(fixed - (fixed + broken) / 2) - 1e-9
+    expected = sum(chance for heads, chance in enumerate(chances) if abs(heads - (fixed + broken) / 2) >= far)
+    assert mcnemar(fixed, broken) == pytest.approx(expected, rel=1e-9)

@@ -71,30 +71,32 @@ def report(tmp_path_factory):
 
 
 def raw_map(facts, layer, number, c):
-    packed = facts["layers"][layer]
+    packed = facts["models"][0]["layers"][layer]
     values = np.frombuffer(page.base64.b64decode(packed["data"]), "<i2" if packed["bytes"] == 2 else "i1")
-    classes = facts["errors"]["classes"]
+    classes = facts["models"][0]["classes"]
     whole = values.reshape(len(classes), len(classes[0]), *packed["grid"])
     return torch.tensor(whole[number, classes[number].index(c)] * packed["scale"][number])
 
 
 def test_the_page_holds_what_the_network_says(report):
     facts, evaluation = facts_of(report), evaluate(classifier(), images(150))
-    errors = facts["errors"]
-    assert errors["index"] == evaluation.errors("confidence").tolist()
-    assert facts["accuracy"] == evaluation.accuracy
-    for number, index in enumerate(errors["index"]):
-        for c, probability in zip(errors["classes"][number], errors["probability"][number], strict=True):
+    (model,) = facts["models"]
+    assert facts["images"]["index"] == evaluation.errors("confidence").tolist()
+    assert model["accuracy"] == evaluation.accuracy
+    for number, index in enumerate(facts["images"]["index"]):
+        for c, probability in zip(model["classes"][number], model["probability"][number], strict=True):
             assert probability == pytest.approx(float(evaluation.probabilities[index, c]), abs=1e-4)
-    assert sum(n for _, _, n in facts["confusion"]) == 150
+    assert sum(model["right"]) + len(facts["images"]["index"]) == 150
 
 
 def test_the_page_holds_the_maps_and_cells_add_up(report):
     facts, model, data = facts_of(report), classifier(), images(150)
-    assert [layer["name"] for layer in facts["layers"]] == ["early", "late"] and facts["exact"]
-    assert [layer["grid"] for layer in facts["layers"]] == [[8, 8], [4, 4]]
-    for number in (0, 5, len(facts["errors"]["index"]) - 1):
-        index = facts["errors"]["index"][number]
+    assert [layer["name"] for layer in facts["models"][0]["layers"]] == ["early", "late"] and facts["models"][0][
+        "exact"
+    ]
+    assert [layer["grid"] for layer in facts["models"][0]["layers"]] == [[8, 8], [4, 4]]
+    for number in (0, 5, len(facts["images"]["index"]) - 1):
+        index = facts["images"]["index"][number]
         found = camlens.explain(model, model.prepare(data.pixels[[index]]), "hirescam", ["early", "late"], "all")
         for c in range(3):
             early, late = raw_map(facts, 0, number, c), raw_map(facts, 1, number, c)
@@ -110,7 +112,7 @@ def test_pictures_are_those_of_the_errors(report):
     facts, data = facts_of(report), images(150)
     source = facts["pictures"]["sheets"][0].split(",")[1]
     sheet = np.asarray(Image.open(page.io.BytesIO(page.base64.b64decode(source))).convert("RGB"))
-    for number, index in enumerate(facts["errors"]["index"]):
+    for number, index in enumerate(facts["images"]["index"]):
         y, x = divmod(number, 16)
         cut = sheet[16 * y : 16 * y + 16, 16 * x : 16 * x + 16]
         assert np.array_equal(cut, data.pixels[index].permute(1, 2, 0).numpy())
@@ -119,16 +121,16 @@ def test_pictures_are_those_of_the_errors(report):
 def test_a_head_that_is_none_of_the_pooled_ones(tmp_path):
     facts = facts_of(camlens.report(classifier(Net()), images(40), tmp_path / "a.html", images(40, "train")))
     assert facts["evidence"] is None and facts["plane"] is None, "the logits are no linear layer's"
-    assert len(facts["errors"]["index"]) > 5 and facts["exact"]
+    assert len(facts["images"]["index"]) > 5 and facts["models"][0]["exact"]
 
 
 def test_many_classes_travel_by_their_most_probable(tmp_path):
     names = tuple(f"class {n}" for n in range(1000))
     facts = facts_of(camlens.report(classifier(names=names), images(30, names=names), tmp_path / "a.html"))
-    for number, label in enumerate(facts["errors"]["label"]):
-        classes = facts["errors"]["classes"][number]
-        assert len(classes) == 8 and label in classes and facts["errors"]["prediction"][number] == classes[0]
-    last = raw_map(facts, 1, 0, facts["errors"]["label"][0])
+    for number, label in enumerate(facts["images"]["label"]):
+        classes = facts["models"][0]["classes"][number]
+        assert len(classes) == 8 and label in classes and facts["models"][0]["prediction"][number] == classes[0]
+    last = raw_map(facts, 1, 0, facts["images"]["label"][0])
     assert last.shape == (4, 4)
 
 
@@ -139,7 +141,7 @@ def test_any_pairs_of_image_and_label_will_do(tmp_path):
     found = []
     for number, kind in enumerate(kinds):
         pairs = [(image, int(label)) for image, label in zip(kind, data.labels, strict=True)]
-        found.append(facts_of(camlens.report(model, pairs, tmp_path / f"{number}.html"))["errors"])
+        found.append(facts_of(camlens.report(model, pairs, tmp_path / f"{number}.html"))["models"])
     assert found[0] == found[1] == found[2]
     with pytest.raises(DataError, match="image 0 has the label 3; expected 0 to 2"):
         camlens.report(model, [(pictures[0], 3)], tmp_path / "x.html")
@@ -151,7 +153,30 @@ def test_a_network_that_is_always_right(tmp_path):
     model, data = classifier(), images(20)
     right = replace(data, labels=evaluate(model, data).predictions)
     facts = facts_of(camlens.report(model, right, tmp_path / "a.html", images(20, "train")))
-    assert facts["errors"]["index"] == [] and facts["findings"] == ["All 20 images are right."]
+    assert facts["images"]["index"] == [] and facts["findings"] == ["All 20 images are right."]
+
+
+def test_what_a_second_model_fixed_and_broke(tmp_path):
+    a, b, data = classifier(), classifier(), images(150)
+    with torch.no_grad():
+        b.network.fc.bias += torch.tensor([0.5, -0.5, 0.2])
+    facts = facts_of(camlens.report(a, data, tmp_path / "a.html", images(40, "train"), second=b))
+    right = [~evaluate(model, data).wrong for model in (a, b)]
+    index = torch.tensor(facts["images"]["index"])
+    assert sorted(index.tolist()) == (~right[0] | ~right[1]).nonzero()[:, 0].tolist()
+    for model, of in zip(facts["models"], right, strict=True):
+        said, label = torch.tensor(model["prediction"]), torch.tensor(facts["images"]["label"])
+        assert torch.equal(said == label, of[index])
+    fixed, broken = int((~right[0] & right[1]).sum()), int((right[0] & ~right[1]).sum())
+    assert (
+        fixed
+        and broken
+        and f"fixed {fixed} errors" in facts["findings"][0]
+        and f"broke {broken} " in facts["findings"][0]
+    )
+    with pytest.raises(DataError, match="has not the classes of tiny, in their order"):
+        names = (NAMES[1], NAMES[0], NAMES[2])
+        camlens.report(a, data, tmp_path / "b.html", second=classifier(names=names))
 
 
 # In a real browser
@@ -216,27 +241,27 @@ def address(page):
 def test_a_cell_shows_its_errors(tab, report):
     page, facts = tab(report), facts_of(report)
     for label, prediction in ((0, 1), (2, 0)):
-        pairs = zip(facts["errors"]["index"], facts["errors"]["label"], facts["errors"]["prediction"], strict=True)
+        pairs = zip(facts["images"]["index"], facts["images"]["label"], facts["models"][0]["prediction"], strict=True)
         wanted = [index for index, *pair in pairs if pair == [label, prediction]]
         page.get_by_role("button", name=f"{NAMES[label]} called {NAMES[prediction]}: {len(wanted)} error").click()
         shown = page.locator("#grid [data-image]").evaluate_all("all => all.map(b => Number(b.dataset.image))")
         assert shown == wanted and len(wanted) > 1
         assert address(page)["label"] == str(label) and address(page)["prediction"] == str(prediction)
     page.get_by_role("button", name=f"all called {NAMES[2]}").click()
-    assert page.locator("#grid [data-image]").count() == facts["errors"]["prediction"].count(2)
+    assert page.locator("#grid [data-image]").count() == facts["models"][0]["prediction"].count(2)
     page.get_by_role("button", name="all errors").click()
-    assert page.locator("#grid [data-image]").count() == min(120, len(facts["errors"]["index"]))
+    assert page.locator("#grid [data-image]").count() == min(120, len(facts["images"]["index"]))
 
 
 def test_the_heat_map_is_drawn_as_computed(tab, report):
     """Against the maps as the engine gives and upsamples them."""
     facts = facts_of(report)
     number = 3
-    index = facts["errors"]["index"][number]
+    index = facts["images"]["index"][number]
     page = tab(report, f"#image={index}&strength=100")
     drawn = canvas(page, 1).astype(float)
     model, data = classifier(), images(150)
-    label, prediction = facts["errors"]["label"][number], facts["errors"]["prediction"][number]
+    label, prediction = facts["images"]["label"][number], facts["models"][0]["prediction"][number]
     maps = camlens.explain(model, model.prepare(data.pixels[[index]]), "hirescam", "late", "all").maps[0]
     full = float(maps[[label, prediction]].abs().max())
     strength = (upsample(maps[prediction][None], drawn.shape[:2])[0] / full).clamp(0, 1).numpy()[..., None]
@@ -252,14 +277,14 @@ def test_the_heat_map_is_drawn_as_computed(tab, report):
 
 def test_class_layer_and_grid_can_be_chosen(tab, report):
     facts = facts_of(report)
-    page = tab(report, f"#image={facts['errors']['index'][0]}")
+    page = tab(report, f"#image={facts['images']['index'][0]}")
     before = canvas(page, 1)
-    third = ({0, 1, 2} - {facts["errors"]["label"][0], facts["errors"]["prediction"][0]}).pop()
+    third = ({0, 1, 2} - {facts["images"]["label"][0], facts["models"][0]["prediction"][0]}).pop()
     page.locator("[data-control=class]").select_option(str(third))
     assert not np.array_equal(canvas(page, 1), before)
     assert address(page)["class"] == str(third)
     chosen = canvas(page, 1)
-    page.get_by_role("button", name="early").click()
+    page.get_by_role("button", name="early", exact=True).click()
     assert not np.array_equal(canvas(page, 1), chosen)
     smooth = canvas(page, 1)
     page.get_by_role("button", name="native 8 × 8").click()
@@ -275,11 +300,11 @@ def test_class_layer_and_grid_can_be_chosen(tab, report):
 def test_the_contrast_adds_up_in_words(tab, report):
     facts = facts_of(report)
     for number in (0, 7):
-        page = tab(report, f"#image={facts['errors']['index'][number]}")
+        page = tab(report, f"#image={facts['images']['index'][number]}")
         text = page.locator(".sum").inner_text().replace("−", "-")
         added, rest, margin = (float(n) for n in re.findall(r"[+-]\d+\.\d\d", text))
         assert added + rest == pytest.approx(margin, abs=0.0101)
-        label, prediction = (facts["errors"][key][number] for key in ("label", "prediction"))
+        label, prediction = facts["images"]["label"][number], facts["models"][0]["prediction"][number]
         cells = raw_map(facts, 1, number, prediction) - raw_map(facts, 1, number, label)
         assert added == pytest.approx(float(cells.sum()), abs=0.0051)
         assert "the bias adds" in text
@@ -287,7 +312,7 @@ def test_the_contrast_adds_up_in_words(tab, report):
 
 def test_a_walk_by_keyboard(tab, report):
     facts = facts_of(report)
-    order = facts["errors"]["index"]
+    order = facts["images"]["index"]
     page = tab(report)
     assert page.locator("#card h2").is_visible(), "the first error is open"
     for expected in (order[1], order[2]):
@@ -309,9 +334,9 @@ def test_sort_and_find(tab, report):
     page = tab(report)
     shown = lambda: page.locator("#grid [data-image]").evaluate_all("all => all.map(b => Number(b.dataset.image))")  # noqa: E731
     page.locator("#sort").select_option("loss")
-    by_loss = sorted(range(len(facts["errors"]["loss"])), key=lambda k: -facts["errors"]["loss"][k])
-    assert shown() == [facts["errors"]["index"][k] for k in by_loss][:120]
-    index = facts["errors"]["index"][4]
+    by_loss = sorted(range(len(facts["models"][0]["loss"])), key=lambda k: -facts["models"][0]["loss"][k])
+    assert shown() == [facts["images"]["index"][k] for k in by_loss][:120]
+    index = facts["images"]["index"][4]
     page.locator("#find").fill(str(index))
     assert index in shown()
     page.locator("#find").fill(f"script>{index}, x.PNG")
@@ -322,13 +347,13 @@ def test_sort_and_find(tab, report):
 
 def test_marks_survive_a_reload_and_are_saved(tab, report, tmp_path):
     facts = facts_of(report)
-    first, second, third = facts["errors"]["index"][:3]
+    first, second, third = facts["images"]["index"][:3]
     page = tab(report, f"#image={first}")
     page.get_by_role("button", name="ambiguous").click()
     page.keyboard.press("ArrowRight")
     page.get_by_role("button", name="a real mistake").click()
     page.keyboard.press("ArrowRight")
-    label = facts["errors"]["label"][2]
+    label = facts["images"]["label"][2]
     page.locator("[data-control=wrong]").select_option(f"wrong:{NAMES[1 if label != 1 else 2]}")
     page.reload()
     assert "3 marked" in page.locator("#marks").inner_text()
@@ -339,13 +364,33 @@ def test_marks_survive_a_reload_and_are_saved(tab, report, tmp_path):
     assert marks == {first: "ambiguous", second: "real", third: f"wrong:{NAMES[1 if label != 1 else 2]}"}
 
 
+def test_two_models_side_by_side(tab, tmp_path):
+    a, b, data = classifier(), classifier(), images(150)
+    b.name = "better"
+    with torch.no_grad():
+        b.network.fc.bias += torch.tensor([0.5, -0.5, 0.2])
+    right = [~evaluate(model, data).wrong for model in (a, b)]
+    page = tab(camlens.report(a, data, tmp_path / "a.html", images(40, "train"), second=b))
+    shown = lambda: set(page.locator("#grid [data-image]").evaluate_all("all => all.map(b => Number(b.dataset.image))"))  # noqa: E731
+    for name, chosen in (
+        ("broken", right[0] & ~right[1]),
+        ("wrong by both", ~right[0] & ~right[1]),
+        ("fixed by better", ~right[0] & right[1]),
+    ):
+        page.get_by_role("button", name=name).click()
+        assert shown() == set(chosen.nonzero()[:, 0].tolist())
+    assert page.locator(".views canvas").count() == 7, "the picture, and three of each model"
+    assert "better says" in page.locator("#card").inner_text()
+    assert not np.array_equal(canvas(page, 3), canvas(page, 6))
+
+
 @pytest.mark.parametrize("width", [360, 1280, 2560])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everyone_can_read_it(tab, report, width, scheme):
     axe = needed(list(ROOT.glob("node_modules/axe-core/axe.min.js")), "axe-core (npm install axe-core)")[0]
     page = tab(
         report,
-        f"#image={facts_of(report)['errors']['index'][0]}",
+        f"#image={facts_of(report)['images']['index'][0]}",
         viewport={"width": width, "height": 900},
         color_scheme=scheme,
         bypass_csp=True,

@@ -31,6 +31,16 @@ def wilson(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))
 
 
+def mcnemar(fixed: int, broken: int) -> float:
+    """The exact two-sided p-value that two classifiers are equally good, by the images that only one has right.
+
+    McNemar 1947, Psychometrika 12, p. 153, with the binomial distribution in place of chi-square.
+    """
+    few, count = min(fixed, broken), fixed + broken
+    tail = sum(math.comb(count, k) for k in range(few + 1))
+    return min(1.0, 2 * tail / (1 << count))
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What a classifier says of a split.

@@ -46,6 +46,9 @@ class Reading:
     logits: Tensor
     features: Tensor
 
+    def __getitem__(self, chosen: Tensor) -> Reading:
+        return Reading(self.logits[chosen], self.features[chosen])
+
     def residuals(self, labels: Tensor) -> Tensor:
         """softmax(logits) - onehot(labels), (N, K): the gradient of the cross-entropy by the logits."""
         return self.logits.softmax(dim=1) - nn.functional.one_hot(labels, self.logits.shape[1])

@@ -1,7 +1,8 @@
 "use strict";
 const facts = JSON.parse(document.getElementById("facts").textContent);
-const { names, errors } = facts;
-const count = errors.index.length;
+const { names, images, models } = facts;
+const [first, second] = models;
+const count = images.index.length;
 const at = (id) => document.getElementById(id);
 
 /* An element, from its tag, attributes and children; text is only ever text. */
@@ -24,8 +25,8 @@ const bytes = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0)
 
 /* What is looked at: all of it is in the address, so that a link shows the same. */
 const START = {
-  label: null, prediction: null, sort: "confidence", find: "", image: null,
-  layer: facts.layers.length ? facts.layers.at(-1).name : null, class: null,
+  which: second ? "fixed" : "errors", label: null, prediction: null, sort: "confidence", find: "", image: null,
+  depth: "last", class: null,
   grid: "smooth", strength: 75, colours: "meaning", scale: "own",
 };
 const view = { ...START };
@@ -35,8 +36,7 @@ function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
   Object.assign(view, START);
   for (const [key, value] of given) if (key in START) view[key] = NUMBERS.includes(key) ? Number(value) : value;
-  if (!facts.layers.some((layer) => layer.name === view.layer)) view.layer = START.layer;
-  if (view.image !== null && !errors.index.includes(view.image)) view.image = null;
+  if (view.image !== null && !images.index.includes(view.image)) view.image = null;
 }
 
 function show(changes = {}) {
@@ -68,23 +68,33 @@ function picture(kind, pictures, number, alt) {
   return el("span", { class: `picture ${kind}-${sheet}${small(pictures) ? " sharp" : ""}`, role: "img", "aria-label": alt, style });
 }
 
-/* The errors that are chosen, in order. */
-const column = (k, c) => errors.classes[k].indexOf(c);
-const probability = (k, c) => errors.probability[k][column(k, c)];
-const logit = (k, c) => errors.logit[k][column(k, c)];
-const margin = (k) => logit(k, errors.prediction[k]) - logit(k, errors.label[k]);
+/* Each image that a model has wrong is one k. What a model says of it, of a class c: */
+const column = (model, k, c) => model.classes[k].indexOf(c);
+const probability = (model, k, c) => model.probability[k][column(model, k, c)];
+const logit = (model, k, c) => model.logit[k][column(model, k, c)];
+const isWrong = (model, k) => model.prediction[k] !== images.label[k];
+
+/* With two models an image is fixed, broken or wrong by both; the model that has it wrong is the one that is looked at. */
+const WHICH = {
+  errors: (k) => isWrong(first, k), fixed: (k) => isWrong(first, k) && !isWrong(second, k),
+  broken: (k) => !isWrong(first, k) && isWrong(second, k), both: (k) => isWrong(first, k) && isWrong(second, k),
+};
+const wrongOne = (k) => (isWrong(first, k) ? first : second);
+const called = (k) => wrongOne(k).prediction[k];
 const worth = {
-  confidence: (k) => -probability(k, errors.prediction[k]), margin: (k) => -margin(k),
-  loss: (k) => -errors.loss[k], index: (k) => errors.index[k],
+  confidence: (k) => -probability(wrongOne(k), k, called(k)),
+  margin: (k) => logit(wrongOne(k), k, images.label[k]) - logit(wrongOne(k), k, called(k)),
+  loss: (k) => -wrongOne(k).loss[k], index: (k) => images.index[k],
 };
 
-function chosen() {
-  const sought = view.find.trim().toLowerCase();
+function chosen({ label, prediction, find } = view) {
+  const sought = find.trim().toLowerCase(), wanted = WHICH[view.which] ?? WHICH.errors;
   const found = [];
   for (let k = 0; k < count; k++) {
-    if (view.label !== null && errors.label[k] !== view.label) continue;
-    if (view.prediction !== null && errors.prediction[k] !== view.prediction) continue;
-    if (sought && String(errors.index[k]) !== sought && !errors.file[k].toLowerCase().includes(sought)) continue;
+    if (!wanted(k)) continue;
+    if (label !== null && images.label[k] !== label) continue;
+    if (prediction !== null && called(k) !== prediction) continue;
+    if (sought && String(images.index[k]) !== sought && !images.file[k].toLowerCase().includes(sought)) continue;
     found.push(k);
   }
   const value = worth[view.sort] ?? worth.confidence;
@@ -93,27 +103,27 @@ function chosen() {
 
 /* The head, which does not change. */
 function drawHead() {
-  const { model, data } = facts;
+  const { data } = facts;
   at("about").append(
-    `${whole(model.parameters)} parameters, input ${model.input}; ${whole(data.n)} ${data.split} images of ` +
-    `${data.size.replace("x", "×")}, ${names.length} classes` + (facts.layers.length ? `; maps by HiResCAM at ${facts.layers.map((l) => l.name).join(" and ")}, in logits` : ""),
+    `${whole(first.parameters)} parameters, input ${first.input}; ${whole(data.n)} ${data.split} images of ` +
+    `${data.size.replace("x", "×")}, ${names.length} classes` + (count ? `; maps by HiResCAM at ${first.layers.map((l) => l.name).join(" and ")}, in logits` : ""),
   );
-  const [low, high] = facts.interval;
-  const figures = [
-    [`${(100 * facts.accuracy).toFixed(2)} %`, `accuracy (${(100 * low).toFixed(2)} to ${(100 * high).toFixed(2)})`],
-    [whole(count), count === 1 ? "error" : "errors"],
-    [`${(100 * facts.ece).toFixed(1)} %`, "calibration error"],
-  ];
+  const figures = models.flatMap((model) => {
+    const [low, high] = model.interval.map((share) => (100 * share).toFixed(2));
+    return [
+      [`${(100 * model.accuracy).toFixed(2)} %`, `${second ? model.name : "accuracy"} (${low} to ${high})`],
+      [whole(model.errors), model.errors === 1 ? "error" : "errors"],
+      ...(second ? [] : [[`${(100 * model.ece).toFixed(1)} %`, "calibration error"]]),
+    ];
+  });
   at("figures").append(...figures.map(([value, name]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
   at("findings").append(...facts.findings.map((text) => el("li", {}, text)));
 }
 
 /* The matrix: with many classes, of those with the most errors. */
-const cells = new Map(facts.confusion.map(([i, j, n]) => [i * names.length + j, n]));
-const cell = (i, j) => cells.get(i * names.length + j) ?? 0;
 const inMatrix = (() => {
   const weight = new Array(names.length).fill(0);
-  for (const [i, j, n] of facts.confusion) if (i !== j) { weight[i] += n; weight[j] += n; }
+  for (let k = 0; k < count; k++) { weight[images.label[k]]++; weight[called(k)]++; }
   const order = names.map((_, k) => k).sort((a, b) => weight[b] - weight[a] || a - b);
   return order.slice(0, 20).sort((a, b) => a - b);
 })();
@@ -128,7 +138,12 @@ function onFill(share) {
 }
 
 function drawMatrix() {
-  const most = Math.max(1, ...facts.confusion.filter(([i, j]) => i !== j).map(([, , n]) => n));
+  const cells = new Map();
+  for (const k of chosen({ label: null, prediction: null, find: "" })) {
+    const place = images.label[k] * names.length + called(k);
+    cells.set(place, (cells.get(place) ?? 0) + 1);
+  }
+  const most = Math.max(1, ...cells.values());
   const pressed = (i, j) => view.label === i && view.prediction === j;
   const pick = (label, prediction) => () => show(pressed(label, prediction) ? { label: null, prediction: null } : { label, prediction });
   const button = (i, j, text, name, style = {}) =>
@@ -139,8 +154,8 @@ function drawMatrix() {
   const rows = inMatrix.map((i) => el("tr", {},
     el("th", { scope: "row" }, button(i, null, names[i], `all labelled ${names[i]}`)),
     inMatrix.map((j) => {
-      const n = cell(i, j);
-      if (i === j) return el("td", {}, el("span", { title: `${names[i]}: ${whole(n)} right` }, String(n)));
+      if (i === j) return el("td", {}, el("span", { title: `${names[i]}: ${whole(first.right[i])} right` }, String(first.right[i])));
+      const n = cells.get(i * names.length + j);
       if (!n) return el("td", {});
       const style = onFill(0.08 + 0.74 * Math.sqrt(n / most));
       return el("td", {}, button(i, j, String(n), `${names[i]} called ${names[j]}: ${many(n)}`, style));
@@ -148,7 +163,8 @@ function drawMatrix() {
   const table = el("table", { class: `matrix${inMatrix.length > 12 ? " small" : ""}`, "aria-labelledby": "matrix-title" },
     el("thead", {}, head), el("tbody", {}, rows));
   const kept = document.activeElement?.closest?.(".matrix") && document.activeElement.getAttribute("aria-label");
-  at("matrix").replaceChildren(table);
+  at("matrix").replaceChildren(...(second ? [el("div", { class: "which" }, choice("which", [
+    ["fixed", `fixed by ${second.name}`], ["broken", "broken"], ["both", "wrong by both"]], { label: null, prediction: null }))] : []), table);
   const buttons = [...table.querySelectorAll("button")];
   (buttons.find((one) => one.ariaPressed === "true") ?? buttons[0])?.setAttribute("tabindex", "0");
   if (kept) buttons.find((one) => one.getAttribute("aria-label") === kept)?.focus();
@@ -172,9 +188,14 @@ at("matrix").addEventListener("keydown", (event) => {
   next.focus();
 });
 
+/* Buttons of which one is pressed. */
+const choice = (key, options, besides = {}) => el("span", { class: "choice", role: "group", "aria-label": key }, options.map(([value, text]) =>
+  el("button", { type: "button", "aria-pressed": String(view[key] === value), onclick: () => show({ ...besides, [key]: value }) }, text)));
+
 function drawClasses() {
-  const hardest = [...facts.perClass].filter(([, n]) => n).sort((a, b) => a[2] - b[2]).slice(0, 20);
-  const listed = names.length <= 20 ? facts.perClass : hardest;
+  const { perClass } = first;
+  const hardest = [...perClass].filter(([, n]) => n).sort((a, b) => a[2] - b[2]).slice(0, 20);
+  const listed = names.length <= 20 ? perClass : hardest;
   at("classes").append(...listed.map(([k, , accuracy, precision]) => el("div", { class: "row" },
     el("span", { title: names[k] }, names[k]),
     el("div", {},
@@ -192,17 +213,18 @@ function svg(tag, attributes, ...children) {
 }
 
 function drawSureness() {
+  const { reliability } = first;
   const [side, left, top] = [250, 38, 6];
   const x = (share) => left + side * share, y = (share) => top + side * (1 - share);
-  const biggest = Math.max(...facts.reliability.map((bin) => bin.n));
+  const biggest = Math.max(...reliability.map((bin) => bin.n));
   const chart = svg("svg", { viewBox: "0 0 330 296", role: "img", "aria-label":
-    `Accuracy by confidence. ${facts.reliability.map((bin) => `${percent(bin.confidence)} sure: ${percent(bin.accuracy)} of ${bin.n} right`).join("; ")}` });
+    `Accuracy by confidence. ${reliability.map((bin) => `${percent(bin.confidence)} sure: ${percent(bin.accuracy)} of ${bin.n} right`).join("; ")}` });
   for (const share of [0, 0.5, 1]) chart.append(
     svg("line", { x1: x(0), x2: x(1), y1: y(share), y2: y(share), stroke: "var(--line)" }),
     svg("text", { x: left - 6, y: y(share) + 4, "text-anchor": "end" }, `${100 * share} %`),
     svg("text", { x: x(share), y: top + side + 16, "text-anchor": "middle" }, `${100 * share} %`));
   chart.append(svg("line", { x1: x(0), x2: x(1), y1: y(0), y2: y(1), stroke: "var(--soft)", "stroke-dasharray": "2 4" }));
-  for (const bin of facts.reliability) chart.append(
+  for (const bin of reliability) chart.append(
     svg("line", { x1: x(bin.confidence), x2: x(bin.confidence), y1: y(bin.confidence), y2: y(bin.accuracy), stroke: "var(--soft)", "stroke-width": 1 }),
     svg("circle", { cx: x(bin.confidence), cy: y(bin.accuracy), r: 2 + 6 * Math.sqrt(bin.n / biggest), fill: "var(--ink)" }));
   chart.append(svg("text", { x: x(0.5), y: top + side + 34, "text-anchor": "middle" }, "confidence"));
@@ -235,7 +257,7 @@ function drawPlane() {
   if (view.prediction !== null) of((k) => plane.label[k] === view.prediction, colour("--said-fill"), 0.45, 1.1);
   pen.fillStyle = colour("--ink");
   pen.globalAlpha = 0.9;
-  for (const k of chosen()) dot(errors.index[k], 1.7);
+  for (const k of chosen()) dot(images.index[k], 1.7);
   if (view.image !== null) {
     pen.strokeStyle = colour("--ink");
     pen.lineWidth = 2 * devicePixelRatio;
@@ -250,9 +272,9 @@ function drawPlane() {
 at("plane").addEventListener("click", (event) => {
   const box = at("plane").getBoundingClientRect();
   const [x, y] = [(event.clientX - box.left) / box.width, 1 - (event.clientY - box.top) / box.height];
-  const away = (k) => Math.hypot(plane.points[2 * errors.index[k]] / 65535 - (x - 0.02) / 0.96, plane.points[2 * errors.index[k] + 1] / 65535 - (y - 0.02) / 0.96);
+  const away = (k) => Math.hypot(plane.points[2 * images.index[k]] / 65535 - (x - 0.02) / 0.96, plane.points[2 * images.index[k] + 1] / 65535 - (y - 0.02) / 0.96);
   const nearest = chosen().reduce((best, k) => (best === null || away(k) < away(best) ? k : best), null);
-  if (nearest !== null) show({ image: errors.index[nearest], class: null });
+  if (nearest !== null) show({ image: images.index[nearest], class: null });
 });
 
 /* The gallery. */
@@ -263,32 +285,32 @@ function drawGallery() {
   const found = chosen();
   const { label, prediction } = view;
   const title = at("gallery-title");
-  title.replaceChildren(`${whole(found.length)} ${found.length === 1 ? "error" : "errors"}`);
+  const kind = { fixed: "fixed", broken: "broken", both: "wrong by both" }[view.which];
+  title.replaceChildren(`${whole(found.length)} ${kind ?? (found.length === 1 ? "error" : "errors")}`);
   if (label !== null && names[label] !== undefined) title.append(": ", is(names[label]));
   if (prediction !== null && names[prediction] !== undefined) title.append(label === null ? ": " : " ", "called ", said(names[prediction]));
   at("all").hidden = label === null && prediction === null && !view.find;
   at("sort").value = view.sort;
   if (document.activeElement !== at("find")) at("find").value = view.find;
   at("grid").replaceChildren(...found.slice(0, shown).map((k) => {
-    const [of, to] = [names[errors.label[k]], names[errors.prediction[k]]];
-    const sure = percent(probability(k, errors.prediction[k]));
-    return el("button", { type: "button", "data-image": errors.index[k], "aria-current": String(errors.index[k] === view.image), onclick: () => show({ image: errors.index[k], class: null }) },
-      picture("error", facts.pictures, k, `image ${errors.index[k]}`),
-      el("span", { class: "is" }, of, marks[errors.index[k]] ? " ✓" : ""), el("span", { class: "said" }, `${to} ${sure}`));
+    const index = images.index[k], sure = percent(probability(wrongOne(k), k, called(k)));
+    return el("button", { type: "button", "data-image": index, "aria-current": String(index === view.image), onclick: () => show({ image: index, class: null }) },
+      picture("error", facts.pictures, k, `image ${index}`),
+      el("span", { class: "is" }, names[images.label[k]], marks[index] ? " ✓" : ""), el("span", { class: "said" }, `${names[called(k)]} ${sure}`));
   }));
   at("more").hidden = found.length <= shown;
   at("more").textContent = `show ${whole(Math.min(PAGE, found.length - shown))} more`;
   if (!found.length) at("grid").append(el("p", { class: "key" }, count ? "None of the errors is like that." : "It gets everything right."));
 }
 
-/* Raw maps: whole numbers times a scale for each error. */
-const rawMaps = facts.layers.map((layer) => ({
+/* Raw maps: whole numbers times a scale for each image. */
+const rawMaps = new Map(models.map((model) => [model, model.layers.map((layer) => ({
   ...layer, values: layer.bytes === 2 ? new Int16Array(bytes(layer.data)) : new Int8Array(bytes(layer.data)),
   most: Math.max(...layer.scale) * (layer.bytes === 2 ? 32767 : 127),
-}));
+}))]));
 
-function mapOf(layer, k, c) {
-  const size = layer.grid[0] * layer.grid[1], start = (k * errors.classes[0].length + column(k, c)) * size;
+function mapOf(model, layer, k, c) {
+  const size = layer.grid[0] * layer.grid[1], start = (k * model.classes[0].length + column(model, k, c)) * size;
   return Float32Array.from(layer.values.subarray(start, start + size), (value) => value * layer.scale[k]);
 }
 
@@ -367,78 +389,92 @@ function sheetOf(number) {
   return loaded.get(number);
 }
 
-/* The card of one error. */
-function drawCard() {
-  const k = errors.index.indexOf(view.image), card = at("card");
-  card.hidden = k < 0;
-  document.querySelector("main").classList.toggle("open", k >= 0);
-  if (k < 0) return;
-  const [label, prediction] = [errors.label[k], errors.prediction[k]];
-  const other = view.class !== null && column(k, view.class) >= 0 && view.class !== label ? view.class : prediction;
-  const paper = (c) => (c === label ? is : c === prediction ? said : (text) => el("b", {}, text))(names[c]);
-  const layer = rawMaps.find((one) => one.name === view.layer), last = rawMaps.at(-1);
-  const canvas = (text) => el("canvas", { role: "img", "aria-label": text });
-  const figure = (drawn, ...caption) => el("figure", {}, drawn, el("figcaption", {}, ...caption));
-  const views = [], drawings = [];
-  const add = (drawing, ...caption) => { views.push(figure(drawing.canvas, ...caption)); drawings.push(drawing); };
-  add({ canvas: canvas(`image ${view.image}`) }, `the picture, ${facts.side[1]} × ${facts.side[0]}`);
-  let sum = null, full = 0;
-  if (layer) {
-    const pair = [other, label].map((c) => mapOf(layer, k, c));
-    full = view.scale === "same" ? layer.most : Math.max(1e-9, ...pair.flatMap((map) => map.reduce((most, v) => Math.max(most, Math.abs(v)), 0)));
-    const tint = { [label]: parts(colour("--is-fill")), [prediction]: parts(colour("--said-fill")) };
-    [other, label].forEach((c, which) => {
-      const none = pair[which].every((value) => value <= 0);
-      add({ canvas: canvas(`heat map of the evidence for ${names[c]}`), map: pair[which], grid: layer.grid, full, above: tint[c] ?? parts(colour("--ink")) },
-        "evidence for ", paper(c), el("br"), `logit ${signed(logit(k, c))}`, none ? ", no positive evidence" : "");
-    });
-    const contrast = mapOf(last, k, other).map((value, place) => value - mapOf(last, k, label)[place]);
-    const extreme = contrast.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-9);
-    add({ canvas: canvas(`contrast of ${names[other]} and ${names[label]}, ${last.grid.join(" by ")} cells`), map: contrast, grid: last.grid,
-      full: extreme, above: tint[other] ?? parts(colour("--ink")), below: tint[label], numbers: true },
-      "why ", paper(other), " and not ", paper(label), el("br"), `${last.name}, cell by cell, in logits`);
-    const added = contrast.reduce((total, value) => total + value, 0);
-    const rest = errors.rest[k][column(k, other)] - errors.rest[k][column(k, label)], lead = logit(k, other) - logit(k, label);
-    sum = el("p", { class: "sum" }, "The cells add up to ", el("b", {}, signed(added)), facts.exact ? ", the bias adds " : ", what lies behind them adds ",
-      el("b", {}, signed(lead - Number(added.toFixed(2)))), ": together the ", lead < 0 ? "deficit" : "margin", " of ", el("b", {}, signed(lead)), " logits by which ",
-      paper(other), lead < 0 ? " lost to " : " won over ", paper(label), ".");
-  }
-  const choice = (key, options) => el("span", { class: "choice", role: "group", "aria-label": key }, options.map(([value, text]) =>
-    el("button", { type: "button", "aria-pressed": String(view[key] === value), onclick: () => show({ [key]: value }) }, text)));
+/* A class name in its colour; the prediction is the one of `model`. */
+const inColour = (model, k, c) => (c === images.label[k] ? is : c === model.prediction[k] ? said : (text) => el("b", {}, text))(names[c]);
+
+/* What a model saw: the evidence for a class and for the label, their contrast, and the sentence that adds it up. */
+function sight(model, k, drawings) {
+  const label = images.label[k], layers = rawMaps.get(model), last = layers.at(-1);
+  const layer = view.depth === "last" ? last : layers[0];
+  const usual = isWrong(model, k) ? model.prediction[k] : called(k); // one that is right is asked what the other saw
+  const wanted = view.class !== null && view.class !== label && column(model, k, view.class) >= 0 ? view.class : usual;
+  const other = column(model, k, wanted) >= 0 ? wanted : model.classes[k].find((c) => c !== label);
+  const tint = { [model.prediction[k]]: parts(colour("--said-fill")), [label]: parts(colour("--is-fill")) };
+  const ofClass = (c) => tint[c] ?? parts(colour("--ink"));
+  const add = (text, drawing, ...caption) => {
+    const canvas = el("canvas", { role: "img", "aria-label": text });
+    drawings.push({ canvas, ...drawing });
+    return el("figure", {}, canvas, el("figcaption", {}, ...caption));
+  };
+  const strongest = (map) => map.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-9);
+  const pair = [other, label].map((c) => mapOf(model, layer, k, c));
+  const full = view.scale === "same" ? layer.most : Math.max(...pair.map(strongest));
+  const views = [other, label].map((c, which) => add(`heat map of the evidence for ${names[c]}`, { map: pair[which], grid: layer.grid, full, above: ofClass(c) },
+    "evidence for ", inColour(model, k, c), el("br"), `logit ${signed(logit(model, k, c))}`, pair[which].every((value) => value <= 0) ? ", no positive evidence" : ""));
+  const against = mapOf(model, last, k, label), contrast = mapOf(model, last, k, other).map((value, spot) => value - against[spot]);
+  views.push(add(`contrast of ${names[other]} and ${names[label]}, ${last.grid.join(" by ")} cells`,
+    { map: contrast, grid: last.grid, full: strongest(contrast), above: ofClass(other), below: ofClass(label), numbers: true },
+    "why ", inColour(model, k, other), " and not ", inColour(model, k, label), el("br"), `${last.name}, cell by cell, in logits`));
+  const added = contrast.reduce((total, value) => total + value, 0), lead = logit(model, k, other) - logit(model, k, label);
+  const sum = el("p", { class: "sum" }, "The cells add up to ", el("b", {}, signed(added)), model.exact ? ", the bias adds " : ", what lies behind them adds ",
+    el("b", {}, signed(lead - Number(added.toFixed(2)))), ": together the ", lead < 0 ? "deficit" : "margin", " of ", el("b", {}, signed(lead)), " logits by which ",
+    inColour(model, k, other), lead < 0 ? " lost to " : " won over ", inColour(model, k, label), ".");
+  return { model, views, sum, full, other, layer };
+}
+
+function controls({ model, layer, other, full }, k) {
   const select = (key, text, options, value) => el("label", {}, text, el("select", { "data-control": key, onchange: (event) => show({ [key]: key === "class" ? Number(event.target.value) : event.target.value }) },
     options.map(([one, name]) => el("option", { value: one, ...(String(one) === String(value) ? { selected: "" } : {}) }, name))));
-  const controls = layer && el("div", { class: "controls" },
-    choice("layer", rawMaps.map((one) => [one.name, one.name])),
+  const layers = rawMaps.get(model);
+  return el("div", { class: "controls" },
+    choice("depth", [...(layers.length > 1 ? [["earlier", layers[0].name]] : []), ["last", layers.at(-1).name]]),
     choice("grid", [["smooth", "smooth"], ["cells", `native ${layer.grid.join(" × ")}`]]),
-    select("class", "class", errors.classes[k].filter((c) => c !== label).map((c) => [c, names[c]]), other),
+    select("class", "class", model.classes[k].filter((c) => c !== images.label[k]).map((c) => [c, names[c]]), other),
     el("label", {}, "strength", el("input", { type: "range", min: 10, max: 100, step: 5, value: view.strength, "data-control": "strength", oninput: (event) => show({ strength: Number(event.target.value) }) })),
     select("colours", "colours", [["meaning", "blue and orange"], ["viridis", "viridis"], ["magma", "magma"]], view.colours),
     el("label", {}, el("input", { type: "checkbox", "data-control": "scale", ...(view.scale === "same" ? { checked: "" } : {}), onchange: (event) => show({ scale: event.target.checked ? "same" : "own" }) }), "same scale for all"),
     el("span", {}, `full colour = ${full.toFixed(2)} logits a cell`));
-  const bars = errors.classes[k].map((c, place) => [c, errors.probability[k][place]]).sort((a, b) => b[1] - a[1]).map(([c, share]) => el("div", { class: "row" },
-    el("span", { title: names[c] }, c === label || c === prediction ? paper(c) : names[c]),
-    el("i", { class: c === label ? "is" : c === prediction ? "said" : "", style: { width: `${100 * share}%` } }),
-    el("span", {}, percent(share))));
-  const kinds = [
-    ["towards", ["Training images that pulled towards ", said(names[prediction])]],
-    ["away", ["and towards ", is(names[label])]],
-    ["nearest", ["Nearest training images"]],
-  ];
-  const lists = facts.evidence && kinds.map(([kind, title]) => el("div", { class: "evidence", "data-kind": kind }, el("h3", {}, ...title), el("div", {},
-    facts.evidence.lists[kind][k].map((number, place) => {
-      if (number < 0) return null;
-      const c = facts.evidence.label[number], score = signed(facts.evidence.scores[kind][k][place]);
-      return el("figure", { title: `${facts.evidence.file[number]}, ${score}` },
-        picture("train", facts.evidence.pictures, number, `training image ${facts.evidence.index[number]}, ${names[c]}`),
-        el("figcaption", {}, el("span", { class: c === label ? "is" : c === prediction ? "said" : "" }, names[c]), el("br"), score));
-    }))));
+}
+
+function probabilities(model, k) {
+  const { classes } = model, title = `Probabilities${second ? ` of ${model.name}` : ""}`;
+  const bars = classes[k].map((c, spot) => [c, model.probability[k][spot]]).sort((a, b) => b[1] - a[1]);
+  return [el("h3", {}, classes[k].length < names.length ? `${title}, ${classes[k].length} of ${whole(names.length)}` : title), ...bars.map(([c, share]) => el("div", { class: "row" },
+    el("span", { title: names[c] }, inColour(model, k, c)),
+    el("i", { class: c === images.label[k] ? "is" : c === model.prediction[k] ? "said" : "", style: { width: `${100 * share}%` } }),
+    el("span", {}, percent(share))))];
+}
+
+/* The training images behind an error of the first model. */
+function fromTraining(k) {
+  const { evidence } = facts;
+  const kinds = [["towards", ["Training images that pulled towards ", said(names[first.prediction[k]])]], ["away", ["and towards ", is(names[images.label[k]])]], ["nearest", ["Nearest training images"]]];
+  return kinds.map(([kind, title]) => el("div", { class: "evidence", "data-kind": kind }, el("h3", {}, ...title), el("div", {}, evidence.lists[kind][k].filter((number) => number >= 0).map((number, spot) => {
+    const c = evidence.label[number], score = signed(evidence.scores[kind][k][spot]);
+    return el("figure", { title: `${evidence.file[number]}, ${score}` },
+      picture("train", evidence.pictures, number, `training image ${evidence.index[number]}, ${names[c]}`),
+      el("figcaption", {}, el("span", { class: c === images.label[k] ? "is" : c === first.prediction[k] ? "said" : "" }, names[c]), el("br"), score));
+  }))));
+}
+
+/* The card of one image. */
+function drawCard() {
+  const k = images.index.indexOf(view.image), card = at("card");
+  card.hidden = k < 0;
+  document.querySelector("main").classList.toggle("open", k >= 0);
+  if (k < 0) return;
+  const model = wrongOne(k), own = el("canvas", { role: "img", "aria-label": `image ${view.image}` });
+  const drawings = [{ canvas: own }], sights = models.map((one) => sight(one, k, drawings));
+  const itself = el("figure", {}, own, el("figcaption", {}, `the picture, ${facts.side[1]} × ${facts.side[0]}`));
+  const says = ({ model: one }) => el("h3", { class: "of" }, el("b", {}, one.name), " says ", inColour(one, k, one.prediction[k]), ` with ${percent(probability(one, k, one.prediction[k]))}`);
   const kept = card.contains(document.activeElement) && document.activeElement.dataset.control;
   card.replaceChildren(
     el("button", { type: "button", id: "close", "aria-label": "close", onclick: () => show({ image: null, class: null }) }, "×"),
-    el("div", { class: "title" }, el("h2", {}, is(names[label]), ", called ", said(names[prediction]), ` with ${percent(probability(k, prediction))}`),
-      el("small", {}, `${facts.data.split} image ${view.image}, ${errors.file[k]}`)),
-    el("div", { class: "views" }, views), sum ?? "", controls ?? "", decisions(k),
-    el("div", { class: "low" }, el("div", {}, el("h3", {}, bars.length < names.length ? `Probabilities, ${bars.length} of ${whole(names.length)}` : "Probabilities"), bars), el("div", {}, lists ?? "")));
+    el("div", { class: "title" }, el("h2", {}, is(names[images.label[k]]), ", called ", said(names[called(k)]), ` with ${percent(probability(model, k, called(k)))}`),
+      el("small", {}, `${facts.data.split} image ${view.image}, ${images.file[k]}`)),
+    ...sights.flatMap((one, which) => [...(second ? [says(one)] : []), el("div", { class: "views" }, which ? el("span") : itself, one.views), one.sum]),
+    controls(sights[models.indexOf(model)], k), decisions(k),
+    el("div", { class: "low" }, el("div", {}, models.map((one) => probabilities(one, k))), el("div", {}, facts.evidence && isWrong(first, k) ? fromTraining(k) : [])));
   if (kept) card.querySelector(`[data-control="${kept}"]`)?.focus();
   const { sheet, x, y } = place(facts.pictures, k);
   sheetOf(sheet).then((image) => {
@@ -457,12 +493,12 @@ function mark(index, value) {
 }
 
 function decisions(k) {
-  const index = errors.index[k], now = marks[index] ?? "";
+  const index = images.index[k], now = marks[index] ?? "";
   const button = (value, text) => el("button", { type: "button", class: "plain", "aria-pressed": String(now === value), "data-control": value, onclick: () => mark(index, value) }, text);
   return el("div", { class: "decide" }, "This error is",
     el("select", { "aria-label": "a wrong label: it is …", "data-control": "wrong", onchange: (event) => mark(index, event.target.value || null) },
       el("option", { value: "" }, "a wrong label: it is …"),
-      names.map((name, c) => c === errors.label[k] ? null : el("option", { value: `wrong:${name}`, ...(now === `wrong:${name}` ? { selected: "" } : {}) }, `a wrong label: ${name}`))),
+      names.map((name, c) => c === images.label[k] ? null : el("option", { value: `wrong:${name}`, ...(now === `wrong:${name}` ? { selected: "" } : {}) }, `a wrong label: ${name}`))),
     button("ambiguous", "ambiguous"), button("real", "a real mistake"));
 }
 
@@ -474,7 +510,7 @@ function drawMarks() {
 
 const quoted = (text) => (/[",\r\n]/.test(text) ? `"${String(text).replaceAll('"', '""')}"` : String(text));
 at("export").addEventListener("click", () => {
-  const rows = errors.index.flatMap((index, k) => marks[index] ? [[index, errors.file[k], names[errors.label[k]], names[errors.prediction[k]], marks[index]]] : []);
+  const rows = images.index.flatMap((index, k) => marks[index] ? [[index, images.file[k], names[images.label[k]], names[called(k)], marks[index]]] : []);
   const text = [["index", "path", "label", "prediction", "mark"], ...rows].map((row) => row.map(quoted).join(",")).join("\n") + "\n";
   const link = el("a", { href: URL.createObjectURL(new Blob([text], { type: "text/csv" })), download: "marks.csv" });
   link.click();
@@ -492,7 +528,7 @@ addEventListener("keydown", (event) => {
   }
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   if (!step || event.target.matches("input, select, textarea")) return;
-  const found = chosen().map((k) => errors.index[k]);
+  const found = chosen().map((k) => images.index[k]);
   if (!found.length) return;
   event.preventDefault();
   const here = found.indexOf(view.image), next = here < 0 ? 0 : (here + step + found.length) % found.length;
@@ -517,7 +553,7 @@ function draw() {
 }
 
 readAddress();
-if (!location.hash && innerWidth > 980 && count) view.image = errors.index[0];
+if (!location.hash && innerWidth > 980) view.image = images.index[chosen()[0]] ?? null;
 drawHead();
 drawClasses();
 drawSureness();

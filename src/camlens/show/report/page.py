@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
-from camlens.analyse.evaluation import Evaluation, evaluate, wilson
+from camlens.analyse.evaluation import Evaluation, evaluate, mcnemar, wilson
 from camlens.analyse.evidence import Evidence, NoFeatures, Reading, find, fingerprint, read, read_once
 from camlens.data.imageset import ImageSet, resize
 from camlens.errors import DataError
@@ -39,39 +39,59 @@ def report(
     data: ImageSet | Iterable[tuple[Any, int]],
     out: str | Path = "report.html",
     train: ImageSet | Iterable[tuple[Any, int]] | None = None,
+    second: Classifier | None = None,
 ) -> Path:
     """Write the error report of a classifier as one HTML file; its path.
 
     data: a data set, or pairs of an image and the number of its class; an image is a PIL picture, a uint8 tensor
         (3, H, W) or, as floats, what the network takes
     train: the images it learned from, likewise; without them the page shows no evidence from training
+    second: another classifier of the same classes: then the page shows what it fixed, and what it broke
 
     Raises `DataError` for labels or images that do not fit the network.
     """
     path = Path(out)
     out_folder(path.parent)
     learned = None if train is None else as_set(model, train, "train")
-    return write(model, as_set(model, data, "test"), learned, path)
+    return write([model] if second is None else [model, second], as_set(model, data, "test"), learned, path)
 
 
-def write(model: Classifier, test: ImageSet, train: ImageSet | None, path: Path, batch: int = 250) -> Path:
-    """Write the error report to `path`; features of the training images are kept beside it for the next time."""
-    test = model.match(test)
-    evidence, reading = None, None
-    try:
-        reading = read(model, test, batch)
-        evaluation = Evaluation(model, test, reading.logits)
-    except NoFeatures:
-        evaluation = evaluate(model, test, batch)
-    errors = evaluation.errors("confidence")
-    if reading and train is not None and len(errors):
-        train = model.match(train)
-        learned = read_once(model, train, path.parent / "features.safetensors", batch)
-        of = Reading(reading.logits[errors], reading.features[errors])
-        evidence = find(of, test.labels[errors], learned, train.labels)
-    facts = gather(evaluation, errors, reading, train, evidence)
+def write(models: Sequence[Classifier], test: ImageSet, train: ImageSet | None, path: Path, batch: int = 250) -> Path:
+    """Write the error report of one model or of two to `path`.
+
+    Features of the training images are kept beside it for the next time.
+    """
+    first = models[0]
+    test = first.match(test)
+    for other in models[1:]:
+        if other.class_names != first.class_names:
+            raise DataError(f"{other.name} has not the classes of {first.name}, in their order; compare two that have")
+    readings = [read_if_possible(model, test, batch) for model in models]
+    evaluations = [
+        evaluate(model, test, batch) if reading is None else Evaluation(model, test, reading.logits)
+        for model, reading in zip(models, readings, strict=True)
+    ]
+    if len(models) == 2 and evaluations[1].data.class_names != test.class_names:
+        raise DataError(
+            f"{models[1].name} has the classes of {first.name} in another order; a report compares the same"
+        )
+    errors = evaluations[0].errors("confidence")
+    evidence = None
+    if readings[0] and train is not None and len(errors):
+        train = first.match(train)
+        learned = read_once(first, train, path.parent / "features.safetensors", batch)
+        evidence = find(readings[0][errors], test.labels[errors], learned, train.labels)
+    facts = gather(evaluations, evidence, train, readings[0])
     write_text(path, html(facts))
     return path
+
+
+def read_if_possible(model: Classifier, data: ImageSet, batch: int) -> Reading | None:
+    """What the network makes of the images; None where it has no features."""
+    try:
+        return read(model, data, batch)
+    except NoFeatures:
+        return None
 
 
 def as_set(model: Classifier, data: ImageSet | Iterable[tuple[Any, int]], split: str) -> ImageSet:
@@ -106,46 +126,58 @@ def as_set(model: Classifier, data: ImageSet | Iterable[tuple[Any, int]], split:
 
 
 def gather(
-    evaluation: Evaluation, errors: Tensor, reading: Reading | None, train: ImageSet | None, evidence: Evidence | None
+    evaluations: Sequence[Evaluation], evidence: Evidence | None, train: ImageSet | None, reading: Reading | None
 ) -> dict[str, Any]:
-    """What the page shows, ready for JSON. Lists of errors are all in the order of `errors`."""
-    model, data = evaluation.model, evaluation.data
-    classes = shown_classes(evaluation, errors)
-    maps, logits = maps_of(evaluation, errors, classes)
+    """What the page shows, ready for JSON.
+
+    The images are those that a model has wrong, first those of the first one; all lists of images are in this order.
+    """
+    first, data = evaluations[0], evaluations[0].data
+    wrong = [evaluation.errors("confidence") for evaluation in evaluations]
+    images = torch.cat([wrong[0], *(other[~torch.isin(other, wrong[0])] for other in wrong[1:])])
+    return {
+        "id": fingerprint(first.model, data)[:16],
+        "camlens": version("camlens"),
+        "data": {"name": data.name, "split": data.split, "n": len(data), "size": data.original_size},
+        "names": list(data.class_names),
+        "findings": findings(first) if len(evaluations) == 1 else differences(*evaluations),
+        "images": {
+            "index": images.tolist(),
+            "file": [data.files[index] for index in images.tolist()],
+            "label": data.labels[images].tolist(),
+        },
+        "models": [side(evaluation, images) for evaluation in evaluations],
+        "pictures": sheets(data.pixels[images], SIDE),
+        "side": list(data.size),
+        "evidence": None if evidence is None or train is None else shown_evidence(evidence, train),
+        "plane": None if reading is None else plane(reading, first),
+    }
+
+
+def side(evaluation: Evaluation, images: Tensor) -> dict[str, Any]:
+    """What one model makes of the images, and how good it is altogether."""
+    model, labels = evaluation.model, evaluation.labels[images]
+    classes = shown_classes(evaluation, images)
+    maps = maps_of(evaluation, images, classes)
+    logits = evaluation.logits[images].gather(1, classes)
     last = maps[list(maps)[-1]] if maps else torch.zeros(0, classes.shape[1], 1, 1)
     rest = logits - last.sum(dim=(2, 3))  # what a class has besides the cells of its map
     metrics = evaluation.metrics()
     return {
-        "id": fingerprint(model, data)[:16],
-        "model": {
-            "name": model.name,
-            "parameters": sum(p.numel() for p in model.network.parameters()),
-            "input": "×".join(map(str, model.input_size)),
-        },
-        "data": {"name": data.name, "split": data.split, "n": len(data), "size": data.original_size},
-        "camlens": version("camlens"),
-        "names": list(data.class_names),
-        **{key: metrics[key] for key in ("accuracy", "interval", "ece", "reliability")},
+        "name": model.name,
+        "parameters": sum(p.numel() for p in model.network.parameters()),
+        "input": "×".join(map(str, model.input_size)),
+        **{key: metrics[key] for key in ("accuracy", "interval", "ece", "errors", "reliability")},
+        "right": evaluation.confusion.diag().tolist(),
         "perClass": [[k, *of_class.values()] for k, of_class in enumerate(metrics["per_class"].values())],
-        "confusion": [[i, j, n] for i, row in enumerate(metrics["confusion"]) for j, n in enumerate(row) if n],
-        "findings": findings(evaluation),
-        "errors": {
-            "index": errors.tolist(),
-            "file": [data.files[index] for index in errors.tolist()],
-            "label": data.labels[errors].tolist(),
-            "prediction": evaluation.predictions[errors].tolist(),
-            "classes": classes.tolist(),
-            "probability": rounded(evaluation.probabilities[errors].gather(1, classes), 4),
-            "logit": rounded(logits, 4),
-            "rest": rounded(rest, 4),
-            "loss": rounded(-evaluation.logits[errors].log_softmax(1).gather(1, data.labels[errors][:, None])[:, 0], 3),
-        },
+        "prediction": evaluation.predictions[images].tolist(),
+        "classes": classes.tolist(),
+        "probability": rounded(evaluation.probabilities[images].gather(1, classes), 4),
+        "logit": rounded(logits, 4),
+        "rest": rounded(rest, 4),
         "exact": same_for_all_images(rest, classes),  # then it is the bias
+        "loss": rounded(-evaluation.logits[images].log_softmax(1).gather(1, labels[:, None])[:, 0], 3),
         "layers": [packed(name, of_layer, last=name == list(maps)[-1]) for name, of_layer in maps.items()],
-        "pictures": sheets(data.pixels[errors], SIDE),
-        "side": list(data.size),
-        "evidence": None if evidence is None or train is None else shown_evidence(evidence, train),
-        "plane": None if reading is None else plane(reading, evaluation),
     }
 
 
@@ -162,37 +194,34 @@ def rounded(values: Tensor, digits: int) -> Any:
     return np.round(values.double().numpy(), digits).tolist()
 
 
-def shown_classes(evaluation: Evaluation, errors: Tensor) -> Tensor:
-    """The classes whose maps travel, (E, n), the most probable first; among them always the label."""
-    order = evaluation.logits[errors].argsort(dim=1, descending=True)
+def shown_classes(evaluation: Evaluation, images: Tensor) -> Tensor:
+    """The classes whose maps travel, (N, n), the most probable first; among them always the label."""
+    order = evaluation.logits[images].argsort(dim=1, descending=True)
     if order.shape[1] <= ALL:
         return order
-    label = evaluation.labels[errors][:, None]
+    label = evaluation.labels[images][:, None]
     place = (order == label).int().argmax(dim=1, keepdim=True)
     kept = order[:, :MOST].clone()
     kept[:, -1:] = torch.where(place < MOST, kept[:, -1:], label)
     return kept
 
 
-def maps_of(
-    evaluation: Evaluation, errors: Tensor, classes: Tensor, batch: int = 128
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Raw maps of the last two layers for these classes, {layer: (E, n, h, w)}, and their logits (E, n)."""
+def maps_of(evaluation: Evaluation, images: Tensor, classes: Tensor, batch: int = 128) -> dict[str, Tensor]:
+    """Raw maps of the model's last two layers for these classes, {layer: (N, n, h, w)}; empty for no images."""
     model, data = evaluation.model, evaluation.data
     layers = list(model.layers[-2:])
     parts: list[dict[str, Tensor]] = []
-    for rows, chosen in zip(errors.split(batch), classes.split(batch), strict=True) if len(errors) else ():
-        images = model.prepare(data.pixels[rows])
+    for rows, chosen in zip(images.split(batch), classes.split(batch), strict=True) if len(images) else ():
+        pictures = model.prepare(data.pixels[rows])
         if classes.shape[1] == len(model.class_names):
-            found = explain(model, images, METHOD, layers, "all").maps
+            found = explain(model, pictures, METHOD, layers, "all").maps
             assert isinstance(found, dict)
             place = chosen[:, :, None, None]
             parts.append({k: m.cpu().gather(1, place.expand(-1, -1, *m.shape[2:])) for k, m in found.items()})
         else:
-            columns = [explain(model, images, METHOD, layers, column).maps for column in chosen.T]
+            columns = [explain(model, pictures, METHOD, layers, column).maps for column in chosen.T]
             parts.append({k: torch.stack([c[k].cpu() for c in columns if isinstance(c, dict)], 1) for k in layers})
-    maps = {k: torch.cat([part[k] for part in parts]) for k in layers} if parts else {}
-    return maps, evaluation.logits[errors].gather(1, classes)
+    return {k: torch.cat([part[k] for part in parts]) for k in layers} if parts else {}
 
 
 def packed(layer: str, maps: Tensor, last: bool) -> dict[str, Any]:
@@ -293,6 +322,24 @@ def findings(evaluation: Evaluation) -> list[str]:
     return found
 
 
+def differences(first: Evaluation, second: Evaluation) -> list[str]:
+    """What the second model fixed and broke, in words."""
+    fixed, broken = int((first.wrong & ~second.wrong).sum()), int((~first.wrong & second.wrong).sum())
+    both = int((first.wrong & second.wrong).sum())
+    chance = mcnemar(fixed, broken)
+    names = first.data.class_names
+    gained = second.confusion.diag() - first.confusion.diag()
+    best, worst = int(gained.argmax()), int(gained.argmin())
+    return [
+        f"{second.model.name} fixed {fixed:,} errors of {first.model.name} and broke {broken:,} images that were "
+        f"right; {both:,} are wrong by both.",
+        "McNemar's test: if neither were better, fixed and broken would differ this much with probability "
+        + (f"{chance:.2g}." if chance >= 1e-4 else "below 0.0001."),
+        f"{names[best]} gained most, {int(gained[best]):+d} images right; {names[worst]} least, "
+        f"{int(gained[worst]):+d}.",
+    ]
+
+
 def html(facts: dict[str, Any]) -> str:
     """The page. What comes from outside, names and files, is in its JSON alone, where no tag can begin."""
     here = files("camlens.show.report")
@@ -301,5 +348,7 @@ def html(facts: dict[str, Any]) -> str:
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     template = Environment(autoescape=True).from_string((here / "page.html").read_text(encoding="utf-8"))
-    title = f"What {facts['model']['name']} gets wrong on {facts['data']['name']}"
+    names = [model["name"] for model in facts["models"]]
+    data = facts["data"]["name"]
+    title = f"What {names[0]} gets wrong on {data}" if len(names) == 1 else f"{' and '.join(names)} on {data}"
     return template.render(title=title, facts=Markup(text), **parts)
