@@ -84,10 +84,29 @@ def kills() -> list[str]:
     ]
 
 
+def page() -> list[str]:
+    """The lines of benchmarks/page.py."""
+    found = read("page")
+    if not found:
+        return []
+    times, opening = found["times_an_evaluation"], found["opening_seconds"]
+    report, plain = (found["seconds"][name]["median"] for name in ("report", "evaluation"))
+    return [
+        "## The error report",
+        "",
+        f"The shipped network on CIFAR-10's 10,000 test images, {found['errors']} errors: the report takes {report:.0f} s "
+        f"where a plain evaluation takes {plain:.0f} s, {times['median']:.2f} times as long ({times['min']:.2f} to "
+        f"{times['max']:.2f}, n = {times['n']}, paired). The features of the 50,000 training images take "
+        f"{found['training_features_seconds']:.0f} s, once. The page has {found['megabytes']:.1f} MB and is drawn "
+        f"{opening['median']:.2f} s after it is opened ({opening['min']:.2f} to {opening['max']:.2f}, "
+        f"n = {opening['n']}). {hardware(found['machine'])}.",
+    ]
+
+
 def make() -> None:
     """Write RESULTS.md."""
     parts = [["# Results", "", "Made by `python benchmarks/report.py` from `benchmarks/results/*.json`."]]
-    parts += [part for part in (recipes(), pace(), kills()) if part]
+    parts += [part for part in (recipes(), pace(), kills(), page()) if part]
     (HERE / "RESULTS.md").write_text("\n\n".join("\n".join(part) for part in parts) + "\n", encoding="utf-8")
 
 
