@@ -349,7 +349,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(pictures, tmp_path, num
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert f"camlens train --resume --out {out}" in said and "Traceback" not in said
+    assert f"camlens train --data {pictures}" in said and f"--out {out} --resume" in said and "Traceback" not in said
     assert torch.load(out / "checkpoint.pt", weights_only=True)["step"] > 0
     assert not list(out.glob(".*"))
 
