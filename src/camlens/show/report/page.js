@@ -51,10 +51,11 @@ function place(pictures, number) {
   const inside = number % pictures.per;
   return { sheet: Math.floor(number / pictures.per), x: inside % pictures.columns, y: Math.floor(inside / pictures.columns) };
 }
-const sheetStyle = document.head.appendChild(el("style"));
+const sheetStyle = new CSSStyleSheet(); // a rule for each sheet, so that its data are in the page once
+document.adoptedStyleSheets.push(sheetStyle);
 const small = ({ size }) => Math.max(...size) <= 64;
 for (const [kind, pictures] of [["error", facts.pictures], ["train", facts.evidence?.pictures]])
-  (pictures?.sheets ?? []).forEach((source, k) => sheetStyle.append(`.${kind}-${k}{background-image:url(${source})}\n`));
+  (pictures?.sheets ?? []).forEach((source, k) => sheetStyle.insertRule(`.${kind}-${k}{background-image:url(${source})}`));
 
 function picture(kind, pictures, number, alt) {
   const { sheet, x, y } = place(pictures, number);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
@@ -341,9 +342,13 @@ def differences(first: Evaluation, second: Evaluation) -> list[str]:
 
 
 def html(facts: dict[str, Any]) -> str:
-    """The page. What comes from outside, names and files, is in its JSON alone, where no tag can begin."""
+    """The page. What comes from outside, names and files, is in its JSON alone, where no tag can begin.
+
+    Its policy admits this style and this script, by their hashes, and no request.
+    """
     here = files("camlens.show.report")
-    parts = {name: Markup((here / f"page.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
+    parts = {name: (here / f"page.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
+    hashes = {name: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for name, text in parts.items()}
     text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -351,4 +356,4 @@ def html(facts: dict[str, Any]) -> str:
     names = [model["name"] for model in facts["models"]]
     data = facts["data"]["name"]
     title = f"What {names[0]} gets wrong on {data}" if len(names) == 1 else f"{' and '.join(names)} on {data}"
-    return template.render(title=title, facts=Markup(text), **parts)
+    return template.render(title=title, facts=Markup(text), hashes=hashes, **{k: Markup(v) for k, v in parts.items()})
