@@ -1,0 +1,223 @@
+"""Verdicts: what probably went wrong in an error, from signs that can be measured without knowing the truth.
+
+Two of the signs are experiments that the heat map proposes: the network is shown again what lies where its evidence is,
+enlarged. A small object is then recognised; and where a second object is about, the prediction grows clear without it.
+How often each verdict is right is measured by benchmarks/triage.py; `RELIABILITY` holds the figures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from camlens.analyse.evaluation import Evaluation
+from camlens.analyse.evidence import Reading
+from camlens.data.imageset import ImageSet, resize
+from camlens.model.classifier import Classifier
+from camlens.model.running import evaluating
+
+VERDICTS = {
+    "near-duplicate": "Almost this picture is in the training set, with another label.",
+    "label doubtful": "As typical of the prediction as pictures that it gets right, and the label is not even second.",
+    "small": "The object is small: enlarged, it is recognised.",
+    "ambiguous": "There is more in the picture than the prediction: two classes compete.",
+    "unusual": "Unlike anything in the training set.",
+    "confident mistake": "A clear case for the network, and wrong.",
+}
+# Chosen on drawings of `shapes` that benchmarks/triage.py does not use, but for the first, which is a plain majority.
+ALIKE = 0.75  # mean of the likeness of the pixels and of the features
+TYPICAL = 0.15  # share of the right images that are less typical
+ENLARGED = 0.6  # probability of the label
+ALONE = 0.75  # probability of the prediction
+CLOSE = 0.3  # probability that both classes have
+RARE = 0.02  # share of the right images that are less typical
+SURE = 0.8  # probability of the prediction
+
+NEIGHBOURS = 10
+WINDOW = {"enlarged": 0.35, "alone": 0.7}  # of the picture's sides
+SHIFT = 3  # pixels of 32, by which a copy may be moved
+RIGHT = 2000  # right images, at most, that an error is compared with
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What is measured of E errors; each (E,), not a number where it could not be.
+
+    alike: mean of the two cosines, of pixels and of features, with the training image of another label that is most
+        alike, -1 where none is; twin: its index
+    typical: the share of the rightly predicted images whose nearest training images are farther away
+    rank: how many classes have a larger logit than the label
+    label, prediction: the probability of each
+    enlarged: the probability of the label when the place with most evidence is enlarged
+    alone: the probability of the prediction when the place with most of its evidence is all there is
+    """
+
+    alike: Tensor
+    twin: Tensor
+    typical: Tensor
+    rank: Tensor
+    label: Tensor
+    prediction: Tensor
+    enlarged: Tensor
+    alone: Tensor
+
+    def verdicts(self) -> list[str | None]:
+        """The first of `VERDICTS` whose signs are there, of each error; None where none is."""
+        found = {
+            "near-duplicate": self.alike >= ALIKE,
+            "label doubtful": (self.typical >= TYPICAL) & (self.rank >= 2),
+            "small": self.enlarged >= ENLARGED,
+            "ambiguous": (self.alone >= ALONE) & (self.typical < TYPICAL)
+            | (torch.minimum(self.label, self.prediction) >= CLOSE),
+            "unusual": self.typical <= RARE,
+            "confident mistake": (self.prediction >= SURE) & (self.typical > RARE),
+        }
+        table = torch.stack([found[name] for name in VERDICTS], dim=1)
+        return [next((name for name, yes in zip(VERDICTS, row, strict=True) if yes), None) for row in table.tolist()]
+
+
+def reliability() -> dict[str, dict[str, Any]]:
+    """Of each verdict how often it was right, as measured by benchmarks/triage.py."""
+    measured: dict[str, dict[str, Any]] = json.loads((files("camlens.analyse") / "triage.json").read_text("utf-8"))
+    return measured
+
+
+def examine(
+    evaluation: Evaluation,
+    errors: Tensor,
+    maps: Tensor,
+    classes: Tensor,
+    reading: Reading | None = None,
+    learned: Reading | None = None,
+    train: ImageSet | None = None,
+) -> Signs:
+    """Measure the signs of the errors with these indices, (E,).
+
+    maps: raw maps (E, n, h, w) of `classes` (E, n), the prediction among them, at one layer
+    reading, learned: what the network makes of the evaluated images and of those of `train`; without them, what needs
+        them is not a number
+    """
+    model, data, labels = evaluation.model, evaluation.data, evaluation.labels[errors]
+    logits, predictions = evaluation.logits[errors], evaluation.predictions[errors]
+    shares = logits.softmax(dim=1)
+    of = {"label": labels[:, None], "prediction": predictions[:, None]}
+    own = (classes == of["prediction"]).int().argmax(dim=1)
+    evidence = maps[torch.arange(len(errors)), own].clamp(min=0)
+    alike, twin = torch.full((len(errors),), torch.nan), torch.full((len(errors),), -1)
+    typical = torch.full((len(errors),), torch.nan)
+    if reading is not None and learned is not None and train is not None:
+        alike, twin = duplicates(data.pixels[errors], reading.features[errors], labels, train, learned.features)
+        typical = typicality(reading.features[errors], reading.features[~evaluation.wrong], learned.features)
+    return Signs(
+        alike=alike,
+        twin=twin,
+        typical=typical,
+        rank=(logits > logits.gather(1, of["label"])).sum(dim=1),
+        label=shares.gather(1, of["label"])[:, 0],
+        prediction=shares.gather(1, of["prediction"])[:, 0],
+        enlarged=seen_in(model, data.pixels[errors], maps.abs().sum(dim=1), WINDOW["enlarged"], labels),
+        alone=seen_in(model, data.pixels[errors], evidence, WINDOW["alone"], predictions),
+    )
+
+
+def typicality(errors: Tensor, right: Tensor, learned: Tensor) -> Tensor:
+    """The share of the right images that are less like their nearest training images, (E,), from features (·, C)."""
+    centre = learned.mean(dim=0)
+    known = F.normalize(learned - centre)
+
+    def nearness(features: Tensor) -> Tensor:
+        parts = F.normalize(features - centre).split(256)
+        return torch.cat([(part @ known.T).topk(min(NEIGHBOURS, len(known)), dim=1).values.mean(dim=1) for part in parts])
+
+    if not len(right):
+        return torch.full((len(errors),), torch.nan)
+    usual = nearness(right[:: -(-len(right) // RIGHT)]).sort().values
+    return torch.searchsorted(usual, nearness(errors)) / len(usual)
+
+
+def seen_in(model: Classifier, pixels: Tensor, maps: Tensor, share: float, classes: Tensor) -> Tensor:
+    """The probability of `classes` (E,) when the window with the largest sum of the map is all of the picture, (E,).
+
+    pixels: (E, 3, H, W) uint8; maps: (E, h, w), 0 or more; share: the window's sides as a share of the picture's
+    """
+    height, width = (int(n) for n in pixels.shape[-2:])
+    side = max(1, round(share * height)), max(1, round(share * width))
+    found = []
+    with torch.no_grad(), evaluating(model):
+        for pictures, part, wanted in zip(pixels.split(128), maps.split(128), classes.split(128), strict=True):
+            fine = F.interpolate(part[:, None], (height, width), mode="bilinear", align_corners=False)
+            place = F.avg_pool2d(fine, side, 1)
+            top, left = (n.tolist() for n in divmod_tensor(place.flatten(1).argmax(dim=1), place.shape[3]))
+            cut = torch.stack([p[:, y : y + side[0], x : x + side[1]] for p, y, x in zip(pictures, top, left, strict=True)])
+            shares = model(model.prepare(resize(cut, (height, width)))).float().softmax(dim=1).cpu()
+            found.append(shares.gather(1, wanted[:, None])[:, 0])
+    return torch.cat(found) if found else torch.zeros(0)
+
+
+def divmod_tensor(index: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Row and column of a flat index."""
+    return index // width, index % width
+
+
+def duplicates(
+    pixels: Tensor, features: Tensor, labels: Tensor, train: ImageSet, learned: Tensor, candidates: int = 20
+) -> tuple[Tensor, Tensor]:
+    """The training image of another label that is most alike: mean of two cosines (E,) and index (E,), -1 for none.
+
+    One cosine is that of the features less their mean, the other that of the fine structure of both pictures, at 32x32
+    and for the best shift by up to three pixels. Candidates are the nearest by features and by 8x8 thumbnails.
+    """
+    centre = learned.mean(dim=0)
+    of, by = F.normalize(features - centre), F.normalize(learned - centre)
+    small = [fine_structure(part) for part in (pixels, train.pixels)]
+    coarse = [thumbnails(part) for part in (pixels, train.pixels)]
+    likeness, twin = torch.full((len(pixels),), -1.0), torch.full((len(pixels),), -1)
+    for k in range(len(pixels)):
+        cosine = by @ of[k]
+        other = (train.labels != labels[k]) & (cosine > 2 * ALIKE - 1)  # with less, no structure makes up for it
+        both = torch.stack([cosine, coarse[1] @ coarse[0][k]]).masked_fill(~other, -2)
+        near = both.topk(min(candidates, len(cosine)), dim=1)
+        chosen = near.indices[near.values > -2].unique()
+        if len(chosen):
+            scores = (correlation(small[0][k], small[1][chosen]) + cosine[chosen]) / 2
+            likeness[k], twin[k] = scores.max(), chosen[scores.argmax()]
+    return likeness, twin
+
+
+def thumbnails(pixels: Tensor) -> Tensor:
+    """Grey pictures of 8x8 cells, less their mean and of length 1: (N, 64)."""
+    grey = torch.cat([F.adaptive_avg_pool2d(part.float().mean(1, keepdim=True), 8) for part in pixels.split(4096)])
+    return F.normalize(grey.flatten(1) - grey.flatten(1).mean(1, keepdim=True))
+
+
+def fine_structure(pixels: Tensor, sigma: float = 3.0) -> Tensor:
+    """Pictures (N, 3, 32, 32) less their blur by a Gaussian."""
+    reach = torch.arange(-9, 10).float()
+    kernel = torch.exp(-(reach**2) / (2 * sigma**2))
+    row = (kernel / kernel.sum()).view(1, 1, 1, -1).expand(3, 1, 1, -1)
+    parts = []
+    for part in resize(pixels, (32, 32)).split(4096):
+        plain = part.float()
+        across = F.conv2d(F.pad(plain, (9, 9, 9, 9), mode="replicate"), row, groups=3)
+        parts.append(plain - F.conv2d(across, row.transpose(2, 3), groups=3))
+    return torch.cat(parts)
+
+
+def correlation(picture: Tensor, others: Tensor) -> Tensor:
+    """The largest correlation of a picture (3, H, W) with each of the others (n, 3, H, W), over small shifts."""
+    height, width = picture.shape[1:]
+    best = torch.full((len(others),), -1.0)
+    for down in range(-SHIFT, SHIFT + 1):
+        for right in range(-SHIFT, SHIFT + 1):
+            a = picture[:, max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)].flatten()
+            b = others[:, :, max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)].flatten(1)
+            a, b = F.normalize(a - a.mean(), dim=0), F.normalize(b - b.mean(dim=1, keepdim=True), dim=1)
+            best = torch.maximum(best, b @ a)
+    return best
