@@ -31,8 +31,7 @@ VERDICTS = {
     "unusual": "Unlike anything in the training set.",
     "confident mistake": "A clear case for the network, and wrong.",
 }
-# Chosen on drawings of `shapes` that benchmarks/triage.py does not use, but for the first, which is a plain majority.
-ALIKE = 0.75  # mean of the likeness of the pixels and of the features
+# Chosen on drawings of `shapes` that benchmarks/triage.py does not use.
 TYPICAL = 0.15  # share of the right images that are less typical
 ENLARGED = 0.6  # probability of the label
 ALONE = 0.75  # probability of the prediction
@@ -42,8 +41,9 @@ SURE = 0.8  # probability of the prediction
 
 NEIGHBOURS = 10
 WINDOW = {"enlarged": 0.35, "alone": 0.7}  # of the picture's sides
+NEAR = 20, 10  # training images compared pixel by pixel: the nearest by features, by thumbnails
 SHIFT = 3  # pixels of 32, by which a copy may be moved
-RIGHT = 2000  # right images, at most, that an error is compared with
+RIGHT, SOME = 2000, 300  # right images, about, by which is told what is typical, and what is alike
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Signs:
     """What is measured of E errors; each (E,), not a number where it could not be.
 
     alike: mean of the two cosines, of pixels and of features, with the training image of another label that is most
-        alike, -1 where none is; twin: its index
+        alike, -1 where none is; twin: its index; much: from which likeness on it is a near-duplicate
     typical: the share of the rightly predicted images whose nearest training images are farther away
     rank: how many classes have a larger logit than the label
     label, prediction: the probability of each
@@ -61,6 +61,7 @@ class Signs:
 
     alike: Tensor
     twin: Tensor
+    much: float
     typical: Tensor
     rank: Tensor
     label: Tensor
@@ -71,7 +72,7 @@ class Signs:
     def verdicts(self) -> list[str | None]:
         """The first of `VERDICTS` whose signs are there, of each error; None where none is."""
         found = {
-            "near-duplicate": self.alike >= ALIKE,
+            "near-duplicate": self.alike >= self.much,
             "label doubtful": (self.typical >= TYPICAL) & (self.rank >= 2),
             "small": self.enlarged >= ENLARGED,
             "ambiguous": (self.alone >= ALONE) & (self.typical < TYPICAL)
@@ -110,14 +111,15 @@ def examine(
     of = {"label": labels[:, None], "prediction": predictions[:, None]}
     own = (classes == of["prediction"]).int().argmax(dim=1)
     evidence = maps[torch.arange(len(errors)), own].clamp(min=0)
-    alike, twin = torch.full((len(errors),), torch.nan), torch.full((len(errors),), -1)
+    alike, twin, much = torch.full((len(errors),), torch.nan), torch.full((len(errors),), -1), torch.nan
     typical = torch.full((len(errors),), torch.nan)
     if reading is not None and learned is not None and train is not None:
-        alike, twin = duplicates(data.pixels[errors], reading.features[errors], labels, train, learned.features)
+        alike, twin, much = duplicates(evaluation, errors, reading, train, learned)
         typical = typicality(reading.features[errors], reading.features[~evaluation.wrong], learned.features)
     return Signs(
         alike=alike,
         twin=twin,
+        much=much,
         typical=typical,
         rank=(logits > logits.gather(1, of["label"])).sum(dim=1),
         label=shares.gather(1, of["label"])[:, 0],
@@ -167,28 +169,41 @@ def divmod_tensor(index: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def duplicates(
-    pixels: Tensor, features: Tensor, labels: Tensor, train: ImageSet, learned: Tensor, candidates: int = 20
-) -> tuple[Tensor, Tensor]:
-    """The training image of another label that is most alike: mean of two cosines (E,) and index (E,), -1 for none.
+    evaluation: Evaluation, errors: Tensor, reading: Reading, train: ImageSet, learned: Reading
+) -> tuple[Tensor, Tensor, float]:
+    """The training image of another label that is most alike: how much, (E,), its index, (E,), and what is much.
 
-    One cosine is that of the features less their mean, the other that of the fine structure of both pictures, at 32x32
-    and for the best shift by up to three pixels. Candidates are the nearest by features and by 8x8 thumbnails.
+    Likeness is the mean of the cosine of the features, less their mean, and of the correlation of the pictures' fine
+    structure (at 32x32, for the best shift by up to three pixels) beyond the one that pictures as near have in the median:
+    (c - median) / (1 - median). Compared are the nearest by features and by thumbnails. Much is what pictures do not
+    reach by chance: of some right images and the training images most like them, the median and twice its distance from
+    the tenth percentile. The upper half, in which the duplicates are, is left aside.
     """
-    centre = learned.mean(dim=0)
-    of, by = F.normalize(features - centre), F.normalize(learned - centre)
-    small = [fine_structure(part) for part in (pixels, train.pixels)]
-    coarse = [thumbnails(part) for part in (pixels, train.pixels)]
-    likeness, twin = torch.full((len(pixels),), -1.0), torch.full((len(pixels),), -1)
-    for k in range(len(pixels)):
-        cosine = by @ of[k]
-        other = (train.labels != labels[k]) & (cosine > 2 * ALIKE - 1)  # with less, no structure makes up for it
-        both = torch.stack([cosine, coarse[1] @ coarse[0][k]]).masked_fill(~other, -2)
-        near = both.topk(min(candidates, len(cosine)), dim=1)
-        chosen = near.indices[near.values > -2].unique()
-        if len(chosen):
-            scores = (correlation(small[0][k], small[1][chosen]) + cosine[chosen]) / 2
-            likeness[k], twin[k] = scores.max(), chosen[scores.argmax()]
-    return likeness, twin
+    data, right = evaluation.data, (~evaluation.wrong).nonzero()[:, 0]
+    some = right[:: max(1, len(right) // SOME)]
+    centre = learned.features.mean(dim=0)
+    known = F.normalize(learned.features - centre)
+    fine, coarse = fine_structure(train.pixels), thumbnails(train.pixels)
+
+    def most_alike(index: int, allowed: Tensor, least: float) -> tuple[float, int]:
+        picture = data.pixels[[index]]
+        cosine = known @ F.normalize(reading.features[index] - centre, dim=0)
+        rough = coarse @ thumbnails(picture)[0]
+        near = [c.topk(min(n, len(c))).indices for c, n in zip((cosine, rough), NEAR, strict=True)]
+        compared = torch.cat(near).unique()
+        inside = allowed[compared]
+        if not bool((inside & (cosine[compared] >= 2 * least - 1)).any()):  # no structure makes up for less
+            return -1.0, -1
+        same = correlation(fine_structure(picture)[0], fine[compared])
+        beyond = (same - same.median()) / (1 - same.median()).clamp(min=1e-6)
+        alike = ((beyond + cosine[compared]) / 2).masked_fill(~inside, -1)
+        return float(alike.max()), int(compared[alike.argmax()])
+
+    everything = torch.ones_like(train.labels, dtype=torch.bool)
+    usual = torch.tensor([most_alike(index, everything, -1)[0] for index in some.tolist()] or [1.0])
+    much = float(usual.median() + 2 * (usual.median() - usual.quantile(0.1)))
+    found = [most_alike(index, train.labels != evaluation.labels[index], much) for index in errors.tolist()]
+    return torch.tensor([score for score, _ in found]), torch.tensor([index for _, index in found]), much
 
 
 def thumbnails(pixels: Tensor) -> Tensor:
