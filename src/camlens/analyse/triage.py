@@ -27,20 +27,22 @@ VERDICTS = {
     "near-duplicate": "Almost this picture is in the training set, with another label.",
     "label doubtful": "As typical of the prediction as pictures that it gets right, and the label is not even second.",
     "small": "The object is small: enlarged, it is recognised.",
-    "ambiguous": "There is more in the picture than the prediction: two classes compete.",
     "unusual": "Unlike anything in the training set.",
+    "ambiguous": "There is more in the picture than the prediction: two classes compete.",
     "confident mistake": "A clear case for the network, and wrong.",
 }
 # Chosen on drawings of `shapes` that benchmarks/triage.py does not use.
 TYPICAL = 0.15  # share of the right images that are less typical
-ENLARGED = 0.6  # probability of the label
+NO_MORE = 2.0  # times the mean probability of the classes that are not predicted
+ENLARGED = 0.35  # by how much the label's probability rises
 ALONE = 0.75  # probability of the prediction
 CLOSE = 0.3  # probability that both classes have
-RARE = 0.02  # share of the right images that are less typical
+UNTYPICAL = 0.1  # share of the right images that are less typical
+SPREAD = 0.45  # of the picture
 SURE = 0.8  # probability of the prediction
 
 NEIGHBOURS = 10
-WINDOW = {"enlarged": 0.35, "alone": 0.7}  # of the picture's sides
+SMALL, LARGE = (0.35, 0.5), 0.7  # windows, as shares of the picture's sides
 NEAR = 20, 10  # training images compared pixel by pixel: the nearest by features, by thumbnails
 SHIFT = 3  # pixels of 32, by which a copy may be moved
 RIGHT, SOME = 2000, 300  # right images, about, by which is told what is typical, and what is alike
@@ -53,32 +55,34 @@ class Signs:
     alike: mean of the two cosines, of pixels and of features, with the training image of another label that is most
         alike, -1 where none is; twin: its index; much: from which likeness on it is a near-duplicate
     typical: the share of the rightly predicted images whose nearest training images are farther away
-    rank: how many classes have a larger logit than the label
-    label, prediction: the probability of each
-    enlarged: the probability of the label when the place with most evidence is enlarged
+    label, prediction: the probability of each; rest: the mean one of the classes that are not predicted
+    enlarged: by how much the label's probability rises when the place with most evidence is not a little but much enlarged
     alone: the probability of the prediction when the place with most of its evidence is all there is
+    spread: the share of the picture over which the evidence for all classes is spread, (sum |m|)^2 / (cells sum m^2)
     """
 
     alike: Tensor
     twin: Tensor
     much: float
     typical: Tensor
-    rank: Tensor
     label: Tensor
     prediction: Tensor
+    rest: Tensor
     enlarged: Tensor
     alone: Tensor
+    spread: Tensor
+    clear: Tensor
 
     def verdicts(self) -> list[str | None]:
         """The first of `VERDICTS` whose signs are there, of each error; None where none is."""
         found = {
             "near-duplicate": self.alike >= self.much,
-            "label doubtful": (self.typical >= TYPICAL) & (self.rank >= 2),
+            "label doubtful": (self.typical >= TYPICAL) & (self.label <= NO_MORE * self.rest),
             "small": self.enlarged >= ENLARGED,
-            "ambiguous": (self.alone >= ALONE) & (self.typical < TYPICAL)
+            "unusual": (self.typical < UNTYPICAL) & (self.spread >= SPREAD),
+            "ambiguous": (self.alone >= ALONE) & (self.alone >= self.prediction) & (self.typical < TYPICAL)
             | (torch.minimum(self.label, self.prediction) >= CLOSE),
-            "unusual": self.typical <= RARE,
-            "confident mistake": (self.prediction >= SURE) & (self.typical > RARE),
+            "confident mistake": self.prediction >= SURE,
         }
         table = torch.stack([found[name] for name in VERDICTS], dim=1)
         return [next((name for name, yes in zip(VERDICTS, row, strict=True) if yes), None) for row in table.tolist()]
@@ -95,6 +99,7 @@ def examine(
     errors: Tensor,
     maps: Tensor,
     classes: Tensor,
+    usual: Tensor,
     reading: Reading | None = None,
     learned: Reading | None = None,
     train: ImageSet | None = None,
@@ -107,26 +112,43 @@ def examine(
     """
     model, data, labels = evaluation.model, evaluation.data, evaluation.labels[errors]
     logits, predictions = evaluation.logits[errors], evaluation.predictions[errors]
-    shares = logits.softmax(dim=1)
-    of = {"label": labels[:, None], "prediction": predictions[:, None]}
-    own = (classes == of["prediction"]).int().argmax(dim=1)
-    evidence = maps[torch.arange(len(errors)), own].clamp(min=0)
+    place = (classes == predictions[:, None]).int().argmax(dim=1)
+    own = maps[torch.arange(len(errors)), place].clamp(min=0)
     alike, twin, much = torch.full((len(errors),), torch.nan), torch.full((len(errors),), -1), torch.nan
     typical = torch.full((len(errors),), torch.nan)
     if reading is not None and learned is not None and train is not None:
         alike, twin, much = duplicates(evaluation, errors, reading, train, learned)
         typical = typicality(reading.features[errors], reading.features[~evaluation.wrong], learned.features)
+    shares = logits.softmax(dim=1)
+    label, prediction = (shares.gather(1, wanted[:, None])[:, 0] for wanted in (labels, predictions))
+    everything, pictures = maps.abs().sum(dim=1), data.pixels[errors]
+    small = [seen_in(model, pictures, everything, share, labels) for share in SMALL]
+    confident = evaluation.confidences[~evaluation.wrong]
+    alone = seen_in(model, pictures, own, LARGE, predictions)
     return Signs(
         alike=alike,
         twin=twin,
         much=much,
         typical=typical,
-        rank=(logits > logits.gather(1, of["label"])).sum(dim=1),
-        label=shares.gather(1, of["label"])[:, 0],
-        prediction=shares.gather(1, of["prediction"])[:, 0],
-        enlarged=seen_in(model, data.pixels[errors], maps.abs().sum(dim=1), WINDOW["enlarged"], labels),
-        alone=seen_in(model, data.pixels[errors], evidence, WINDOW["alone"], predictions),
+        label=label,
+        prediction=prediction,
+        rest=(1 - prediction) / (shares.shape[1] - 1),
+        enlarged=torch.stack(small).mean(dim=0) - seen_in(model, pictures, everything, LARGE, labels),
+        alone=alone,
+        spread=rank(spread_of(maps), spread_of(usual)),
+        clear=rank(alone, confident),
     )
+
+
+def spread_of(maps: Tensor) -> Tensor:
+    """The share of the picture over which the evidence for all classes is spread: (sum |m|)^2 / (cells sum m^2)."""
+    cells = maps.abs().sum(dim=1).flatten(1)
+    return cells.sum(dim=1).square() / (cells.square().sum(dim=1).clamp(min=1e-12) * cells.shape[1])
+
+
+def rank(values: Tensor, usual: Tensor) -> Tensor:
+    """The share of the usual values that are smaller."""
+    return torch.searchsorted(usual.sort().values, values) / len(usual) if len(usual) else values * torch.nan
 
 
 def typicality(errors: Tensor, right: Tensor, learned: Tensor) -> Tensor:
