@@ -25,7 +25,7 @@ const bytes = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0)
 
 /* What is looked at: all of it is in the address, so that a link shows the same. */
 const START = {
-  which: second ? "fixed" : "errors", label: null, prediction: null, sort: "confidence", find: "", image: null,
+  which: second ? "fixed" : "errors", label: null, prediction: null, verdict: "", sort: "confidence", find: "", image: null,
   depth: "last", class: null,
   grid: "smooth", strength: 75, colours: "meaning", scale: "own",
 };
@@ -85,16 +85,20 @@ const called = (k) => wrongOne(k).prediction[k];
 const worth = {
   confidence: (k) => -probability(wrongOne(k), k, called(k)),
   margin: (k) => logit(wrongOne(k), k, images.label[k]) - logit(wrongOne(k), k, called(k)),
-  loss: (k) => -wrongOne(k).loss[k], index: (k) => images.index[k],
+  loss: (k) => -wrongOne(k).loss[k], doubt: (k) => -(facts.verdicts?.doubt[k] ?? 0), index: (k) => images.index[k],
 };
 
-function chosen({ label, prediction, find } = view) {
+/* What is thought to be behind an error of the first model; "" for no verdict. */
+const verdictOf = (k) => (isWrong(first, k) ? facts.verdicts?.of[k] ?? "" : "");
+
+function chosen({ label, prediction, verdict, find } = view) {
   const sought = find.trim().toLowerCase(), wanted = WHICH[view.which] ?? WHICH.errors;
   const found = [];
   for (let k = 0; k < count; k++) {
     if (!wanted(k)) continue;
     if (label !== null && images.label[k] !== label) continue;
     if (prediction !== null && called(k) !== prediction) continue;
+    if (verdict && verdictOf(k) !== (verdict === "none" ? "" : verdict)) continue;
     if (sought && String(images.index[k]) !== sought && !images.file[k].toLowerCase().includes(sought)) continue;
     found.push(k);
   }
@@ -140,7 +144,7 @@ function onFill(share) {
 
 function drawMatrix() {
   const cells = new Map();
-  for (const k of chosen({ label: null, prediction: null, find: "" })) {
+  for (const k of chosen({ label: null, prediction: null, verdict: view.verdict, find: "" })) {
     const place = images.label[k] * names.length + called(k);
     cells.set(place, (cells.get(place) ?? 0) + 1);
   }
@@ -192,6 +196,19 @@ at("matrix").addEventListener("keydown", (event) => {
 /* Buttons of which one is pressed. */
 const choice = (key, options, besides = {}) => el("span", { class: "choice", role: "group", "aria-label": key }, options.map(([value, text]) =>
   el("button", { type: "button", "aria-pressed": String(view[key] === value), onclick: () => show({ ...besides, [key]: value }) }, text)));
+
+/* What can be chosen among. */
+function drawTools() {
+  at("verdicts").hidden = !facts.verdicts;
+  if (!facts.verdicts) return;
+  const given = new Map();
+  for (let k = 0; k < count; k++) if (isWrong(first, k)) given.set(verdictOf(k), (given.get(verdictOf(k)) ?? 0) + 1);
+  const none = given.get("");
+  given.delete("");
+  const options = [...given].sort((a, b) => b[1] - a[1]);
+  at("verdict").append(...[...options, ...(none ? [["none", none]] : [])].map(([name, n]) => el("option", { value: name }, `${name} (${whole(n)})`)));
+  at("sort").append(el("option", { value: "doubt" }, "doubt in the label"));
+}
 
 function drawClasses() {
   const { perClass } = first;
@@ -290,8 +307,10 @@ function drawGallery() {
   title.replaceChildren(`${whole(found.length)} ${kind ?? (found.length === 1 ? "error" : "errors")}`);
   if (label !== null && names[label] !== undefined) title.append(": ", is(names[label]));
   if (prediction !== null && names[prediction] !== undefined) title.append(label === null ? ": " : " ", "called ", said(names[prediction]));
-  at("all").hidden = label === null && prediction === null && !view.find;
+  if (view.verdict) title.append(`, ${view.verdict === "none" ? "no verdict" : view.verdict}`);
+  at("all").hidden = label === null && prediction === null && !view.find && !view.verdict;
   at("sort").value = view.sort;
+  at("verdict").value = view.verdict;
   if (document.activeElement !== at("find")) at("find").value = view.find;
   at("grid").replaceChildren(...found.slice(0, shown).map((k) => {
     const index = images.index[k], sure = percent(probability(wrongOne(k), k, called(k)));
@@ -446,6 +465,15 @@ function probabilities(model, k) {
     el("span", {}, percent(share))))];
 }
 
+/* The verdict on an error of the first model, with its reason and how often such verdicts were right. */
+function verdict(k) {
+  const name = verdictOf(k), measured = facts.verdicts?.reliability[name];
+  if (!facts.verdicts || !isWrong(first, k)) return null;
+  if (!name) return el("p", { class: "verdict" }, el("b", {}, "No verdict"), ": none of the signs is there.");
+  return el("p", { class: "verdict" }, el("b", {}, name[0].toUpperCase() + name.slice(1)), `: ${facts.verdicts.why[k]}.`,
+    measured ? el("small", {}, ` On pictures whose causes are known, ${measured.right} of ${measured.given} such verdicts were right.`) : null);
+}
+
 /* The training images behind an error of the first model. */
 function fromTraining(k) {
   const { evidence } = facts;
@@ -473,6 +501,7 @@ function drawCard() {
     el("button", { type: "button", id: "close", "aria-label": "close", onclick: () => show({ image: null, class: null }) }, "×"),
     el("div", { class: "title" }, el("h2", {}, is(names[images.label[k]]), ", called ", said(names[called(k)]), ` with ${percent(probability(model, k, called(k)))}`),
       el("small", {}, `${facts.data.split} image ${view.image}, ${images.file[k]}`)),
+    verdict(k) ?? "",
     ...sights.flatMap((one, which) => [...(second ? [says(one)] : []), el("div", { class: "views" }, which ? el("span") : itself, one.views), one.sum]),
     controls(sights[models.indexOf(model)], k), decisions(k),
     el("div", { class: "low" }, el("div", {}, models.map((one) => probabilities(one, k))), el("div", {}, facts.evidence && isWrong(first, k) ? fromTraining(k) : [])));
@@ -538,9 +567,10 @@ addEventListener("keydown", (event) => {
   document.querySelector(`[data-image="${found[next]}"]`)?.scrollIntoView({ block: "nearest" });
 });
 at("tools").addEventListener("submit", (event) => event.preventDefault());
+at("verdict").addEventListener("change", (event) => show({ verdict: event.target.value }));
 at("sort").addEventListener("change", (event) => show({ sort: event.target.value }));
 at("find").addEventListener("input", (event) => { shown = PAGE; show({ find: event.target.value }); });
-at("all").addEventListener("click", () => { at("find").value = ""; show({ label: null, prediction: null, find: "" }); });
+at("all").addEventListener("click", () => { at("find").value = ""; show({ label: null, prediction: null, verdict: "", find: "" }); });
 at("more").addEventListener("click", () => { shown += PAGE; draw(); });
 addEventListener("hashchange", () => { readAddress(); draw(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
@@ -556,6 +586,7 @@ function draw() {
 readAddress();
 if (!location.hash && innerWidth > 980) view.image = images.index[chosen()[0]] ?? null;
 drawHead();
+drawTools();
 drawClasses();
 drawSureness();
 draw();

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from importlib.resources import files
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation, evaluate, mcnemar, wilson
 from camlens.analyse.evidence import Evidence, NoFeatures, Reading, find, fingerprint, read, read_once
+from camlens.analyse.triage import Signs, examine, reliability, some_right
 from camlens.data.imageset import ImageSet, resize
 from camlens.errors import DataError
 from camlens.files import out_folder, write_text
@@ -77,13 +79,11 @@ def write(models: Sequence[Classifier], test: ImageSet, train: ImageSet | None, 
             f"{models[1].name} has the classes of {first.name} in another order; a report compares the same"
         )
     errors = evaluations[0].errors("confidence")
-    evidence = None
+    learned = None
     if readings[0] and train is not None and len(errors):
         train = first.match(train)
         learned = read_once(first, train, path.parent / "features.safetensors", batch)
-        evidence = find(readings[0][errors], test.labels[errors], learned, train.labels)
-    facts = gather(evaluations, evidence, train, readings[0])
-    write_text(path, html(facts))
+    write_text(path, html(gather(evaluations, readings[0], train, learned)))
     return path
 
 
@@ -127,39 +127,74 @@ def as_set(model: Classifier, data: ImageSet | Iterable[tuple[Any, int]], split:
 
 
 def gather(
-    evaluations: Sequence[Evaluation], evidence: Evidence | None, train: ImageSet | None, reading: Reading | None
+    evaluations: Sequence[Evaluation], reading: Reading | None, train: ImageSet | None, learned: Reading | None
 ) -> dict[str, Any]:
     """What the page shows, ready for JSON.
 
     The images are those that a model has wrong, first those of the first one; all lists of images are in this order.
+    reading, learned: what the first model makes of the images and of those of `train`
     """
     first, data = evaluations[0], evaluations[0].data
     wrong = [evaluation.errors("confidence") for evaluation in evaluations]
     images = torch.cat([wrong[0], *(other[~torch.isin(other, wrong[0])] for other in wrong[1:])])
-    return {
+    classes = [shown_classes(evaluation, images) for evaluation in evaluations]
+    maps = [maps_of(evaluation, images, shown) for evaluation, shown in zip(evaluations, classes, strict=True)]
+    facts = {
         "id": fingerprint(first.model, data)[:16],
         "camlens": version("camlens"),
         "data": {"name": data.name, "split": data.split, "n": len(data), "size": data.original_size},
         "names": list(data.class_names),
-        "findings": findings(first) if len(evaluations) == 1 else differences(*evaluations),
         "images": {
             "index": images.tolist(),
             "file": [data.files[index] for index in images.tolist()],
             "label": data.labels[images].tolist(),
         },
-        "models": [side(evaluation, images) for evaluation in evaluations],
+        "models": [side(e, images, c, m) for e, c, m in zip(evaluations, classes, maps, strict=True)],
         "pictures": sheets(data.pixels[images], SIDE),
         "side": list(data.size),
-        "evidence": None if evidence is None or train is None else shown_evidence(evidence, train),
+        "evidence": None,
+        "verdicts": None,
         "plane": None if reading is None else plane(reading, first),
+    }
+    signs = None
+    if reading is not None and train is not None and learned is not None:
+        evidence = find(reading[wrong[0]], data.labels[wrong[0]], learned, train.labels)
+        signs = signs_of(first, maps[0], classes[0], reading, learned, train)
+        facts["evidence"] = shown_evidence(evidence, train)
+        facts["verdicts"] = shown_verdicts(signs)
+    facts["findings"] = findings(first, signs) if len(evaluations) == 1 else differences(*evaluations)
+    return facts
+
+
+def signs_of(
+    evaluation: Evaluation,
+    maps: dict[str, Tensor],
+    classes: Tensor,
+    reading: Reading,
+    learned: Reading,
+    train: ImageSet,
+) -> Signs:
+    """The signs of a model's errors, the first of the images of `maps` and `classes`, at the last layer but one."""
+    errors, right, layer = evaluation.errors("confidence"), some_right(evaluation), next(iter(maps))
+    of_errors, predicted = maps[layer][: len(errors)], evaluation.predictions[errors][:, None]
+    own = of_errors[torch.arange(len(errors)), (classes[: len(errors)] == predicted).int().argmax(dim=1)]
+    usual = maps_of(evaluation, right, shown_classes(evaluation, right)).get(layer, of_errors[:0])
+    return examine(evaluation, errors, right, (of_errors, usual), own, reading, learned, train)
+
+
+def shown_verdicts(signs: Signs) -> dict[str, Any]:
+    """The verdict on each error with its reason, how often each kind was right, and the rank by doubt in the label."""
+    return {
+        "of": signs.verdicts(),
+        "why": signs.reasons(),
+        "doubt": rounded(signs.doubt(), 4),
+        "reliability": reliability(),
     }
 
 
-def side(evaluation: Evaluation, images: Tensor) -> dict[str, Any]:
+def side(evaluation: Evaluation, images: Tensor, classes: Tensor, maps: dict[str, Tensor]) -> dict[str, Any]:
     """What one model makes of the images, and how good it is altogether."""
     model, labels = evaluation.model, evaluation.labels[images]
-    classes = shown_classes(evaluation, images)
-    maps = maps_of(evaluation, images, classes)
     logits = evaluation.logits[images].gather(1, classes)
     last = maps[list(maps)[-1]] if maps else torch.zeros(0, classes.shape[1], 1, 1)
     rest = logits - last.sum(dim=(2, 3))  # what a class has besides the cells of its map
@@ -290,8 +325,8 @@ def plane(reading: Reading, evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def findings(evaluation: Evaluation) -> list[str]:
-    """The three main findings, in words."""
+def findings(evaluation: Evaluation, signs: Signs | None) -> list[str]:
+    """The three main findings, in words; what the verdicts say of all errors takes the place of the last one."""
     wrong, names = evaluation.wrong, evaluation.data.class_names
     count = int(wrong.sum())
     if not count:
@@ -311,6 +346,14 @@ def findings(evaluation: Evaluation) -> list[str]:
         f"The network was more than 80 % sure in {int(sure.sum()):,} of its {count:,} errors; in {second:,} of them "
         f"all, the label came second."
     )
+    if signs is not None:
+        kinds = Counter(verdict for verdict in signs.verdicts() if verdict).most_common()
+        found.append(
+            "The verdicts: "
+            + ", ".join(f"{n:,} {kind}" for kind, n in kinds)
+            + f"; none on {count - sum(n for _, n in kinds):,}."
+        )
+        return found
     of_class = evaluation.confusion.sum(dim=1)
     right = evaluation.confusion.diag() / of_class.clamp(min=1)
     there = (of_class > 0).nonzero()[:, 0]

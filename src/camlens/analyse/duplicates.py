@@ -1,0 +1,105 @@
+"""Near-duplicates: training images that are almost the picture, by their pixels and by their features."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from camlens.analyse.evaluation import Evaluation
+from camlens.analyse.evidence import Reading
+from camlens.data.imageset import ImageSet, resize
+
+SIDE = 32  # pixels, at which pictures are compared
+NEAR = 20, 10  # training images compared: the nearest by features, by thumbnails
+SHIFT = 3  # pixels, by which a copy may be moved
+
+
+def most_alike(
+    pixels: Tensor, features: Tensor, train: ImageSet, learned: Tensor, other_than: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """How alike each picture is to the most alike training image, (N,), and the index of that, (N,).
+
+    pixels, features: (N, 3, H, W) uint8 and (N, C); learned: (M, C), the features of the training images
+    other_than: (N,), labels that the training images must not have; where all compared ones do, -1 and -1
+
+    Likeness is the mean of two figures: the cosine of the features, less their mean, and the correlation c of the
+    pictures' fine structure, for the best shift, beyond its median m over all that are compared, (c - m) / (1 - m):
+    pictures of a kind have much in common without being the same.
+    """
+    centre = learned.mean(dim=0)
+    of, by = F.normalize(features - centre), F.normalize(learned - centre)
+    small = [thumbnails(part) for part in (pixels, train.pixels)]
+    cosines = [part @ by.T for part in of.split(256)]
+    near = [torch.cat([c.topk(min(NEAR[0], len(by)), dim=1).indices for c in cosines])]
+    near.append(
+        torch.cat([(part @ small[1].T).topk(min(NEAR[1], len(by)), dim=1).indices for part in small[0].split(256)])
+    )
+    pictures, found = fine_structure(pixels), []
+    for k, compared in enumerate(torch.cat(near, dim=1)):
+        compared = compared.unique()
+        correlation = largest_correlation(pictures[k], fine_structure(train.pixels[compared]))
+        beyond = (correlation - correlation.median()) / (1 - correlation.median()).clamp(min=1e-6)
+        alike = (beyond + by[compared] @ of[k]) / 2
+        if other_than is not None:
+            alike[train.labels[compared] == other_than[k]] = -1
+        best = int(alike.argmax())
+        found.append((float(alike[best]), int(compared[best]) if alike[best] > -1 else -1))
+    return torch.tensor([alike for alike, _ in found]), torch.tensor([index for _, index in found], dtype=torch.int64)
+
+
+def beyond_chance(likeness: Tensor) -> float:
+    """The likeness that pictures do not have by chance: the median, and twice its distance from the tenth percentile.
+
+    likeness: (N,), of some images with the training images most like them. Its upper half, where the duplicates among
+    them are, is left aside.
+    """
+    return float(likeness.median() + 2 * (likeness.median() - likeness.quantile(0.1)))
+
+
+def find_duplicates(
+    evaluation: Evaluation, errors: Tensor, right: Tensor, reading: Reading, train: ImageSet, learned: Reading
+) -> tuple[Tensor, Tensor]:
+    """Near-duplicates of errors, (E,), in the training set with another label: their indices, (E,), -1 for none.
+
+    right: some rightly predicted images, which tell how alike pictures are by chance. Also the likeness, (E,).
+    """
+    pixels = evaluation.data.pixels
+    usual, _ = most_alike(pixels[right], reading.features[right], train, learned.features)
+    alike, index = most_alike(
+        pixels[errors], reading.features[errors], train, learned.features, evaluation.labels[errors]
+    )
+    enough = alike >= (beyond_chance(usual) if len(right) else 1.0)
+    return index.masked_fill(~enough, -1), alike
+
+
+def thumbnails(pixels: Tensor) -> Tensor:
+    """Grey pictures of 8x8 cells, less their mean and of length 1: (N, 64)."""
+    grey = torch.cat([F.adaptive_avg_pool2d(part.float().mean(1, keepdim=True), 8) for part in pixels.split(4096)])
+    return F.normalize(grey.flatten(1) - grey.flatten(1).mean(1, keepdim=True))
+
+
+def fine_structure(pixels: Tensor, sigma: float = 3.0) -> Tensor:
+    """Pictures (N, 3, 32, 32) less their blur by a Gaussian."""
+    reach = torch.arange(-9, 10).float()
+    kernel = torch.exp(-(reach**2) / (2 * sigma**2))
+    row = (kernel / kernel.sum()).view(1, 1, 1, -1).expand(3, 1, 1, -1)
+    parts = []
+    for part in resize(pixels, (SIDE, SIDE)).split(4096):
+        plain = part.float()
+        across = F.conv2d(F.pad(plain, (9, 9, 9, 9), mode="replicate"), row, groups=3)
+        parts.append(plain - F.conv2d(across, row.transpose(2, 3), groups=3))
+    return torch.cat(parts)
+
+
+def largest_correlation(picture: Tensor, others: Tensor) -> Tensor:
+    """The largest correlation of a picture (3, H, W) with each of the others (n, 3, H, W), over small shifts."""
+    height, width = picture.shape[1:]
+    best = torch.full((len(others),), -1.0)
+    for down in range(-SHIFT, SHIFT + 1):
+        for right in range(-SHIFT, SHIFT + 1):
+            a = picture[:, max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)].flatten()
+            b = others[:, :, max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)].flatten(1)
+            a, b = F.normalize(a - a.mean(), dim=0), F.normalize(b - b.mean(dim=1, keepdim=True), dim=1)
+            best = torch.maximum(best, b @ a)
+    return best
