@@ -504,7 +504,7 @@ function drawCard() {
     verdict(k) ?? "",
     ...sights.flatMap((one, which) => [...(second ? [says(one)] : []), el("div", { class: "views" }, which ? el("span") : itself, one.views), one.sum]),
     controls(sights[models.indexOf(model)], k), decisions(k),
-    el("div", { class: "low" }, el("div", {}, models.map((one) => probabilities(one, k))), el("div", {}, facts.evidence && isWrong(first, k) ? fromTraining(k) : [])));
+    el("div", { class: "low" }, el("div", {}, models.flatMap((one) => probabilities(one, k))), el("div", {}, facts.evidence && isWrong(first, k) ? fromTraining(k) : [])));
   if (kept) card.querySelector(`[data-control="${kept}"]`)?.focus();
   const { sheet, x, y } = place(facts.pictures, k);
   sheetOf(sheet).then((image) => {

@@ -1,0 +1,204 @@
+"""How often verdicts are right: python benchmarks/triage.py [--judgements FOLDER]
+
+On `shapes`, whose errors have known causes: precision and recall of each verdict over networks and drawings of five
+seeds. On CIFAR-10, with --judgements, against what people judged: meta/duplicates_cifar10.csv of github.com/cvjena/cifair
+and mturk/cifar10_mturk.json of github.com/cleanlab/label-errors. Needs cleanlab, for its score.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from cleanlab.rank import get_label_quality_scores
+from common import ROOT, commit, machine, write
+from sklearn.metrics import roc_auc_score
+
+import camlens
+from camlens.analyse.duplicates import beyond_chance, most_alike
+from camlens.analyse.evaluation import Evaluation
+from camlens.analyse.evidence import Reading, find, read, read_once
+from camlens.analyse.triage import Signs, some_right
+from camlens.data import cifar10, shapes
+from camlens.data.imageset import ImageSet
+from camlens.show.report.page import maps_of, shown_classes, signs_of
+from camlens.train.loop import train
+from camlens.train.recipe import RECIPES
+
+SEEDS = range(100, 105)  # the rules were chosen on 0 to 4, 10 to 15 and 20 to 27
+CAUSES = {
+    "near-duplicate": "twin",
+    "label doubtful": "wrong label",
+    "small": "tiny",
+    "ambiguous": "two objects",
+    "unusual": "rare variant",
+}
+
+
+def judge(model: camlens.Classifier, test: ImageSet, known: ImageSet, reading: Reading, learned: Reading) -> Signs:
+    """The signs of all errors, as the report measures them."""
+    evaluation = Evaluation(model, test, reading.logits)
+    errors = evaluation.errors("confidence")
+    classes = shown_classes(evaluation, errors)
+    return signs_of(evaluation, maps_of(evaluation, errors, classes), classes, reading, learned, known)
+
+
+def on_shapes(work: Path) -> dict[str, Any]:
+    """Precision and recall of each verdict, and whether the planted twin is among the evidence."""
+    given: Counter[str] = Counter()
+    planted: Counter[str] = Counter()
+    right: Counter[str] = Counter()
+    twins = found = 0
+    for seed in SEEDS:
+        known, test = (shapes.load(split, seed=seed) for split in ("train", "test"))
+        model = train(RECIPES["shapes"], known, work / str(seed), seed)
+        reading, learned = read(model, test), read(model, known)
+        errors = Evaluation(model, test, reading.logits).errors("confidence")
+        verdicts = judge(model, test, known, reading, learned).verdicts()
+        evidence = find(reading[errors], test.labels[errors], learned, known.labels)
+        for k, (index, verdict) in enumerate(zip(errors.tolist(), verdicts, strict=True)):
+            cause = test.causes[index]
+            planted[cause] += 1
+            given[verdict or ""] += 1
+            right[verdict or ""] += CAUSES.get(verdict or "") == cause
+            if cause == "twin":
+                twins += 1
+                burst = (known.twins == index).nonzero()[:, 0]
+                shown = torch.cat([kind[k, :5] for kind in (evidence.nearest, evidence.towards)])
+                found += bool(torch.isin(burst, shown).any())
+    return {
+        "seeds": list(SEEDS),
+        "errors": sum(planted.values()),
+        "without a planted cause": planted[""],
+        "no verdict": given[""],
+        "confident mistake": given["confident mistake"],
+        "verdicts": {
+            verdict: {
+                "given": given[verdict],
+                "right": right[verdict],
+                "planted": planted[cause],
+                "precision": round(right[verdict] / max(1, given[verdict]), 3),
+                "recall": round(right[verdict] / max(1, planted[cause]), 3),
+            }
+            for verdict, cause in CAUSES.items()
+        },
+        "twin among the first five of a kind of evidence": {"errors": twins, "found": found},
+    }
+
+
+def on_cifar10(judgements: Path, kept: Path) -> dict[str, Any]:
+    """Doubtful labels and near-duplicates against what people judged."""
+    model = camlens.load("resnet18-cifar10")
+    place = cifar10.find()
+    known, test = (model.match(cifar10.load(split, place)) for split in ("train", "test"))
+    learned, reading = read_once(model, known, kept), read(model, test)
+    evaluation = Evaluation(model, test, reading.logits)
+    errors = evaluation.errors("confidence")
+    signs = judge(model, test, known, reading, learned)
+    return {
+        "model": model.name,
+        "errors": len(errors),
+        "verdicts": Counter(verdict or "none" for verdict in signs.verdicts()),
+        "doubtful labels": doubtful(judgements, evaluation, errors, signs, reading, learned, known),
+        "near-duplicates": duplicates(judgements, evaluation, reading, learned, known),
+    }
+
+
+def doubtful(
+    judgements: Path,
+    evaluation: Evaluation,
+    errors: torch.Tensor,
+    signs: Signs,
+    reading: Reading,
+    learned: Reading,
+    known: ImageSet,
+) -> dict[str, Any]:
+    """How well scores find the errors whose label fewer than three of five people confirmed."""
+    rows = json.loads((judgements / "cifar10_mturk.json").read_text(encoding="utf-8"))
+    votes = {row["id"]: row["mturk"]["given"] for row in rows}
+    judged = torch.tensor([index in votes for index in errors.tolist()])
+    bad = torch.tensor([votes.get(index, 5) < 3 for index in errors.tolist()])
+    evidence = find(reading[errors], evaluation.labels[errors], learned, known.labels, count=50)
+    near = known.labels[evidence.nearest.clamp(min=0)]
+    of_label = (near == evaluation.labels[errors][:, None]).float().mean(dim=1)
+    of_prediction = (near == evaluation.predictions[errors][:, None]).float().mean(dim=1)
+    quality = get_label_quality_scores(
+        evaluation.labels[errors].numpy(), evaluation.probabilities[errors].numpy(), method="normalized_margin"
+    )
+    scores = {
+        "probability margin": signs.prediction - signs.label,
+        "cleanlab, normalised margin": -torch.from_numpy(quality).float(),
+        "nearest training images": of_prediction - of_label,
+        "doubt, which the report sorts by": signs.doubt(),
+    }
+    named = torch.tensor([verdict == "label doubtful" for verdict in signs.verdicts()])
+
+    def quality_of(score: torch.Tensor, among: torch.Tensor) -> dict[str, float]:
+        truth, values = bad[among], score[among]
+        order = truth[values.argsort(descending=True, stable=True)].float()
+        return {
+            "auroc": round(float(roc_auc_score(truth, values)), 3),
+            "precision at 20": round(float(order[:20].mean()), 3),
+            "precision at 50": round(float(order[:50].mean()), 3),
+        }
+
+    everything = torch.ones_like(judged)
+    return {
+        "judged": int(judged.sum()),
+        "doubtful": int(bad.sum()),
+        "among the judged errors": {name: quality_of(score, judged) for name, score in scores.items()},
+        "among all errors, those not judged taken as right": {n: quality_of(s, everything) for n, s in scores.items()},
+        "verdict": {
+            "given": int(named.sum()),
+            "judged": int((named & judged).sum()),
+            "doubtful": int((named & bad).sum()),
+        },
+    }
+
+
+def duplicates(
+    judgements: Path, evaluation: Evaluation, reading: Reading, learned: Reading, known: ImageSet
+) -> dict[str, Any]:
+    """How well near-duplicates are told from pictures that are merely similar, in any class."""
+    with (judgements / "duplicates_cifar10.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    images = torch.tensor([int(row["TestID"]) for row in rows])
+    same = torch.tensor([int(row["Judgment"]) <= 1 for row in rows])
+    pixels, right = evaluation.data.pixels, some_right(evaluation)
+    usual, _ = most_alike(pixels[right], reading.features[right], known, learned.features)
+    alike, index = most_alike(pixels[images], reading.features[images], known, learned.features)
+    found = alike >= beyond_chance(usual)
+    there = index == torch.tensor([int(row["TrainID"]) for row in rows])
+    return {
+        "judged": len(rows),
+        "near-duplicates": int(same.sum()),
+        "recall": round(float((found & same).sum() / same.sum()), 3),
+        "precision": round(float((found & same).sum() / found.sum()), 3),
+        "the same training image": round(float(there[same].float().mean()), 3),
+        "found among right images": round(float((usual >= beyond_chance(usual)).float().mean()), 3),
+    }
+
+
+def main() -> None:
+    """Measure, and write the reliability that the report states."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--judgements", type=Path, help="the folder of both files")
+    parser.add_argument("--features", type=Path, default=ROOT / "out/report/features.safetensors")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        result: dict[str, Any] = {"shapes": on_shapes(Path(work))}
+    packaged = ROOT / "src/camlens/analyse/triage.json"
+    packaged.write_text(json.dumps(result["shapes"]["verdicts"], indent=2) + "\n", encoding="utf-8")
+    if options.judgements:
+        result["cifar10"] = on_cifar10(options.judgements, options.features)
+    write("triage", result | {"machine": machine(), "commit": commit()})
+
+
+if __name__ == "__main__":
+    main()
