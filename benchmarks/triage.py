@@ -1,8 +1,8 @@
 """How often verdicts are right: python benchmarks/triage.py [--judgements FOLDER]
 
-On `shapes`, whose errors have known causes: precision and recall of each verdict over networks and drawings of five
-seeds. On CIFAR-10, with --judgements, against what people judged: meta/duplicates_cifar10.csv of github.com/cvjena/cifair
-and mturk/cifar10_mturk.json of github.com/cleanlab/label-errors. Needs cleanlab, for its score.
+On `shapes`, whose errors have known causes: precision and recall of each verdict, over networks and drawings of five
+seeds. On CIFAR-10, with --judgements, against what people judged: meta/duplicates_cifar10.csv out of
+github.com/cvjena/cifair and mturk/cifar10_mturk.json out of github.com/cleanlab/label-errors. Needs cleanlab.
 """
 
 from __future__ import annotations

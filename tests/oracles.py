@@ -234,3 +234,26 @@ def gradient_cosines(network, images, labels, other_images, other_labels):
     of = [gradient(*pair) for pair in zip(images, labels, strict=True)]
     by = [gradient(*pair) for pair in zip(other_images, other_labels, strict=True)]
     return torch.tensor([[float(a @ b / (a.norm() * b.norm())) for b in by] for a in of])
+
+
+def correlation_at_best_shift(picture, other, shift):
+    """Pearson's correlation of a picture's inside with each part of another one of that size; the largest."""
+    picture, other = np.asarray(picture, float), np.asarray(other, float)
+    height, width = picture.shape[1:]
+    inside = picture[:, shift : height - shift, shift : width - shift].ravel()
+    found = []
+    for down in range(2 * shift + 1):
+        for right in range(2 * shift + 1):
+            part = other[:, down : down + height - 2 * shift, right : right + width - 2 * shift].ravel()
+            found.append(np.corrcoef(inside, part)[0, 1])
+    return max(found)
+
+
+def nearness(features, learned, count):
+    """The mean of the `count` largest cosines of a feature vector with the learned ones, all less the mean of these."""
+    centre = learned.mean(0)
+    found = []
+    for f in features:
+        cosines = [float((f - centre) @ (g - centre) / ((f - centre).norm() * (g - centre).norm())) for g in learned]
+        found.append(sum(sorted(cosines)[-count:]) / min(count, len(cosines)))
+    return found

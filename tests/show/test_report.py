@@ -310,6 +310,36 @@ def test_the_contrast_adds_up_in_words(tab, report):
         assert "the bias adds" in text
 
 
+def test_each_error_has_its_verdict(tab, report):
+    facts = facts_of(report)
+    kinds = facts["verdicts"]["of"]
+    assert len(kinds) == len(facts["verdicts"]["why"]) == facts["models"][0]["errors"]
+    number = next(n for n, kind in enumerate(kinds) if kind)
+    page = tab(report, f"#image={facts['images']['index'][number]}")
+    assert kinds[number] in page.locator(".verdict").inner_text().lower()
+    assert facts["verdicts"]["why"][number] in page.locator(".verdict").inner_text()
+    page.locator("#verdict").select_option(kinds[number])
+    wanted = [i for i, kind in zip(facts["images"]["index"], kinds, strict=False) if kind == kinds[number]]
+    shown = page.locator("#grid [data-image]").evaluate_all("all => all.map(b => Number(b.dataset.image))")
+    assert shown == wanted[:120] and address(page)["verdict"] == kinds[number]
+    page.get_by_role("button", name="all errors").click()
+    page.locator("#sort").select_option("doubt")
+    order = sorted(range(len(kinds)), key=lambda n: -facts["verdicts"]["doubt"][n])
+    shown = page.locator("#grid [data-image]").evaluate_all("all => all.map(b => Number(b.dataset.image))")
+    assert shown == [facts["images"]["index"][n] for n in order][:120]
+
+
+def test_the_probabilities_are_listed(tab, report):
+    facts = facts_of(report)
+    page = tab(report, f"#image={facts['images']['index'][4]}")
+    rows = page.locator(".low > div:first-child .row").all_inner_texts()
+    said = [row.split("\n")[0] for row in rows]
+    order = sorted(
+        zip(facts["models"][0]["probability"][4], facts["models"][0]["classes"][4], strict=True), reverse=True
+    )
+    assert said == [NAMES[c] for _, c in order]
+
+
 def test_a_walk_by_keyboard(tab, report):
     facts = facts_of(report)
     order = facts["images"]["index"]

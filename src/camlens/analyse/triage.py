@@ -48,8 +48,8 @@ class Signs:
     enlarged: by how much the label's probability rises from a wide to a narrow window on all evidence
     alone: the probability of the prediction in a wide window on its own evidence
     clear: the share of the right images whose prediction is less probable than `alone`
-    scattered: 0 to 1, how scattered and little the evidence is: the mean of the share of the right images whose evidence
-        gathers in fewer places and the share of those with more of it
+    scattered: 0 to 1, how little evidence there is, and how scattered: the mean of the shares of the right images with
+        more of it, and with evidence in fewer places
     confused: how many errors have the same label and prediction
     """
 
@@ -197,8 +197,9 @@ def seen_in(model: Classifier, pixels: Tensor, evidence: Tensor, share: float, c
     height, width = int(pixels.shape[2]), int(pixels.shape[3])
     window = max(1, round(share * height)), max(1, round(share * width))
     found = [torch.zeros(0)]
+    batches = zip(pixels.split(128), evidence.split(128), classes.split(128), strict=True) if len(pixels) else ()
     with evaluating(model):
-        for pictures, part, wanted in zip(pixels.split(128), evidence.split(128), classes.split(128), strict=True):
+        for pictures, part, wanted in batches:
             fine = F.interpolate(part[:, None], (height, width), mode="bilinear", align_corners=False)
             sums = F.avg_pool2d(fine, window, 1)
             best, across = sums.flatten(1).argmax(dim=1).tolist(), sums.shape[3]
