@@ -104,10 +104,63 @@ def page() -> list[str]:
     ]
 
 
+def triage() -> list[str]:
+    """The lines of benchmarks/triage.py."""
+    found = read("triage")
+    if not found:
+        return []
+    shapes, twins = found["shapes"], found["shapes"]["twin among the first five of a kind of evidence"]
+    lines = [
+        "## Verdicts",
+        "",
+        f"On `shapes`, {shapes['errors']} errors of five networks, seeds {shapes['seeds'][0]} to {shapes['seeds'][-1]}, "
+        f"on which no rule was chosen; {shapes['no verdict']} got no verdict, {shapes['confident mistake']} are called "
+        "a confident mistake.",
+        "",
+        "| verdict | errors with this cause | given | precision | recall |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in shapes["verdicts"].items():
+        cells = name, row["planted"], row["given"], f"{row['precision']:.2f}", f"{row['recall']:.2f}"
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += [
+        "",
+        f"Of {twins['errors']} errors that a planted mislabelled twin caused, {twins['found']} have it among the first "
+        "five of the nearest training images or of those that pulled towards the prediction.",
+    ]
+    if "cifar10" in found:
+        cifar = found["cifar10"]
+        labels, same = cifar["doubtful labels"], cifar["near-duplicates"]
+        scopes = ["among the judged errors", "among all errors, those not judged taken as right"]
+        lines += [
+            "",
+            f"On CIFAR-10, {labels['judged']} of the {cifar['errors']} errors of the shipped network were judged "
+            f"by five people each; fewer than three confirmed the label of {labels['doubtful']}.",
+            "",
+            "| score of doubt | AUROC, at 20, at 50 among the judged | among all errors |",
+            "|---|---|---|",
+        ]
+        for name in labels[scopes[0]]:
+            cells = [
+                f"{row['auroc']:.2f}, {row['precision at 20']:.2f}, {row['precision at 50']:.2f}"
+                for row in (labels[scope][name] for scope in scopes)
+            ]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        verdict = labels["verdict"]
+        lines += [
+            "",
+            f"The verdict “label doubtful” was given {verdict['given']} times; {verdict['judged']} of these "
+            f"were judged, and {verdict['doubtful']} found doubtful. Of all errors "
+            f"{labels['doubtful'] / cifar['errors']:.0%} are known to be. Near-duplicates in any class: "
+            f"{same['near-duplicates']} of {same['judged']} judged test images have one; recall {same['recall']:.2f} at precision {same['precision']:.2f}.",
+        ]
+    return [*lines, "", f"{hardware(found['machine'])}."]
+
+
 def make() -> None:
     """Write RESULTS.md."""
     parts = [["# Results", "", "Made by `python benchmarks/report.py` from `benchmarks/results/*.json`."]]
-    parts += [part for part in (recipes(), pace(), kills(), page()) if part]
+    parts += [part for part in (recipes(), pace(), kills(), page(), triage()) if part]
     (HERE / "RESULTS.md").write_text("\n\n".join("\n".join(part) for part in parts) + "\n", encoding="utf-8")
 
 
