@@ -113,9 +113,9 @@ def triage() -> list[str]:
     lines = [
         "## Verdicts",
         "",
-        f"On `shapes`, {shapes['errors']} errors of five networks, seeds {shapes['seeds'][0]} to {shapes['seeds'][-1]}, "
-        f"on which no rule was chosen; {shapes['no verdict']} got no verdict, {shapes['confident mistake']} are called "
-        "a confident mistake.",
+        f"On `shapes`, {shapes['errors']} errors of five networks, seeds {shapes['seeds'][0]} to {shapes['seeds'][-1]} "
+        f"(no rule was chosen on these); {shapes['no verdict']} got no verdict, {shapes['confident mistake']} are "
+        "called a confident mistake.",
         "",
         "| verdict | errors with this cause | given | precision | recall |",
         "|---|---|---|---|---|",
@@ -152,7 +152,8 @@ def triage() -> list[str]:
             f"The verdict “label doubtful” was given {verdict['given']} times; {verdict['judged']} of these "
             f"were judged, and {verdict['doubtful']} found doubtful. Of all errors "
             f"{labels['doubtful'] / cifar['errors']:.0%} are known to be. Near-duplicates in any class: "
-            f"{same['near-duplicates']} of {same['judged']} judged test images have one; recall {same['recall']:.2f} at precision {same['precision']:.2f}.",
+            f"{same['near-duplicates']} of {same['judged']} judged test images have one; "
+            f"recall {same['recall']:.2f} at precision {same['precision']:.2f}.",
         ]
     return [*lines, "", f"{hardware(found['machine'])}."]
 
