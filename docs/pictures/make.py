@@ -19,17 +19,20 @@ def main() -> None:
     """Take error.png, the card of one error, and report.png, the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("report", type=Path)
-    parser.add_argument("--image", type=int, help="the error that is explained; by default the first one")
+    parser.add_argument("--image", type=int, default=2405, help="the error that is explained")
     options = parser.parse_args()
-    address = options.report.resolve().as_uri() + (f"#image={options.image}" if options.image is not None else "")
+    address = f"{options.report.resolve().as_uri()}#image={options.image}"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        tab = browser.new_page(viewport={"width": 1560, "height": 1120}, device_scale_factor=1.5)
-        tab.goto(address)
-        tab.wait_for_selector("#card canvas")
-        tab.wait_for_timeout(500)  # the heat maps are drawn when their picture is there
-        tab.locator("#card").screenshot(path=HERE / "error.png")
-        tab.screenshot(path=HERE / "report.png")
+        for name, part, height in (("error", "#card", 1300), ("report", "body", 960)):
+            tab = browser.new_page(viewport={"width": 1560, "height": height}, device_scale_factor=1.5)
+            tab.goto(address)
+            tab.wait_for_selector("#card canvas")
+            tab.wait_for_timeout(500)  # the heat maps are drawn when their picture is there
+            if part == "body":
+                tab.screenshot(path=HERE / f"{name}.png")
+            else:
+                tab.locator(part).screenshot(path=HERE / f"{name}.png")
         browser.close()
 
 
