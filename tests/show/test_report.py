@@ -317,7 +317,7 @@ def test_each_error_has_its_verdict(tab, report):
     number = next(n for n, kind in enumerate(kinds) if kind)
     page = tab(report, f"#image={facts['images']['index'][number]}")
     assert kinds[number] in page.locator(".verdict").inner_text().lower()
-    assert facts["verdicts"]["why"][number] in page.locator(".verdict").inner_text()
+    assert facts["verdicts"]["why"][number] in page.locator(".verdict").inner_text().replace("\u00a0", " ")
     page.locator("#verdict").select_option(kinds[number])
     wanted = [i for i, kind in zip(facts["images"]["index"], kinds, strict=False) if kind == kinds[number]]
     shown = page.locator("#grid [data-image]").evaluate_all("all => all.map(b => Number(b.dataset.image))")

@@ -470,7 +470,7 @@ function verdict(k) {
   const name = verdictOf(k), measured = facts.verdicts?.reliability[name];
   if (!facts.verdicts || !isWrong(first, k)) return null;
   if (!name) return el("p", { class: "verdict" }, el("b", {}, "No verdict"), ": none of the signs is there.");
-  return el("p", { class: "verdict" }, el("b", {}, name[0].toUpperCase() + name.slice(1)), `: ${facts.verdicts.why[k]}.`,
+  return el("p", { class: "verdict" }, el("b", {}, name[0].toUpperCase() + name.slice(1)), `: ${facts.verdicts.why[k].replaceAll(" %", "\u00a0%")}.`,
     measured ? el("small", {}, ` On pictures whose causes are known, ${measured.right} of ${measured.given} such verdicts were right.`) : null);
 }
 
