@@ -13,6 +13,7 @@ from camlens.data.imageset import ImageSet, resize
 SIDE = 32  # pixels, at which pictures are compared
 NEAR = 20, 10  # training images compared: the nearest by features, by thumbnails
 SHIFT = 3  # pixels, by which a copy may be moved
+FEW = 20  # right images, with fewer of which it is not known how alike pictures are by chance
 
 
 def most_alike(
@@ -64,14 +65,15 @@ def find_duplicates(
 ) -> tuple[Tensor, Tensor]:
     """Near-duplicates of errors, (E,), in the training set with another label: their indices, (E,), -1 for none.
 
-    right: some rightly predicted images, which tell how alike pictures are by chance. Also the likeness, (E,).
+    right: some rightly predicted images, which tell how alike pictures are by chance; with fewer than `FEW` of them
+        none is called a duplicate. Also the likeness, (E,).
     """
     pixels = evaluation.data.pixels
     usual, _ = most_alike(pixels[right], reading.features[right], train, learned.features)
     alike, index = most_alike(
         pixels[errors], reading.features[errors], train, learned.features, evaluation.labels[errors]
     )
-    enough = alike >= (beyond_chance(usual) if len(right) else 1.0)
+    enough = alike >= (beyond_chance(usual) if len(right) >= FEW else torch.inf)
     return index.masked_fill(~enough, -1), alike
 
 

@@ -347,12 +347,10 @@ def findings(evaluation: Evaluation, signs: Signs | None) -> list[str]:
         f"all, the label came second."
     )
     if signs is not None:
-        kinds = Counter(verdict for verdict in signs.verdicts() if verdict).most_common()
-        found.append(
-            "The verdicts: "
-            + ", ".join(f"{n:,} {kind}" for kind, n in kinds)
-            + f"; none on {count - sum(n for _, n in kinds):,}."
-        )
+        verdicts = Counter(signs.verdicts())
+        none = verdicts.pop(None, 0)
+        listed = [f"{n:,} {verdict}" for verdict, n in verdicts.most_common()] + ([f"none on {none:,}"] if none else [])
+        found.append(f"The verdicts: {', '.join(listed)}.")
         return found
     of_class = evaluation.confusion.sum(dim=1)
     right = evaluation.confusion.diag() / of_class.clamp(min=1)
