@@ -91,10 +91,13 @@ class Brightest(nn.Module):
         return torch.stack([self.scale * (0.5 - bright), self.scale * (bright - 0.5)], dim=1)
 
 
-def test_what_is_seen_is_the_window_with_the_most_evidence():
-    model = camlens.Classifier(Brightest(), ["dark", "bright"], (0,) * 3, (1,) * 3, (32, 32), layers=["scale"])
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_is_seen_is_the_window_with_the_most_evidence(times):
+    side = (32 * times, 32 * times)
+    model = camlens.Classifier(Brightest(), ["dark", "bright"], (0,) * 3, (1,) * 3, side, layers=["scale"])
     pixels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     pixels[:, :, 20:30, 4:14] = 255
+    pixels = pixels.repeat_interleave(times, 2).repeat_interleave(times, 3)
     evidence = torch.zeros(2, 8, 8)
     evidence[0, 5:7, 1:3], evidence[1, 0:2, 5:7] = 1, 1  # on the bright square; elsewhere
     classes = torch.tensor([1, 1])

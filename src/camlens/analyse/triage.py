@@ -34,6 +34,7 @@ SCATTERED = 0.7  # 0 to 1
 SURE = 0.8  # probability of the prediction
 
 NEIGHBOURS = 10  # training images, by whose nearness is told how typical a picture is
+FINE = 32  # cells a side, at which windows are placed
 WIDE, NARROW = 0.7, (0.35, 0.5)  # windows, as shares of the picture's sides
 
 
@@ -196,14 +197,18 @@ def seen_in(model: Classifier, pixels: Tensor, evidence: Tensor, share: float, c
     """
     height, width = int(pixels.shape[2]), int(pixels.shape[3])
     window = max(1, round(share * height)), max(1, round(share * width))
+    grid = min(height, FINE), min(width, FINE)
     found = [torch.zeros(0)]
     batches = zip(pixels.split(128), evidence.split(128), classes.split(128), strict=True) if len(pixels) else ()
     with evaluating(model):
         for pictures, part, wanted in batches:
-            fine = F.interpolate(part[:, None], (height, width), mode="bilinear", align_corners=False)
-            sums = F.avg_pool2d(fine, window, 1)
+            fine = F.interpolate(part[:, None], grid, mode="bilinear", align_corners=False)
+            sums = F.avg_pool2d(fine, [max(1, round(share * n)) for n in grid], 1)
             best, across = sums.flatten(1).argmax(dim=1).tolist(), sums.shape[3]
-            corners = [divmod(place, across) for place in best]
+            corners = [
+                (min(y * height // grid[0], height - window[0]), min(x * width // grid[1], width - window[1]))
+                for y, x in (divmod(place, across) for place in best)
+            ]
             cuts = [p[:, y : y + window[0], x : x + window[1]] for p, (y, x) in zip(pictures, corners, strict=True)]
             shares = model(model.prepare(resize(torch.stack(cuts), (height, width)))).float().softmax(dim=1).cpu()
             found.append(shares.gather(1, wanted[:, None])[:, 0])
