@@ -415,10 +415,37 @@ def report(
 
     classifier = load_model(model, model_option, weights, device)
     models = [classifier] if second is None else [classifier, load_model(second, None, None, device)]
-    images = {
-        split: load_split(data, split, data_dir, skip_unreadable, classifier.input_size) for split in splits_of(data)
-    }
-    made(write(models, images["test"], images.get("train"), out_folder(out) / "report.html", batch))
+    test, train = load_both(data, data_dir, skip_unreadable, classifier.input_size)
+    made(write(models, test, train, out_folder(out) / "report.html", batch))
+
+
+@command("explore out/train")
+def explore(
+    model: ModelArgument = None,
+    model_option: ModelOption = None,
+    weights: Weights = None,
+    data: Data = "cifar10",
+    data_dir: DataDir = None,
+    skip_unreadable: SkipUnreadable = False,
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
+    device: Device = "auto",
+    batch: Batch = 250,
+    out: Annotated[Path, typer.Option(help="The folder of the report: taken from there, or made there.")] = Path(
+        "out/report"
+    ),
+) -> None:
+    """Serve the error report with a place to drop any picture: what the network says of it, and why."""
+    try:
+        from camlens.show import explorer
+    except ModuleNotFoundError as error:
+        raise CamlensError(f"explore needs {error.name}; install it with: pip install 'camlens[explore]'") from error
+    classifier = load_model(model, model_option, weights, device)
+    test, train = load_both(data, data_dir, skip_unreadable, classifier.input_size)
+    explain, page = explorer.prepare(classifier, test, train, out, batch)
+    if not explorer.is_loopback(host):
+        logging.getLogger("camlens").warning("whoever reaches %s can use it; there is no password", host)
+    explorer.serve(explain, page, host, port, lambda address: say.print(f"open {address} (Ctrl-C ends it)"))
 
 
 @command("explain photo.jpg --model out/train --layer layer3 --against dog")
@@ -605,6 +632,15 @@ def load_split(
     from camlens.data.source import load
 
     return load(source, split, size, data_dir, skip_unreadable)
+
+
+def load_both(
+    source: str, data_dir: Path | None, skip_unreadable: bool, size: Size
+) -> tuple[ImageSet, ImageSet | None]:
+    """The test images, and those to learn from, where the data has any."""
+    test = load_split(source, "test", data_dir, skip_unreadable, size)
+    learned = "train" in splits_of(source)
+    return test, load_split(source, "train", data_dir, skip_unreadable, size) if learned else None
 
 
 def load_model(argument: str | None, option: str | None, weights: Path | None, device: str) -> Classifier:

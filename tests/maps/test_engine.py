@@ -108,6 +108,19 @@ def test_all_classes_are_each_class_in_turn(head):
     assert_close(contrasts["layer1"][:, 1], oracles.maps(net, "layer1", batch, "hirescam", [1] * 3, [2, 0, 1]))
 
 
+def test_several_classes_of_each_image():
+    net, batch, target = network(), images(), torch.tensor([[2, 0], [1, 2], [0, 1]])
+    result = explain(net, batch, "hirescam", ["layer1", "layer2"], target)
+    assert torch.equal(result.target, target)
+    for n in range(2):
+        for layer, found in result.maps.items():
+            assert_close(found[:, n], oracles.maps(net, layer, batch, "hirescam", target[:, n].tolist()))
+    with pytest.raises(UsageError, match="one target of each image"):
+        result.overlay()
+    assert refused(net, batch, target=target[:2]).startswith("2 classes for 3 images")
+    assert "unknown class" in refused(net, batch, target=target + 1)
+
+
 def test_captum_agrees():
     net, batch, target = network("flattened"), images(), torch.tensor([2, 0, 1])
     theirs = LayerGradCam(net, net.layer1).attribute(batch, target, relu_attributions=True)

@@ -177,7 +177,7 @@ def test_several_layers_give_overlays_by_layer():
 
 
 def test_all_classes_have_no_single_overlay():
-    with pytest.raises(UsageError, match="an overlay shows one class; explain one target, not 'all'"):
+    with pytest.raises(UsageError, match="an overlay shows one class; explain one target of each image"):
         explanation(torch.stack([SIGNED, SIGNED], dim=1), None).overlay()
 
 

@@ -139,7 +139,7 @@ def find(errors: Reading, labels: Tensor, train: Reading, train_labels: Tensor, 
     in the others the next takes its place.
     """
     centre = train.features.mean(dim=0)
-    of, by = (nn.functional.normalize(reading.features - centre) for reading in (errors, train))
+    of, by = (centred(reading, centre) for reading in (errors, train))
     kinds = {"nearest": best(of, by, torch.ones(len(of), 1), torch.ones(len(by), 1))}
     of, by = (with_bias(reading.features) for reading in (errors, train))
     residuals = (
@@ -153,6 +153,11 @@ def find(errors: Reading, labels: Tensor, train: Reading, train_labels: Tensor, 
         **{kind: indices for kind, (indices, _) in lists.items()},
         scores={kind: -scores if kind == "towards" else scores for kind, (_, scores) in lists.items()},
     )
+
+
+def centred(reading: Reading, centre: Tensor) -> Tensor:
+    """Features less their mean over the training images, at length 1: products are cosines."""
+    return nn.functional.normalize(reading.features - centre)
 
 
 def with_bias(features: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import textwrap
@@ -32,8 +33,32 @@ def read_picture(path: Path) -> Image.Image:
 
     Raises `DataError`, with the reason, where there is no such file or it is not a whole picture.
     """
-    with _quiet_pillow():
+    with quiet_pillow():
         return _decode(path)
+
+
+def picture_in(content: bytes, most_pixels: int) -> tuple[Image.Image, int]:
+    """The picture that is the content of a file, as `read_picture` gives it, and how many frames the file has.
+
+    Raises `DataError` where it is no whole picture, or has more than `most_pixels`, which is seen before it is decoded.
+    """
+    if not content:
+        raise DataError("the file is empty; expected a picture")
+    Image.init()
+    try:
+        with Image.open(io.BytesIO(content), formats=_kinds()) as image:
+            width, height = image.size
+            if width * height <= most_pixels:
+                return upright_rgb(image), getattr(image, "n_frames", 1)
+    except Exception as error:  # a damaged file can make Pillow raise anything
+        unknown_kind = isinstance(error, UnidentifiedImageError)
+        reason = "" if unknown_kind else f" ({str(error) or type(error).__name__})"
+        what = f"not a picture of a known kind: {', '.join(_kinds())}" if unknown_kind else "not a whole picture"
+        raise DataError(f"the file is {what}{reason}") from error
+    raise DataError(
+        f"the picture has {width * height / 1e6:.1f} megapixels ({width}×{height}); "
+        f"expected {most_pixels / 1e6:.0f} at most; make it smaller"
+    )
 
 
 def splits(root: Path) -> list[str]:
@@ -66,7 +91,7 @@ def load(root: Path, split: str, size: Size, skip_unreadable: bool = False) -> I
         pixels[index] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
         return image.height, image.width
 
-    with _quiet_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with quiet_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(read, range(len(files))))
     if errors := [str(result) for result in results if isinstance(result, DataError)]:
         message = "\n  ".join([f"{len(errors)} of {len(files)} pictures in {root / split} cannot be read:", *errors])
@@ -134,7 +159,7 @@ def _in_words(sizes: list[Size]) -> str:
 
 
 @contextmanager
-def _quiet_pillow() -> Iterator[None]:
+def quiet_pillow() -> Iterator[None]:
     """Without Pillow's remarks on odd metadata and large pictures. Not to be entered within threads: it is global."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -142,10 +167,15 @@ def _quiet_pillow() -> Iterator[None]:
         yield
 
 
+def _kinds() -> list[str]:
+    """Those of `FORMATS` that this Pillow reads."""
+    return [kind for kind in FORMATS if kind in Image.OPEN]
+
+
 def _decode(path: Path) -> Image.Image:
     Image.init()
     try:
-        with Image.open(path, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
+        with Image.open(path, formats=_kinds()) as image:
             return upright_rgb(image)
     except Exception as error:  # a damaged file can make Pillow raise anything
         raise DataError(f"cannot read {path}: {_reason(path, error)}") from error

@@ -33,8 +33,9 @@ class Explanation:
 
     logits: (B, K)
     maps: (B, h, w) on the layer's own grid, in units of the logit, signed where the method is; (B, K, h, w) for
-        `target="all"`; a dict from layer to these where several layers were asked for
-    target: (B,) the explained classes, None for all; against: (B,) the classes whose logit was subtracted, or None
+        `target="all"`, (B, n, h, w) for n classes of each image; a dict from layer to these where several layers were
+        asked for
+    target: (B,) or (B, n) the explained classes, None for all; against: (B,) those whose logit was subtracted, or None
     layers, method: what was asked for; images: (B, 3, H, W) as the network took them
     """
 
@@ -65,10 +66,10 @@ class Explanation:
     def overlay(self, strength: float = 0.8) -> list[Image.Image] | dict[str, list[Image.Image]]:
         """Each image in grey with its heat map on it: orange for, blue against; full colour is the map's extreme.
 
-        Raises `UsageError` for maps of all classes: explain one target for a picture of it.
+        Raises `UsageError` for maps of several classes: explain one target for a picture of it.
         """
-        if self.target is None:
-            raise UsageError("an overlay shows one class; explain one target, not 'all'")
+        if self.target is None or self.target.ndim > 1:
+            raise UsageError("an overlay shows one class; explain one target of each image")
         pictures = heat.stretched(self.images) if self.classifier is None else self.classifier.denormalise(self.images)
 
         def draw(maps: Tensor) -> list[Image.Image]:
@@ -97,7 +98,8 @@ def explain(
     method: one of `METHODS`
     layer: the name of a module with a feature map (B, C, h, w), or several; by default the last one. Where a module is
         called more than once, its last call counts
-    target: the class to explain: None for the predicted one, an int or a name, B of them, or "all"
+    target: the class to explain: None for the predicted one, an int or a name, B of them, a tensor (B, n) for n
+        classes of each image, or "all"
     against: a second class b, given likewise: the maps explain the difference y_target - y_b
 
     The model is left exactly as it was, and may be frozen, compiled, in training mode, under `no_grad`,
@@ -121,7 +123,13 @@ def explain(
             raise ModelError(f"{type(network).__name__} gave no logits (B, K); explain takes classifiers")
         for missing in (key for key in layers if key not in activations):
             raise ModelError(f"layer {missing!r} was not reached in the forward pass")
-        chosen = None if isinstance(target, str) and target == "all" else _classes(target, logits, classifier)
+        everyone = isinstance(target, str) and target == "all"
+        if everyone:
+            chosen = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape)
+        elif isinstance(target, Tensor) and target.ndim == 2:
+            chosen = torch.stack([_classes(column, logits, classifier) for column in target.T], dim=1)
+        else:
+            chosen = _classes(target, logits, classifier)
         minus = None if against is None else _classes(against, logits, classifier)
         watched = [activations[key] for key in layers]
 
@@ -131,13 +139,14 @@ def explain(
                 pairs = zip(watched, gradients, strict=True)
                 return [combine(A.detach().float(), G.float()) for A, G in pairs]
 
-        if chosen is None:
-            everyone = [maps_of(torch.full_like(logits[:, 0], c, dtype=torch.int64)) for c in range(logits.shape[1])]
-            found = [torch.stack(column, dim=1) for column in zip(*everyone, strict=True)]
-        else:
+        if chosen.ndim == 1:
             found = maps_of(chosen)
+        else:
+            columns = zip(*map(maps_of, chosen.T.contiguous()), strict=True)
+            found = [torch.stack(column, dim=1) for column in columns]
     maps: Maps = found[0] if layer is None or isinstance(layer, str) else dict(zip(layers, found, strict=True))
-    return Explanation(logits.detach(), maps, chosen, minus, tuple(layers), name, batch, classifier)
+    explained = None if everyone else chosen
+    return Explanation(logits.detach(), maps, explained, minus, tuple(layers), name, batch, classifier)
 
 
 def constant(tensor: Tensor) -> Tensor:

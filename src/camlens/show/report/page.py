@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation, evaluate, mcnemar, wilson
-from camlens.analyse.evidence import Evidence, NoFeatures, Reading, find, fingerprint, read, read_once
+from camlens.analyse.evidence import NoFeatures, Reading, find, fingerprint, read, read_once
 from camlens.analyse.triage import Signs, examine, reliability, some_right
 from camlens.data.imageset import ImageSet, resize
 from camlens.errors import DataError
@@ -33,8 +33,10 @@ ALL = 10  # classes, up to which the maps of all of them travel with an error
 MOST = 8  # with more classes: those of the most probable, and of the label
 SIDE = 160  # pixels, to which larger pictures are made smaller
 THUMB = 48
+MARK = '<script type="application/json" id="facts">'
 PER_SHEET = 256  # pictures on one sheet of them
 METHOD = "hirescam"
+FEATURES = "features.safetensors"  # those of the training images
 
 
 def report(
@@ -60,9 +62,17 @@ def report(
 
 
 def write(models: Sequence[Classifier], test: ImageSet, train: ImageSet | None, path: Path, batch: int = 250) -> Path:
-    """Write the error report of one model or of two to `path`.
+    """Write the error report of one model or of two to `path`."""
+    write_text(path, html(look(models, test, train, path.parent, batch)))
+    return path
 
-    Features of the training images are kept beside it for the next time.
+
+def look(
+    models: Sequence[Classifier], test: ImageSet, train: ImageSet | None, kept: Path, batch: int
+) -> dict[str, Any]:
+    """What the page shows of one model or of two.
+
+    kept: a folder, where the features of the training images are kept for the next time
     """
     first = models[0]
     test = first.match(test)
@@ -82,9 +92,8 @@ def write(models: Sequence[Classifier], test: ImageSet, train: ImageSet | None, 
     learned = None
     if readings[0] and train is not None and len(errors):
         train = first.match(train)
-        learned = read_once(first, train, path.parent / "features.safetensors", batch)
-    write_text(path, html(gather(evaluations, readings[0], train, learned)))
-    return path
+        learned = read_once(first, train, kept / FEATURES, batch)
+    return gather(evaluations, readings[0], train, learned)
 
 
 def read_if_possible(model: Classifier, data: ImageSet, batch: int) -> Reading | None:
@@ -140,8 +149,7 @@ def gather(
     classes = [shown_classes(evaluation, images) for evaluation in evaluations]
     maps = [maps_of(evaluation, images, shown) for evaluation, shown in zip(evaluations, classes, strict=True)]
     facts = {
-        "id": fingerprint(first.model, data)[:16],
-        "camlens": version("camlens"),
+        **identity(first.model, data, train),
         "data": {"name": data.name, "split": data.split, "n": len(data), "size": data.original_size},
         "names": list(data.class_names),
         "images": {
@@ -160,10 +168,17 @@ def gather(
     if reading is not None and train is not None and learned is not None:
         evidence = find(reading[wrong[0]], data.labels[wrong[0]], learned, train.labels)
         signs = signs_of(first, maps[0], classes[0], reading, learned, train)
-        facts["evidence"] = shown_evidence(evidence, train)
+        lists = {"nearest": evidence.nearest, "towards": evidence.towards, "away": evidence.away}
+        facts["evidence"] = shown_evidence(lists, evidence.scores, train)
         facts["verdicts"] = shown_verdicts(signs)
     facts["findings"] = findings(first, signs) if len(evaluations) == 1 else differences(*evaluations)
     return facts
+
+
+def identity(model: Classifier, data: ImageSet, train: ImageSet | None) -> dict[str, Any]:
+    """What the page is of."""
+    learned = None if train is None else fingerprint(model, model.match(train))[:16]
+    return {"id": fingerprint(model, data)[:16], "learned": learned, "camlens": version("camlens")}
 
 
 def signs_of(
@@ -193,12 +208,8 @@ def shown_verdicts(signs: Signs) -> dict[str, Any]:
 
 
 def side(evaluation: Evaluation, images: Tensor, classes: Tensor, maps: dict[str, Tensor]) -> dict[str, Any]:
-    """What one model makes of the images, and how good it is altogether."""
-    model, labels = evaluation.model, evaluation.labels[images]
-    logits = evaluation.logits[images].gather(1, classes)
-    last = maps[list(maps)[-1]] if maps else torch.zeros(0, classes.shape[1], 1, 1)
-    rest = logits - last.sum(dim=(2, 3))  # what a class has besides the cells of its map
-    metrics = evaluation.metrics()
+    """How good one model is altogether, and what it makes of the images."""
+    model, metrics = evaluation.model, evaluation.metrics()
     return {
         "name": model.name,
         "parameters": sum(p.numel() for p in model.network.parameters()),
@@ -206,6 +217,17 @@ def side(evaluation: Evaluation, images: Tensor, classes: Tensor, maps: dict[str
         **{key: metrics[key] for key in ("accuracy", "interval", "ece", "errors", "reliability")},
         "right": evaluation.confusion.diag().tolist(),
         "perClass": [[k, *of_class.values()] for k, of_class in enumerate(metrics["per_class"].values())],
+        **opinion(evaluation, images, classes, maps),
+    }
+
+
+def opinion(evaluation: Evaluation, images: Tensor, classes: Tensor, maps: dict[str, Tensor]) -> dict[str, Any]:
+    """What one model makes of the images, and the maps behind it."""
+    labels = evaluation.labels[images]
+    logits = evaluation.logits[images].gather(1, classes)
+    last = maps[list(maps)[-1]] if maps else torch.zeros(0, classes.shape[1], 1, 1)
+    rest = logits - last.sum(dim=(2, 3))  # what a class has besides the cells of its map
+    return {
         "prediction": evaluation.predictions[images].tolist(),
         "classes": classes.tolist(),
         "probability": rounded(evaluation.probabilities[images].gather(1, classes), 4),
@@ -242,21 +264,25 @@ def shown_classes(evaluation: Evaluation, images: Tensor) -> Tensor:
     return kept
 
 
-def maps_of(evaluation: Evaluation, images: Tensor, classes: Tensor, batch: int = 128) -> dict[str, Tensor]:
-    """Raw maps of the model's last two layers for these classes, {layer: (N, n, h, w)}; empty for no images."""
+def maps_of(
+    evaluation: Evaluation,
+    images: Tensor,
+    classes: Tensor,
+    layers: Sequence[str] | None = None,
+    method: str = METHOD,
+    batch: int = 128,
+) -> dict[str, Tensor]:
+    """Raw maps for these classes, {layer: (N, n, h, w)}; empty for no images.
+
+    layers: by default the model's last two
+    """
     model, data = evaluation.model, evaluation.data
-    layers = list(model.layers[-2:])
+    layers = list(layers or model.layers[-2:])
     parts: list[dict[str, Tensor]] = []
     for rows, chosen in zip(images.split(batch), classes.split(batch), strict=True) if len(images) else ():
-        pictures = model.prepare(data.pixels[rows])
-        if classes.shape[1] == len(model.class_names):
-            found = explain(model, pictures, METHOD, layers, "all").maps
-            assert isinstance(found, dict)
-            place = chosen[:, :, None, None]
-            parts.append({k: m.cpu().gather(1, place.expand(-1, -1, *m.shape[2:])) for k, m in found.items()})
-        else:
-            columns = [explain(model, pictures, METHOD, layers, column).maps for column in chosen.T]
-            parts.append({k: torch.stack([c[k].cpu() for c in columns if isinstance(c, dict)], 1) for k in layers})
+        found = explain(model, model.prepare(data.pixels[rows]), method, layers, chosen).maps
+        assert isinstance(found, dict)
+        parts.append({layer: maps.cpu() for layer, maps in found.items()})
     return {k: torch.cat([part[k] for part in parts]) for k in layers} if parts else {}
 
 
@@ -279,7 +305,7 @@ def sheets(pixels: Tensor, side: int, lossless_up_to: int = 64) -> dict[str, Any
     height, width = (int(n) for n in pixels.shape[-2:])
     shrunk = min(1.0, side / max(height, width))
     size = max(1, round(height * shrunk)), max(1, round(width * shrunk))
-    columns, found = 16, []
+    columns, found = max(1, min(16, len(pixels))), []
     for part in pixels.split(PER_SHEET) if len(pixels) else ():
         rows = -(-len(part) // columns)
         canvas = np.zeros((rows, columns, *size, 3), np.uint8)
@@ -292,9 +318,8 @@ def sheets(pixels: Tensor, side: int, lossless_up_to: int = 64) -> dict[str, Any
     return {"columns": columns, "per": PER_SHEET, "size": list(size), "sheets": found}
 
 
-def shown_evidence(evidence: Evidence, train: ImageSet) -> dict[str, Any]:
-    """The lists of training images, with each of these once as a small picture."""
-    kinds = {"nearest": evidence.nearest, "towards": evidence.towards, "away": evidence.away}
+def shown_evidence(kinds: dict[str, Tensor], scores: dict[str, Tensor], train: ImageSet) -> dict[str, Any]:
+    """The lists of training images (E, n) of each kind, with each of these once as a small picture."""
     used = torch.cat([lists.flatten() for lists in kinds.values()]).unique()
     used = used[used >= 0]
     place = {index: number for number, index in enumerate(used.tolist())}
@@ -305,7 +330,7 @@ def shown_evidence(evidence: Evidence, train: ImageSet) -> dict[str, Any]:
         "label": train.labels[used].tolist(),
         "pictures": sheets(train.pixels[used], THUMB, lossless_up_to=0),
         "lists": {kind: [[place[index] for index in row] for row in lists.tolist()] for kind, lists in kinds.items()},
-        "scores": {kind: rounded(scores, 3) for kind, scores in evidence.scores.items()},
+        "scores": {kind: rounded(of_kind, 3) for kind, of_kind in scores.items()},
     }
 
 
@@ -382,19 +407,41 @@ def differences(first: Evaluation, second: Evaluation) -> list[str]:
     ]
 
 
-def html(facts: dict[str, Any]) -> str:
-    """The page. What comes from outside, names and files, is in its JSON alone, where no tag can begin.
+def own(kind: str) -> str:
+    """The page's own "html", "css" or "js"."""
+    return (files("camlens.show.report") / f"page.{kind}").read_text(encoding="utf-8")
 
-    Its policy admits this style and this script, by their hashes, and no request.
+
+def policy(live: bool) -> str:
+    """The page's Content-Security-Policy: its own style and script, by their hashes, and no request.
+
+    live: none but to where it came from
     """
-    here = files("camlens.show.report")
-    parts = {name: (here / f"page.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
-    hashes = {name: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for name, text in parts.items()}
+    style, script = (base64.b64encode(hashlib.sha256(own(kind).encode()).digest()).decode() for kind in ("css", "js"))
+    return (
+        f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; img-src data: blob:; "
+        f"connect-src {'self' if live else 'none'!r}; base-uri 'none'; form-action 'none'"
+    )
+
+
+def html(facts: dict[str, Any]) -> str:
+    """The page. What comes from outside, names and files, is in its JSON alone, where no tag can begin."""
     text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    template = Environment(autoescape=True).from_string((here / "page.html").read_text(encoding="utf-8"))
     names = [model["name"] for model in facts["models"]]
     data = facts["data"]["name"]
     title = f"What {names[0]} gets wrong on {data}" if len(names) == 1 else f"{' and '.join(names)} on {data}"
-    return template.render(title=title, facts=Markup(text), hashes=hashes, **{k: Markup(v) for k, v in parts.items()})
+    template = Environment(autoescape=True).from_string(own("html"))
+    parts = {"facts": Markup(text), "css": Markup(own("css")), "js": Markup(own("js"))}
+    return template.render(title=title, policy=policy("live" in facts), **parts)
+
+
+def facts_in(path: Path) -> dict[str, Any]:
+    """What a page shows, read from its file; empty where that is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        facts: dict[str, Any] = json.loads(text.split(MARK, 1)[1].split("</script>", 1)[0])
+    except (OSError, ValueError, IndexError):
+        return {}
+    return facts
