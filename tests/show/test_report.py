@@ -1,62 +1,20 @@
 import json
-import os
 import re
-import shutil
 from dataclasses import replace
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 import camlens
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.marks import read_marks
-from camlens.data.imageset import ImageSet
 from camlens.errors import DataError
 from camlens.maps.heat import upsample
 from camlens.show.report import page
-
-NAMES = ("cat", "<img src=x onerror=alert(1)>", 'a "quoted", name')
-ROOT = Path(__file__).parents[2]
-
-
-class Net(nn.Module):
-    def __init__(self, classes=3):
-        super().__init__()
-        torch.manual_seed(1)
-        self.early = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2))
-        self.late = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2))
-        self.fc = nn.Linear(8, classes)
-
-    def forward(self, images):
-        return self.fc(self.late(self.early(images)).mean(dim=(2, 3))) * 1
-
-
-class Pooled(Net):
-    def forward(self, images):
-        return self.fc(self.late(self.early(images)).mean(dim=(2, 3)))
-
-
-def classifier(network=None, names=NAMES, side=16):
-    network = network or Pooled(len(names))
-    how = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "input_size": (side, side), "layers": ("early", "late")}
-    model = camlens.Classifier(network, names, name="tiny", **how)
-    with torch.no_grad():  # so that it says each class now and then
-        network.fc.weight *= 30
-        network.fc.bias -= model(model.prepare(images(100, "some", names, side).pixels)).mean(dim=0)
-    return model
-
-
-def images(count, split="test", names=NAMES, side=16):
-    numbers = torch.Generator().manual_seed(len(split))
-    pixels = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=numbers)
-    labels = torch.randint(len(names), (count,), generator=numbers)
-    files = tuple(f"{split}/</script>{n}, x.png" for n in range(count))
-    return ImageSet("noise", split, names, pixels, labels, files, f"{side}x{side}")
+from tiny import NAMES, Net, classifier, images
 
 
 def facts_of(path):
@@ -182,58 +140,6 @@ def test_what_a_second_model_fixed_and_broke(tmp_path):
 # In a real browser
 
 
-def needed(found, what):
-    if not found:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{what} is not installed")
-    return found
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = needed(shutil.which("chromium") or shutil.which("google-chrome"), "chromium")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=flags)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def tab(browser):
-    """Opens a page of its own; an error in it, or a request that leaves it, fails the test."""
-    problems, contexts = [], []
-
-    def open_(path, address="", **settings):
-        context = browser.new_context(accept_downloads=True, **{"viewport": {"width": 1400, "height": 900}, **settings})
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("dialog", lambda dialog: problems.append(f"a dialog: {dialog.message}"))
-        page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else problems.append(r.url))
-        page.goto(Path(path).as_uri() + address)
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-    assert not problems
-
-
-def canvas(page, number):
-    """The pixels of one of the card's canvases, (H, W, 3)."""
-    page.wait_for_function(
-        f"() => {{ const c = document.querySelectorAll('.views canvas')[{number}];"
-        " return c && c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v) }"
-    )
-    width, height, values = page.evaluate(
-        f"() => {{ const c = document.querySelectorAll('.views canvas')[{number}];"
-        " return [c.width, c.height, [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]] }"
-    )
-    return np.array(values, np.uint8).reshape(height, width, 4)[..., :3]
-
-
 def address(page):
     return {key: values[0] for key, values in parse_qs(urlsplit(page.url).fragment).items()}
 
@@ -253,7 +159,7 @@ def test_a_cell_shows_its_errors(tab, report):
     assert page.locator("#grid [data-image]").count() == min(120, len(facts["images"]["index"]))
 
 
-def test_the_heat_map_is_drawn_as_computed(tab, report):
+def test_the_heat_map_is_drawn_as_computed(tab, report, canvas):
     """Against the maps as the engine gives and upsamples them."""
     facts = facts_of(report)
     number = 3
@@ -275,7 +181,7 @@ def test_the_heat_map_is_drawn_as_computed(tab, report):
     assert abs(drawn - expected).max() < 2.5
 
 
-def test_class_layer_and_grid_can_be_chosen(tab, report):
+def test_class_layer_and_grid_can_be_chosen(tab, report, canvas):
     facts = facts_of(report)
     page = tab(report, f"#image={facts['images']['index'][0]}")
     before = canvas(page, 1)
@@ -394,7 +300,7 @@ def test_marks_survive_a_reload_and_are_saved(tab, report, tmp_path):
     assert marks == {first: "ambiguous", second: "real", third: f"wrong:{NAMES[1 if label != 1 else 2]}"}
 
 
-def test_two_models_side_by_side(tab, tmp_path):
+def test_two_models_side_by_side(tab, tmp_path, canvas):
     a, b, data = classifier(), classifier(), images(150)
     b.name = "better"
     with torch.no_grad():
@@ -416,8 +322,7 @@ def test_two_models_side_by_side(tab, tmp_path):
 
 @pytest.mark.parametrize("width", [360, 1280, 2560])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everyone_can_read_it(tab, report, width, scheme):
-    axe = needed(list(ROOT.glob("node_modules/axe-core/axe.min.js")), "axe-core (npm install axe-core)")[0]
+def test_everyone_can_read_it(tab, axe, report, width, scheme):
     page = tab(
         report,
         f"#image={facts_of(report)['images']['index'][0]}",
@@ -425,7 +330,5 @@ def test_everyone_can_read_it(tab, report, width, scheme):
         color_scheme=scheme,
         bypass_csp=True,
     )
-    page.add_script_tag(path=axe)
-    found = page.evaluate("axe.run()")["violations"]
-    assert not [(v["id"], [n["html"][:100] for n in v["nodes"]][:3]) for v in found]
+    assert not axe(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width

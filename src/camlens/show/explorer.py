@@ -32,7 +32,7 @@ from camlens.analyse.evaluation import Evaluation, evaluate
 from camlens.analyse.evidence import Reading, centred, read_once
 from camlens.data.folder import picture_in, quiet_pillow
 from camlens.data.imageset import ImageSet
-from camlens.errors import DataError, UsageError
+from camlens.errors import CamlensError, UsageError
 from camlens.files import out_folder, write_text
 from camlens.maps.methods import METHODS, find_method
 from camlens.model.classifier import Classifier
@@ -61,8 +61,10 @@ class Explorer:
     def answer(self, picture: int | bytes, layer: str, method: str, wanted: str) -> dict[str, Any]:
         """The maps and all that goes with them, for the number of a test image or the content of a picture's file.
 
-        layer, method: "" for those of the report alone; wanted: a class whose maps are to be among them, or ""
-        Raises `DataError` for what is no picture, `UsageError` for names that nothing has.
+        layer, method: besides the report's method at the last layer; "" for that alone
+        wanted: a class whose maps are to be among them, or ""
+
+        Raises `DataError` for what is no picture, `UsageError` for a number, layer, method or class that is not there.
         """
         image, frames = (self.numbered(picture), 1) if isinstance(picture, int) else picture_in(picture, MOST_PIXELS)
         only = self.model.prepare(image)
@@ -83,7 +85,7 @@ class Explorer:
         classes = page.shown_classes(evaluation, first)
         if wanted and not bool((classes == self.model.class_index(wanted)).any()):
             classes[0, -1] = self.model.class_index(wanted)
-        maps = page.maps_of(evaluation, first, classes)
+        maps = page.maps_of(evaluation, first, classes, self.model.layers[-1:])  # those that add up to the logits
         chosen = None
         if layer or method:
             layer, (method, _) = layer or self.model.layers[-1], find_method(method or page.METHOD)
@@ -117,8 +119,9 @@ class Explorer:
 
 def shown(image: Image.Image) -> Tensor:
     """The picture as the page shows it, (1, 3, h, w) uint8 of at most `SIDE` pixels a side."""
-    small = image.copy()
-    small.thumbnail((SIDE, SIDE))
+    share = min(1.0, SIDE / max(image.size))
+    width, height = (max(1, round(share * side)) for side in image.size)
+    small = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
     pixels = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8)
     return pixels.view(1, small.height, small.width, 3).permute(0, 3, 1, 2)
 
@@ -134,7 +137,7 @@ def prepare(model: Classifier, test: ImageSet, train: ImageSet | None, out: Path
     learned = None
     if train is not None and facts["plane"] is not None:  # the network has features
         learned = read_once(model, train, out / page.FEATURES, batch)
-    facts["live"] = {"methods": list(METHODS), "layers": list(model.layers)}
+    facts["live"] = {"methods": list(METHODS), "method": page.METHOD, "layers": list(model.layers)}
     return Explorer(model, test, train, learned), page.html(facts)
 
 
@@ -174,7 +177,7 @@ class Desk:
         try:
             work = partial(self.explorer.answer, picture, *names)
             return JSONResponse(await asyncio.get_running_loop().run_in_executor(self.worker, work))
-        except (DataError, UsageError) as error:
+        except CamlensError as error:
             raise HTTPException(400, str(error)) from error
         except Exception as error:  # a network may raise anything
             raise HTTPException(500, f"{type(error).__name__}: {error}") from error
@@ -292,7 +295,8 @@ def serve(explorer: Explorer, text: str, host: str, port: int, ready: Callable[[
         routes=[Route("/", desk.home), Route("/explain", desk.explain, methods=["POST"])],
         exception_handlers={HTTPException: complain},
     )
-    config = uvicorn.Config(Guard(app, host), log_config=None, access_log=False, lifespan="off", server_header=False)
+    settings: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False}
+    config = uvicorn.Config(Guard(app, host), lifespan="off", ws="none", **settings)
     with listening, quiet_pillow():
         ready(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")
         uvicorn.Server(config).run(sockets=[listening])

@@ -2,7 +2,7 @@
 const facts = JSON.parse(document.getElementById("facts").textContent);
 const { names, images, models } = facts;
 const [first, second] = models;
-const count = images.index.length;
+const count = images.index.length; // more may follow: those that are asked for, where the page is served
 const at = (id) => document.getElementById(id);
 
 /* An element, from its tag, attributes and children; text is only ever text. */
@@ -26,7 +26,7 @@ const bytes = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0)
 /* What is looked at: all of it is in the address, so that a link shows the same. */
 const START = {
   which: second ? "fixed" : "errors", label: null, prediction: null, verdict: "", sort: "confidence", find: "", image: null,
-  depth: "last", class: null,
+  depth: "last", layer: "", method: "", class: null,
   grid: "smooth", strength: 75, colours: "meaning", scale: "own",
 };
 const view = { ...START };
@@ -36,7 +36,8 @@ function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
   Object.assign(view, START);
   for (const [key, value] of given) if (key in START) view[key] = NUMBERS.includes(key) ? Number(value) : value;
-  if (view.image !== null && !images.index.includes(view.image)) view.image = null;
+  const there = images.index.includes(view.image) || (facts.live && view.image >= 0 && view.image < facts.data.n);
+  if (view.image !== null && !there) view.image = null;
 }
 
 function show(changes = {}) {
@@ -54,33 +55,39 @@ function place(pictures, number) {
 const sheetStyle = new CSSStyleSheet(); // a rule for each sheet, so that its data are in the page once
 document.adoptedStyleSheets.push(sheetStyle);
 const small = ({ size }) => Math.max(...size) <= 64;
-for (const [kind, pictures] of [["error", facts.pictures], ["train", facts.evidence?.pictures]])
-  (pictures?.sheets ?? []).forEach((source, k) => sheetStyle.insertRule(`.${kind}-${k}{background-image:url(${source})}`));
+const styled = new Map();
+function styleOf(source) {
+  if (!styled.has(source)) {
+    styled.set(source, `sheet-${styled.size}`);
+    sheetStyle.insertRule(`.${styled.get(source)}{background-image:url(${source})}`);
+  }
+  return styled.get(source);
+}
 
-function picture(kind, pictures, number, alt) {
+function picture([pictures, number], alt) {
   const { sheet, x, y } = place(pictures, number);
-  const total = kind === "error" ? count : facts.evidence.index.length;
-  const rows = Math.ceil(Math.min(pictures.per, total - sheet * pictures.per) / pictures.columns);
+  const rows = Math.ceil(Math.min(pictures.per, pictures.count - sheet * pictures.per) / pictures.columns);
   const style = {
     aspectRatio: `${pictures.size[1]} / ${pictures.size[0]}`,
     backgroundSize: `${100 * pictures.columns}% ${100 * rows}%`,
-    backgroundPosition: `${(100 * x) / (pictures.columns - 1)}% ${rows > 1 ? (100 * y) / (rows - 1) : 0}%`,
+    backgroundPosition: `${pictures.columns > 1 ? (100 * x) / (pictures.columns - 1) : 0}% ${rows > 1 ? (100 * y) / (rows - 1) : 0}%`,
   };
-  return el("span", { class: `picture ${kind}-${sheet}${small(pictures) ? " sharp" : ""}`, role: "img", "aria-label": alt, style });
+  return el("span", { class: `picture ${styleOf(pictures.sheets[sheet])}${small(pictures) ? " sharp" : ""}`, role: "img", "aria-label": alt, style });
 }
 
 /* Each image that a model has wrong is one k. What a model says of it, of a class c: */
 const column = (model, k, c) => model.classes[k].indexOf(c);
 const probability = (model, k, c) => model.probability[k][column(model, k, c)];
 const logit = (model, k, c) => model.logit[k][column(model, k, c)];
-const isWrong = (model, k) => model.prediction[k] !== images.label[k];
+const isWrong = (model, k) => images.label[k] !== null && model.prediction[k] !== images.label[k];
+const pictureOf = (k) => (k < count ? [facts.pictures, k] : [answers.get(k).pictures, 0]);
 
 /* With two models an image is fixed, broken or wrong by both; the model that has it wrong is the one that is looked at. */
 const WHICH = {
   errors: (k) => isWrong(first, k), fixed: (k) => isWrong(first, k) && !isWrong(second, k),
   broken: (k) => !isWrong(first, k) && isWrong(second, k), both: (k) => isWrong(first, k) && isWrong(second, k),
 };
-const wrongOne = (k) => (isWrong(first, k) ? first : second);
+const wrongOne = (k) => (second && !isWrong(first, k) ? second : first);
 const called = (k) => wrongOne(k).prediction[k];
 const worth = {
   confidence: (k) => -probability(wrongOne(k), k, called(k)),
@@ -89,7 +96,7 @@ const worth = {
 };
 
 /* What is thought to be behind an error of the first model; "" for no verdict. */
-const verdictOf = (k) => (isWrong(first, k) ? facts.verdicts?.of[k] ?? "" : "");
+const verdictOf = (k) => (k < count && isWrong(first, k) ? facts.verdicts?.of[k] ?? "" : "");
 
 function chosen({ label, prediction, verdict, find } = view) {
   const sought = find.trim().toLowerCase(), wanted = WHICH[view.which] ?? WHICH.errors;
@@ -276,7 +283,7 @@ function drawPlane() {
   pen.fillStyle = colour("--ink");
   pen.globalAlpha = 0.9;
   for (const k of chosen()) dot(images.index[k], 1.7);
-  if (view.image !== null) {
+  if (view.image >= 0 && view.image !== null) {
     pen.strokeStyle = colour("--ink");
     pen.lineWidth = 2 * devicePixelRatio;
     pen.beginPath();
@@ -299,6 +306,14 @@ at("plane").addEventListener("click", (event) => {
 const PAGE = 120;
 let shown = PAGE;
 
+function tile(k) {
+  const index = images.index[k], label = images.label[k], sure = percent(probability(wrongOne(k), k, called(k)));
+  return el("button", { type: "button", "data-image": index, "aria-current": String(index === view.image), onclick: () => show({ image: index, class: null }) },
+    picture(pictureOf(k), index < 0 ? `your picture ${-index}` : `image ${index}`),
+    label === null || label === called(k) ? null : el("span", { class: "is" }, names[label], marks[index] ? " ✓" : ""),
+    el("span", { class: label === called(k) ? "is" : "said" }, `${names[called(k)]} ${sure}`));
+}
+
 function drawGallery() {
   const found = chosen();
   const { label, prediction } = view;
@@ -312,26 +327,24 @@ function drawGallery() {
   at("sort").value = view.sort;
   at("verdict").value = view.verdict;
   if (document.activeElement !== at("find")) at("find").value = view.find;
-  at("grid").replaceChildren(...found.slice(0, shown).map((k) => {
-    const index = images.index[k], sure = percent(probability(wrongOne(k), k, called(k)));
-    return el("button", { type: "button", "data-image": index, "aria-current": String(index === view.image), onclick: () => show({ image: index, class: null }) },
-      picture("error", facts.pictures, k, `image ${index}`),
-      el("span", { class: "is" }, names[images.label[k]], marks[index] ? " ✓" : ""), el("span", { class: "said" }, `${names[called(k)]} ${sure}`));
-  }));
+  at("grid").replaceChildren(...found.slice(0, shown).map(tile));
   at("more").hidden = found.length <= shown;
   at("more").textContent = `show ${whole(Math.min(PAGE, found.length - shown))} more`;
   if (!found.length) at("grid").append(el("p", { class: "key" }, count ? "None of the errors is like that." : "It gets everything right."));
 }
 
-/* Raw maps: whole numbers times a scale for each image. */
-const rawMaps = new Map(models.map((model) => [model, model.layers.map((layer) => ({
-  ...layer, values: layer.bytes === 2 ? new Int16Array(bytes(layer.data)) : new Int8Array(bytes(layer.data)),
+/* Raw maps: whole numbers times a scale for each image, the first of which is image `from`. */
+const unpacked = (layer, from) => ({
+  ...layer, from, values: layer.bytes === 2 ? new Int16Array(bytes(layer.data)) : new Int8Array(bytes(layer.data)),
   most: Math.max(...layer.scale) * (layer.bytes === 2 ? 32767 : 127),
-}))]));
+});
+const rawMaps = new Map(models.map((model) => [model, model.layers.map((layer) => unpacked(layer, 0))]));
+const layersOf = (model, k) => answers.get(k)?.layers ?? rawMaps.get(model);
 
 function mapOf(model, layer, k, c) {
-  const size = layer.grid[0] * layer.grid[1], start = (k * model.classes[0].length + column(model, k, c)) * size;
-  return Float32Array.from(layer.values.subarray(start, start + size), (value) => value * layer.scale[k]);
+  const size = layer.grid[0] * layer.grid[1], row = k - layer.from;
+  const start = (row * model.classes[k].length + column(model, k, c)) * size;
+  return Float32Array.from(layer.values.subarray(start, start + size), (value) => value * layer.scale[row]);
 }
 
 /* Bilinear with half-pixel centres, or the cells themselves. */
@@ -359,7 +372,7 @@ function along(ramp, share) {
 }
 
 function paint(canvas, image, map, grid, full, above, below, numbers) {
-  const [h, w] = facts.pictures.size, times = Math.max(1, Math.round(320 / Math.max(h, w)));
+  const [h, w] = image.size, times = Math.max(1, Math.round(320 / Math.max(h, w)));
   const height = canvas.height = h * times, width = canvas.width = w * times;
   canvas.style.aspectRatio = `${w} / ${h}`;
   const pen = canvas.getContext("2d", { willReadFrequently: true });
@@ -400,26 +413,28 @@ function paint(canvas, image, map, grid, full, above, below, numbers) {
 }
 
 const loaded = new Map();
-function sheetOf(number) {
-  if (!loaded.has(number)) loaded.set(number, new Promise((done) => {
+function sheetOf(source) {
+  if (!loaded.has(source)) loaded.set(source, new Promise((done) => {
     const image = new Image();
     image.onload = () => done(image);
-    image.src = facts.pictures.sheets[number];
+    image.src = source;
   }));
-  return loaded.get(number);
+  return loaded.get(source);
 }
 
 /* A class name in its colour; the prediction is the one of `model`. */
 const inColour = (model, k, c) => (c === images.label[k] ? is : c === model.prediction[k] ? said : (text) => el("b", {}, text))(names[c]);
 
-/* What a model saw: the evidence for a class and for the label, their contrast, and the sentence that adds it up. */
+/* What a model saw: the evidence for two classes, their contrast, and the sentence that adds it up. Of an error the
+   classes are the prediction and the label; otherwise the label, or the prediction where there is none, and the runner-up. */
 function sight(model, k, drawings) {
-  const label = images.label[k], layers = rawMaps.get(model), last = layers.at(-1);
-  const layer = view.depth === "last" ? last : layers[0];
-  const usual = isWrong(model, k) ? model.prediction[k] : called(k); // one that is right is asked what the other saw
-  const wanted = view.class !== null && view.class !== label && column(model, k, view.class) >= 0 ? view.class : usual;
-  const other = column(model, k, wanted) >= 0 ? wanted : model.classes[k].find((c) => c !== label);
-  const tint = { [model.prediction[k]]: parts(colour("--said-fill")), [label]: parts(colour("--is-fill")) };
+  const label = images.label[k] ?? model.prediction[k], layers = layersOf(model, k), last = layers.at(-1);
+  const layer = (wanted(k) && answers.get(k)?.chosen) || (view.depth === "last" ? last : layers[0]);
+  const wrong = models.some((one) => isWrong(one, k));
+  const fitting = [view.class, isWrong(model, k) ? model.prediction[k] : wrong ? called(k) : null, ...model.classes[k]];
+  const other = fitting.find((c) => c !== null && c !== label && column(model, k, c) >= 0);
+  const [one, two] = wrong ? [other, label] : [label, other];
+  const tint = { [model.prediction[k]]: parts(colour("--said-fill")), [images.label[k]]: parts(colour("--is-fill")) };
   const ofClass = (c) => tint[c] ?? parts(colour("--ink"));
   const add = (text, drawing, ...caption) => {
     const canvas = el("canvas", { role: "img", "aria-label": text });
@@ -427,29 +442,31 @@ function sight(model, k, drawings) {
     return el("figure", {}, canvas, el("figcaption", {}, ...caption));
   };
   const strongest = (map) => map.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-9);
-  const pair = [other, label].map((c) => mapOf(model, layer, k, c));
+  const pair = [one, two].map((c) => mapOf(model, layer, k, c));
   const full = view.scale === "same" ? layer.most : Math.max(...pair.map(strongest));
-  const views = [other, label].map((c, which) => add(`heat map of the evidence for ${names[c]}`, { map: pair[which], grid: layer.grid, full, above: ofClass(c) },
+  const views = [one, two].map((c, which) => add(`heat map of the evidence for ${names[c]}`, { map: pair[which], grid: layer.grid, full, above: ofClass(c) },
     "evidence for ", inColour(model, k, c), el("br"), `logit ${signed(logit(model, k, c))}`, pair[which].every((value) => value <= 0) ? ", no positive evidence" : ""));
-  const against = mapOf(model, last, k, label), contrast = mapOf(model, last, k, other).map((value, spot) => value - against[spot]);
-  views.push(add(`contrast of ${names[other]} and ${names[label]}, ${last.grid.join(" by ")} cells`,
-    { map: contrast, grid: last.grid, full: strongest(contrast), above: ofClass(other), below: ofClass(label), numbers: true },
-    "why ", inColour(model, k, other), " and not ", inColour(model, k, label), el("br"), `${last.name}, cell by cell, in logits`));
-  const added = contrast.reduce((total, value) => total + value, 0), lead = logit(model, k, other) - logit(model, k, label);
+  const against = mapOf(model, last, k, two), contrast = mapOf(model, last, k, one).map((value, spot) => value - against[spot]);
+  views.push(add(`contrast of ${names[one]} and ${names[two]}, ${last.grid.join(" by ")} cells`,
+    { map: contrast, grid: last.grid, full: strongest(contrast), above: ofClass(one), below: ofClass(two), numbers: true },
+    "why ", inColour(model, k, one), " and not ", inColour(model, k, two), el("br"), `${last.name}, cell by cell, in logits`));
+  const added = contrast.reduce((total, value) => total + value, 0), lead = logit(model, k, one) - logit(model, k, two);
   const sum = el("p", { class: "sum" }, "The cells add up to ", el("b", {}, signed(added)), model.exact ? ", the bias adds " : ", what lies behind them adds ",
     el("b", {}, signed(lead - Number(added.toFixed(2)))), ": together the ", lead < 0 ? "deficit" : "margin", " of ", el("b", {}, signed(lead)), " logits by which ",
-    inColour(model, k, other), lead < 0 ? " lost to " : " won over ", inColour(model, k, label), ".");
+    inColour(model, k, one), lead < 0 ? " lost to " : " won over ", inColour(model, k, two), ".");
   return { model, views, sum, full, other, layer };
 }
 
 function controls({ model, layer, other, full }, k) {
   const select = (key, text, options, value) => el("label", {}, text, el("select", { "data-control": key, onchange: (event) => show({ [key]: key === "class" ? Number(event.target.value) : event.target.value }) },
     options.map(([one, name]) => el("option", { value: one, ...(String(one) === String(value) ? { selected: "" } : {}) }, name))));
-  const layers = rawMaps.get(model);
+  const layers = layersOf(model, k), { live } = facts, label = images.label[k] ?? model.prediction[k];
   return el("div", { class: "controls" },
-    choice("depth", [...(layers.length > 1 ? [["earlier", layers[0].name]] : []), ["last", layers.at(-1).name]]),
+    live ? [select("layer", "layer", [...live.layers.slice(0, -1), ""].map((name) => [name, name || live.layers.at(-1)]), view.layer),
+      select("method", "method", live.methods.map((name) => [name === live.method ? "" : name, name]), view.method)]
+      : choice("depth", [...(layers.length > 1 ? [["earlier", layers[0].name]] : []), ["last", layers.at(-1).name]]),
     choice("grid", [["smooth", "smooth"], ["cells", `native ${layer.grid.join(" × ")}`]]),
-    select("class", "class", model.classes[k].filter((c) => c !== images.label[k]).map((c) => [c, names[c]]), other),
+    select("class", "class", (live ? [...names.keys()] : model.classes[k]).filter((c) => c !== label).map((c) => [c, names[c]]), other),
     el("label", {}, "strength", el("input", { type: "range", min: 10, max: 100, step: 5, value: view.strength, "data-control": "strength", oninput: (event) => show({ strength: Number(event.target.value) }) })),
     select("colours", "colours", [["meaning", "blue and orange"], ["viridis", "viridis"], ["magma", "magma"]], view.colours),
     el("label", {}, el("input", { type: "checkbox", "data-control": "scale", ...(view.scale === "same" ? { checked: "" } : {}), onchange: (event) => show({ scale: event.target.checked ? "same" : "own" }) }), "same scale for all"),
@@ -468,48 +485,132 @@ function probabilities(model, k) {
 /* The verdict on an error of the first model, with its reason and how often such verdicts were right. */
 function verdict(k) {
   const name = verdictOf(k), measured = facts.verdicts?.reliability[name];
-  if (!facts.verdicts || !isWrong(first, k)) return null;
+  if (!facts.verdicts || k >= count || !isWrong(first, k)) return null;
   if (!name) return el("p", { class: "verdict" }, el("b", {}, "No verdict"), ": none of the signs is there.");
   return el("p", { class: "verdict" }, el("b", {}, name[0].toUpperCase() + name.slice(1)), `: ${facts.verdicts.why[k].replaceAll(" %", "\u00a0%")}.`,
     measured ? el("small", {}, ` On pictures whose causes are known, ${measured.right} of ${measured.given} such verdicts were right.`) : null);
 }
 
-/* The training images behind an error of the first model. */
+/* The training images behind what the first model says. */
 function fromTraining(k) {
-  const { evidence } = facts;
+  const [evidence, row] = k < count ? [facts.evidence, k] : [answers.get(k).evidence, 0];
+  if (!evidence || (k < count && !isWrong(first, k))) return [];
   const kinds = [["towards", ["Training images that pulled towards ", said(names[first.prediction[k]])]], ["away", ["and towards ", is(names[images.label[k]])]], ["nearest", ["Nearest training images"]]];
-  return kinds.map(([kind, title]) => el("div", { class: "evidence", "data-kind": kind }, el("h3", {}, ...title), el("div", {}, evidence.lists[kind][k].filter((number) => number >= 0).map((number, spot) => {
-    const c = evidence.label[number], score = signed(evidence.scores[kind][k][spot]);
+  return kinds.filter(([kind]) => evidence.lists[kind]).map(([kind, title]) => el("div", { class: "evidence", "data-kind": kind }, el("h3", {}, ...title), el("div", {}, evidence.lists[kind][row].filter((number) => number >= 0).map((number, spot) => {
+    const c = evidence.label[number], score = signed(evidence.scores[kind][row][spot]);
     return el("figure", { title: `${evidence.file[number]}, ${score}` },
-      picture("train", evidence.pictures, number, `training image ${evidence.index[number]}, ${names[c]}`),
+      picture([evidence.pictures, number], `training image ${evidence.index[number]}, ${names[c]}`),
       el("figcaption", {}, el("span", { class: c === images.label[k] ? "is" : c === first.prediction[k] ? "said" : "" }, names[c]), el("br"), score));
   }))));
 }
 
 /* The card of one image. */
+function title(model, k) {
+  const label = images.label[k], sure = `with ${percent(probability(model, k, called(k)))}`, prediction = said(names[called(k)]);
+  const answer = answers.get(k), [height, width] = answer?.size ?? facts.side, frames = answer?.frames > 1 ? `, the first of its ${answer.frames} frames` : "";
+  const words = label === null ? ["Called ", prediction, ` ${sure}`] : label === called(k) ? [is(names[label]), `, and called so ${sure}`] : [is(names[label]), ", called ", prediction, ` ${sure}`];
+  return [el("div", { class: "title" }, el("h2", {}, ...words),
+    el("small", {}, view.image < 0 ? `your picture ${-view.image}${frames}` : `${facts.data.split} image ${view.image}, ${images.file[k]}`)),
+  `the picture, ${width} × ${height}${view.image < 0 ? `, which the network sees at ${facts.side[1]} × ${facts.side[0]}` : ""}`];
+}
+
 function drawCard() {
-  const k = images.index.indexOf(view.image), card = at("card");
+  const card = at("card"), k = images.index.indexOf(view.image);
+  if (view.image !== null && asks(k)) ask(view.image);
+  if (view.image !== null && k < 0) return; // until the answer is there
   card.hidden = k < 0;
   document.querySelector("main").classList.toggle("open", k >= 0);
   if (k < 0) return;
-  const model = wrongOne(k), own = el("canvas", { role: "img", "aria-label": `image ${view.image}` });
+  const model = wrongOne(k), own = el("canvas", { role: "img", "aria-label": view.image < 0 ? "your picture" : `image ${view.image}` });
   const drawings = [{ canvas: own }], sights = models.map((one) => sight(one, k, drawings));
-  const itself = el("figure", {}, own, el("figcaption", {}, `the picture, ${facts.side[1]} × ${facts.side[0]}`));
+  const [heading, caption] = title(model, k), itself = el("figure", {}, own, el("figcaption", {}, caption));
   const says = ({ model: one }) => el("h3", { class: "of" }, el("b", {}, one.name), " says ", inColour(one, k, one.prediction[k]), ` with ${percent(probability(one, k, one.prediction[k]))}`);
   const kept = card.contains(document.activeElement) && document.activeElement.dataset.control;
   card.replaceChildren(
     el("button", { type: "button", id: "close", "aria-label": "close", onclick: () => show({ image: null, class: null }) }, "×"),
-    el("div", { class: "title" }, el("h2", {}, is(names[images.label[k]]), ", called ", said(names[called(k)]), ` with ${percent(probability(model, k, called(k)))}`),
-      el("small", {}, `${facts.data.split} image ${view.image}, ${images.file[k]}`)),
-    verdict(k) ?? "",
+    heading, verdict(k) ?? "",
     ...sights.flatMap((one, which) => [...(second ? [says(one)] : []), el("div", { class: "views" }, which ? el("span") : itself, one.views), one.sum]),
-    controls(sights[models.indexOf(model)], k), decisions(k),
-    el("div", { class: "low" }, el("div", {}, models.flatMap((one) => probabilities(one, k))), el("div", {}, facts.evidence && isWrong(first, k) ? fromTraining(k) : [])));
+    controls(sights[models.indexOf(model)], k), ...(k < count ? [decisions(k)] : []),
+    el("div", { class: "low" }, el("div", {}, models.flatMap((one) => probabilities(one, k))), el("div", {}, fromTraining(k))));
   if (kept) card.querySelector(`[data-control="${kept}"]`)?.focus();
-  const { sheet, x, y } = place(facts.pictures, k);
-  sheetOf(sheet).then((image) => {
-    for (const one of drawings) paint(one.canvas, { sheet: image, x, y }, one.map, one.grid, one.full, one.above, one.below, one.numbers);
+  const [pictures, number] = pictureOf(k), { sheet, x, y } = place(pictures, number);
+  sheetOf(pictures.sheets[sheet]).then((image) => {
+    for (const one of drawings) paint(one.canvas, { sheet: image, x, y, size: pictures.size }, one.map, one.grid, one.full, one.above, one.below, one.numbers);
   });
+}
+
+/* Asking the network, where the page is served: answers by image, k; pictures of the visitor have negative numbers. */
+const answers = new Map(), uploads = new Map();
+let asking = "", refused = "";
+const missing = (k) => view.class !== null && view.class in names && (k < 0 || column(first, k, view.class) < 0);
+const wanted = (k) => [view.layer, view.method, missing(k) ? names[view.class] : ""].some(Boolean);
+const question = () => JSON.stringify([view.image, view.layer, view.method, view.class]);
+
+/* Whether what is to be shown is not there. */
+function asks(k) {
+  if (!facts.live || asking === question() || refused === question()) return false;
+  const { layer, method } = answers.get(k) ?? { layer: "", method: "" };
+  return k < 0 || missing(k) || (wanted(k) && (layer !== view.layer || method !== view.method));
+}
+
+async function ask(image) {
+  const { layer, method } = view, told = at("answer"), mine = asking = question();
+  const given = new URLSearchParams({ layer, method, class: view.class === null ? "" : names[view.class] });
+  if (!uploads.has(image)) given.set("image", image);
+  told.textContent = "asking …";
+  let answer;
+  try {
+    let response;
+    for (let attempt = 0; attempt < 5; attempt++) {
+      response = await fetch(`explain?${given}`, { method: "POST", body: uploads.get(image) });
+      if (response.status !== 503) break;
+      await new Promise((done) => setTimeout(done, 1000 * Number(response.headers.get("Retry-After") ?? 1)));
+    }
+    answer = await response.json();
+  } catch {
+    answer = { error: "the server does not answer; is it still running?" };
+  }
+  if (asking === mine) asking = "";
+  told.textContent = answer.error ?? "";
+  if (answer.error) {
+    refused = mine;
+    if (view.image === image && !images.index.includes(image)) show({ image: null, class: null });
+    return;
+  }
+  take(image, { ...answer, layer, method });
+  draw();
+}
+
+function take(image, answer) {
+  const there = images.index.indexOf(image), k = there < 0 ? images.index.length : there;
+  images.index[k] = image;
+  images.file[k] = answer.file;
+  images.label[k] = answer.label;
+  for (const key of ["prediction", "classes", "probability", "logit", "rest", "loss"]) first[key][k] = answer.model[key][0];
+  answers.set(k, { ...answer, layers: answer.model.layers.map((layer) => unpacked(layer, k)), chosen: answer.chosen && unpacked(answer.chosen, k) });
+}
+
+function drawAsked() {
+  at("ask").hidden = !facts.live;
+  at("asked").replaceChildren(...images.index.flatMap((_, k) => (k < count ? [] : [tile(k)])));
+}
+
+function open(files) {
+  const picked = [...files];
+  for (const file of picked) uploads.set(-1 - uploads.size, file);
+  if (picked.length) show({ image: -uploads.size, class: null });
+}
+if (facts.live) {
+  at("upload").addEventListener("change", (event) => { open(event.target.files); event.target.value = ""; });
+  at("number").max = facts.data.n - 1;
+  at("ask").addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (at("number").value !== "") show({ image: Number(at("number").value), class: null });
+  });
+  addEventListener("paste", (event) => open(event.clipboardData.files));
+  addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
+  addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("dropping"); });
+  addEventListener("drop", (event) => { event.preventDefault(); document.body.classList.remove("dropping"); open(event.dataTransfer.files); });
 }
 
 /* Marks, kept by the browser for this network and these images. */
@@ -540,7 +641,7 @@ function drawMarks() {
 
 const quoted = (text) => (/[",\r\n]/.test(text) ? `"${String(text).replaceAll('"', '""')}"` : String(text));
 at("export").addEventListener("click", () => {
-  const rows = images.index.flatMap((index, k) => marks[index] ? [[index, images.file[k], names[images.label[k]], names[called(k)], marks[index]]] : []);
+  const rows = images.index.slice(0, count).flatMap((index, k) => marks[index] ? [[index, images.file[k], names[images.label[k]], names[called(k)], marks[index]]] : []);
   const text = [["index", "path", "label", "prediction", "mark"], ...rows].map((row) => row.map(quoted).join(",")).join("\n") + "\n";
   const link = el("a", { href: URL.createObjectURL(new Blob([text], { type: "text/csv" })), download: "marks.csv" });
   link.click();
@@ -578,6 +679,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw
 function draw() {
   drawMatrix();
   drawGallery();
+  drawAsked();
   drawCard();
   drawPlane();
   drawMarks();

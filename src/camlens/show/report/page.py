@@ -315,7 +315,7 @@ def sheets(pixels: Tensor, side: int, lossless_up_to: int = 64) -> dict[str, Any
         sharp = max(size) <= lossless_up_to
         picture.save(file, "WEBP", lossless=sharp, quality=60 if sharp else 72, method=2 if sharp else 4)
         found.append(f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}")
-    return {"columns": columns, "per": PER_SHEET, "size": list(size), "sheets": found}
+    return {"count": len(pixels), "columns": columns, "per": PER_SHEET, "size": list(size), "sheets": found}
 
 
 def shown_evidence(kinds: dict[str, Tensor], scores: dict[str, Tensor], train: ImageSet) -> dict[str, Any]:
@@ -434,7 +434,7 @@ def html(facts: dict[str, Any]) -> str:
     title = f"What {names[0]} gets wrong on {data}" if len(names) == 1 else f"{' and '.join(names)} on {data}"
     template = Environment(autoescape=True).from_string(own("html"))
     parts = {"facts": Markup(text), "css": Markup(own("css")), "js": Markup(own("js"))}
-    return template.render(title=title, policy=policy("live" in facts), **parts)
+    return template.render(title=title, split=facts["data"]["split"], policy=policy("live" in facts), **parts)
 
 
 def facts_in(path: Path) -> dict[str, Any]:

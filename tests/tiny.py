@@ -1,0 +1,44 @@
+"""A small network, its classes and images for tests: quick, and wrong now and then."""
+
+import torch
+from torch import nn
+
+import camlens
+from camlens.data.imageset import ImageSet
+
+NAMES = ("cat", "<img src=x onerror=alert(1)>", 'a "quoted", name')
+
+
+class Net(nn.Module):
+    def __init__(self, classes=3):
+        super().__init__()
+        torch.manual_seed(1)
+        self.early = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2))
+        self.late = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2))
+        self.fc = nn.Linear(8, classes)
+
+    def forward(self, images):
+        return self.fc(self.late(self.early(images)).mean(dim=(2, 3))) * 1
+
+
+class Pooled(Net):
+    def forward(self, images):
+        return self.fc(self.late(self.early(images)).mean(dim=(2, 3)))
+
+
+def classifier(network=None, names=NAMES, side=16):
+    network = network or Pooled(len(names))
+    how = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "input_size": (side, side), "layers": ("early", "late")}
+    model = camlens.Classifier(network, names, name="tiny", **how)
+    with torch.no_grad():  # so that it says each class now and then
+        network.fc.weight *= 30
+        network.fc.bias -= model(model.prepare(images(100, "some", names, side).pixels)).mean(dim=0)
+    return model
+
+
+def images(count, split="test", names=NAMES, side=16):
+    numbers = torch.Generator().manual_seed(len(split))
+    pixels = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=numbers)
+    labels = torch.randint(len(names), (count,), generator=numbers)
+    files = tuple(f"{split}/</script>{n}, x.png" for n in range(count))
+    return ImageSet("noise", split, names, pixels, labels, files, f"{side}x{side}")
