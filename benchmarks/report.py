@@ -104,6 +104,35 @@ def page() -> list[str]:
     ]
 
 
+def explorer() -> list[str]:
+    """The lines of benchmarks/explorer.py."""
+    found = read("explorer")
+    if not found:
+        return []
+    crowd = found["crowd"]
+    used = crowd["megabytes_after_each_tenth"]
+    lines = [
+        "## The explorer",
+        "",
+        "Seconds from the question to the whole answer, one client alone, the shipped network:",
+        "",
+        "| picture | median (range), n |",
+        "|---|---|",
+    ]
+    for name, row in found["alone_seconds"].items():
+        lines.append(f"| {name} | {row['median']:.3f} ({row['min']:.3f} to {row['max']:.3f}), {row['n']} |")
+    waits = crowd["answer_seconds"]
+    return [
+        *lines,
+        "",
+        f"{crowd['clients']} clients at once, {crowd['answers']['200']:,} uploads of these files in "
+        f"{crowd['seconds']:.0f} s: {crowd['failures']} failures, {crowd['answers'].get('503', 0):,} times 503 "
+        f"(try again in a second); an answer took {waits['median']:.2f} s ({waits['min']:.2f} to {waits['max']:.2f}). "
+        f"Memory before {crowd['megabytes_before']:,} MB; after each tenth of the uploads "
+        f"{', '.join(f'{megabytes:,}' for megabytes in used)} MB. {hardware(found['machine'])}.",
+    ]
+
+
 def triage() -> list[str]:
     """The lines of benchmarks/triage.py."""
     found = read("triage")
@@ -161,7 +190,7 @@ def triage() -> list[str]:
 def make() -> None:
     """Write RESULTS.md."""
     parts = [["# Results", "", "Made by `python benchmarks/report.py` from `benchmarks/results/*.json`."]]
-    parts += [part for part in (recipes(), pace(), kills(), page(), triage()) if part]
+    parts += [part for part in (recipes(), pace(), kills(), page(), explorer(), triage()) if part]
     (HERE / "RESULTS.md").write_text("\n\n".join("\n".join(part) for part in parts) + "\n", encoding="utf-8")
 
 

@@ -1,0 +1,149 @@
+"""How quick `camlens explore` is, and whether a crowd breaks it: python benchmarks/explorer.py [--uploads 1000]
+
+The shipped network on CIFAR-10, served by the command itself. First one client asks alone; then sixteen upload pictures
+of several kinds and sizes as fast as they are answered. An answer is 200, or 503, after which the client tries again as
+it is told; anything else, a broken connection included, is a failure. The server's memory is read from /proc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from http.client import HTTPConnection, HTTPException
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+from common import commit, machine, spread, write
+from PIL import Image
+
+from camlens.data import cifar10
+
+CLIENTS = 16
+
+
+def uploads() -> dict[str, bytes]:
+    """Files as people have them, made of CIFAR-10's test images."""
+    pixels = cifar10.load("test").pixels.permute(0, 2, 3, 1).numpy()
+
+    def file(number: int, size: tuple[int, int], kind: str) -> bytes:
+        target = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(pixels[number])).resize(size).save(target, kind)
+        return target.getvalue()
+
+    return {
+        "PNG 32×32": file(0, (32, 32), "PNG"),
+        "JPEG 640×480": file(1, (640, 480), "JPEG"),
+        "WebP 1024×768": file(2, (1024, 768), "WEBP"),
+        "JPEG 4000×3000": file(3, (4000, 3000), "JPEG"),
+    }
+
+
+def ask(port: int, body: bytes, query: str = "") -> tuple[int | str, float]:
+    """Status, or what went wrong, and seconds."""
+    began = time.perf_counter()
+    connection = HTTPConnection("127.0.0.1", port, timeout=120)
+    try:
+        connection.request("POST", f"/explain{query}", body)
+        response = connection.getresponse()
+        response.read()
+        status: int | str = response.status
+    except (OSError, HTTPException) as error:
+        status = f"{type(error).__name__}: {error}"
+    finally:
+        connection.close()
+    return status, time.perf_counter() - began
+
+
+def memory(process: int) -> float:
+    """Megabytes in use."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
+
+
+def crowd(port: int, server: int, files: list[bytes], wanted: int) -> dict[str, object]:
+    """Sixteen clients, until so many uploads were answered with 200."""
+    lock, answers, waits, used = threading.Lock(), Counter(), [], []
+    numbers = cycle(range(len(files)))
+
+    def client() -> None:
+        while True:
+            with lock:
+                if answers[200] + running[0] >= wanted:
+                    return
+                running[0] += 1
+                body = files[next(numbers)]
+            status, seconds = ask(port, body)
+            with lock:
+                running[0] -= 1
+                answers[status] += 1
+                if status == 200:
+                    waits.append(seconds)
+                    if answers[200] % (wanted // 10) == 0:
+                        used.append(round(memory(server)))
+                elif status != 503:
+                    return  # a failure; counted
+            if status == 503:
+                time.sleep(1)  # as Retry-After says
+
+    running = [0]
+    threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {
+        "clients": CLIENTS,
+        "answers": {str(status): count for status, count in answers.items()},
+        "failures": sum(count for status, count in answers.items() if status not in (200, 503)),
+        "seconds": round(time.perf_counter() - began, 1),
+        "answer_seconds": spread(waits),
+        "megabytes_after_each_tenth": used,
+    }
+
+
+def main() -> None:
+    """Measure and write results/explorer.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--uploads", type=int, default=1000)
+    parser.add_argument("--out", type=Path, help="a folder with the report, to save the time to make it")
+    options = parser.parse_args()
+    files = uploads()
+    with tempfile.TemporaryDirectory() as folder:
+        out = options.out or Path(folder)
+        command = [sys.executable, "-m", "camlens", "explore", "--port", "0", "--out", out]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        port = int(re.search(r":(\d+) ", process.stdout.readline())[1])  # type: ignore[index,union-attr]
+        alone = {}
+        for name, body in files.items():
+            ask(port, body)
+            alone[name] = spread([ask(port, body)[1] for _ in range(30)])
+        ask(port, b"", "?image=0")
+        alone["a test image"] = spread([ask(port, b"", f"?image={number}")[1] for number in range(30)])
+        slowest = "?image=5&layer=layer1&method=grad-cam"
+        alone["a test image, Grad-CAM at layer1, all classes"] = spread([ask(port, b"", slowest)[1] for _ in range(30)])
+        before = round(memory(process.pid))
+        together = crowd(port, process.pid, list(files.values()), options.uploads)
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(60)
+        result = {
+            "alone_seconds": alone,
+            "crowd": {"megabytes_before": before, **together},
+            "exit_code_after_sigterm": code,
+            "machine": machine(),
+            "commit": commit(),
+        }
+    write("explorer", result)
+
+
+if __name__ == "__main__":
+    main()
