@@ -22,7 +22,7 @@ def most_alike(
     """How alike each picture is to the most alike training image, (N,), and the index of that, (N,).
 
     pixels, features: (N, 3, H, W) uint8 and (N, C); learned: (M, C), the features of the training images
-    other_than: (N,), labels that the training images must not have; where all compared ones do, -1 and -1
+    other_than: (N,), labels that the training images must not have, -1 for any; where all compared ones do, -1 and -1
 
     Likeness is the mean of two figures: the cosine of the features, less their mean, and the correlation c of the
     pictures' fine structure, for the best shift, beyond its median m over all that are compared, (c - m) / (1 - m):
@@ -68,11 +68,10 @@ def find_duplicates(
     right: some rightly predicted images, which tell how alike pictures are by chance; with fewer than `FEW` of them
         none is called a duplicate. Also the likeness, (E,).
     """
-    pixels = evaluation.data.pixels
-    usual, _ = most_alike(pixels[right], reading.features[right], train, learned.features)
-    alike, index = most_alike(
-        pixels[errors], reading.features[errors], train, learned.features, evaluation.labels[errors]
-    )
+    both = torch.cat([errors, right])
+    other = torch.cat([evaluation.labels[errors], torch.full_like(right, -1)])
+    likeness, index = most_alike(evaluation.data.pixels[both], reading.features[both], train, learned.features, other)
+    (alike, usual), index = likeness.split([len(errors), len(right)]), index[: len(errors)]
     enough = alike >= (beyond_chance(usual) if len(right) >= FEW else torch.inf)
     return index.masked_fill(~enough, -1), alike
 
