@@ -371,6 +371,30 @@ def test_a_command_that_is_stopped_while_it_draws_leaves_no_half_file(pictures, 
     assert not list(tmp_path.iterdir())
 
 
+def test_errors_are_reported_marked_and_corrected(run, pictures, tmp_path):
+    """From the page to its marks, and from these to the accuracy that holds with them."""
+    assert "report.html" in camlens("report", run, "--data", pictures, "--out", tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    facts = json.loads(text.split('id="facts">')[1].split("</script>")[0])
+    images, names = facts["images"], facts["names"]
+    assert len(images["index"]) >= 2, "two pictures lie in the wrong class"
+    rows = ["index,path,label,prediction,mark"]
+    for k, index in enumerate(images["index"]):
+        label, prediction = names[images["label"][k]], names[facts["models"][0]["prediction"][k]]
+        rows.append(f"{index},{images['file'][k]},{label},{prediction},wrong:{prediction}")
+    (tmp_path / "marks.csv").write_text("\n".join(rows) + "\n")
+    more = ["--corrections", tmp_path / "marks.csv", "--out", tmp_path]
+    answer = json.loads(camlens("evaluate", run, "--data", pictures, *more, "--json"))
+    assert answer["errors"] == len(images["index"])
+    assert answer["corrected"]["errors"] == 0 and answer["corrected"]["n"] == answer["n"]
+    said = camlens("evaluate", run, "--data", pictures, *more)
+    assert f"{len(images['index'])} labels replaced and 0 ambiguous images left out" in said
+    before = (tmp_path / "metrics.json").read_text()
+    (tmp_path / "marks.csv").write_text("\n".join(rows).replace(".png", ".jpg"))
+    assert "marks.csv" in camlens("evaluate", run, "--data", pictures, *more, code=1)
+    assert (tmp_path / "metrics.json").read_text() == before
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
 def test_a_reader_that_has_enough_is_no_error(pictures, tmp_path):
     command = [sys.executable, "-m", "camlens", "data", "--data", pictures, "--out", tmp_path, "--json"]

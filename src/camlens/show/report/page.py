@@ -358,7 +358,8 @@ def findings(evaluation: Evaluation, signs: Signs | None) -> list[str]:
         return [f"All {len(wrong):,} images are right."]
     confusion = evaluation.confusion.clone().fill_diagonal_(0)
     label, prediction = divmod(int(confusion.argmax()), len(names))
-    share = f"{int(confusion[label, prediction])} of {count:,} errors"
+    errors = f"{count:,} error{'s' * (count != 1)}"
+    share = f"{int(confusion[label, prediction])} of {errors}"
     back = int(confusion[prediction, label])
     found = [
         f"{names[label]} called {names[prediction]} is the commonest error: {share}; the reverse happens "
@@ -368,7 +369,7 @@ def findings(evaluation: Evaluation, signs: Signs | None) -> list[str]:
     ranks = evaluation.logits.argsort(dim=1, descending=True)
     second = int((ranks[wrong, 1] == evaluation.labels[wrong]).sum())
     found.append(
-        f"The network was more than 80 % sure in {int(sure.sum()):,} of its {count:,} errors; in {second:,} of them "
+        f"The network was more than 80 % sure in {int(sure.sum()):,} of its {errors}; in {second:,} of them "
         f"all, the label came second."
     )
     if signs is not None:
