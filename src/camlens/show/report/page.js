@@ -291,7 +291,7 @@ function drawPlane() {
     pen.stroke();
   }
   at("plane-note").textContent = `The two first principal components of the features of all ${whole(facts.data.n)} images ` +
-    `(${percent(facts.plane.share)} of their variance); dark: the errors${two ? " of this choice" : ""}. Click near one to open it.`;
+    `(${percent(facts.plane.share)} of their variance); strong: the errors${two ? " of this choice" : ""}. Click near one to open it.`;
 }
 
 at("plane").addEventListener("click", (event) => {
