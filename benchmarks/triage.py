@@ -31,7 +31,7 @@ from camlens.show.report.page import maps_of, shown_classes, signs_of
 from camlens.train.loop import train
 from camlens.train.recipe import RECIPES
 
-SEEDS = range(100, 105)  # the rules were chosen on 0 to 4, 10 to 15 and 20 to 27
+SEEDS = range(200, 205)  # the rules were chosen on others, all below 105
 CAUSES = {
     "near-duplicate": "twin",
     "label doubtful": "wrong label",
@@ -174,12 +174,15 @@ def duplicates(
     usual, _ = most_alike(pixels[right], reading.features[right], known, learned.features)
     alike, index = most_alike(pixels[images], reading.features[images], known, learned.features)
     found = alike >= beyond_chance(usual)
+    ranked = same[alike.argsort(descending=True)].cumsum(0)
+    precise = ranked / torch.arange(1, len(rows) + 1) >= 0.9
     there = index == torch.tensor([int(row["TrainID"]) for row in rows])
     return {
         "judged": len(rows),
         "near-duplicates": int(same.sum()),
         "recall": round(float((found & same).sum() / same.sum()), 3),
         "precision": round(float((found & same).sum() / found.sum()), 3),
+        "recall at precision 0.9": round(float(ranked[precise].max() / same.sum()), 3),
         "the same training image": round(float(there[same].float().mean()), 3),
         "found among right images": round(float((usual >= beyond_chance(usual)).float().mean()), 3),
     }

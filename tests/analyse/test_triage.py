@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[2]
 def signs(**given):
     """Of one error with no sign at all, but for those given."""
     usual = {
-        "twin": -1, "alike": 0.2, "typical": 0.5, "label": 0.2, "prediction": 0.6, "rest": 0.05,
-        "enlarged": 0.0, "alone": 0.1, "clear": 0.0, "scattered": 0.3, "confused": 3,
+        "twin": -1, "alike": 0.2, "typical": 0.5, "label": 0.25, "prediction": 0.6, "rest": 0.05,
+        "enlarged": 0.0, "alone": 0.1, "clear": 0.0, "label_without": 0.2, "prediction_without": 0.3, "scattered": 0.3,
+        "confused": 3,
     }  # fmt: skip
     return triage.Signs(**{name: torch.tensor([value]) for name, value in (usual | given).items()})
 
@@ -33,6 +34,8 @@ def signs(**given):
         ({"enlarged": 0.5}, "small"),
         ({"alone": 0.9, "clear": 0.5, "typical": 0.1}, "ambiguous"),
         ({"alone": 0.9, "clear": 0.5, "typical": 0.5}, None),
+        ({"alone": 0.9, "clear": 0.5, "typical": 0.1, "prediction_without": 0.6}, None),
+        ({"label_without": 0.7}, "ambiguous"),
         ({"label": 0.41, "prediction": 0.45}, "ambiguous"),
         ({"scattered": 0.9, "typical": 0.01}, "unusual"),
         ({"scattered": 0.9, "typical": 0.6}, None),
@@ -100,12 +103,39 @@ def test_what_is_seen_is_the_window_with_the_most_evidence(times):
     pixels = pixels.repeat_interleave(times, 2).repeat_interleave(times, 3)
     evidence = torch.zeros(2, 8, 8)
     evidence[0, 5:7, 1:3], evidence[1, 0:2, 5:7] = 1, 1  # on the bright square; elsewhere
-    classes = torch.tensor([1, 1])
-    whole = triage.seen_in(model, pixels, evidence, 1.0, classes)
-    narrow = triage.seen_in(model, pixels, evidence, 0.35, classes)
-    assert whole.tolist() == pytest.approx([float(torch.sigmoid(torch.tensor(16 * (100 / 1024 - 0.5))))] * 2, abs=0.01)
+
+    def seen(shown):
+        return triage.chances(model, shown)[:, 1]
+
+    whole = [float(torch.sigmoid(torch.tensor(16 * (100 / 1024 - 0.5))))] * 2
+    assert seen(triage.cut_out(pixels, evidence, 1.0)).tolist() == pytest.approx(whole, abs=0.01)
+    narrow = seen(triage.cut_out(pixels, evidence, 0.35))
     assert float(narrow[0]) > 0.9 and float(narrow[1]) < 0.01
-    assert triage.seen_in(model, pixels[:0], evidence[:0], 0.5, classes[:0]).shape == (0,)
+    assert seen(triage.cut_out(pixels[:0], evidence[:0], 0.5)).shape == (0,)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_is_hidden_gets_the_mean_colour_around_it(times):
+    numbers = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2, 3, 32 * times, 32 * times), generator=numbers, dtype=torch.uint8)
+    evidence = torch.zeros(2, 8, 8)
+    evidence[0, 4:6, 2:4], evidence[1, 0, 0] = 1, 1
+    kept = pixels.clone()
+    shown = triage.hidden(pixels, evidence, 0.35)
+    assert torch.equal(pixels, kept), "the pictures themselves stay"
+    for k, (y, x, high, wide) in enumerate(triage.windows(evidence, 0.35, (32 * times, 32 * times))):
+        assert high == wide == round(0.35 * 32 * times)
+        inside = torch.zeros(32 * times, 32 * times, dtype=torch.bool)
+        inside[y : y + high, x : x + wide] = True
+        around = torch.zeros_like(inside)
+        around[max(0, y - 2 * times) : y + high + 2 * times, max(0, x - 2 * times) : x + wide + 2 * times] = True
+        assert torch.equal(shown[k][:, ~inside], pixels[k][:, ~inside])
+        mean = pixels[k][:, around & ~inside].double().mean(dim=1)
+        assert (shown[k][:, inside].double() - mean[:, None]).abs().max() <= 0.51
+    y, x, high, wide = triage.windows(evidence, 0.35, (32, 32))[0]
+    assert y <= 16 and y + high >= 24 - 1 and x <= 8 and x + wide >= 16 - 1, "the window lies on the evidence"
+    assert torch.equal(triage.hidden(pixels[:0], evidence[:0], 0.35), pixels[:0])
+    assert torch.isfinite(triage.hidden(pixels, evidence, 1.0).float()).all(), "nothing is left around it"
 
 
 def test_the_reliability_that_is_shown_is_the_one_that_was_measured():

@@ -1,7 +1,8 @@
 """Verdicts: what probably went wrong in an error, from signs that are measured without knowing the truth.
 
-Two of the signs are experiments that the heat map proposes: the network is shown again, enlarged, the place where its
-evidence is. A small object is then recognised; where a second object is about, the prediction gets clearer without it.
+Three of the signs are experiments that the heat map proposes. The network is shown again, enlarged, the place where its
+evidence is: a small object is then recognised, and where a second object is about, the prediction stays clear without
+it. And it is shown the picture without that place: what it then sees may be the second object.
 `benchmarks/triage.py` measures how often each verdict is right.
 """
 
@@ -19,23 +20,25 @@ from torch import Tensor
 from camlens.analyse.duplicates import find_duplicates
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.evidence import Reading
-from camlens.data.imageset import ImageSet, resize
+from camlens.data.imageset import ImageSet, Size, resize
 from camlens.model.classifier import Classifier
 from camlens.model.running import evaluating
 
 # Chosen on drawings of `shapes` with other seeds than those on which benchmarks/triage.py measures.
-TYPICAL = 0.2  # share of the right images that are less typical
-NO_MORE = 2.0  # times the mean probability of the classes that are not predicted
-ENLARGED = 1 / 3  # rise of the label's probability
-CLEAR = 0.02  # share of the right images that are less clear
-LESS = 0.05  # fall of the prediction's probability
-CLOSE = 0.3  # probability of both classes
+TYPICAL = 0.22  # share of the right images that are less typical
+NO_MORE = 4.0  # times the mean probability of the classes that are not predicted
+ENLARGED = 0.27  # rise of the label's probability
+CLEAR = 0.01  # share of the right images that are less clear
+LESS = 0.07  # fall of the prediction's probability, at most where it is alone and at least without its place
+CLOSE = 0.36  # probability of both classes
+SECOND = 0.45  # probability of the label
 SCATTERED = 0.7  # 0 to 1
 SURE = 0.8  # probability of the prediction
 
 NEIGHBOURS = 10  # training images, by whose nearness is told how typical a picture is
 FINE = 32  # cells a side, at which windows are placed
-WIDE, NARROW = 0.7, (0.35, 0.5)  # windows, as shares of the picture's sides
+WIDE, NARROW, HIDDEN = 0.7, (0.35, 0.5), 0.35  # windows, as shares of the picture's sides
+RIM = 1 / 16  # of the picture's sides, around what is hidden: it gets the mean colour of its rim
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Signs:
     enlarged: by how much the label's probability rises from a wide to a narrow window on all evidence
     alone: the probability of the prediction in a wide window on its own evidence
     clear: the share of the right images whose prediction is less probable than `alone`
+    label_without, prediction_without: the probability of each where a narrow window on the prediction's evidence is
+        hidden
     scattered: 0 to 1, how little evidence there is, and how scattered: the mean of the shares of the right images with
         more of it, and with evidence in fewer places
     confused: how many errors have the same label and prediction
@@ -63,6 +68,8 @@ class Signs:
     enlarged: Tensor
     alone: Tensor
     clear: Tensor
+    label_without: Tensor
+    prediction_without: Tensor
     scattered: Tensor
     confused: Tensor
 
@@ -70,12 +77,13 @@ class Signs:
         """The verdict on each error: the first whose signs are there, or None."""
         untypical = self.typical < TYPICAL
         clear = (self.clear >= CLEAR) & (self.alone >= self.prediction - LESS)
+        rests_on_it = self.prediction_without <= self.prediction - LESS
         close = torch.minimum(self.label, self.prediction) >= CLOSE
         signs = {
             "near-duplicate": self.twin >= 0,
             "label doubtful": ~untypical & (self.label <= NO_MORE * self.rest),
             "small": self.enlarged >= ENLARGED,
-            "ambiguous": (untypical & clear) | close,
+            "ambiguous": (untypical & clear & rests_on_it) | close | (self.label_without >= SECOND),
             "unusual": untypical & (self.scattered >= SCATTERED),
             "confident mistake": self.prediction >= SURE,
         }
@@ -100,7 +108,8 @@ class Signs:
                 "small": f"enlarged, the label gains {100 * self.enlarged[k]:.0f} points of probability",
                 "ambiguous": f"the prediction has {100 * self.prediction[k]:.0f} % and the label "
                 f"{100 * self.label[k]:.0f} %; where its evidence is, by itself, the prediction has "
-                f"{100 * self.alone[k]:.0f} %",
+                f"{100 * self.alone[k]:.0f} %, and with that place hidden {100 * self.prediction_without[k]:.0f} %, "
+                f"the label {100 * self.label_without[k]:.0f} %",
                 "unusual": f"less typical than {100 * (1 - self.typical[k]):.0f} % of the images that it has right, "
                 "and the evidence is little and scattered",
                 "confident mistake": f"the prediction has {100 * self.prediction[k]:.0f} %, and no other sign is there",
@@ -148,9 +157,13 @@ def examine(
         nearness(reading.features[of], learned.features) for of in (errors, some_right(evaluation, 2000))
     )
     evidence, usual = (part.abs().sum(dim=1) for part in maps)
-    wide = seen_in(model, pictures, evidence, WIDE, labels)
-    narrow = torch.stack([seen_in(model, pictures, evidence, share, labels) for share in NARROW]).mean(dim=0)
-    alone = seen_in(model, pictures, own.clamp(min=0), WIDE, predictions)
+
+    def of(shown: Tensor, classes: Tensor) -> Tensor:
+        return chances(model, shown).gather(1, classes[:, None])[:, 0]
+
+    wide, *narrow = (of(cut_out(pictures, evidence, share), labels) for share in (WIDE, *NARROW))
+    alone = of(cut_out(pictures, own.clamp(min=0), WIDE), predictions)
+    without = chances(model, hidden(pictures, own.clamp(min=0), HIDDEN))
     return Signs(
         twin=twin,
         alike=alike,
@@ -158,9 +171,11 @@ def examine(
         label=label,
         prediction=prediction,
         rest=(1 - prediction) / (shares.shape[1] - 1),
-        enlarged=narrow - wide,
+        enlarged=torch.stack(narrow).mean(dim=0) - wide,
         alone=alone,
         clear=rank(alone, evaluation.confidences[~evaluation.wrong]),
+        label_without=without.gather(1, labels[:, None])[:, 0],
+        prediction_without=without.gather(1, predictions[:, None])[:, 0],
         scattered=(rank(places(evidence), places(usual)) + 1 - rank(evidence.sum(dim=(1, 2)), usual.sum(dim=(1, 2))))
         / 2,
         confused=evaluation.confusion[labels, predictions].float(),
@@ -190,26 +205,49 @@ def rank(values: Tensor, usual: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def seen_in(model: Classifier, pixels: Tensor, evidence: Tensor, share: float, classes: Tensor) -> Tensor:
-    """The probability of each class (E,) when all that is seen is the window with the most evidence, (E,).
+def chances(model: Classifier, pixels: Tensor, batch: int = 128) -> Tensor:
+    """The probabilities of all classes, (E, K), for pictures (E, 3, H, W) uint8."""
+    with evaluating(model):
+        found = [model(model.prepare(part)).float().softmax(dim=1).cpu() for part in pixels.split(batch) if len(part)]
+    return torch.cat(found) if found else torch.zeros(0, len(model.class_names))
+
+
+def cut_out(pixels: Tensor, evidence: Tensor, share: float) -> Tensor:
+    """Of each picture the window with the most evidence, enlarged to the picture's size, (E, 3, H, W) uint8.
 
     pixels: (E, 3, H, W) uint8; evidence: (E, h, w), 0 or more; share: of the picture's sides
     """
-    height, width = int(pixels.shape[2]), int(pixels.shape[3])
+    height, width = (int(n) for n in pixels.shape[2:])
+    cuts = [
+        picture[:, y : y + high, x : x + wide]
+        for picture, (y, x, high, wide) in zip(pixels, windows(evidence, share, (height, width)), strict=True)
+    ]
+    return resize(torch.stack(cuts), (height, width)) if cuts else pixels
+
+
+def hidden(pixels: Tensor, evidence: Tensor, share: float) -> Tensor:
+    """The pictures without what `cut_out` would show: it has the mean colour of what surrounds it."""
+    height, width = (int(n) for n in pixels.shape[2:])
+    rim = max(1, round(RIM * height)), max(1, round(RIM * width))
+    shown = pixels.clone()
+    for picture, (y, x, high, wide) in zip(shown, windows(evidence, share, (height, width)), strict=True):
+        window = picture[:, y : y + high, x : x + wide]
+        around = picture[:, max(0, y - rim[0]) : y + high + rim[0], max(0, x - rim[1]) : x + wide + rim[1]]
+        cells = around[0].numel() - window[0].numel()
+        total = around.sum(dim=(1, 2)) - window.sum(dim=(1, 2))
+        window[:] = (total / max(1, cells)).round().byte()[:, None, None]
+    return shown
+
+
+def windows(evidence: Tensor, share: float, size: Size) -> list[tuple[int, int, int, int]]:
+    """The window of each picture that has the most evidence: its top, left, height and width in pixels."""
+    height, width = size
     window = max(1, round(share * height)), max(1, round(share * width))
     grid = min(height, FINE), min(width, FINE)
-    found = [torch.zeros(0)]
-    batches = zip(pixels.split(128), evidence.split(128), classes.split(128), strict=True) if len(pixels) else ()
-    with evaluating(model):
-        for pictures, part, wanted in batches:
-            fine = F.interpolate(part[:, None], grid, mode="bilinear", align_corners=False)
-            sums = F.avg_pool2d(fine, [max(1, round(share * n)) for n in grid], 1)
-            best, across = sums.flatten(1).argmax(dim=1).tolist(), sums.shape[3]
-            corners = [
-                (min(y * height // grid[0], height - window[0]), min(x * width // grid[1], width - window[1]))
-                for y, x in (divmod(place, across) for place in best)
-            ]
-            cuts = [p[:, y : y + window[0], x : x + window[1]] for p, (y, x) in zip(pictures, corners, strict=True)]
-            shares = model(model.prepare(resize(torch.stack(cuts), (height, width)))).float().softmax(dim=1).cpu()
-            found.append(shares.gather(1, wanted[:, None])[:, 0])
-    return torch.cat(found)
+    fine = F.interpolate(evidence[:, None], grid, mode="bilinear", align_corners=False)
+    sums = F.avg_pool2d(fine, [max(1, round(share * n)) for n in grid], 1)
+    places = (divmod(place, sums.shape[3]) for place in sums.flatten(1).argmax(dim=1).tolist())
+    return [
+        (min(y * height // grid[0], height - window[0]), min(x * width // grid[1], width - window[1]), *window)
+        for y, x in places
+    ]
