@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -114,6 +114,7 @@ def test_a_class_without_images_has_no_accuracy():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.floats(0.1, 10))
+@example(794, 2, 8.0)
 def test_calibration_error_is_that_of_the_paper(seed, count, spread):
     numbers = np.random.default_rng(seed)
     evaluation = evaluation_of(numbers.normal(size=(count, 3)) * spread, numbers.integers(0, 3, count))
@@ -121,8 +122,15 @@ def test_calibration_error_is_that_of_the_paper(seed, count, spread):
     assert evaluation.calibration_error == pytest.approx(expected, abs=1e-5)
     bins = evaluation.reliability()
     assert sum(row["n"] for row in bins) == count
-    from_bins = sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in bins) / count
-    assert from_bins == pytest.approx(evaluation.calibration_error, abs=1e-5)
+    assert all(row["from"] < row["confidence"] <= row["to"] for row in bins)
+
+
+def test_full_confidence_lies_in_the_last_bin():
+    evaluation = evaluation_of([[40, 0, 0], [4.5, 0, 0]], [1, 0])
+    assert evaluation.confidences[0] == 1 and len(evaluation.reliability()) == 1
+    assert evaluation.calibration_error == pytest.approx(
+        oracles.expected_calibration_error(evaluation.probabilities.tolist(), [1, 0]), abs=1e-5
+    )
 
 
 def test_errors_come_in_the_order_that_was_asked_for():

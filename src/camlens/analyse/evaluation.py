@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from camlens.data.imageset import ImageSet
 from camlens.errors import ModelError
@@ -99,8 +99,8 @@ class Evaluation:
 
         Guo et al. 2017, arXiv 1706.04599, Eq. 3.
         """
-        error = multiclass_calibration_error(self.probabilities, self.labels, len(self.data.class_names), n_bins=BINS)
-        return float(error)
+        # not torchmetrics' (1.9): it gives a confidence of exactly 1 a bin of its own
+        return sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in self.reliability()) / len(self.data)
 
     def errors(
         self, sort: Sort = "confidence", label: int | None = None, prediction: int | None = None, seed: int = 0
@@ -123,7 +123,7 @@ class Evaluation:
 
     def reliability(self) -> list[dict[str, float]]:
         """For each bin of confidence that has images: how many, their mean confidence and their accuracy."""
-        place = (self.confidences * BINS).long().clamp(max=BINS - 1)
+        place = (self.confidences.double() * BINS).ceil().long() - 1
         rows = []
         for number in place.unique().tolist():
             inside = place == number
@@ -132,8 +132,8 @@ class Evaluation:
                     "from": number / BINS,
                     "to": (number + 1) / BINS,
                     "n": int(inside.sum()),
-                    "confidence": float(self.confidences[inside].mean()),
-                    "accuracy": float((~self.wrong[inside]).float().mean()),
+                    "confidence": float(self.confidences[inside].double().mean()),
+                    "accuracy": float((~self.wrong[inside]).double().mean()),
                 }
             )
         return rows
