@@ -31,7 +31,7 @@ from camlens.show.report.page import maps_of, shown_classes, signs_of
 from camlens.train.loop import train
 from camlens.train.recipe import RECIPES
 
-SEEDS = range(200, 205)  # the rules were chosen on others, all below 105
+SEEDS = range(205, 210)  # the rules were chosen on others, all below 105
 CAUSES = {
     "near-duplicate": "twin",
     "label doubtful": "wrong label",

@@ -103,6 +103,8 @@ def largest_correlation(picture: Tensor, others: Tensor) -> Tensor:
     """
     inside = picture[:, SHIFT:-SHIFT, SHIFT:-SHIFT]
     pattern = F.normalize((inside - inside.mean()).flatten(), dim=0).view_as(inside)
-    sums, squares = (F.avg_pool2d(x, inside.shape[1:], 1).sum(dim=1) for x in (others, others.square()))
+    high, wide = inside.shape[1:]
+    both = torch.stack([others.sum(dim=1), others.square().sum(dim=1)], dim=1)
+    sums, squares = F.avg_pool2d(F.avg_pool2d(both, (high, 1), 1), (1, wide), 1).unbind(dim=1)
     energy = (squares - sums.square() / 3) * inside[0].numel()
     return (F.conv2d(others, pattern[None])[:, 0] / energy.clamp(min=1e-6).sqrt()).amax(dim=(1, 2))

@@ -50,7 +50,8 @@ class Signs:
     typical: the share of the rightly predicted images that are farther from the training images nearest to them
     label, prediction: the probability of each; rest: the mean one of all classes but the predicted one
     enlarged: by how much the label's probability rises from a wide to a narrow window on all evidence
-    alone: the probability of the prediction in a wide window on its own evidence
+    alone: of the untypical errors, the probability of the prediction in a wide window on its own evidence; not a number
+        for the others
     clear: the share of the right images whose prediction is less probable than `alone`
     label_without, prediction_without: the probability of each where a narrow window on the prediction's evidence is
         hidden
@@ -107,9 +108,9 @@ class Signs:
                 f"and the label has only {100 * self.label[k]:.1f} %",
                 "small": f"enlarged, the label gains {100 * self.enlarged[k]:.0f} points of probability",
                 "ambiguous": f"the prediction has {100 * self.prediction[k]:.0f} % and the label "
-                f"{100 * self.label[k]:.0f} %; where its evidence is, by itself, the prediction has "
-                f"{100 * self.alone[k]:.0f} %, and with that place hidden {100 * self.prediction_without[k]:.0f} %, "
-                f"the label {100 * self.label_without[k]:.0f} %",
+                f"{100 * self.label[k]:.0f} %; without the place of the prediction's evidence, "
+                f"{100 * self.prediction_without[k]:.0f} and {100 * self.label_without[k]:.0f} %"
+                + ("" if self.alone[k].isnan() else f"; by itself, that place gives it {100 * self.alone[k]:.0f} %"),
                 "unusual": f"less typical than {100 * (1 - self.typical[k]):.0f} % of the images that it has right, "
                 "and the evidence is little and scattered",
                 "confident mistake": f"the prediction has {100 * self.prediction[k]:.0f} %, and no other sign is there",
@@ -145,7 +146,7 @@ def examine(
 ) -> Signs:
     """Measure the signs of the errors with these indices, (E,), beside those of some right images, (R,).
 
-    maps: raw maps of several classes at one layer, of the errors (E, n, h, w) and of the right images (R, n, h, w)
+    maps: raw maps of several classes at one layer, of the errors (E, n, h, w) and of some right images, (., n, h, w)
     own: of the errors, the map of the prediction, (E, h, w)
     reading, learned: what the network makes of the evaluated images and of the training images
     """
@@ -156,18 +157,21 @@ def examine(
     near, usually_near = (
         nearness(reading.features[of], learned.features) for of in (errors, some_right(evaluation, 2000))
     )
+    typical = rank(near, usually_near)
+    untypical = typical < TYPICAL
     evidence, usual = (part.abs().sum(dim=1) for part in maps)
 
     def of(shown: Tensor, classes: Tensor) -> Tensor:
         return chances(model, shown).gather(1, classes[:, None])[:, 0]
 
     wide, *narrow = (of(cut_out(pictures, evidence, share), labels) for share in (WIDE, *NARROW))
-    alone = of(cut_out(pictures, own.clamp(min=0), WIDE), predictions)
+    alone = torch.full_like(label, torch.nan)
+    alone[untypical] = of(cut_out(pictures[untypical], own[untypical].clamp(min=0), WIDE), predictions[untypical])
     without = chances(model, hidden(pictures, own.clamp(min=0), HIDDEN))
     return Signs(
         twin=twin,
         alike=alike,
-        typical=rank(near, usually_near),
+        typical=typical,
         label=label,
         prediction=prediction,
         rest=(1 - prediction) / (shares.shape[1] - 1),
