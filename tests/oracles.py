@@ -66,14 +66,138 @@ def layercam(A, g):
     return np.maximum(M, 0)
 
 
-METHODS = {"grad-cam": grad_cam, "hirescam": hirescam, "layercam": layercam}
+def grad_cam_plus_plus(A, dS_dA):
+    """Chattopadhay et al. 2018, arXiv 1710.11063, with Y = exp(S); the common factor exp(S) is set to 1."""
+    K, h, w = A.shape
+    L = np.zeros((h, w))
+    for k in range(K):
+        weight = 0.0
+        for i in range(h):
+            for j in range(w):
+                first, second, third = dS_dA[k, i, j], dS_dA[k, i, j] ** 2, dS_dA[k, i, j] ** 3  # of exp(S)
+                total = 0.0
+                for a in range(h):
+                    for b in range(w):
+                        total += A[k, a, b] * third
+                below = 2 * second + total
+                alpha = second / below if below != 0 else 0.0  # Eq. 19
+                weight += alpha * max(first, 0)  # Eq. 10
+        L += weight * A[k]
+    return np.maximum(L, 0)
+
+
+def xgrad_cam(F, dS_dF):
+    """Fu et al. 2020, arXiv 2008.02312."""
+    K, h, w = F.shape
+    M = np.zeros((h, w))
+    for k in range(K):
+        total = sum(F[k, m, n] for m in range(h) for n in range(w))
+        weight = 0.0
+        for i in range(h):
+            for j in range(w):
+                weight += (F[k, i, j] / total if total != 0 else 0.0) * dS_dF[k, i, j]
+        M += weight * F[k]
+    return np.maximum(M, 0)
+
+
+def eigen_cam(A):
+    """Muhammad and Yeasin 2020, arXiv 2008.00299: by eigenvectors of O^T O, not the singular ones of O."""
+    h, w = A.shape[1:]
+    places = np.array([A[:, i, j] for i in range(h) for j in range(w)])
+    values, vectors = np.linalg.eigh(places.T @ places)
+    L = places @ vectors[:, np.argmax(values)]
+    mean = places.mean(axis=1)
+    covariance = ((L - L.mean()) * (mean - mean.mean())).sum()
+    return (L if covariance >= 0 else -L).reshape(h, w)
+
+
+def score_cam(A, y_of_masked):
+    """Wang et al. 2020, arXiv 1910.01279, Algorithm 1. `y_of_masked(H)`: y of the image times H, enlarged."""
+    scores = {}
+    for k in range(len(A)):
+        if A[k].max() > A[k].min():
+            scores[k] = y_of_masked(A[k]) - y_of_masked(None)  # the increase over an empty image
+    L = np.zeros(A.shape[1:])
+    for k, score in scores.items():
+        L += math.exp(score) / sum(math.exp(other) for other in scores.values()) * A[k]
+    return np.maximum(L, 0)
+
+
+def ablation_cam(A, y_of_layer):
+    """Desai and Ramaswamy 2020, WACV. `y_of_layer(A)`: y with the layer's output replaced."""
+    y = y_of_layer(A)
+    L = np.zeros(A.shape[1:])
+    for k in range(len(A)):
+        without = A.copy()
+        without[k] = 0
+        L += ((y - y_of_layer(without)) / y if y != 0 else 0.0) * A[k]
+    return np.maximum(L, 0)
+
+
+BY_GRADIENT = {
+    "grad-cam": grad_cam,
+    "grad-cam++": grad_cam_plus_plus,
+    "hirescam": hirescam,
+    "layercam": layercam,
+    "xgrad-cam": xgrad_cam,
+}
+METHODS = (*BY_GRADIENT, "eigen-cam", "score-cam", "ablation-cam", "finer-cam")
+
+
+def most_like(logits, c, count=3):
+    """The classes whose logits are nearest to that of class c."""
+    others = sorted((abs(float(y - logits[c])), d) for d, y in enumerate(logits) if d != c)
+    return [d for _, d in others[:count]]
+
+
+def map_of(network, layer, image, method, c, b=None):
+    """The map (h, w) of one method for one image (3, H, W), in float64."""
+    network = copy.deepcopy(network).double().eval()
+    image = image.double()
+
+    def y(logits):
+        return float(logits[c] if b is None else logits[c] - logits[b])
+
+    def y_of_layer(A):
+        hook = network.get_submodule(layer).register_forward_hook(lambda *_: torch.tensor(A)[None])
+        try:
+            with torch.no_grad():
+                return y(network(image[None])[0])
+        finally:
+            hook.remove()
+
+    def y_of_masked(H):
+        mask = np.zeros(image.shape[1:])
+        if H is not None:
+            large = upsample(H, *image.shape[1:])
+            mask = (large - large.min()) / (large.max() - large.min())
+        with torch.no_grad():
+            return y(network((image * torch.tensor(mask))[None])[0])
+
+    if method == "finer-cam" and b is None:  # Zhang et al. 2025, arXiv 2501.11309, with gamma = 1
+        with torch.no_grad():
+            logits = network(image[None])[0]
+        pairs = [evidence(network, layer, image, c, d) for d in most_like(logits, c)]
+        if not pairs:
+            pairs = [evidence(network, layer, image, c)]
+        return grad_cam(pairs[0][0], sum(gradient for _, gradient in pairs) / len(pairs))
+    A, gradient = evidence(network, layer, image, c, b)
+    if method == "finer-cam":
+        return grad_cam(A, gradient)
+    if method == "eigen-cam":
+        return eigen_cam(A)
+    if method == "score-cam":
+        return score_cam(A, y_of_masked)
+    if method == "ablation-cam":
+        return ablation_cam(A, y_of_layer)
+    return BY_GRADIENT[method](A, gradient)
 
 
 def maps(network, layer, images, method, target, against=None):
     """(B, h, w): image by image, each for its own class in the list `target`."""
     against = against or [None] * len(images)
-    pairs = zip(images, target, against, strict=True)
-    return torch.tensor(np.stack([METHODS[method](*evidence(network, layer, x, c, b)) for x, c, b in pairs]))
+    found = [map_of(network, layer, x, method, c, b) for x, c, b in zip(images, target, against, strict=True)]
+    return torch.tensor(np.stack(found))
 
 
 def upsample(map, height, width):

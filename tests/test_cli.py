@@ -274,7 +274,7 @@ def test_version():
         (["gallery", "{run}", "--data", "{pictures}", "--layer", "layer5"], 2,
          "unknown layer 'layer5'; resnet18 has: conv1, bn1, layer1, layer2, layer3, layer4"),
         (["gallery", "{run}", "--data", "{pictures}", "--method", "magic"], 2,
-         "unknown method 'magic'; camlens has: grad-cam, hirescam, layercam"),
+         "unknown method 'magic'; camlens has: grad-cam, grad-cam++, hirescam,"),
         (["gallery", "{run}", "--data", "{pictures}", "--true", "violet"], 2,
          "unknown class 'violet'; this model has: blue, green, red"),
         (["gallery", "{run}", "--data", "{pictures}", "--count", "0"], 2, "--count"),

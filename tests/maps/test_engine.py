@@ -169,6 +169,68 @@ def test_a_classifier_takes_pictures_and_knows_its_last_layer():
     assert torch.equal(result.maps, explain(model.network, model.prepare(pictures), target="all").maps)
 
 
+def test_the_default_layer_is_told_with_the_reason():
+    result = explain(network(), images())
+    assert result.layers == ("layer2",)
+    assert result.why == "layer2 is the last layer with a feature map on whose cells the logits depend"
+    assert explain(network(), images(), layer="layer1").why == ""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_explains_all_classes_of_several_layers_at_once(method):
+    net, batch = network("flattened"), images()
+    together = explain(net, batch, method, ["layer1", "layer2"], "all").maps
+    for layer, found in together.items():
+        for c in range(3):
+            torch.testing.assert_close(found[:, c], explain(net, batch, method, layer, c).maps)
+
+
+def test_of_a_thousand_images_each_is_explained():
+    net, batch = network("flattened"), images(1000)
+    result = explain(net, batch, "hirescam", "layer1")
+    assert result.maps.shape == (1000, *SIZE)
+    assert_close(result.maps[-2:], oracles.maps(net, "layer1", batch[-2:], "hirescam", result.target[-2:].tolist()))
+
+
+class Branches(nn.Module):
+    """What lies behind the layer meets what came by another way, in one of several words."""
+
+    def __init__(self, meet):
+        super().__init__()
+        torch.manual_seed(1)
+        self.stem, self.layer = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = nn.LazyLinear(3)
+        self.meet = meet
+
+    def forward(self, x):
+        start = self.stem(x).tanh()
+        return self.fc(self.meet(start, self.layer(start)).square().mean(dim=(2, 3)))
+
+
+MEETINGS = {
+    "sum": lambda a, b: (a + b).tanh(),
+    "concatenation": lambda a, b: torch.cat([a, b], dim=1),
+    "a batch size known before": lambda a, b: b.tanh().view(a.shape[0], 4, *SIZE),
+}
+
+
+@pytest.mark.parametrize("meet", MEETINGS.values(), ids=MEETINGS)
+@pytest.mark.parametrize("count", [1, 3])
+def test_channels_are_ablated_whatever_lies_beside_the_layer(meet, count):
+    net, batch = Branches(meet).double(), images(count)
+    net(batch)
+    found = explain(net, batch, "ablation-cam", "layer", 1).maps
+    assert_close(found, oracles.maps(net, "layer", batch, "ablation-cam", [1] * count))
+
+
+def test_more_channels_than_go_at_once(monkeypatch):
+    monkeypatch.setattr("camlens.maps.probing.AT_ONCE", 3)
+    net, batch = network("flattened", channels=5), images()
+    for method in ("score-cam", "ablation-cam"):
+        found = explain(net, batch, method, "layer1", 1).maps
+        assert_close(found, oracles.maps(net, "layer1", batch, method, [1] * 3))
+
+
 def test_a_batch_of_one_is_the_image_of_the_batch():
     net, batch = network("flattened"), images()
     alone = [explain(net, image[None], "layercam", "layer1").maps for image in batch]
@@ -431,11 +493,12 @@ def test_a_model_that_was_built_in_inference_mode(layer, mode):
 @pytest.mark.parametrize("head", ["pooled", "flattened"])
 def test_autocast(head, method):
     net, batch = network(head, double=False), images(double=False)
+    layer = "relu" if method in ("grad-cam++", "xgrad-cam") else "layer2"  # they divide by the sum of activations
     with torch.autocast("cpu", torch.bfloat16):
-        result = explain(net, batch, method, "layer2", 1)
+        result = explain(net, batch, method, layer, 1)
     assert result.logits.dtype == torch.bfloat16
     assert result.maps.dtype == torch.float32, "the map itself is computed in full precision"
-    twin = oracles.maps(net, "layer2", batch, method, [1] * 3)
+    twin = oracles.maps(net, layer, batch, method, [1] * 3)
     torch.testing.assert_close(result.maps.double(), twin, rtol=0.05, atol=0.02 * float(twin.abs().max()))
 
 
@@ -624,7 +687,35 @@ def test_classes_that_a_classifier_does_not_have(wrong):
 
 
 def test_an_unknown_method():
-    assert "this model" not in refused(network(), images(), "eigen-cam", target=99)
+    assert "camlens has: grad-cam, " in refused(network(), images(), "cam", target=99)
+
+
+def test_a_method_without_a_class_has_nothing_to_explain_against():
+    expected = "eigen-cam is the same for every class, so it has nothing to explain against another"
+    assert refused(network(), images(), "eigen-cam", against=0) == expected
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+def test_images_that_are_not_numbers(wrong):
+    batch = images()
+    batch[1, 2, 3, 4] = wrong
+    assert refused(network(), batch).startswith("the images hold values that are not finite")
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+def test_images_that_seem_not_to_be_normalised(scale):
+    batch = scale * torch.rand(2, 3, *SIZE)
+    with pytest.warns(UserWarning, match="as if they had not been normalised"):
+        explain(classifier(), batch)
+    with pytest.warns(UserWarning, match="as if they had not been normalised"):
+        explain(network(double=False), batch)
+
+
+def test_images_that_are_as_they_should_be_are_passed_without_a_word():
+    explain(classifier(), images(double=False))
+    explain(classifier(), torch.zeros(1, 3, *SIZE))
+    explain(Classifier(network(double=False), NAMES, (0, 0, 0), (1, 1, 1), SIZE), torch.rand(1, 3, *SIZE))
+    explain(classifier(), Image.new("RGB", (9, 9), "white"))
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import oracles
 from camlens.errors import UsageError
-from camlens.maps.methods import METHODS, find_method, grad_cam, hirescam, layercam
+from camlens.maps.methods import METHODS, eigen_cam, find_method, grad_cam, hirescam, layercam, score_cam, xgrad_cam
+
+BY_GRADIENT = [name for name, method in METHODS.items() if method.needs == "gradients" and not method.rivals]
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
 seeds = st.integers(0, 2**32 - 1)
@@ -17,16 +19,42 @@ def numbers(seed, *shape):
 
 
 def test_every_method_has_a_twin():
-    assert METHODS.keys() == oracles.METHODS.keys()
+    assert METHODS.keys() == set(oracles.METHODS)
+    assert list(oracles.BY_GRADIENT) == BY_GRADIENT
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", BY_GRADIENT)
 @settings(max_examples=25, deadline=None)
 @given(shape=shapes, seed=seeds)
 def test_a_method_is_its_papers_formula(name, shape, seed):
     A, G = numbers(seed, *shape), numbers(seed + 1, *shape)
-    twin = np.stack([oracles.METHODS[name](a.numpy(), g.numpy()) for a, g in zip(A, G, strict=True)])
-    torch.testing.assert_close(METHODS[name](A, G), torch.from_numpy(twin), rtol=1e-12, atol=1e-12)
+    twin = torch.tensor(np.stack([oracles.BY_GRADIENT[name](a.numpy(), g.numpy()) for a, g in zip(A, G, strict=True)]))
+    found = METHODS[name].combine(A, G)
+    torch.testing.assert_close(found, twin, rtol=1e-9, atol=1e-9 * float(1 + twin.abs().max()))
+
+
+@settings(max_examples=25, deadline=None)
+@given(shape=shapes, seed=seeds)
+def test_eigen_cam_is_the_largest_eigenvectors_projection(shape, seed):
+    A = numbers(seed, *shape) + 1  # so that no two singular values are alike
+    values = torch.linalg.svdvals(A.flatten(2))
+    assume(values.shape[1] == 1 or bool((values[:, 1] < 0.9 * values[:, 0]).all()))
+    twin = np.stack([oracles.eigen_cam(a.numpy()) for a in A])
+    means = A.mean(dim=1).flatten(1).numpy()
+    covariance = [
+        ((t - t.mean()) * (m - m.mean())).sum() for t, m in zip(twin.reshape(means.shape), means, strict=True)
+    ]
+    assume(np.abs(covariance).min() > 1e-6)  # otherwise the sign is anybody's
+    torch.testing.assert_close(eigen_cam(A), torch.from_numpy(twin), rtol=1e-7, atol=1e-7)
+
+
+def test_score_cam_leaves_out_what_has_no_shape():
+    A = numbers(0, 2, 3, 4, 5)
+    y = torch.tensor([[1.0, torch.nan, 2.0], [torch.nan] * 3], dtype=torch.float64)
+    found = score_cam(A, y)
+    share = 1 / (1 + np.e)
+    torch.testing.assert_close(found[0], (share * A[0, 0] + (1 - share) * A[0, 2]).relu())
+    assert not found[1].any()
 
 
 @settings(max_examples=25, deadline=None)
@@ -41,32 +69,42 @@ def test_behind_a_pooled_linear_head_the_methods_are_one(shape, seed):
     torch.testing.assert_close(grad_cam(A, G), hirescam(A, G).relu())
     torch.testing.assert_close(hirescam(A, G).sum(dim=(1, 2)), A.mean(dim=(2, 3)) @ w)
     torch.testing.assert_close(layercam(A.relu(), G), torch.einsum("bchw,c->bhw", A.relu(), w.relu()) / Z)
+    assume(bool((A.sum(dim=(2, 3)).abs() > 1e-6).all()))
+    torch.testing.assert_close(xgrad_cam(A, G), grad_cam(A, G), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", BY_GRADIENT)
 def test_without_gradient_there_is_no_evidence(name):
     A = numbers(0, 2, 3, 4, 5)
-    assert torch.equal(METHODS[name](A, torch.zeros_like(A)), torch.zeros(2, 4, 5, dtype=A.dtype))
+    assert torch.equal(METHODS[name].combine(A, torch.zeros_like(A)), torch.zeros(2, 4, 5, dtype=A.dtype))
 
 
-@pytest.mark.parametrize(("name", "signed"), [("grad-cam", False), ("hirescam", True), ("layercam", False)])
-def test_which_methods_are_signed(name, signed):
-    found = METHODS[name](numbers(0, 2, 3, 4, 5), numbers(1, 2, 3, 4, 5))
-    assert bool((found < 0).any()) is signed
+@pytest.mark.parametrize("name", BY_GRADIENT)
+def test_without_activation_there_is_none_either(name):
+    G = numbers(0, 2, 3, 4, 5)
+    assert torch.equal(METHODS[name].combine(torch.zeros_like(G), G), torch.zeros(2, 4, 5, dtype=G.dtype))
+
+
+@pytest.mark.parametrize("name", BY_GRADIENT)
+def test_which_methods_are_signed(name):
+    found = METHODS[name].combine(numbers(0, 2, 3, 4, 5), numbers(1, 2, 3, 4, 5))
+    assert bool((found < 0).any()) is (name == "hirescam")
     assert bool((found > 0).any())
 
 
 @pytest.mark.parametrize(
     ("written", "name"),
     [("grad-cam", "grad-cam"), ("GradCAM", "grad-cam"), ("GRAD_CAM", "grad-cam"), ("HiResCAM", "hirescam"),
-     ("hires-cam", "hirescam"), ("LayerCAM", "layercam"), ("layer cam", "layercam")],
+     ("hires-cam", "hirescam"), ("LayerCAM", "layercam"), ("layer cam", "layercam"), ("GradCAM++", "grad-cam++"),
+     ("gradcamplusplus", "grad-cam++"), ("GradCAMpp", "grad-cam++"), ("XGradCAM", "xgrad-cam"),
+     ("EigenCAM", "eigen-cam"), ("score cam", "score-cam"), ("AblationCAM", "ablation-cam"), ("finercam", "finer-cam")],
 )  # fmt: skip
 def test_a_method_is_found_in_any_spelling(written, name):
     assert find_method(written) == (name, METHODS[name])
 
 
-@pytest.mark.parametrize("written", ["grad-cam++", "gradcamplusplus", "cam", ""])
+@pytest.mark.parametrize("written", ["grad-cam+", "fullgrad", "cam", ""])
 def test_an_unknown_method_is_told_with_the_known_ones(written):
     with pytest.raises(UsageError) as caught:
         find_method(written)
-    assert str(caught.value) == f"unknown method {written!r}; camlens has: grad-cam, hirescam, layercam"
+    assert str(caught.value) == f"unknown method {written!r}; camlens has: {', '.join(METHODS)}"

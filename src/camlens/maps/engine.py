@@ -1,4 +1,4 @@
-"""`explain`: one forward pass, and behind the chosen layer only, the gradients that a map needs.
+"""`explain`: one forward pass, and behind the chosen layer only, what a map needs.
 
 The layer's output is swapped for a leaf on its way through the network. Nothing before it requires a gradient, so
 nothing before it is recorded; what lies behind is recorded and differentiated once for each target. Where that is a
@@ -7,21 +7,26 @@ mean over all places and a linear layer, its gradient is known without different
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from camlens.errors import ModelError, UsageError, unknown
 from camlens.maps import heat
-from camlens.maps.methods import find_method
+from camlens.maps.methods import Method, find_method
+from camlens.maps.probing import through_each_channel, without_each_channel
 from camlens.model.classifier import Classifier, Pictures, bare, feature_maps, unwrapped
-from camlens.model.running import evaluating, uncompiled
+from camlens.model.grid import as_grid
+from camlens.model.running import constant, hooked, trial
 
 Target = int | str | Tensor | Sequence[int] | Sequence[str]
 Maps = Tensor | dict[str, Tensor]
@@ -36,7 +41,8 @@ class Explanation:
         `target="all"`, (B, n, h, w) for n classes of each image; a dict from layer to these where several layers were
         asked for
     target: (B,) or (B, n) the explained classes, None for all; against: (B,) those whose logit was subtracted, or None
-    layers, method: what was asked for; images: (B, 3, H, W) as the network took them
+    layers, method: what was asked for; why: where no layer was, why this one; images: (B, 3, H, W) as the network took
+        them
     """
 
     logits: Tensor
@@ -45,6 +51,7 @@ class Explanation:
     against: Tensor | None
     layers: tuple[str, ...]
     method: str
+    why: str
     images: Tensor
     classifier: Classifier | None
 
@@ -96,32 +103,35 @@ def explain(
     model: a `Classifier` or any module that gives logits (B, K)
     images: normalised, (B, 3, H, W) on the model's device; for a `Classifier` also PIL pictures
     method: one of `METHODS`
-    layer: the name of a module with a feature map (B, C, h, w), or several; by default the last one. Where a module is
-        called more than once, its last call counts
+    layer: the name of a module with a feature map (B, C, h, w), or with the tokens of one, or several; by default the
+        last one on whose cells the logits depend. Where a module is called more than once, its last call counts
     target: the class to explain: None for the predicted one, an int or a name, B of them, a tensor (B, n) for n
         classes of each image, or "all"
-    against: a second class b, given likewise: the maps explain the difference y_target - y_b
+    against: a second class b, given likewise: the maps explain the difference y_target - y_b; an error for a method
+        that explains no class
 
     The model is left exactly as it was, and may be frozen, compiled, in training mode, under `no_grad`,
-    `inference_mode` or autocast. Raises `UsageError` for an unknown method, layer or class, and `ModelError` for a
-    layer that was not reached, has no feature map or does not lead to the logits.
+    `inference_mode` or autocast. Warns of images that seem not to be normalised. Raises `UsageError` for an unknown
+    method, layer or class and images that are not numbers, and `ModelError` for a layer that was not reached, has no
+    feature map or does not lead to the logits.
     """
     model = unwrapped(model)
     classifier = model if isinstance(model, Classifier) else None
-    name, combine = find_method(method)
+    name, how = find_method(method)
+    if against is not None and not how.needs:
+        raise UsageError(f"{name} is the same for every class, so it has nothing to explain against another")
     with torch.inference_mode(False), torch.enable_grad():
         batch = _as_batch(classifier, images)
+        size = (int(batch.shape[2]), int(batch.shape[3]))
         network = bare(model)
-        layers = _layer_names(classifier, network, batch, layer)
-        with watching(network, layers) as activations:
-            constants = {key: constant(p) for key, p in network.named_parameters()}
-            constants |= {key: buffer.clone() for key, buffer in network.named_buffers()}
-            logits = functional_call(network, constants, (batch,))
+        layers, why = _layer_names(classifier, network, size, layer)
+        with watching(network, layers, size) as outputs:
+            logits = trial(network, batch)
         if classifier is not None:
             classifier.check_logits(logits)
         elif not isinstance(logits, Tensor) or logits.ndim != 2:
             raise ModelError(f"{type(network).__name__} gave no logits (B, K); explain takes classifiers")
-        for missing in (key for key in layers if key not in activations):
+        for missing in (key for key in layers if key not in outputs):
             raise ModelError(f"layer {missing!r} was not reached in the forward pass")
         everyone = isinstance(target, str) and target == "all"
         if everyone:
@@ -131,13 +141,14 @@ def explain(
         else:
             chosen = _classes(target, logits, classifier)
         minus = None if against is None else _classes(against, logits, classifier)
-        watched = [activations[key] for key in layers]
+        watched = [Watched(key, outputs[key], logits, size) for key in layers]
+        probed = [_probed(how, network, batch, one) for one in watched]
 
         def maps_of(classes: Tensor) -> list[Tensor]:
-            gradients = _gradients(logits, watched, layers, classes, minus)
+            y = _mixture(logits.detach(), classes, minus, how.rivals)
+            told = _told(how, watched, probed, y)
             with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-                pairs = zip(watched, gradients, strict=True)
-                return [combine(A.detach().float(), G.float()) for A, G in pairs]
+                return [how.combine(one.A, *map(full, more)) for one, more in zip(watched, told, strict=True)]
 
         if chosen.ndim == 1:
             found = maps_of(chosen)
@@ -146,39 +157,57 @@ def explain(
             found = [torch.stack(column, dim=1) for column in columns]
     maps: Maps = found[0] if layer is None or isinstance(layer, str) else dict(zip(layers, found, strict=True))
     explained = None if everyone else chosen
-    return Explanation(logits.detach(), maps, explained, minus, tuple(layers), name, batch, classifier)
+    return Explanation(logits.detach(), maps, explained, minus, tuple(layers), name, why, batch, classifier)
 
 
-def constant(tensor: Tensor) -> Tensor:
-    """The same numbers, to compute with and not to differentiate by."""
-    return tensor.clone() if tensor.is_inference() else tensor.detach()
+@dataclass(frozen=True)
+class Watched:
+    """A layer in one forward pass: its name, what it put out, as a leaf, the logits, and the size of the images."""
+
+    name: str
+    output: Tensor
+    logits: Tensor
+    size: tuple[int, int]
+
+    def grid(self, tensor: Tensor) -> Tensor:
+        """The feature map (B, C, h, w) in a tensor like the output."""
+        found = as_grid(tensor, self.size)
+        assert found is not None, "the output of a watched layer has a feature map"
+        return found
+
+    @property
+    def A(self) -> Tensor:
+        """The activations, (B, C, h, w)."""
+        return full(self.grid(self.output.detach()))
+
+    @property
+    def head(self) -> Tensor | None:
+        """W (K, C) where the logits are W mean_ij(A) + b."""
+        return pooled_head(self.logits, self.output)
+
+
+def full(tensor: Tensor) -> Tensor:
+    """In float32 at least: maps are not computed in half precision."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 @contextmanager
-def watching(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Evaluate the network with the outputs of these layers as tensors that gradients can be taken by.
+def watching(network: nn.Module, layers: Sequence[str], size: tuple[int, int]) -> Iterator[dict[str, Tensor]]:
+    """Collect the outputs of these layers as tensors that gradients can be taken by.
 
-    Afterwards every hook is gone and every module in the mode in which it was.
+    size: height and width of the images
     """
-    activations: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
     def watch(name: str, output: object) -> Tensor:
-        if not isinstance(output, Tensor) or output.ndim != 4:
+        if not isinstance(output, Tensor) or as_grid(output, size) is None:
             arrived = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
             raise ModelError(f"layer {name!r} puts out {arrived}; a map needs a feature map (B, C, h, w)")
-        activations[name] = output if output.requires_grad else output.detach().requires_grad_()
-        return activations[name].clone()  # what follows may work in place
+        outputs[name] = output if output.requires_grad else output.detach().requires_grad_()
+        return outputs[name].clone()  # what follows may work in place
 
-    def watcher(name: str) -> torch.utils.hooks.RemovableHandle:
-        return network.get_submodule(name).register_forward_hook(lambda _module, _inputs, output: watch(name, output))
-
-    hooks = [watcher(name) for name in layers]
-    try:
-        with evaluating(network), uncompiled(network):
-            yield activations
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(network, {name: partial(watch, name) for name in layers}):
+        yield outputs
 
 
 def _as_batch(classifier: Classifier | None, images: Pictures) -> Tensor:
@@ -191,27 +220,35 @@ def _as_batch(classifier: Classifier | None, images: Pictures) -> Tensor:
     if images.ndim != 4 or not images.is_floating_point():
         kind = f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}"
         raise UsageError(f"images is {kind}; expected normalised images (B, 3, H, W) of floats")
+    low, high = (float(value) for value in images.detach().aminmax())
+    if not math.isfinite(high - low):
+        raise UsageError("the images hold values that are not finite; a map of them would mean nothing")
+    if 0 <= low < high and (classifier is None or float(classifier.mean.min()) > 0):
+        warnings.warn(
+            f"no value of the images is below 0, they reach from {low:.3g} to {high:.3g}: as if they had not been "
+            "normalised; camlens.Classifier.normalise does it, and explain itself for PIL pictures",
+            stacklevel=3,
+        )
     return constant(images)
 
 
 def _layer_names(
-    classifier: Classifier | None, network: nn.Module, batch: Tensor, layer: str | Sequence[str] | None
-) -> list[str]:
+    classifier: Classifier | None, network: nn.Module, size: tuple[int, int], layer: str | Sequence[str] | None
+) -> tuple[list[str], str]:
+    """The layers asked for, or the one that is sensible and why it is."""
     modules = dict(network.named_modules())
     names = [layer] if isinstance(layer, str) else list(layer or ())
     for name in names:
         if name not in modules or not name:
-            known = feature_maps(network, (int(batch.shape[2]), int(batch.shape[3])))
+            found = feature_maps(network, size)
             owner = "this model" if classifier is None else classifier.name
-            raise unknown("layer", name, [k for k in known if k.count(".") == 0] or known, owner)
+            raise unknown("layer", name, [k for k in found if k.count(".") == 0] or found, owner)
     if names:
-        return names
-    if classifier is not None:
-        return [classifier.layers[-1]]
-    known = feature_maps(network, (int(batch.shape[2]), int(batch.shape[3])))
+        return names, ""
+    known = list(classifier.layers if classifier is not None else feature_maps(network, size))
     if not known:
         raise ModelError(f"{type(network).__name__} has no layer with a feature map (B, C, h, w)")
-    return [list(known)[-1]]
+    return known[-1:], f"{known[-1]} is the last layer with a feature map on whose cells the logits depend"
 
 
 def _classes(wanted: Target | None, logits: Tensor, classifier: Classifier | None) -> Tensor:
@@ -233,28 +270,63 @@ def _classes(wanted: Target | None, logits: Tensor, classifier: Classifier | Non
     return torch.tensor(numbers, device=logits.device)
 
 
-def _gradients(
-    logits: Tensor, activations: list[Tensor], layers: Sequence[str], target: Tensor, against: Tensor | None
-) -> list[Tensor]:
-    """d(y_target - y_against)/dA for every layer's A, each (B, C, h, w)."""
-    heads = [pooled_head(logits, A) for A in activations]
-    if all(weights is not None for weights in heads):
-        return [
-            (weights[target] - (0 if against is None else weights[against]))[:, :, None, None].expand_as(A)
-            / (A.shape[2] * A.shape[3])
-            for weights, A in zip(heads, activations, strict=True)
-            if weights is not None
-        ]
-    explained = logits.gather(1, target[:, None])
+def _mixture(logits: Tensor, target: Tensor, against: Tensor | None, rivals: int) -> Tensor:
+    """What each logit counts in y, (B, K): y is that of the target less that of `against`, or the mean of its rivals.
+
+    rivals: how many of the classes whose logits are nearest, where there is no `against`
+    """
+    logits = full(logits)
+    y = F.one_hot(target, logits.shape[1]).to(logits.dtype)
     if against is not None:
-        explained = explained - logits.gather(1, against[:, None])
+        return y - F.one_hot(against, logits.shape[1])
+    rivals = min(rivals, logits.shape[1] - 1)
+    if not rivals:
+        return y
+    distance = (logits - logits.gather(1, target[:, None])).abs().masked_fill(y > 0, torch.inf)
+    return y.scatter(1, distance.topk(rivals, largest=False).indices, -1 / rivals)
+
+
+def _probed(how: Method, network: nn.Module, images: Tensor, layer: Watched) -> Tensor | None:
+    """The logits (B, C, K) for the variants of the images, or of the layer, that the method asks for."""
+    logits, W = layer.logits.detach(), layer.head
+    if how.needs == "masking":
+        return through_each_channel(network, images, layer.A, logits)
+    if how.needs == "ablation" and W is not None:
+        return full(logits)[:, None] - layer.A.mean(dim=(2, 3))[:, :, None] * full(W).T
+    if how.needs == "ablation":
+        return without_each_channel(network, layer.name, images, layer.output.detach(), logits)
+    return None
+
+
+def _told(how: Method, layers: list[Watched], probed: list[Tensor | None], y: Tensor) -> list[tuple[Tensor, ...]]:
+    """What the method is told of each layer besides the activations; y: what each logit counts in it, (B, K)."""
+    if how.needs == "gradients":
+        return [(gradient,) for gradient in _gradients(layers, y)]
+    changed = [(full(logits) * y[:, None]).sum(dim=2) for logits in probed if logits is not None]
+    if how.needs == "ablation":
+        return [((full(layers[0].logits.detach()) * y).sum(dim=1), without) for without in changed]
+    return [(through,) for through in changed] or [() for _ in layers]
+
+
+def _gradients(layers: list[Watched], y: Tensor) -> list[Tensor]:
+    """dy/dA for every layer's A, each (B, C, h, w); y: what each logit counts in it, (B, K)."""
+    heads = [layer.head for layer in layers]
+    if all(W is not None for W in heads):
+        return [
+            (y @ full(W))[:, :, None, None].expand_as(layer.output) / layer.output[0, 0].numel()
+            for W, layer in zip(heads, layers, strict=True)
+            if W is not None
+        ]
+    explained = (layers[0].logits * y).sum()
     if not explained.requires_grad:
-        raise ModelError(f"the logits do not depend on {', '.join(layers)} in a way that can be differentiated")
-    gradients = torch.autograd.grad(explained.sum(), activations, retain_graph=True, allow_unused=True)
-    for name, gradient in zip(layers, gradients, strict=True):
+        names = ", ".join(layer.name for layer in layers)
+        raise ModelError(f"the logits do not depend on {names} in a way that can be differentiated")
+    outputs = [layer.output for layer in layers]
+    gradients = torch.autograd.grad(explained, outputs, retain_graph=True, allow_unused=True)
+    for layer, gradient in zip(layers, gradients, strict=True):
         if gradient is None:
-            raise ModelError(f"the logits do not depend on layer {name!r}")
-    return list(gradients)
+            raise ModelError(f"the logits do not depend on layer {layer.name!r}")
+    return [layer.grid(gradient) for layer, gradient in zip(layers, gradients, strict=True)]
 
 
 def pooled_head(logits: Tensor, activation: Tensor) -> Tensor | None:

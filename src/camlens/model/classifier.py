@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from camlens.data.folder import upright_rgb
 from camlens.data.imageset import ImageSet, Size, resize
 from camlens.errors import DataError, ModelError, UsageError, unknown
-from camlens.model.running import trial
+from camlens.model.grid import as_grid
+from camlens.model.running import hooked, trial
 
 Pictures = Tensor | Image.Image | Sequence[Image.Image]
 
@@ -169,31 +171,54 @@ def _some(names: Sequence[str]) -> str:
 
 
 def feature_maps(network: nn.Module, input_size: Size) -> dict[str, Size]:
-    """The modules that put out a feature map (B, C, h, w) with more than one cell, in the order in which they do.
+    """The modules worth looking at with the height and width of their feature maps, in the order in which they end.
 
-    Where a container passes on what its last child made, both are listed, the container after the child.
+    Those are the ones that put out a feature map of more than one cell, no finer than one before it. Where some put out
+    tokens, only those on whose cells the logits depend: the last block of a ViT whose logits come from its class token
+    is left out, and what lies inside it. Where a container passes on what its last child made, both are listed.
+
     Raises `ModelError` where the network does not take images of this size.
     """
     network = bare(network)
     parameter = next(network.parameters(), torch.zeros(()))
-    zeros = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
-    found: dict[str, Size] = {}
+    noise = torch.randn(1, 3, *input_size, generator=torch.Generator().manual_seed(0))
+    outputs: dict[str, Tensor] = {}
+    sizes: dict[str, Size] = {}
 
     def note(name: str, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
-            found.pop(name, None)
-            found[name] = (int(output.shape[2]), int(output.shape[3]))
+        grid = as_grid(output, input_size)
+        if grid is None or not 1 < grid[0, 0].numel() <= min((h * w for h, w in sizes.values()), default=torch.inf):
+            return
+        assert isinstance(output, Tensor)
+        for known in (outputs, sizes):
+            known.pop(name, None)  # a later call takes a later place
+        outputs[name], sizes[name] = output, (int(grid.shape[2]), int(grid.shape[3]))
 
-    def noting(name: str) -> torch.utils.hooks.RemovableHandle:
-        return network.get_submodule(name).register_forward_hook(lambda _module, _inputs, output: note(name, output))
-
-    hooks = [noting(name) for name, _ in network.named_modules() if name]
+    names = [name for name, module in network.named_modules() if name and not isinstance(module, nn.Identity)]
     try:
-        trial(network, zeros)
+        with torch.inference_mode(False), torch.enable_grad(), hooked(network, {k: partial(note, k) for k in names}):
+            image = noise.to(parameter.device, parameter.dtype).requires_grad_()
+            logits = trial(network, image)
+            if all(output.ndim == 4 for output in outputs.values()):
+                return sizes
+            gradients = gradients_by(logits, list(outputs.values()))
     except Exception as error:  # a network may raise anything
         height, width = input_size
         raise ModelError(f"{type(network).__name__} does not take 3x{height}x{width} images: {error}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+
+    grids = {name: as_grid(gradient, input_size) for name, gradient in zip(outputs, gradients, strict=True)}
+    depends = {name: grid is not None and bool(grid.any()) for name, grid in grids.items()}
+
+    def within_a_dead_end(name: str) -> bool:
+        parent = name.rpartition(".")[0]
+        return not depends.get(parent, True) and not isinstance(network.get_submodule(parent), nn.Sequential)
+
+    return {name: sizes[name] for name in outputs if depends[name] and not within_a_dead_end(name)}
+
+
+def gradients_by(logits: object, outputs: list[Tensor]) -> list[Tensor | None]:
+    """The gradients of a mixture of the logits by these outputs; None for those that they do not come from."""
+    if not isinstance(logits, Tensor) or not logits.requires_grad:
+        return [None] * len(outputs)
+    mixture = (logits * torch.linspace(1, 2, logits.shape[-1], device=logits.device, dtype=logits.dtype)).sum()
+    return list(torch.autograd.grad(mixture, outputs, allow_unused=True))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -33,11 +33,32 @@ def uncompiled(network: nn.Module) -> Iterator[None]:
         yield
 
 
-def trial(network: nn.Module, image: Tensor) -> Any:
-    """The network's output for `image`, in evaluation mode and without gradients; its hooks are called.
+@contextmanager
+def hooked(network: nn.Module, hooks: Mapping[str, Callable[[Any], Any]]) -> Iterator[None]:
+    """Call a function with each output of the modules of these names; what it returns, unless None, goes on instead."""
 
-    What it writes into its buffers is forgotten.
+    def hook(function: Callable[[Any], Any]) -> Callable[..., Any]:
+        return lambda _module, _inputs, output: function(output)
+
+    with ExitStack() as stack:
+        for name, function in hooks.items():
+            handle = network.get_submodule(name).register_forward_hook(hook(function))
+            stack.callback(handle.remove)
+        yield
+
+
+def constant(tensor: Tensor) -> Tensor:
+    """The same numbers, to compute with and not to differentiate by."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def trial(network: nn.Module, images: Tensor) -> Any:
+    """The network's output for `images`, in evaluation mode; its hooks are called.
+
+    Gradients are recorded where they are enabled, but by nothing of the network's own. What it writes into its buffers
+    is forgotten.
     """
-    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    with evaluating(network), uncompiled(network), torch.no_grad():
-        return functional_call(network, buffers, (image,))
+    state = {key: constant(parameter) for key, parameter in network.named_parameters()}
+    state |= {key: buffer.clone() for key, buffer in network.named_buffers()}
+    with evaluating(network), uncompiled(network):
+        return functional_call(network, state, (images,))

@@ -100,7 +100,7 @@ def summarise(network: nn.Module, input_shape: Shape) -> Summary:
 
     hooks = [m.register_forward_pre_hook(before) for m in shown] + [m.register_forward_hook(after) for m in shown]
     try:
-        with flops, field:
+        with flops, field, torch.no_grad():
             trial(network, zeros)
     except Exception as error:  # a network may raise anything
         wanted = "x".join(map(str, input_shape))
