@@ -10,10 +10,11 @@ import torch.nn.functional as F
 # --- class activation maps
 
 
-def evidence(network, layer, image, c, b=None):
+def evidence(network, layer, image, c, b=None, see=lambda output: output[0]):
     """A and dy/dA, both (C, h, w), for one image (3, H, W): an ordinary forward and backward pass in float64.
 
-    y is the logit of class c or, with b, the difference of the two classes' logits.
+    y is the logit of class c or, with b, the difference of the two classes' logits. see: from what the layer puts out
+    to its feature map (C, h, w)
     """
     network = copy.deepcopy(network).double().eval().requires_grad_(True)
     outputs = []
@@ -26,7 +27,7 @@ def evidence(network, layer, image, c, b=None):
     with torch.enable_grad():
         y = network(image[None].double())[0]
         (y[c] if b is None else y[c] - y[b]).backward()
-    return outputs[-1].detach()[0].numpy(), outputs[-1].grad[0].numpy()
+    return see(outputs[-1].detach()).numpy(), see(outputs[-1].grad).numpy()
 
 
 def grad_cam(A, dy_dA):
