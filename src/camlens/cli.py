@@ -67,7 +67,12 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 Seed = Annotated[int, typer.Option(min=0, help="Where random choices start.")]
 Layers = Annotated[list[str] | None, typer.Option("--layer", help="A layer to look at; may be given several times.")]
-Method = Annotated[str, typer.Option(help="grad-cam, grad-cam++, hirescam, layercam, xgrad-cam, eigen-cam, score-cam, ablation-cam, finer-cam.")]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="grad-cam, grad-cam++, hirescam, layercam, xgrad-cam, eigen-cam, score-cam, ablation-cam, finer-cam."
+    ),
+]
 Out = Annotated[Path, typer.Option(help="The folder for what is made.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 

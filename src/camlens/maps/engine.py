@@ -13,14 +13,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from html import escape
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from camlens.errors import ModelError, UsageError, unknown
+from camlens.files import replacing
 from camlens.maps import heat
 from camlens.maps.methods import Method, find_method
 from camlens.maps.probing import through_each_channel, without_each_channel
@@ -70,6 +74,11 @@ class Explanation:
         wanted = size or (int(self.images.shape[-2]), int(self.images.shape[-1]))
         return each(self.maps, lambda maps: heat.upsample(maps, wanted))
 
+    @property
+    def pictures(self) -> Tensor:
+        """The images for display, (B, 3, H, W) uint8; each stretched by itself where no normalisation is known."""
+        return heat.stretched(self.images) if self.classifier is None else self.classifier.denormalise(self.images)
+
     def overlay(self, strength: float = 0.8) -> list[Image.Image] | dict[str, list[Image.Image]]:
         """Each image in grey with its heat map on it: orange for, blue against; full colour is the map's extreme.
 
@@ -77,12 +86,60 @@ class Explanation:
         """
         if self.target is None or self.target.ndim > 1:
             raise UsageError("an overlay shows one class; explain one target of each image")
-        pictures = heat.stretched(self.images) if self.classifier is None else self.classifier.denormalise(self.images)
 
         def draw(maps: Tensor) -> list[Image.Image]:
-            return [heat.overlay(p, m, strength=strength) for p, m in zip(pictures, maps, strict=True)]
+            return [heat.overlay(p, m, strength=strength) for p, m in zip(self.pictures, maps, strict=True)]
 
         return {k: draw(m) for k, m in self.maps.items()} if isinstance(self.maps, dict) else draw(self.maps)
+
+    def class_name(self, number: int) -> str:
+        """The name of a class; of a bare network, its number."""
+        return str(number) if self.classifier is None else self.classifier.class_names[number]
+
+    def save_npz(self, path: str | Path) -> Path:
+        """Write everything as arrays: logits, target, against, class_names, method, and for each layer `maps/<layer>`.
+
+        `target` has all classes where all were asked for, `against` is empty where there was none.
+        """
+        count, classes = self.logits.shape
+        target = torch.arange(classes).expand(count, -1) if self.target is None else self.target
+        arrays = {
+            "logits": self.logits.float(),
+            "target": target,
+            "against": torch.zeros(0, dtype=torch.int64) if self.against is None else self.against,
+            **{f"maps/{layer}": maps for layer, maps in self._by_layer().items()},
+        }
+        found = {key: value.cpu().numpy() for key, value in arrays.items()}
+        found |= {
+            "class_names": np.array([self.class_name(k) for k in range(classes)]),
+            "method": np.array(self.method),
+        }
+        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **found)  # type: ignore[arg-type]
+        return Path(path)
+
+    def _by_layer(self) -> dict[str, Tensor]:
+        return self.maps if isinstance(self.maps, dict) else {self.layers[0]: self.maps}
+
+    def _repr_html_(self, most: int = 12, side: int = 128) -> str:
+        """The first images beside their heat maps, for notebooks."""
+        cells = []
+        for row in range(min(most, len(self.logits))):
+            share = self.logits[row].float().softmax(dim=0)
+            told = f"{self.class_name(int(self.prediction[row]))} {100 * float(share.max()):.1f} %"
+            shown = [(told, Image.fromarray(self.pictures[row].permute(1, 2, 0).cpu().numpy()))]
+            for layer, maps in self._by_layer().items():
+                several = maps[row] if maps.ndim == 4 else maps[row][None]
+                wanted = torch.arange(len(several)) if self.target is None else self.target[row].reshape(-1)
+                minus = "" if self.against is None else f" − {self.class_name(int(self.against[row]))}"
+                for number, one in list(zip(wanted.tolist(), several, strict=True))[:10]:
+                    reach = f"{float(one.min()):.2g} … {float(one.max()):.2g}"
+                    what = f"{self.class_name(number)}{minus}, {layer}, {reach}"
+                    shown.append((what, heat.overlay(self.pictures[row], one)))
+            cells += [heat.figure(caption, picture, side) for caption, picture in shown] + ["<br>"]
+        more = len(self.logits) - most
+        rest = f"<p>and {more:,} more images</p>" if more > 0 else ""
+        return f"<p>{escape(self.method)}. {escape(self.why)}</p>{''.join(cells)}{rest}"
 
 
 def each(maps: Maps, function: heat.OnMaps) -> Maps:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable
+from html import escape
 
 import numpy as np
 import torch
@@ -57,3 +60,15 @@ def overlay(
     cover = np.abs(share) * strength
     mixed = grey[:, :, None] * (1 - cover) + np.where(share > 0, positive, negative) * cover
     return Image.fromarray(mixed.round().astype(np.uint8), mode=None)
+
+
+def figure(caption: str, picture: Image.Image, side: int) -> str:
+    """A picture with a caption, as HTML that needs no file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    return (
+        f'<figure style="display:inline-block;margin:0 8px 8px 0;width:{side}px;vertical-align:top;font-size:11px">'
+        f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}" '
+        f'style="width:{side}px;image-rendering:pixelated"><figcaption>{escape(caption)}</figcaption></figure>'
+    )
