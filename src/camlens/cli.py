@@ -54,7 +54,7 @@ ORDERS: dict[Sort, str] = {
     "random": "picked at random",
 }
 
-MODEL_HELP = f"{SHIPPED}, a run folder, a file of weights or module:function."
+MODEL_HELP = f"{SHIPPED}, a run folder, a file of weights, an exported .onnx or module:function."
 ModelArgument = Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=SHIPPED)]
 ModelOption = Annotated[str | None, typer.Option("--model", metavar="MODEL", help=MODEL_HELP, show_default=SHIPPED)]
 Weights = Annotated[Path | None, typer.Option(help="Weights for the network of module:function.")]
@@ -495,6 +495,52 @@ def explain(
             table.add_row(name, f"{100 * share:.1f} %")
         say.print(table)
     made(*(answer["figure"] for answer in answers))
+
+
+@command("export out/train --int8")
+def export(
+    model: ModelArgument = None,
+    model_option: ModelOption = None,
+    weights: Weights = None,
+    data: Data = "cifar10",
+    data_dir: DataDir = None,
+    skip_unreadable: SkipUnreadable = False,
+    layer: Annotated[
+        list[str] | None, typer.Option("--layer", help="layer3 of our ResNets too; the last layer is always there.")
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="In whole numbers, calibrated on training images: smaller and faster.")
+    ] = False,
+    out: Out = Path("out/export"),
+    as_json: AsJson = False,
+) -> None:
+    """Write prediction and heat map as one ONNX graph, model.onnx, and compare it with the network on real images."""
+    try:
+        from camlens.show import onnx
+    except ModuleNotFoundError as error:
+        raise CamlensError(f"export needs {error.name}; install it with: pip install 'camlens[onnx]'") from error
+    classifier = load_model(model, model_option, weights, "cpu")
+    for name in layer or ():
+        if name not in ("layer3", classifier.layers[-1]):
+            raise unknown("layer", name, ("layer3", classifier.layers[-1]), "an export")
+    test, train = load_both(data, data_dir, skip_unreadable, classifier.input_size)
+    path = out_folder(out) / "model.onnx"
+    found = onnx.write(classifier, path, test, train, layer3="layer3" in (layer or ()), int8=int8)
+    if as_json:
+        print_json({"file": str(path), "bytes": path.stat().st_size, **found})
+        return
+    difference, correlation = found["largest_difference"], found["map_correlation"]
+    say.print(
+        f"on {found['images']:,} images the largest difference to the network is {difference['logits']:.2g} in a "
+        f"logit, {difference['maps']:.2g} in a map"
+    )
+    if int8:
+        before, after = (100 * found["accuracy"][key] for key in ("network", "file"))
+        say.print(
+            f"accuracy {after:.2f} % instead of {before:.2f} %; the maps of an image correlate by "
+            f"{correlation['median']:.4f} (median), {correlation['5th percentile']:.4f} (5th percentile)"
+        )
+    made(path)
 
 
 @command("env --json")

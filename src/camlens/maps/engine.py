@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,7 @@ from camlens.maps import heat
 from camlens.maps.methods import Method, find_method
 from camlens.maps.probing import through_each_channel, without_each_channel
 from camlens.model.classifier import Classifier, Pictures, bare, feature_maps, unwrapped
+from camlens.model.exported import Exported
 from camlens.model.grid import as_grid
 from camlens.model.running import constant, hooked, trial
 
@@ -179,42 +180,73 @@ def explain(
         raise UsageError(f"{name} is the same for every class, so it has nothing to explain against another")
     with torch.inference_mode(False), torch.enable_grad():
         batch = _as_batch(classifier, images)
-        size = (int(batch.shape[2]), int(batch.shape[3]))
         network = bare(model)
-        layers, why = _layer_names(classifier, network, size, layer)
-        with watching(network, layers, size) as outputs:
-            logits = trial(network, batch)
-        if classifier is not None:
-            classifier.check_logits(logits)
-        elif not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise ModelError(f"{type(network).__name__} gave no logits (B, K); explain takes classifiers")
-        for missing in (key for key in layers if key not in outputs):
-            raise ModelError(f"layer {missing!r} was not reached in the forward pass")
-        everyone = isinstance(target, str) and target == "all"
-        if everyone:
-            chosen = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape)
-        elif isinstance(target, Tensor) and target.ndim == 2:
-            chosen = torch.stack([_classes(column, logits, classifier) for column in target.T], dim=1)
+        layers, why = _layer_names(classifier, network, batch, layer)
+        if isinstance(network, Exported):
+            logits, maps_of = _look_into_file(network, batch, layers, name)
         else:
-            chosen = _classes(target, logits, classifier)
+            logits, maps_of = _look(network, classifier, batch, layers, how)
+        chosen = _chosen(target, logits, classifier)
         minus = None if against is None else _classes(against, logits, classifier)
-        watched = [Watched(key, outputs[key], logits, size) for key in layers]
-        probed = [_probed(how, network, batch, one) for one in watched]
 
-        def maps_of(classes: Tensor) -> list[Tensor]:
-            y = _mixture(logits.detach(), classes, minus, how.rivals)
-            told = _told(how, watched, probed, y)
-            with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-                return [how.combine(one.A, *map(full, more)) for one, more in zip(watched, told, strict=True)]
+        def maps_for(classes: Tensor) -> list[Tensor]:
+            return maps_of(_mixture(logits.detach(), classes, minus, how.rivals))
 
         if chosen.ndim == 1:
-            found = maps_of(chosen)
+            found = maps_for(chosen)
         else:
-            columns = zip(*map(maps_of, chosen.T.contiguous()), strict=True)
+            columns = zip(*map(maps_for, chosen.T.contiguous()), strict=True)
             found = [torch.stack(column, dim=1) for column in columns]
     maps: Maps = found[0] if layer is None or isinstance(layer, str) else dict(zip(layers, found, strict=True))
-    explained = None if everyone else chosen
+    explained = None if isinstance(target, str) and target == "all" else chosen
     return Explanation(logits.detach(), maps, explained, minus, tuple(layers), name, why, batch, classifier)
+
+
+Look = tuple[Tensor, Callable[[Tensor], list[Tensor]]]  # logits, and from what each counts in y (B, K) to maps of y
+
+
+def _look(
+    network: nn.Module, classifier: Classifier | None, images: Tensor, layers: Sequence[str], how: Method
+) -> Look:
+    """The logits of a network, and how to get the maps of each layer."""
+    size = (int(images.shape[2]), int(images.shape[3]))
+    with watching(network, layers, size) as outputs:
+        logits = trial(network, images)
+    if classifier is not None:
+        classifier.check_logits(logits)
+    elif not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise ModelError(f"{type(network).__name__} gave no logits (B, K); explain takes classifiers")
+    for missing in (key for key in layers if key not in outputs):
+        raise ModelError(f"layer {missing!r} was not reached in the forward pass")
+    watched = [Watched(key, outputs[key], logits, size) for key in layers]
+    probed = [_probed(how, network, images, one) for one in watched]
+
+    def maps_of(y: Tensor) -> list[Tensor]:
+        told = _told(how, watched, probed, y)
+        with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+            return [how.combine(one.A, *map(full, more)) for one, more in zip(watched, told, strict=True)]
+
+    return logits, maps_of
+
+
+def _look_into_file(network: Exported, images: Tensor, layers: Sequence[str], method: str) -> Look:
+    """As `_look`, of a network whose maps its file gives with the logits.
+
+    Those are HiResCAM's; behind the last layer, Grad-CAM's are their positive part.
+    """
+    for layer in layers:
+        if method != "hirescam" and not (layer == network.exact and method in ("grad-cam", "finer-cam")):
+            raise UsageError(
+                f"an ONNX file gives the maps of hirescam, and at {network.exact} of grad-cam and finer-cam; "
+                f"{method} at {layer} takes the network itself"
+            )
+    logits, maps = network.run(images, layers)
+
+    def maps_of(y: Tensor) -> list[Tensor]:
+        signed = [torch.einsum("bkhw,bk->bhw", of_layer, y) for of_layer in maps]
+        return signed if method == "hirescam" else [of_layer.relu() for of_layer in signed]
+
+    return logits, maps_of
 
 
 @dataclass(frozen=True)
@@ -290,14 +322,15 @@ def _as_batch(classifier: Classifier | None, images: Pictures) -> Tensor:
 
 
 def _layer_names(
-    classifier: Classifier | None, network: nn.Module, size: tuple[int, int], layer: str | Sequence[str] | None
+    classifier: Classifier | None, network: nn.Module, batch: Tensor, layer: str | Sequence[str] | None
 ) -> tuple[list[str], str]:
     """The layers asked for, or the one that is sensible and why it is."""
-    modules = dict(network.named_modules())
+    size = (int(batch.shape[2]), int(batch.shape[3]))
+    modules: Collection[str] = network.outputs if isinstance(network, Exported) else dict(network.named_modules())
     names = [layer] if isinstance(layer, str) else list(layer or ())
     for name in names:
         if name not in modules or not name:
-            found = feature_maps(network, size)
+            found = modules if isinstance(network, Exported) else list(feature_maps(network, size))
             owner = "this model" if classifier is None else classifier.name
             raise unknown("layer", name, [k for k in found if k.count(".") == 0] or found, owner)
     if names:
@@ -306,6 +339,15 @@ def _layer_names(
     if not known:
         raise ModelError(f"{type(network).__name__} has no layer with a feature map (B, C, h, w)")
     return known[-1:], f"{known[-1]} is the last layer with a feature map on whose cells the logits depend"
+
+
+def _chosen(target: Target | Literal["all"] | None, logits: Tensor, classifier: Classifier | None) -> Tensor:
+    """The classes to explain, (B,) or, where there are several for each image, (B, n)."""
+    if isinstance(target, str) and target == "all":
+        return torch.arange(logits.shape[1], device=logits.device).expand(logits.shape)
+    if isinstance(target, Tensor) and target.ndim == 2:
+        return torch.stack([_classes(column, logits, classifier) for column in target.T], dim=1)
+    return _classes(target, logits, classifier)
 
 
 def _classes(wanted: Target | None, logits: Tensor, classifier: Classifier | None) -> Tensor:

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from camlens.errors import ModelError, UsageError
 from camlens.files import replacing
+from camlens.model import exported
 from camlens.model.classifier import Classifier, bare
 from camlens.model.foreign import IMAGENET, recognise, unwrapped_keys
 from camlens.model.resnet import ResNet
 
 log = logging.getLogger("camlens")
 SHIPPED = Path(__file__).parent / "weights"
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
+SUFFIXES = (".onnx", ".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")  # where training scripts keep the weights
 WEIGHTS = "model.safetensors"  # the name that the weights have in a run folder
 
@@ -60,9 +61,9 @@ def shipped() -> tuple[str, ...]:
 def load(model: str | Path = "resnet18-cifar10", weights: str | Path | None = None) -> Classifier:
     """A classifier in evaluation mode, on the CPU.
 
-    model: the name of a shipped network, a run folder, a file of weights that camlens wrote or that are those of a
-        ResNet of torchvision, timm or kuangliu/pytorch-cifar, or `module:function`, a function without arguments that
-        makes a `Classifier` or a bare network
+    model: the name of a shipped network, a run folder, an ONNX file that `camlens export` wrote, a file of weights that
+        camlens wrote or that are those of a ResNet of torchvision, timm or kuangliu/pytorch-cifar, or
+        `module:function`, a function without arguments that makes a `Classifier` or a bare network
     weights: a state dict for the network that `module:function` makes (`.safetensors`, or `.pt` of tensors alone)
 
     Raises `ModelError` where there is no such network or the weights are not this network's.
@@ -85,7 +86,7 @@ def load(model: str | Path = "resnet18-cifar10", weights: str | Path | None = No
         )
     if weights is not None:
         raise UsageError(f"--weights goes with module:function; {spec} has its own")
-    return _from_file(path)
+    return exported.load(path) if path.suffix == ".onnx" else _from_file(path)
 
 
 def _from_file(path: Path) -> Classifier:
