@@ -213,6 +213,8 @@ def test_explain(pictures, run, tmp_path):
     assert [len(one["classes"]) for one in answer] == [2, 2, 2]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["1-2.png", "1.png", "odd.png"]
     assert min(png_size(tmp_path / "out" / "odd.png")) > 500
+    camlens("explain", tmp_path / "odd.jpg", "--model", run, "--method", "all", "--out", tmp_path / "all")
+    assert png_size(tmp_path / "all" / "odd.png")[0] > 9 * 256, "a column for each method"
     said = camlens("explain", tmp_path / "odd.jpg", "--model", run, "--out", tmp_path / "out")
     assert "red" in said and "probability" in said
 
@@ -243,6 +245,22 @@ def test_a_network_of_another_family_at_224(pictures, tmp_path, monkeypatch, fun
     )
     assert png_size("explained/1.png")
     assert "Total params: " in camlens("summary", f"nets_{function}:{function}")
+
+
+def test_export(pictures, run, tmp_path):
+    out = ["--data", pictures, "--out", tmp_path / "out"]
+    answer = json.loads(camlens("export", run, "--layer", "layer3", *out, "--json"))
+    assert answer["file"] == str(tmp_path / "out" / "model.onnx")
+    assert answer["bytes"] == (tmp_path / "out" / "model.onnx").stat().st_size
+    assert 0 < max(answer["largest_difference"].values()) < 1e-3
+    said = camlens("evaluate", answer["file"], "--data", pictures, "--out", tmp_path / "evaluated")
+    again = camlens("evaluate", run, "--data", pictures, "--out", tmp_path / "evaluated")
+    assert said == again
+    camlens("gallery", answer["file"], "--data", pictures, "--method", "hirescam", "--out", tmp_path / "gallery")
+    picture = pictures / "test" / "green" / "1.png"
+    camlens("explain", picture, "--model", answer["file"], "--layer", "layer4", "--out", tmp_path / "explained")
+    camlens("report", answer["file"], "--data", pictures, "--out", tmp_path / "report")
+    assert "largest difference" in camlens("export", run, *out)
 
 
 def test_env():
@@ -280,6 +298,10 @@ def test_version():
         (["gallery", "{run}", "--data", "{pictures}", "--count", "0"], 2, "--count"),
         (["explain", "{text}.png", "--model", "{run}"], 1, "it is not a picture of a known kind"),
         (["explain", "missing.png", "--model", "{run}"], 1, "missing.png"),
+        (["export", "{run}", "--data", "{pictures}", "--layer", "layer2"], 2,
+         "unknown layer 'layer2'; an export has: layer3, layer4"),
+        (["export", "{run}", "--data", "{pictures}", "--layer", "layer3", "--int8"], 2, "in float32 alone"),
+        (["evaluate", "missing.onnx"], 1, "cannot read missing.onnx"),
         (["explain", "{pictures}/test/red/1.png", "--model", "{run}", "--target", "violet"], 2, "unknown class"),
         (["explain", "{pictures}/test/red/1.png", "--model", "{run}", "--against", "red"], 2, "why red and not red?"),
         (["summary", "resnet19"], 1, "no model 'resnet19'"),

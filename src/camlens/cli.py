@@ -67,12 +67,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 Seed = Annotated[int, typer.Option(min=0, help="Where random choices start.")]
 Layers = Annotated[list[str] | None, typer.Option("--layer", help="A layer to look at; may be given several times.")]
-Method = Annotated[
-    str,
-    typer.Option(
-        help="grad-cam, grad-cam++, hirescam, layercam, xgrad-cam, eigen-cam, score-cam, ablation-cam, finer-cam."
-    ),
-]
+METHODS_HELP = "grad-cam, grad-cam++, hirescam, layercam, xgrad-cam, eigen-cam, score-cam, ablation-cam, finer-cam."
+Method = Annotated[str, typer.Option(help=METHODS_HELP)]
 Out = Annotated[Path, typer.Option(help="The folder for what is made.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
@@ -459,7 +455,7 @@ def explain(
     model: ModelOption = None,
     weights: Weights = None,
     layer: Layers = None,
-    method: Method = "grad-cam",
+    method: Annotated[str, typer.Option(help=f'{METHODS_HELP[:-1]}, or "all" on one sheet.')] = "grad-cam",
     target: Annotated[str | None, typer.Option(help="The class to explain.", show_default="the predicted one")] = None,
     against: Annotated[str | None, typer.Option(help="Explain why not this class.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to list.")] = 5,
@@ -472,7 +468,7 @@ def explain(
     from camlens.show import draw
 
     classifier = load_model(None, model, weights, device)
-    check_maps(classifier, layer, method)
+    check_maps(classifier, layer, "hirescam" if method == "all" else method)
     for name in filter(None, (target, against)):
         classifier.class_index(name)
     pictures = [read_picture(path) for path in images]

@@ -92,7 +92,8 @@ def score_cam(A: Tensor, y_through: Tensor) -> Tensor:
 
 
 def ablation_cam(A: Tensor, y: Tensor, y_without: Tensor) -> Tensor:
-    """relu(sum_k w_k A_k), w_k = (y - y_without_k) / y. Not negative; unstable near y = 0, its sign flips below.
+    """relu(sum_k w_k A_k), w_k = (y - y_without_k) / y. Not negative, in units of the activations; unstable near
+    y = 0, and its sign flips below.
 
     y: (B,); y_without: (B, C), y with channel k of the layer set to 0. 0 / 0 is 0.
 
@@ -123,11 +124,13 @@ class Method:
 
     needs: "gradients" G; "ablation" y and y_without; "masking" y_through; "" nothing, so that no class is explained
     rivals: how many of the classes with the nearest logits y is compared with, where none is given
+    unit: of what the cells of the map are
     """
 
     combine: Callable[..., Tensor]
     needs: Literal["", "gradients", "ablation", "masking"] = "gradients"
     rivals: int = 0
+    unit: Literal["logits", "activation"] = "logits"
 
 
 METHODS: dict[str, Method] = {
@@ -136,9 +139,9 @@ METHODS: dict[str, Method] = {
     "hirescam": Method(hirescam),
     "layercam": Method(layercam),
     "xgrad-cam": Method(xgrad_cam),
-    "eigen-cam": Method(eigen_cam, ""),
-    "score-cam": Method(score_cam, "masking"),
-    "ablation-cam": Method(ablation_cam, "ablation"),
+    "eigen-cam": Method(eigen_cam, "", unit="activation"),
+    "score-cam": Method(score_cam, "masking", unit="activation"),
+    "ablation-cam": Method(ablation_cam, "ablation", unit="activation"),
     "finer-cam": Method(finer_cam, rivals=3),
 }
 

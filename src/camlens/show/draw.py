@@ -15,6 +15,7 @@ from camlens.data.imageset import ImageSet
 from camlens.errors import UsageError
 from camlens.files import replacing, write_json
 from camlens.maps.engine import explain
+from camlens.maps.methods import METHODS, find_method
 from camlens.model.classifier import Classifier
 from camlens.show import figures
 from camlens.show.figures import Case
@@ -76,7 +77,9 @@ def gallery(
     title = f"What {evaluation.model.name} gets wrong on {evaluation.data.name}"
     paths = [
         figures.misclassified(title, facts, shown).save(folder / f"misclassified.{ending}"),
-        figures.gradcam(title, facts, shown, method, CONTRAST_METHOD).save(folder / f"gradcam.{ending}"),
+        figures.gradcam(title, facts, shown, method, CONTRAST_METHOD, METHODS[method].unit).save(
+            folder / f"gradcam.{ending}"
+        ),
     ]
     return [*paths, save_maps(folder / "maps.npz", shown)] if raw else paths
 
@@ -91,20 +94,32 @@ def picture(
     against: str | None = None,
     top: int = 5,
 ) -> tuple[list[tuple[str, float]], Sheet]:
-    """The `top` likeliest classes of one picture with their probabilities, and the sheet that explains one of them."""
+    """The `top` likeliest classes of one picture with their probabilities, and the sheet that explains one of them.
+
+    method: one of `METHODS`, or "all"
+    """
     looked_at = list(layers or model.layers[-2:])
-    result = explain(model, image, method, layer=looked_at, target=target, against=against)
-    assert isinstance(result.maps, dict) and result.target is not None
+    results = [
+        explain(model, image, name, looked_at, target, against if METHODS[name].needs else None)
+        for name in (METHODS if method == "all" else [find_method(method)[0]])
+    ]
+    result = results[0]
+    assert result.target is not None
     shares = result.logits[0].softmax(dim=0)
     best = shares.argsort(descending=True, stable=True)[:top].tolist()
     likeliest = [(model.class_names[k], float(shares[k])) for k in best]
     shown = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    maps = {layer: m[0].cpu() for layer, m in result.maps.items()}
+    maps = {one.method: {layer: m[0].cpu() for layer, m in one.maps.items()} for one in results}  # type: ignore[union-attr]
     explained = model.class_names[int(result.target[0])]
     minus = None if result.against is None else model.class_names[int(result.against[0])]
     if minus == explained:
         raise UsageError(f"{title}: why {explained} and not {minus}? Give another class to explain it against")
-    return likeliest, figures.explained(title, shown, likeliest, maps, explained, minus, result.method)
+    if method == "all":
+        units = {name: how.unit for name, how in METHODS.items()}
+        return likeliest, figures.methods(title, shown, likeliest, maps, units, explained, minus)
+    name = result.method
+    unit = METHODS[name].unit
+    return likeliest, figures.explained(title, shown, likeliest, maps[name], explained, minus, name, unit)
 
 
 def cases(evaluation: Evaluation, indices: Tensor, layers: Sequence[str], method: str, batch: int = 50) -> list[Case]:

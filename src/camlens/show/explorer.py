@@ -137,7 +137,11 @@ def prepare(model: Classifier, test: ImageSet, train: ImageSet | None, out: Path
     learned = None
     if train is not None and facts["plane"] is not None:  # the network has features
         learned = read_once(model, train, out / page.FEATURES, batch)
-    facts["live"] = {"methods": list(METHODS), "method": page.METHOD, "layers": list(model.layers)}
+    facts["live"] = {
+        "methods": [name for name, method in METHODS.items() if method.needs == "gradients"],
+        "method": page.METHOD,
+        "layers": list(model.layers),
+    }
     return Explorer(model, test, train, learned), page.html(facts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -247,10 +247,14 @@ def heading(sheet: Sheet, title: str, facts: str) -> None:
 KINDS = ("for the prediction", "for the label", "prediction less label")
 
 
-def gradcam(title: str, facts: str, cases: Sequence[Case], method: str, contrast_method: str) -> Sheet:
+def gradcam(
+    title: str, facts: str, cases: Sequence[Case], method: str, contrast_method: str, unit: str = "logits"
+) -> Sheet:
     """For each error, at each layer, the evidence for the prediction and for the label, and their contrast.
 
     Maps of one layer share one scale, so that they can be compared down the column; beyond its end the colour stays.
+
+    unit: of the method's maps; those of the contrast are in logits
     """
     side, gap, apart, text = 128, 10, 30, 54
     layers = list(cases[0].maps)
@@ -268,8 +272,8 @@ def gradcam(title: str, facts: str, cases: Sequence[Case], method: str, contrast
         evidence = scale_of([m for case in cases for m in case.maps[layer][:2]])
         difference = scale_of([case.maps[layer][2] for case in cases])
         bars = (
-            (PREDICTION, TO_PREDICTION, ("0", f"{evidence:.2g} logits")),
-            (LABEL, TO_LABEL, ("0", f"{evidence:.2g} logits")),
+            (PREDICTION, TO_PREDICTION, ("0", f"{evidence:.2g} {unit}")),
+            (LABEL, TO_LABEL, ("0", f"{evidence:.2g} {unit}")),
             (INK, CONTRAST, (f"−{difference:.2g}", f"+{difference:.2g} logits")),
         )
         for column, (kind, (colour, colours, ends)) in enumerate(zip(KINDS, bars, strict=True)):
@@ -317,19 +321,18 @@ def explained(
     target: str,
     against: str | None,
     method: str,
+    unit: str = "logits",
 ) -> Sheet:
     """One picture: its likeliest classes, and at each layer the heat map, smooth and in the layer's own cells.
 
-    picture: (3, H, W) uint8; shares: names and probabilities; maps: layer to raw map (h, w)
+    picture: (3, H, W) uint8; shares: names and probabilities; maps: layer to raw map (h, w); unit: of its values
     """
     side, gap = 224, 16
     tall = max(side, 20 * len(shares))
     sheet = Sheet(2 * MARGIN + (1 + len(maps)) * (side + gap) - gap, 2 * MARGIN + 104 + side + gap + tall)
     half = 0.4 * (sheet.width - 2 * MARGIN)
     sheet.title(title)
-    versus = [] if against is None else [(" and not ", SOFT), (fitted(against, half - 50, 9), LABEL)]
-    why = [(f"{method}: why ", SOFT), (fitted(target, half, 9), PREDICTION), *versus, ("?", SOFT)]
-    sheet.line(MARGIN, MARGIN + 20, why, 9)
+    sheet.line(MARGIN, MARGIN + 20, question(f"{method}: why", target, against, half), 9)
     top = MARGIN + 64
     sheet.picture(MARGIN, top, side, as_array(enlarged(picture, side)))
     for number, (layer, map) in enumerate(maps.items(), 1):
@@ -343,10 +346,59 @@ def explained(
         if float(map.max()) <= 0:
             sheet.text(x, bottom, "no positive evidence here", 8, SOFT)
         elif float(map.min()) < 0:
-            sheet.scale(x, bottom, side, CONTRAST, (f"−{scale:.2g} logits a cell", f"+{scale:.2g}"))
+            sheet.scale(x, bottom, side, CONTRAST, (f"−{scale:.2g} {unit} a cell", f"+{scale:.2g}"))
         else:
-            sheet.scale(x, bottom, side, TO_PREDICTION, ("0", f"{scale:.2g} logits a cell"))
-    y = top + side + gap + 4
+            sheet.scale(x, bottom, side, TO_PREDICTION, ("0", f"{scale:.2g} {unit} a cell"))
+    probabilities(sheet, top + side + gap + 4, side, shares, target, against)
+    return sheet
+
+
+def question(words: str, target: str, against: str | None, width: float) -> list[tuple[str, str]]:
+    """Why this class, and not that: pieces of text with their colours, each name in `width` units."""
+    versus = [] if against is None else [(" and not ", SOFT), (fitted(against, width - 50, 9), LABEL)]
+    return [(f"{words} ", SOFT), (fitted(target, width, 9), PREDICTION), *versus, ("?", SOFT)]
+
+
+def methods(
+    title: str,
+    picture: Tensor,
+    shares: Sequence[tuple[str, float]],
+    maps: dict[str, dict[str, Tensor]],
+    units: Mapping[str, str],
+    target: str,
+    against: str | None,
+) -> Sheet:
+    """One picture as every method sees it: a column for each method, a row for each layer, each map with its scale.
+
+    picture: (3, H, W) uint8; shares: names and probabilities; maps: method to layer to raw map (h, w); units: of their
+    values, by method
+    """
+    side, gap, left = 128, 12, 224
+    layers = list(next(iter(maps.values())))
+    first, row_height = MARGIN + left + 28, side + 48
+    top = MARGIN + 78
+    height = max(len(layers) * row_height, left + 16 + 20 * len(shares))
+    sheet = Sheet(first + len(maps) * (side + gap) - gap + MARGIN, top + height + MARGIN)
+    sheet.title(title)
+    sheet.line(MARGIN, MARGIN + 20, question("why", target, against, 0.4 * sheet.width), 9)
+    sheet.picture(MARGIN, top, left, as_array(enlarged(picture, left)))
+    probabilities(sheet, top + left + 16, left, shares, target, against)
+    for column, (method, of_method) in enumerate(maps.items()):
+        x = first + column * (side + gap)
+        sheet.text(x, MARGIN + 46, method, 9, weight="bold")
+        for row, (layer, map) in enumerate(of_method.items()):
+            y = top + row * row_height
+            sheet.text(x, y - 14, f"{layer}, {map.shape[0]}×{map.shape[1]}", 7, SOFT)
+            scale = float(map.abs().max()) or 1.0
+            evidence_picture(sheet, x, y, side, picture, map, scale, kind=2 if float(map.min()) < 0 else 0)
+            sheet.text(x, y + side + 4, units[method], 6.5, SOFT)
+    return sheet
+
+
+def probabilities(
+    sheet: Sheet, y: float, side: float, shares: Sequence[tuple[str, float]], target: str, against: str | None
+) -> None:
+    """The likeliest classes with bars, from the left margin over `side` units."""
     widest = max(text_width(name, 8, "bold") for name, _ in shares)
     room = min(widest, side * 0.45) + 8
     for row, (name, share) in enumerate(shares):
@@ -357,4 +409,3 @@ def explained(
         sheet.box(MARGIN + room, y + 20 * row + 1, bar, 9, LINE)
         sheet.box(MARGIN + room, y + 20 * row + 1, bar * share, 9, SOFT if colour == INK else colour)
         sheet.text(MARGIN + side, y + 20 * row, percent(share), 8, SOFT, ha="right")
-    return sheet
