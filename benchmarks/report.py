@@ -143,7 +143,8 @@ def triage() -> list[str]:
         "## Verdicts",
         "",
         f"On `shapes`, {shapes['errors']} errors of {len(shapes['seeds'])} networks, seeds {shapes['seeds'][0]} to "
-        f"{shapes['seeds'][-1]} (no rule was chosen on these); {shapes['no verdict']} got no verdict, {shapes['confident mistake']} are "
+        f"{shapes['seeds'][-1]} (no rule was chosen on these); {shapes['no verdict']} got no verdict, "
+        f"{shapes['confident mistake']} are "
         "called a confident mistake.",
         "",
         "| verdict | errors with this cause | given | precision | recall |",
