@@ -194,6 +194,29 @@ def map_of(network, layer, image, method, c, b=None):
     return BY_GRADIENT[method](A, gradient)
 
 
+class GuidedReLU(torch.autograd.Function):
+    """Springenberg et al. 2014, arXiv 1412.6806, Fig. 1: back goes what is positive, where the input was."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, R):
+        (f,) = ctx.saved_tensors
+        return R * (f > 0) * (R > 0)
+
+
+def integrated_gradients(y, image, steps=2000):
+    """Sundararajan et al. 2017, arXiv 1703.01365, Eq. 3, from zero; y: from an image (3, H, W) to a number."""
+    total = torch.zeros_like(image)
+    for k in range(steps):
+        point = (image * (k + 0.5) / steps).requires_grad_()
+        total += torch.autograd.grad(y(point), point)[0]
+    return image * total / steps
+
+
 def maps(network, layer, images, method, target, against=None):
     """(B, h, w): image by image, each for its own class in the list `target`."""
     against = against or [None] * len(images)

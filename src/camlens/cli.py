@@ -67,8 +67,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 Seed = Annotated[int, typer.Option(min=0, help="Where random choices start.")]
 Layers = Annotated[list[str] | None, typer.Option("--layer", help="A layer to look at; may be given several times.")]
-METHODS_HELP = "grad-cam, grad-cam++, hirescam, layercam, xgrad-cam, eigen-cam, score-cam, ablation-cam, finer-cam."
-Method = Annotated[str, typer.Option(help=METHODS_HELP)]
+METHODS_HELP = "grad-cam, grad-cam++, hirescam, layercam, xgrad-cam, eigen-cam, score-cam, ablation-cam or finer-cam"
+PIXELS_HELP = "integrated-gradients, smoothgrad or guided-backprop, with the extra [captum]"
+Method = Annotated[str, typer.Option(help=f"{METHODS_HELP}.")]
 Out = Annotated[Path, typer.Option(help="The folder for what is made.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
@@ -378,10 +379,13 @@ def gallery(
 ) -> None:
     """Draw the misclassified images, and where the network looked in each."""
     from camlens.analyse.evaluation import evaluate as run
+    from camlens.maps.methods import METHODS
     from camlens.show import draw
 
     classifier = load_model(model, model_option, weights, device)
     method = check_maps(classifier, layer, method)
+    if METHODS[method].needs == "pixels":
+        raise UsageError(f"the gallery looks at layers, and {method} explains the pixels; choose another method")
     images = classifier.match(load_split(data, split, data_dir, skip_unreadable, classifier.input_size))
     label, prediction = (None if name is None else classifier.class_index(name) for name in (true, pred))
     folder = out_folder(out)
@@ -455,7 +459,7 @@ def explain(
     model: ModelOption = None,
     weights: Weights = None,
     layer: Layers = None,
-    method: Annotated[str, typer.Option(help=f'{METHODS_HELP[:-1]}, or "all" on one sheet.')] = "grad-cam",
+    method: Annotated[str, typer.Option(help=f'{METHODS_HELP}; "all" of these; or {PIXELS_HELP}.')] = "grad-cam",
     target: Annotated[str | None, typer.Option(help="The class to explain.", show_default="the predicted one")] = None,
     against: Annotated[str | None, typer.Option(help="Explain why not this class.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to list.")] = 5,

@@ -20,7 +20,7 @@ from torch import nn
 import oracles
 from camlens.errors import CamlensError, ModelError, UsageError
 from camlens.maps.engine import explain
-from camlens.maps.methods import METHODS
+from camlens.maps.methods import CAMS
 from camlens.model.classifier import Classifier
 from camlens.model.resnet import ResNet
 
@@ -78,7 +78,7 @@ def assert_close(maps, twin):
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    method=st.sampled_from(list(METHODS)),
+    method=st.sampled_from(CAMS),
     head=st.sampled_from(list(HEADS)),
     channels=st.integers(1, 5),
     classes=st.integers(2, 4),
@@ -179,7 +179,7 @@ def test_the_default_layer_is_told_with_the_reason():
     assert explain(network(), images(), layer="layer1").why == ""
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CAMS)
 def test_every_method_explains_all_classes_of_several_layers_at_once(method):
     net, batch = network("flattened"), images()
     together = explain(net, batch, method, ["layer1", "layer2"], "all").maps
@@ -529,7 +529,7 @@ def test_a_model_that_was_built_in_inference_mode(layer, mode):
     assert_close(maps, twin(network("flattened"), images(), layer or "layer2"))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CAMS)
 @pytest.mark.parametrize("head", ["pooled", "flattened"])
 def test_autocast(head, method):
     net, batch = network(head, double=False), images(double=False)

@@ -10,7 +10,7 @@ from torch import nn
 import networks
 import oracles
 from camlens.maps.engine import explain
-from camlens.maps.methods import METHODS
+from camlens.maps.methods import CAMS
 from camlens.model.classifier import Classifier
 from camlens.model.grid import as_grid
 from camlens.model.resnet import ResNet
@@ -112,7 +112,7 @@ def test_ablation_sets_one_channel_of_the_cells_to_nothing(build, last, other, g
 
 
 @kinds
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CAMS)
 def test_every_method_gives_numbers(build, last, other, grid, method):
     network, batch = made(build), images()
     maps = explain(network, batch, method, [last, other]).maps

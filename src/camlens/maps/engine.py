@@ -27,6 +27,7 @@ from camlens.errors import ModelError, UsageError, unknown
 from camlens.files import replacing
 from camlens.maps import heat
 from camlens.maps.methods import Method, find_method
+from camlens.maps.pixels import attributions
 from camlens.maps.probing import through_each_channel, without_each_channel
 from camlens.model.classifier import Classifier, Pictures, bare, feature_maps, unwrapped
 from camlens.model.exported import Exported
@@ -108,7 +109,7 @@ class Explanation:
             "logits": self.logits.float(),
             "target": target,
             "against": torch.zeros(0, dtype=torch.int64) if self.against is None else self.against,
-            **{f"maps/{layer}": maps for layer, maps in self._by_layer().items()},
+            **{f"maps/{layer}": maps for layer, maps in self.by_layer().items()},
         }
         found = {key: value.cpu().numpy() for key, value in arrays.items()}
         found |= {
@@ -119,7 +120,8 @@ class Explanation:
             np.savez_compressed(file, **found)  # type: ignore[arg-type]
         return Path(path)
 
-    def _by_layer(self) -> dict[str, Tensor]:
+    def by_layer(self) -> dict[str, Tensor]:
+        """The maps of each layer, also where there is but one."""
         return self.maps if isinstance(self.maps, dict) else {self.layers[0]: self.maps}
 
     def _repr_html_(self, most: int = 12, side: int = 128) -> str:
@@ -129,7 +131,7 @@ class Explanation:
             share = self.logits[row].float().softmax(dim=0)
             told = f"{self.class_name(int(self.prediction[row]))} {100 * float(share.max()):.1f} %"
             shown = [(told, Image.fromarray(self.pictures[row].permute(1, 2, 0).cpu().numpy()))]
-            for layer, maps in self._by_layer().items():
+            for layer, maps in self.by_layer().items():
                 several = maps[row] if maps.ndim == 4 else maps[row][None]
                 wanted = torch.arange(len(several)) if self.target is None else self.target[row].reshape(-1)
                 minus = "" if self.against is None else f" − {self.class_name(int(self.against[row]))}"
@@ -162,7 +164,8 @@ def explain(
     images: normalised, (B, 3, H, W) on the model's device; for a `Classifier` also PIL pictures
     method: one of `METHODS`
     layer: the name of a module with a feature map (B, C, h, w), or with the tokens of one, or several; by default the
-        last one on whose cells the logits depend. Where a module is called more than once, its last call counts
+        last one on whose cells the logits depend. Where a module is called more than once, its last call counts. None
+        for a method that explains the pixels
     target: the class to explain: None for the predicted one, an int or a name, B of them, a tensor (B, n) for n
         classes of each image, or "all"
     against: a second class b, given likewise: the maps explain the difference y_target - y_b; an error for a method
@@ -181,10 +184,14 @@ def explain(
     with torch.inference_mode(False), torch.enable_grad():
         batch = _as_batch(classifier, images)
         network = bare(model)
-        layers, why = _layer_names(classifier, network, batch, layer)
-        if isinstance(network, Exported):
+        if how.needs == "pixels":
+            layers, why = _no_layers(name, network, layer)
+            logits, maps_of = _look_at_pixels(network, classifier, batch, name, how)
+        elif isinstance(network, Exported):
+            layers, why = _layer_names(classifier, network, batch, layer)
             logits, maps_of = _look_into_file(network, batch, layers, name)
         else:
+            layers, why = _layer_names(classifier, network, batch, layer)
             logits, maps_of = _look(network, classifier, batch, layers, how)
         chosen = _chosen(target, logits, classifier)
         minus = None if against is None else _classes(against, logits, classifier)
@@ -211,11 +218,7 @@ def _look(
     """The logits of a network, and how to get the maps of each layer."""
     size = (int(images.shape[2]), int(images.shape[3]))
     with watching(network, layers, size) as outputs:
-        logits = trial(network, images)
-    if classifier is not None:
-        classifier.check_logits(logits)
-    elif not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise ModelError(f"{type(network).__name__} gave no logits (B, K); explain takes classifiers")
+        logits = _logits(network, classifier, images)
     for missing in (key for key in layers if key not in outputs):
         raise ModelError(f"layer {missing!r} was not reached in the forward pass")
     watched = [Watched(key, outputs[key], logits, size) for key in layers]
@@ -227,6 +230,32 @@ def _look(
             return [how.combine(one.A, *map(full, more)) for one, more in zip(watched, told, strict=True)]
 
     return logits, maps_of
+
+
+def _logits(network: nn.Module, classifier: Classifier | None, images: Tensor) -> Tensor:
+    logits: Tensor = trial(network, images)
+    if classifier is not None:
+        classifier.check_logits(logits)
+    elif not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise ModelError(f"{type(network).__name__} gave no logits (B, K); explain takes classifiers")
+    return logits
+
+
+def _no_layers(method: str, network: nn.Module, layer: str | Sequence[str] | None) -> tuple[list[str], str]:
+    if layer is not None:
+        raise UsageError(f"{method} explains the pixels and no layer; leave the layer away")
+    if isinstance(network, Exported):
+        raise UsageError(f"{method} differentiates the network, which an ONNX file does not allow")
+    return ["input"], f"{method} explains the pixels"
+
+
+def _look_at_pixels(
+    network: nn.Module, classifier: Classifier | None, images: Tensor, method: str, how: Method
+) -> Look:
+    """As `_look`, with maps of the pixels, (B, H, W)."""
+    with torch.no_grad():
+        logits = _logits(network, classifier, images)
+    return logits, lambda y: [how.combine(attributions(method, network, images, y))]
 
 
 def _look_into_file(network: Exported, images: Tensor, layers: Sequence[str], method: str) -> Look:

@@ -113,6 +113,11 @@ def finer_cam(A: Tensor, G: Tensor) -> Tensor:
     return grad_cam(A, G)
 
 
+def over_colours(attributions: Tensor) -> Tensor:
+    """What each pixel does to y, (B, H, W): the sum of what its colours do, (B, 3, H, W), by captum. Signed."""
+    return attributions.sum(dim=1)
+
+
 def weighted(A: Tensor, weights: Tensor) -> Tensor:
     """The sum over the channels of A (B, C, h, w) times their weights (B, C)."""
     return einsum("bchw,bc->bhw", A, weights)
@@ -122,15 +127,16 @@ def weighted(A: Tensor, weights: Tensor) -> Tensor:
 class Method:
     """A method, and what it must be told besides the activations.
 
-    needs: "gradients" G; "ablation" y and y_without; "masking" y_through; "" nothing, so that no class is explained
+    needs: "gradients" G; "ablation" y and y_without; "masking" y_through; "" nothing, so that no class is explained;
+        "pixels" no layer, but what each input does to y, (B, 3, H, W)
     rivals: how many of the classes with the nearest logits y is compared with, where none is given
     unit: of what the cells of the map are
     """
 
     combine: Callable[..., Tensor]
-    needs: Literal["", "gradients", "ablation", "masking"] = "gradients"
+    needs: Literal["", "gradients", "ablation", "masking", "pixels"] = "gradients"
     rivals: int = 0
-    unit: Literal["logits", "activation"] = "logits"
+    unit: Literal["logits", "activation", "gradient"] = "logits"
 
 
 METHODS: dict[str, Method] = {
@@ -143,12 +149,16 @@ METHODS: dict[str, Method] = {
     "score-cam": Method(score_cam, "masking", unit="activation"),
     "ablation-cam": Method(ablation_cam, "ablation", unit="activation"),
     "finer-cam": Method(finer_cam, rivals=3),
+    "integrated-gradients": Method(over_colours, "pixels"),
+    "smoothgrad": Method(over_colours, "pixels", unit="gradient"),
+    "guided-backprop": Method(over_colours, "pixels", unit="gradient"),
 }
+CAMS = [name for name, method in METHODS.items() if method.needs != "pixels"]
 
 
 def find_method(name: str) -> tuple[str, Method]:
     """The method of this name, in any spelling of case and hyphens. Raises `UsageError` where there is none."""
-    plain = re.sub("[-_ ]", "", name.lower()).replace("plus", "+").replace("pp", "++")
+    plain = re.sub("[-_ ]", "", name.lower()).replace("camplusplus", "cam++").replace("campp", "cam++")
     for known, method in METHODS.items():
         if known.replace("-", "") == plain:
             return known, method

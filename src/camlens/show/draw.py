@@ -15,7 +15,7 @@ from camlens.data.imageset import ImageSet
 from camlens.errors import UsageError
 from camlens.files import replacing, write_json
 from camlens.maps.engine import explain
-from camlens.maps.methods import METHODS, find_method
+from camlens.maps.methods import CAMS, METHODS, find_method
 from camlens.model.classifier import Classifier
 from camlens.show import figures
 from camlens.show.figures import Case
@@ -96,20 +96,22 @@ def picture(
 ) -> tuple[list[tuple[str, float]], Sheet]:
     """The `top` likeliest classes of one picture with their probabilities, and the sheet that explains one of them.
 
-    method: one of `METHODS`, or "all"
+    method: one of `METHODS`, or "all" for all that look at layers
     """
     looked_at = list(layers or model.layers[-2:])
-    results = [
-        explain(model, image, name, looked_at, target, against if METHODS[name].needs else None)
-        for name in (METHODS if method == "all" else [find_method(method)[0]])
-    ]
+    chosen = CAMS if method == "all" else [find_method(method)[0]]
+    if METHODS[chosen[0]].needs == "pixels":
+        results = [explain(model, image, chosen[0], list(layers) if layers else None, target, against)]
+    else:
+        told = [against if METHODS[name].needs or method != "all" else None for name in chosen]
+        results = [explain(model, image, name, looked_at, target, b) for name, b in zip(chosen, told, strict=True)]
     result = results[0]
     assert result.target is not None
     shares = result.logits[0].softmax(dim=0)
     best = shares.argsort(descending=True, stable=True)[:top].tolist()
     likeliest = [(model.class_names[k], float(shares[k])) for k in best]
     shown = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    maps = {one.method: {layer: m[0].cpu() for layer, m in one.maps.items()} for one in results}  # type: ignore[union-attr]
+    maps = {one.method: {layer: m[0].cpu() for layer, m in one.by_layer().items()} for one in results}
     explained = model.class_names[int(result.target[0])]
     minus = None if result.against is None else model.class_names[int(result.against[0])]
     if minus == explained:
