@@ -47,8 +47,8 @@ class Explanation:
         `target="all"`, (B, n, h, w) for n classes of each image; a dict from layer to these where several layers were
         asked for
     target: (B,) or (B, n) the explained classes, None for all; against: (B,) those whose logit was subtracted, or None
-    layers, method: what was asked for; why: where no layer was, why this one; images: (B, 3, H, W) as the network took
-        them
+    layers, method: what was asked for; images: (B, 3, H, W) as the network took them
+    why: where no layer was asked for, why this one
     """
 
     logits: Tensor
@@ -57,9 +57,9 @@ class Explanation:
     against: Tensor | None
     layers: tuple[str, ...]
     method: str
-    why: str
     images: Tensor
     classifier: Classifier | None
+    why: str = ""
 
     @property
     def prediction(self) -> Tensor:
@@ -206,7 +206,7 @@ def explain(
             found = [torch.stack(column, dim=1) for column in columns]
     maps: Maps = found[0] if layer is None or isinstance(layer, str) else dict(zip(layers, found, strict=True))
     explained = None if isinstance(target, str) and target == "all" else chosen
-    return Explanation(logits.detach(), maps, explained, minus, tuple(layers), name, why, batch, classifier)
+    return Explanation(logits.detach(), maps, explained, minus, tuple(layers), name, batch, classifier, why)
 
 
 Look = tuple[Tensor, Callable[[Tensor], list[Tensor]]]  # logits, and from what each counts in y (B, K) to maps of y
