@@ -174,16 +174,18 @@ class ViT(nn.Module):
 
 
 class Swin(nn.Module):
-    """Channels last from block to block."""
+    """Channels last from block to block, and inside tokens of windows."""
 
     def __init__(self):
         super().__init__()
         self.embed = nn.Conv2d(3, 48, 4, 4)
         self.stage1, self.merge, self.stage2 = nn.Linear(48, 48), nn.Linear(192, 24), nn.Linear(24, 24)
-        self.norm, self.head = nn.LayerNorm(24), nn.Linear(24, CLASSES)
+        self.norm, self.head, self.window = nn.LayerNorm(24), nn.Linear(24, CLASSES), nn.Linear(48, 48)
 
     def forward(self, x):
         x = self.stage1(self.embed(x).permute(0, 2, 3, 1)).tanh()
+        windows = x.unflatten(1, (4, 2)).unflatten(3, (4, 3)).transpose(2, 3).flatten(2, 4).flatten(0, 1)
+        x = x + self.window(windows).reshape(len(x), -1).mean(dim=1)[:, None, None, None]
         x = self.merge(torch.cat([x[:, a::2, b::2] for a in (0, 1) for b in (0, 1)], dim=3))
         return self.head(self.norm(self.stage2(x.tanh())).mean(dim=(1, 2)))
 

@@ -9,6 +9,7 @@ from torch import nn
 
 import networks
 import oracles
+from camlens.errors import ModelError
 from camlens.maps.engine import explain
 from camlens.maps.methods import CAMS
 from camlens.model.classifier import Classifier
@@ -163,6 +164,20 @@ def test_the_layers_of_a_classifier(build, last, other, grid):
     result = explain(model, images())
     assert result.layers == (last,)
     assert last in result.why
+
+
+def test_stages_rather_than_what_lies_inside_blocks():
+    model = Classifier(networks.MobileNet(), list("abcde"), (0.5,) * 3, (0.25,) * 3, networks.SIZE)
+    assert model.layers == ("stem", "head")
+    model = Classifier(networks.ConvNeXt(), list("abcde"), (0.5,) * 3, (0.25,) * 3, networks.SIZE)
+    assert model.layers == ("stem", "stages")
+    model = Classifier(networks.Swin(), list("abcde"), (0.5,) * 3, (0.25,) * 3, networks.SIZE)
+    assert model.layers == ("stage1", "norm")
+
+
+def test_tokens_of_windows_are_no_feature_map():
+    with pytest.raises(ModelError, match="a map needs a feature map"):
+        explain(networks.Swin(), images(), layer="window")
 
 
 def test_a_pooling_that_makes_more_cells_of_fewer_is_no_place_to_look():

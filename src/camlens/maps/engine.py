@@ -217,7 +217,7 @@ def _look(
 ) -> Look:
     """The logits of a network, and how to get the maps of each layer."""
     size = (int(images.shape[2]), int(images.shape[3]))
-    with watching(network, layers, size) as outputs:
+    with watching(network, layers, images) as outputs:
         logits = _logits(network, classifier, images)
     for missing in (key for key in layers if key not in outputs):
         raise ModelError(f"layer {missing!r} was not reached in the forward pass")
@@ -310,15 +310,13 @@ def full(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def watching(network: nn.Module, layers: Sequence[str], size: tuple[int, int]) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs of these layers as tensors that gradients can be taken by.
-
-    size: height and width of the images
-    """
+def watching(network: nn.Module, layers: Sequence[str], images: Tensor) -> Iterator[dict[str, Tensor]]:
+    """Collect what these layers put out for the images, as tensors that gradients can be taken by."""
     outputs: dict[str, Tensor] = {}
+    size = (int(images.shape[2]), int(images.shape[3]))
 
     def watch(name: str, output: object) -> Tensor:
-        if not isinstance(output, Tensor) or as_grid(output, size) is None:
+        if not isinstance(output, Tensor) or as_grid(output, size) is None or len(output) != len(images):
             arrived = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
             raise ModelError(f"layer {name!r} puts out {arrived}; a map needs a feature map (B, C, h, w)")
         outputs[name] = output if output.requires_grad else output.detach().requires_grad_()

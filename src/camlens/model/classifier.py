@@ -45,7 +45,8 @@ class Classifier(nn.Module):
     mean, std: of each channel as fractions of 255, by which the network's inputs are normalised
     input_size: height and width in pixels; pictures are resized to it, whole
     name: for headings and messages
-    layers: the layers worth looking at; by default, at each resolution, the last module with a feature map
+    layers: the layers worth looking at; by default the last module with a feature map, and at each finer resolution
+        the last of the outermost ones
 
     Raises `UsageError` for fewer than two class names, or a mean, deviation or size that cannot be.
     """
@@ -102,10 +103,15 @@ class Classifier(nn.Module):
     def layers(self) -> tuple[str, ...]:
         """The layers worth looking at, from the input to the output."""
         if self.chosen_layers is None:
-            last = {size: name for name, size in feature_maps(self.network, self.input_size).items()}
-            self.chosen_layers = tuple(last.values())
-            if not last:
+            found = feature_maps(self.network, self.input_size)
+            if not found:
                 raise ModelError(f"{self.name} has no layer with a feature map (B, C, h, w)")
+            shown: dict[Size, str] = {}
+            for name, size in found.items():
+                if name.count(".") <= shown.get(size, name).count("."):  # stages rather than what lies inside blocks
+                    shown[size] = name
+            last, smallest = list(found.items())[-1]
+            self.chosen_layers = (*(name for size, name in shown.items() if size != smallest), last)
         return tuple(self.chosen_layers)
 
     def class_index(self, wanted: str) -> int:
@@ -187,7 +193,9 @@ def feature_maps(network: nn.Module, input_size: Size) -> dict[str, Size]:
 
     def note(name: str, output: object) -> None:
         grid = as_grid(output, input_size)
-        if grid is None or not 1 < grid[0, 0].numel() <= min((h * w for h, w in sizes.values()), default=torch.inf):
+        if grid is None or len(grid) > 1:  # tokens of windows are no feature map of the image
+            return
+        if not 1 < grid[0, 0].numel() <= min((h * w for h, w in sizes.values()), default=torch.inf):
             return
         assert isinstance(output, Tensor)
         for known in (outputs, sizes):
