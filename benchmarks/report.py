@@ -189,10 +189,37 @@ def triage() -> list[str]:
     return [*lines, "", f"{hardware(found['machine'])}."]
 
 
+def maps() -> list[str]:
+    """The lines of benchmarks/maps.py."""
+    found = read("maps")
+    if not found:
+        return []
+
+    def shown(row: dict[str, Any]) -> str:
+        low, high = row["interval"]
+        return f"{row['median']:.2f} ({low:.2f} to {high:.2f}), {row['n']}"
+
+    lines = [
+        "## Maps",
+        "",
+        "Times of one work divided by those of another in the same round: median (95 % interval), rounds. "
+        + ", ".join(f"{name} {version}" for name, version in found["peers"].items())
+        + ".",
+    ]
+    others = {f"{name}, at 224x224, batch 16": row for name, row in found["at 224x224, batch 16"].items()}
+    for title, part in {**{k: v for k, v in found.items() if k.startswith("resnet18")}, **others}.items():
+        lines += ["", f"| {title} | |", "|---|---|"]
+        lines += [f"| {name} | {shown(row)} |" for name, row in part["times"].items()]
+    lines += ["", "| peak memory of a process, layer4, batch 128 | MB | beyond its start |", "|---|---|---|"]
+    for name, row in found["memory"]["megabytes"].items():
+        lines.append(f"| {name} | {row['peak']['median']:,.0f} | {row['beyond the start']['median']:,.0f} |")
+    return [*lines, "", f"{hardware(found['machine'])}."]
+
+
 def make() -> None:
     """Write RESULTS.md."""
     parts = [["# Results", "", "Made by `python benchmarks/report.py` from `benchmarks/results/*.json`."]]
-    parts += [part for part in (recipes(), pace(), kills(), page(), explorer(), triage()) if part]
+    parts += [part for part in (recipes(), pace(), kills(), page(), explorer(), triage(), maps()) if part]
     (HERE / "RESULTS.md").write_text("\n\n".join("\n".join(part) for part in parts) + "\n", encoding="utf-8")
 
 
