@@ -259,7 +259,10 @@ def test_export(pictures, run, tmp_path):
     camlens("gallery", answer["file"], "--data", pictures, "--method", "hirescam", "--out", tmp_path / "gallery")
     picture = pictures / "test" / "green" / "1.png"
     camlens("explain", picture, "--model", answer["file"], "--layer", "layer4", "--out", tmp_path / "explained")
+    camlens("explain", picture, "--model", answer["file"], "--method", "all", "--out", tmp_path / "explained")
     camlens("report", answer["file"], "--data", pictures, "--out", tmp_path / "report")
+    refused = CliRunner().invoke(app, ["summary", answer["file"]])
+    assert refused.exit_code == 2
     assert "largest difference" in camlens("export", run, *out)
 
 

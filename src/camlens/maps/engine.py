@@ -259,12 +259,9 @@ def _look_at_pixels(
 
 
 def _look_into_file(network: Exported, images: Tensor, layers: Sequence[str], method: str) -> Look:
-    """As `_look`, of a network whose maps its file gives with the logits.
-
-    Those are HiResCAM's; behind the last layer, Grad-CAM's are their positive part.
-    """
+    """As `_look`, of a network whose HiResCAM maps its file gives with the logits."""
     for layer in layers:
-        if method != "hirescam" and not (layer == network.exact and method in ("grad-cam", "finer-cam")):
+        if not network.gives(method, layer):
             raise UsageError(
                 f"an ONNX file gives the maps of hirescam, and at {network.exact} of grad-cam and finer-cam; "
                 f"{method} at {layer} takes the network itself"

@@ -16,7 +16,8 @@ from camlens.errors import UsageError
 from camlens.files import replacing, write_json
 from camlens.maps.engine import explain
 from camlens.maps.methods import CAMS, METHODS, find_method
-from camlens.model.classifier import Classifier
+from camlens.model.classifier import Classifier, bare
+from camlens.model.exported import Exported
 from camlens.show import figures
 from camlens.show.figures import Case
 from camlens.show.sheet import Sheet
@@ -99,7 +100,9 @@ def picture(
     method: one of `METHODS`, or "all" for all that look at layers
     """
     looked_at = list(layers or model.layers[-2:])
-    chosen = CAMS if method == "all" else [find_method(method)[0]]
+    chosen = [find_method(method)[0]] if method != "all" else CAMS
+    if method == "all" and isinstance(file := bare(model), Exported):
+        chosen = [name for name in CAMS if all(file.gives(name, layer) for layer in looked_at)]
     if METHODS[chosen[0]].needs == "pixels":
         results = [explain(model, image, chosen[0], list(layers) if layers else None, target, against)]
     else:
