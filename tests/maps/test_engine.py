@@ -188,6 +188,17 @@ def test_every_method_explains_all_classes_of_several_layers_at_once(method):
             torch.testing.assert_close(found[:, c], explain(net, batch, method, layer, c).maps)
 
 
+def test_many_pixels_change_nothing_but_their_order(monkeypatch):
+    net, batch = network("flattened"), images()
+    few = explain(net, batch, "hirescam", ["layer1", "layer2"], "all")
+    monkeypatch.setattr("camlens.maps.engine.MANY", 1)
+    many = explain(net, batch, "hirescam", ["layer1", "layer2"], "all")
+    assert many.images.is_contiguous(memory_format=torch.channels_last) and torch.equal(many.images, batch)
+    torch.testing.assert_close(many.logits, few.logits)
+    for layer, maps in few.maps.items():
+        torch.testing.assert_close(many.maps[layer], maps)
+
+
 def test_of_a_thousand_images_each_is_explained():
     net, batch = network("flattened"), images(1000)
     result = explain(net, batch, "hirescam", "layer1")

@@ -34,6 +34,8 @@ from camlens.model.exported import Exported
 from camlens.model.grid import as_grid
 from camlens.model.running import constant, hooked, trial
 
+MANY = 2**16  # pixels, from which on a CPU is faster where the channels come last, whatever the network's own order
+
 Target = int | str | Tensor | Sequence[int] | Sequence[str]
 Maps = Tensor | dict[str, Tensor]
 
@@ -342,7 +344,9 @@ def _as_batch(classifier: Classifier | None, images: Pictures) -> Tensor:
             "normalised; camlens.Classifier.normalise does it, and explain itself for PIL pictures",
             stacklevel=3,
         )
-    return constant(images)
+    images = constant(images)
+    many = images.device.type == "cpu" and images[:, 0].numel() >= MANY
+    return images.contiguous(memory_format=torch.channels_last) if many else images
 
 
 def _layer_names(
