@@ -1,10 +1,10 @@
-"""What heat maps cost, beside other libraries: PYTHONPATH=PEERS python benchmarks/maps.py [--rounds N]
+"""What heat maps cost, beside other libraries: PYTHONPATH=PEERS python benchmarks/maps.py [--rounds N] [--device cuda]
 
-Needs torchcam, grad-cam, timm and captum, which need not be installed for anything else:
-`pip install --target PEERS --no-deps torchcam grad-cam timm torchvision ttach tqdm opencv-python-headless ...`.
-Every competitor in its documented default usage, the same images, the same threads. All take their turn in every round,
-so that what else the machine does falls on all; a ratio is that of two times of one round. Peak memory is that of a
-process which does nothing else.
+The peers need not be installed for anything else: `pip install --target PEERS --no-deps torchcam grad-cam timm
+openvino-xai openvino==2024.6.0` and what they ask for. Each is used as its documentation does by default, on the same
+images with the same threads, in a process of its own, as its users run it: what one leaves behind in the memory
+allocator changes how fast the next one is. They take turns, one at a time, so that what else the machine does falls on
+all; a ratio is that of two times of one round.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import argparse
 import contextlib
 import io
 import math
+import multiprocessing
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +33,36 @@ from camlens.data import cifar10
 from camlens.maps.engine import explain
 from camlens.model.classifier import Classifier
 
-Work = Callable[[], Any]
-OTHERS = {  # of timm, with random weights, and the layer that torchcam and pytorch-grad-cam are given: the one we take
+OTHERS = {  # of timm, with random weights, and the layer that the peers are given: the one camlens takes
     "vgg11_bn": "features",
     "densenet121": "features",
     "efficientnet_b0": "bn2",
     "convnext_tiny": "stages",
 }
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all explain: the same classes of the same images at the same layer of one network."""
+
+    model: Classifier
+    images: torch.Tensor
+    layer: str
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The network itself, which is what the peers take."""
+        return self.model.network
+
+    @property
+    def target(self) -> list[int]:
+        """The predicted classes."""
+        with torch.no_grad():
+            return torch.cat([self.network(part).argmax(dim=1) for part in self.images.split(4)]).tolist()
+
+
+Work = Callable[[], Any]
+Make = Callable[[Setting], Work]
 
 
 def peers() -> dict[str, str]:
@@ -49,11 +74,30 @@ def peers() -> dict[str, str]:
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     globals()["library"] = library  # gone with it would be the operators
-    return {name: version(name) for name in ("captum", "torchcam", "grad-cam", "timm")}
+    return {name: version(name) for name in ("captum", "torchcam", "grad-cam", "openvino-xai", "timm")}
 
 
-def forward(network: torch.nn.Module, images: torch.Tensor) -> Work:
+def of_cifar10(count: int, device: str) -> Setting:
+    """ResNet-18 at 32x32 with the shipped weights, test images of CIFAR-10."""
+    model = camlens.load().to(device)
+    return Setting(model, model.prepare(cifar10.load("test").pixels[:count]), "layer4")
+
+
+def of_timm(name: str, device: str) -> Setting:
+    """Another network at 224x224, batch 16, its default layer."""
+    import timm
+
+    torch.manual_seed(0)
+    network, images = timm.create_model(name, pretrained=False).eval(), torch.randn(16, 3, 224, 224)
+    classes = [str(k) for k in range(1000)]
+    model = Classifier(network, classes, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (224, 224), name).to(device)
+    assert model.layers[-1] == OTHERS[name], f"{name}: the peers are given {OTHERS[name]}, we take {model.layers[-1]}"
+    return Setting(model, images.to(device), OTHERS[name])
+
+
+def forward(setting: Setting) -> Work:
     """A plain eager prediction."""
+    network, images = setting.network, setting.images
 
     def run() -> Any:
         with torch.no_grad():
@@ -62,9 +106,22 @@ def forward(network: torch.nn.Module, images: torch.Tensor) -> Work:
     return run
 
 
-def by_torchcam(network: torch.nn.Module, images: torch.Tensor, layer: str, target: list[int]) -> Work:
-    """torchcam's Grad-CAM: the extractor made once, as its readme does."""
+def ours(setting: Setting, layer: str | list[str] = "", method: str = "grad-cam", all_classes: bool = False) -> Work:
+    """`camlens.explain`."""
+    target = "all" if all_classes else None
+    return partial(explain, setting.model, setting.images, method, layer or setting.layer, target)
+
+
+def in_whole_numbers(setting: Setting, path: Path) -> Work:
+    """`camlens.explain` of what `camlens export --int8` wrote: all classes."""
+    return partial(explain, camlens.load(path), setting.images, "hirescam", setting.layer, "all")
+
+
+def by_torchcam(setting: Setting, layer: str = "") -> Work:
+    """torchcam's Grad-CAM: the extractor made for the call, as its readme does."""
     from torchcam.methods import GradCAM
+
+    network, images, target, layer = setting.network, setting.images, setting.target, layer or setting.layer
 
     def run() -> Any:
         with GradCAM(network, layer) as extractor:
@@ -73,39 +130,95 @@ def by_torchcam(network: torch.nn.Module, images: torch.Tensor, layer: str, targ
     return run
 
 
-def by_grad_cam(kind: str, network: torch.nn.Module, images: torch.Tensor, layer: str, target: list[int]) -> Work:
+def by_grad_cam(setting: Setting, kind: str = "GradCAM", layer: str = "") -> Work:
     """pytorch-grad-cam's class of this name."""
     import pytorch_grad_cam
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    made, targets = getattr(pytorch_grad_cam, kind), [ClassifierOutputTarget(c) for c in target]
+    made, targets = getattr(pytorch_grad_cam, kind), [ClassifierOutputTarget(c) for c in setting.target]
+    network, images, layers = setting.network, setting.images, [setting.network.get_submodule(layer or setting.layer)]
 
     def run() -> Any:
         quiet = contextlib.redirect_stderr(io.StringIO())  # it shows progress bars
-        with quiet, made(model=network, target_layers=[network.get_submodule(layer)]) as cam:
+        with quiet, made(model=network, target_layers=layers) as cam:
             return cam(input_tensor=images, targets=targets)
 
     return run
 
 
-def by_captum(network: torch.nn.Module, images: torch.Tensor, layer: str, target: list[int]) -> Work:
+def by_captum(setting: Setting) -> Work:
     """captum's LayerGradCam, the class given."""
     from captum.attr import LayerGradCam
 
-    chosen = torch.tensor(target)
-    return lambda: LayerGradCam(network, network.get_submodule(layer)).attribute(images, target=chosen)
+    network, images, chosen = setting.network, setting.images, torch.tensor(setting.target).to(setting.images.device)
+    return lambda: LayerGradCam(network, network.get_submodule(setting.layer)).attribute(images, target=chosen)
 
 
-def rounds(works: dict[str, Work], count: int) -> dict[str, list[float]]:
-    """Seconds of each, in turn, after one time that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(count + 1):
-        for name, work in works.items():
-            began = time.perf_counter()
-            work()
+def by_openvino_xai(setting: Setting) -> Work:
+    """OpenVINO-XAI's `insert_xai` into a network of torch: by default ReciproCAM, of all classes."""
+    import openvino_xai
+
+    explained, images = openvino_xai.insert_xai(setting.network, openvino_xai.Task.CLASSIFICATION), setting.images
+
+    def run() -> Any:
+        with torch.no_grad():
+            return explained(images)
+
+    return run
+
+
+def serve(turns: Connection, setting: Callable[[], Setting], make: Make) -> None:
+    """Do the work whenever it is its turn, and say how long it took, in a process of its own.
+
+    At the end: the most memory that the process had in MB, and how much of it before the work began.
+    """
+    peers()
+    made = setting()
+    work, before = make(made), most_memory()
+    synchronize = torch.cuda.synchronize if made.images.is_cuda else lambda: None
+    while turns.recv():
+        began = time.perf_counter()
+        work()
+        synchronize()
+        turns.send(time.perf_counter() - began)
+    turns.send((most_memory(), before))
+
+
+def most_memory() -> float:
+    """What this process had at most, in MB. Not by getrusage: there the process that started it counts too."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def measure(setting: Callable[[], Setting], makes: dict[str, Make], rounds: int) -> dict[str, Any]:
+    """Seconds of each in turn, after a first time that does not count; with ratios to the first two, and memory."""
+    context = multiprocessing.get_context("spawn")
+    turns: dict[str, Connection] = {}
+    for name, make in makes.items():
+        turns[name], end = context.Pipe()
+        context.Process(target=serve, args=(end, setting, make), daemon=True).start()
+        end.close()
+    times: dict[str, list[float]] = {name: [] for name in makes}
+    for number in range(rounds + 1):
+        for name, turn in turns.items():
+            turn.send(True)
+            seconds = turn.recv()
             if number:
-                times[name].append(time.perf_counter() - began)
-    return times
+                times[name].append(seconds)
+    found = {}
+    for name, turn in turns.items():
+        turn.send(False)
+        most, before = turn.recv()
+        found[name] = {
+            "seconds": interval(times[name]),
+            "peak MB": round(most),
+            "MB beyond the start": round(most - before),
+            "ratios": {
+                other: interval([a / b for a, b in zip(times[name], times[other], strict=True)])
+                for other in list(makes)[:2]
+            },
+        }
+    return found
 
 
 def interval(values: list[float]) -> dict[str, Any]:
@@ -120,158 +233,51 @@ def interval(values: list[float]) -> dict[str, Any]:
     }
 
 
-def ratio(times: dict[str, list[float]], of: str, to: str) -> dict[str, Any]:
-    """How many times as long one takes as another in the same round."""
-    return interval([a / b for a, b in zip(times[of], times[to], strict=True)])
-
-
-def summary(times: dict[str, list[float]], ratios: dict[str, tuple[str, str]]) -> dict[str, Any]:
-    """Seconds of each, and the ratios asked for."""
-    return {
-        "seconds": {name: interval(values) for name, values in times.items()},
-        "times": {name: ratio(times, *pair) for name, pair in ratios.items()},
-    }
-
-
-def small(count: int) -> dict[str, Any]:
-    """ResNet-18 at 32x32, the shipped weights, 128 test images of CIFAR-10."""
-    model = camlens.load()
-    network, images = model.network, model.prepare(cifar10.load("test").pixels[:128])
-    target = network(images).argmax(dim=1).tolist()
-    with tempfile.TemporaryDirectory() as folder:
-        from camlens.show.onnx import write as export
-
-        train = cifar10.load("train")
-        export(model, Path(folder) / "int8.onnx", cifar10.load("test"), train, int8=True)
-        int8 = camlens.load(Path(folder) / "int8.onnx")
-        works: dict[str, Work] = {
-            "forward": forward(network, images),
-            "camlens, layer4": lambda: explain(model, images, layer="layer4"),
-            "camlens, layer4, ten classes": lambda: explain(model, images, layer="layer4", target="all"),
-            "camlens, layer3": lambda: explain(model, images, layer="layer3"),
-            "camlens, layers 1 to 4": lambda: explain(model, images, layer=["layer1", "layer2", "layer3", "layer4"]),
-            "camlens, int8, layer4, ten classes": lambda: explain(int8, images, "hirescam", "layer4", "all"),
-            "captum, layer4": by_captum(network, images, "layer4", target),
-            "torchcam, layer4": by_torchcam(network, images, "layer4", target),
-            "torchcam, layer3": by_torchcam(network, images, "layer3", target),
-            "pytorch-grad-cam, layer4": by_grad_cam("GradCAM", network, images, "layer4", target),
-            "pytorch-grad-cam, layer3": by_grad_cam("GradCAM", network, images, "layer3", target),
-        }
-        times = rounds(works, count)
-    pairs = {f"{name} / forward": (name, "forward") for name in works if name != "forward"}
-    pairs |= {f"{name} / camlens, layer4": (name, "camlens, layer4") for name in works if name.endswith(", layer4")}
-    pairs["ten classes / one"] = ("camlens, layer4, ten classes", "camlens, layer4")
-    del pairs["camlens, layer4 / camlens, layer4"]
-    return summary(times, pairs)
-
-
-def perturbing(count: int) -> dict[str, Any]:
-    """Ablation-CAM and Score-CAM at layer4, batch 4."""
-    model = camlens.load()
-    network, images = model.network, model.prepare(cifar10.load("test").pixels[:4])
-    target = network(images).argmax(dim=1).tolist()
-    works: dict[str, Work] = {}
-    for ours, theirs in (("ablation-cam", "AblationCAM"), ("score-cam", "ScoreCAM")):
-        works[f"camlens, {ours}"] = lambda ours=ours: explain(model, images, ours, "layer4", target)
-        works[f"pytorch-grad-cam, {ours}"] = by_grad_cam(theirs, network, images, "layer4", target)
-    times = rounds(works, count)
-    pairs = {
-        f"pytorch-grad-cam / camlens, {k}": (f"pytorch-grad-cam, {k}", f"camlens, {k}")
-        for k in ("ablation-cam", "score-cam")
-    }
-    return summary(times, pairs)
-
-
-def large(name: str, layer: str, count: int) -> dict[str, Any]:
-    """Another network at 224x224, batch 16, its default layer."""
-    import timm
-
-    torch.manual_seed(0)
-    network, images = timm.create_model(name, pretrained=False).eval(), torch.randn(16, 3, 224, 224)
-    names = [str(k) for k in range(1000)]
-    model = Classifier(network, names, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (224, 224), name)
-    assert model.layers[-1] == layer, f"{name}: the peers are given {layer}, we take {model.layers[-1]}"
-    target = network(images).argmax(dim=1).tolist()
-    works = {
-        "forward": forward(network, images),
-        "camlens": lambda: explain(model, images),
-        "torchcam": by_torchcam(network, images, layer, target),
-        "captum": by_captum(network, images, layer, target),
-        "pytorch-grad-cam": by_grad_cam("GradCAM", network, images, layer, target),
-    }
-    times = rounds(works, count)
-    pairs = {f"camlens / {k}": ("camlens", k) for k in works if k != "camlens"}
-    return {"layer": layer, **summary(times, pairs)}
-
-
-MEASURED = ("forward", "camlens", "torchcam", "pytorch-grad-cam")
-
-
-def peak(what: str) -> None:
-    """Print the peak memory of this process, in MB, after it did one thing three times."""
-    peers()
-    model = camlens.load()
-    network, images = model.network, model.prepare(cifar10.load("test").pixels[:128])
-    import captum.attr  # noqa: F401
-    import pytorch_grad_cam  # noqa: F401
-    import torchcam.methods  # noqa: F401
-
-    work = {
-        "forward": forward(network, images),
-        "camlens": lambda: explain(model, images, layer="layer4"),
-        "torchcam": by_torchcam(network, images, "layer4", [0] * 128),
-        "pytorch-grad-cam": by_grad_cam("GradCAM", network, images, "layer4", [0] * 128),
-    }[what]
-    before = most_memory()
-    for _ in range(3):
-        work()
-    print(before, most_memory())
-
-
-def most_memory() -> float:
-    """What this process had at most, in MB. Not by getrusage: there the process that started it counts too."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-
-
-def memory(count: int) -> dict[str, Any]:
-    """Peak memory in MB of Grad-CAM at layer4, batch 128, each in processes of its own."""
-    found: dict[str, Any] = {}
-    for what in MEASURED:
-        runs = []
-        for _ in range(count):
-            done = subprocess.run(
-                [sys.executable, __file__, "--peak", what], capture_output=True, text=True, check=True
-            )
-            runs.append([float(number) for number in done.stdout.split()])
-        found[what] = {"peak": interval([b for _, b in runs]), "beyond the start": interval([b - a for a, b in runs])}
-    plain = found["forward"]["peak"]["median"]
-    return {"megabytes": found, "camlens / forward": round(found["camlens"]["peak"]["median"] / plain, 3)}
-
-
 def main() -> None:
     """Measure and write results/maps.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--peak", choices=MEASURED, help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    if options.peak:
-        peak(options.peak)
-        return
-    versions = peers()
-    few = max(3, options.rounds // 3)
-    result = {
-        "peers": versions,
-        "resnet18 at 32x32, batch 128": small(options.rounds),
-        "resnet18 at 32x32, batch 4": perturbing(few),
-        "at 224x224, batch 16": {
-            name: large(name, layer, max(6, options.rounds // 2)) for name, layer in OTHERS.items()
-        },
-        "memory": memory(3),
-        "machine": machine(),
-        "commit": commit(),
-    }
-    write("maps", result)
+    device, layers = options.device, ["layer1", "layer2", "layer3", "layer4"]
+    result: dict[str, Any] = {"peers": peers()}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "int8.onnx"
+        write_int8(file)
+        small: dict[str, Make] = {
+            "forward": forward,
+            "camlens, layer4": ours,
+            "camlens, layer4, ten classes": partial(ours, all_classes=True),
+            "camlens, layer3": partial(ours, layer="layer3"),
+            "camlens, layers 1 to 4": partial(ours, layer=layers),
+            "camlens, int8, layer4, ten classes": partial(in_whole_numbers, path=file),
+            "captum, layer4": by_captum,
+            "torchcam, layer4": by_torchcam,
+            "torchcam, layer3": partial(by_torchcam, layer="layer3"),
+            "pytorch-grad-cam, layer4": by_grad_cam,
+            "pytorch-grad-cam, layer3": partial(by_grad_cam, layer="layer3"),
+            "openvino-xai, ReciproCAM, ten classes": by_openvino_xai,
+        }
+        if device != "cpu":
+            del small["camlens, int8, layer4, ten classes"]  # onnxruntime runs on the CPU here
+        result["resnet18 at 32x32, batch 128"] = measure(partial(of_cifar10, 128, device), small, options.rounds)
+    few = max(5, options.rounds // 3)
+    for method, kind in (("ablation-cam", "AblationCAM"), ("score-cam", "ScoreCAM")):
+        both = {"pytorch-grad-cam": partial(by_grad_cam, kind=kind), "camlens": partial(ours, method=method)}
+        result[f"resnet18 at 32x32, batch 4, {method}"] = measure(partial(of_cifar10, 4, device), both, few)
+    grad_cam = {"forward": forward, "camlens": ours, "torchcam": by_torchcam, "captum": by_captum}
+    for name in OTHERS:
+        result[f"{name} at 224x224, batch 16"] = measure(
+            partial(of_timm, name, device), {**grad_cam, "pytorch-grad-cam": by_grad_cam}, max(6, options.rounds // 2)
+        )
+    write("maps" if device == "cpu" else "maps-gpu", {**result, "machine": machine(device), "commit": commit()})
+
+
+def write_int8(path: Path) -> None:
+    """What `camlens export --int8` writes."""
+    from camlens.show.onnx import write as export
+
+    export(camlens.load(), path, cifar10.load("test"), cifar10.load("train"), int8=True)
 
 
 if __name__ == "__main__":

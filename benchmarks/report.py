@@ -190,29 +190,38 @@ def triage() -> list[str]:
 
 
 def maps() -> list[str]:
-    """The lines of benchmarks/maps.py."""
-    found = read("maps")
+    """The lines of benchmarks/maps.py, on the CPU and on a GPU."""
+    return [line for name in ("maps", "maps-gpu") for line in maps_on(read(name))]
+
+
+def maps_on(found: dict[str, Any]) -> list[str]:
+    """The lines of one machine."""
     if not found:
         return []
 
     def shown(row: dict[str, Any]) -> str:
         low, high = row["interval"]
-        return f"{row['median']:.2f} ({low:.2f} to {high:.2f}), {row['n']}"
+        return f"{row['median']:.2f} ({low:.2f} to {high:.2f})"
 
     lines = [
         "## Maps",
         "",
-        "Times of one work divided by those of another in the same round: median (95 % interval), rounds. "
+        "Each in a process of its own, one at a time in turn; ratios are those of one round. Medians with 95 % "
+        "intervals, and the number of rounds. Peak memory is that of the process, in MB, and how much of it came after "
+        "network and images were there. "
         + ", ".join(f"{name} {version}" for name, version in found["peers"].items())
         + ".",
     ]
-    others = {f"{name}, at 224x224, batch 16": row for name, row in found["at 224x224, batch 16"].items()}
-    for title, part in {**{k: v for k, v in found.items() if k.startswith("resnet18")}, **others}.items():
-        lines += ["", f"| {title} | |", "|---|---|"]
-        lines += [f"| {name} | {shown(row)} |" for name, row in part["times"].items()]
-    lines += ["", "| peak memory of a process, layer4, batch 128 | MB | beyond its start |", "|---|---|---|"]
-    for name, row in found["memory"]["megabytes"].items():
-        lines.append(f"| {name} | {row['peak']['median']:,.0f} | {row['beyond the start']['median']:,.0f} |")
+    for title, part in found.items():
+        if " at " not in title:
+            continue
+        first, second = list(part)[:2]
+        heading = f"| {title} | seconds, n | times {first} | times {second} | peak memory |"
+        lines += ["", heading, "|---|---|---|---|---|"]
+        for name, row in part.items():
+            ratios = " | ".join(shown(ratio) for ratio in row["ratios"].values())
+            memory = f"{row['peak MB']:,}, {row['MB beyond the start']:,}"
+            lines.append(f"| {name} | {row['seconds']['median']:.3f}, {row['seconds']['n']} | {ratios} | {memory} |")
     return [*lines, "", f"{hardware(found['machine'])}."]
 
 

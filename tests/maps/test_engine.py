@@ -20,7 +20,7 @@ from torch import nn
 import oracles
 from camlens.errors import CamlensError, ModelError, UsageError
 from camlens.maps.engine import explain
-from camlens.maps.methods import CAMS
+from camlens.maps.methods import CAMS, METHODS
 from camlens.model.classifier import Classifier
 from camlens.model.resnet import ResNet
 
@@ -191,12 +191,24 @@ def test_every_method_explains_all_classes_of_several_layers_at_once(method):
 def test_many_pixels_change_nothing_but_their_order(monkeypatch):
     net, batch = network("flattened"), images()
     few = explain(net, batch, "hirescam", ["layer1", "layer2"], "all")
-    monkeypatch.setattr("camlens.maps.engine.MANY", 1)
+    monkeypatch.setattr("camlens.maps.engine.LARGE", 1)
     many = explain(net, batch, "hirescam", ["layer1", "layer2"], "all")
     assert many.images.is_contiguous(memory_format=torch.channels_last) and torch.equal(many.images, batch)
     torch.testing.assert_close(many.logits, few.logits)
     for layer, maps in few.maps.items():
         torch.testing.assert_close(many.maps[layer], maps)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_image_is_explained_as_if_it_were_alone(method, monkeypatch):
+    monkeypatch.setattr("camlens.model.running.MOST", 2)
+    net, batch, target, minus = network("flattened"), images(5), [0, 1, 2, 1, 0], [1, 2, 1, 0, 2]
+    against = None if method == "eigen-cam" else minus
+    found = explain(net, batch, method, target=target, against=against)
+    for k in range(5):
+        one = explain(net, batch[k : k + 1], method, target=target[k], against=against and against[k])
+        torch.testing.assert_close(found.maps[k], one.maps[0])
+        torch.testing.assert_close(found.logits[k], one.logits[0])
 
 
 def test_of_a_thousand_images_each_is_explained():
@@ -238,11 +250,34 @@ def test_channels_are_ablated_whatever_lies_beside_the_layer(meet, count):
 
 
 def test_more_channels_than_go_at_once(monkeypatch):
-    monkeypatch.setattr("camlens.maps.probing.AT_ONCE", 3)
+    monkeypatch.setattr("camlens.model.running.MOST", 3)
     net, batch = network("flattened", channels=5), images()
     for method in ("score-cam", "ablation-cam"):
         found = explain(net, batch, method, "layer1", 1).maps
         assert_close(found, oracles.maps(net, "layer1", batch, method, [1] * 3))
+
+
+class Spots(nn.Module):
+    """A layer of six channels, each with one cell, which is one of two."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.stem, self.layer, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Identity(), nn.Linear(6, 3)
+        self.seen = 0
+
+    def forward(self, x):
+        self.seen += len(x)
+        spots = torch.zeros(6, *SIZE, dtype=x.dtype)
+        spots[:3, 1, 2] = spots[3:, 4, 5] = 1
+        return self.head(self.layer(self.stem(x).abs() * spots).sum(dim=(2, 3)).tanh())
+
+
+def test_channels_of_one_shape_are_shown_once():
+    net, batch = Spots().double(), images()
+    found = explain(net, batch, "score-cam", "layer", 1).maps
+    assert net.seen == len(batch) * (1 + 2)
+    assert_close(found, oracles.maps(net, "layer", batch, "score-cam", [1] * 3))
 
 
 def test_a_batch_of_one_is_the_image_of_the_batch():
@@ -775,10 +810,11 @@ def test_images_that_are_as_they_should_be_are_passed_without_a_word():
         (torch.zeros(2, 3, *SIZE, dtype=torch.uint8), "images is (2, 3, 6, 8) uint8"),
         (torch.zeros(2, 3, *SIZE, dtype=torch.int64), "images is (2, 3, 6, 8) int64"),
         (torch.zeros(3, *SIZE), "images is (3, 6, 8) float32"),
+        (torch.zeros(0, 3, *SIZE), "images is (0, 3, 6, 8) float32"),
     ],
 )
 def test_images_that_are_no_normalised_batch(batch, arrived):
-    assert refused(network(), batch) == f"{arrived}; expected normalised images (B, 3, H, W) of floats"
+    assert refused(network(), batch) == f"{arrived}; expected normalised images (B, 3, H, W) of floats, B of 1 or more"
 
 
 def test_pictures_need_a_classifier():

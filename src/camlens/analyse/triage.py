@@ -22,7 +22,7 @@ from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.evidence import Reading
 from camlens.data.imageset import ImageSet, Size, resize
 from camlens.model.classifier import Classifier
-from camlens.model.running import evaluating
+from camlens.model.running import at_once, evaluating
 
 # Chosen on drawings of `shapes` with other seeds than those on which benchmarks/triage.py measures.
 TYPICAL = 0.22  # share of the right images that are less typical
@@ -209,10 +209,14 @@ def rank(values: Tensor, usual: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def chances(model: Classifier, pixels: Tensor, batch: int = 128) -> Tensor:
+def chances(model: Classifier, pixels: Tensor) -> Tensor:
     """The probabilities of all classes, (E, K), for pictures (E, 3, H, W) uint8."""
     with evaluating(model):
-        found = [model(model.prepare(part)).float().softmax(dim=1).cpu() for part in pixels.split(batch) if len(part)]
+        found = [
+            model(model.prepare(part)).float().softmax(dim=1).cpu()
+            for part in pixels.split(at_once(model, pixels))
+            if len(part)
+        ]
     return torch.cat(found) if found else torch.zeros(0, len(model.class_names))
 
 

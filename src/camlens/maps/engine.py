@@ -32,9 +32,9 @@ from camlens.maps.probing import through_each_channel, without_each_channel
 from camlens.model.classifier import Classifier, Pictures, bare, feature_maps, unwrapped
 from camlens.model.exported import Exported
 from camlens.model.grid import as_grid
-from camlens.model.running import constant, hooked, trial
+from camlens.model.running import at_once, constant, hooked, trial
 
-MANY = 2**16  # pixels, from which on a CPU is faster where the channels come last, whatever the network's own order
+LARGE = 2**14  # pixels of an image, from which on a CPU is faster with the channels last, whatever the network's order
 
 Target = int | str | Tensor | Sequence[int] | Sequence[str]
 Maps = Tensor | dict[str, Tensor]
@@ -186,15 +186,17 @@ def explain(
     with torch.inference_mode(False), torch.enable_grad():
         batch = _as_batch(classifier, images)
         network = bare(model)
+        look: Callable[[Tensor], Look]
         if how.needs == "pixels":
             layers, why = _no_layers(name, network, layer)
-            logits, maps_of = _look_at_pixels(network, classifier, batch, name, how)
+            look = partial(_look_at_pixels, network, classifier, method=name, how=how)
         elif isinstance(network, Exported):
             layers, why = _layer_names(classifier, network, batch, layer)
-            logits, maps_of = _look_into_file(network, batch, layers, name)
+            look = partial(_look_into_file, network, layers=layers, method=name)
         else:
             layers, why = _layer_names(classifier, network, batch, layer)
-            logits, maps_of = _look(network, classifier, batch, layers, how)
+            look = partial(_look, network, classifier, layers=layers, how=how)
+        logits, maps_of = _in_parts(look, batch, 1 if how.needs == "pixels" else at_once(network, batch))
         chosen = _chosen(target, logits, classifier)
         minus = None if against is None else _classes(against, logits, classifier)
 
@@ -212,6 +214,18 @@ def explain(
 
 
 Look = tuple[Tensor, Callable[[Tensor], list[Tensor]]]  # logits, and from what each counts in y (B, K) to maps of y
+
+
+def _in_parts(look: Callable[[Tensor], Look], images: Tensor, most: int) -> Look:
+    """A look at at most so many images at once, and then at the next ones."""
+    count = -(-len(images) // most)
+    looks = [look(part) for part in images.tensor_split(count)]
+
+    def maps_of(y: Tensor) -> list[Tensor]:
+        parts = [of_part(y_part) for (_, of_part), y_part in zip(looks, y.tensor_split(count), strict=True)]
+        return [torch.cat(of_layer) for of_layer in zip(*parts, strict=True)]
+
+    return torch.cat([logits for logits, _ in looks]), maps_of
 
 
 def _look(
@@ -332,9 +346,9 @@ def _as_batch(classifier: Classifier | None, images: Pictures) -> Tensor:
         raise UsageError(
             "a bare network takes a tensor of images; wrap it in camlens.Classifier to explain PIL pictures"
         )
-    if images.ndim != 4 or not images.is_floating_point():
+    if images.ndim != 4 or not images.is_floating_point() or not images.numel():
         kind = f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}"
-        raise UsageError(f"images is {kind}; expected normalised images (B, 3, H, W) of floats")
+        raise UsageError(f"images is {kind}; expected normalised images (B, 3, H, W) of floats, B of 1 or more")
     low, high = (float(value) for value in images.detach().aminmax())
     if not math.isfinite(high - low):
         raise UsageError("the images hold values that are not finite; a map of them would mean nothing")
@@ -345,8 +359,8 @@ def _as_batch(classifier: Classifier | None, images: Pictures) -> Tensor:
             stacklevel=3,
         )
     images = constant(images)
-    many = images.device.type == "cpu" and images[:, 0].numel() >= MANY
-    return images.contiguous(memory_format=torch.channels_last) if many else images
+    large = images.device.type == "cpu" and images[0, 0].numel() >= LARGE
+    return images.contiguous(memory_format=torch.channels_last) if large else images
 
 
 def _layer_names(

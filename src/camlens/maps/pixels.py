@@ -13,7 +13,7 @@ from camlens.errors import ModelError
 from camlens.model.running import trial
 
 STEPS = 50  # of Integrated Gradients
-SAMPLES, NOISE = 25, 0.15  # of SmoothGrad; the noise's standard deviation, as a share of the images' range
+SAMPLES, NOISE = 25, 0.15  # of SmoothGrad; the noise's standard deviation, as a share of the image's range
 RELUS = (torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, nn.functional.relu, nn.functional.relu_)
 
 
@@ -48,10 +48,10 @@ class AsModule(TorchFunctionMode):
         return self.module(args[0]) if func in RELUS else func(*args, **(kwargs or {}))
 
 
-def attributions(method: str, network: nn.Module, images: Tensor, y: Tensor) -> Tensor:
-    """What each input (B, 3, H, W) does to the explained number, signed.
+def attributions(method: str, network: nn.Module, image: Tensor, y: Tensor) -> Tensor:
+    """What each input (1, 3, H, W) does to the explained number, signed.
 
-    y: (B, K), what each logit counts in it
+    y: (1, K), what each logit counts in it
 
     integrated-gradients: Sundararajan et al. 2017, arXiv 1703.01365, Eq. 1, from the mean colour; its sum is the change
         from there
@@ -62,24 +62,20 @@ def attributions(method: str, network: nn.Module, images: Tensor, y: Tensor) -> 
         from captum.attr import GuidedBackprop, IntegratedGradients, NoiseTunnel, Saliency
     except ModuleNotFoundError as error:
         raise ModelError(f"{method} needs {error.name}; install it with: pip install 'camlens[captum]'") from error
-    model, images = Explained(network), images.detach().requires_grad_()
+    model, image = Explained(network), image.detach().requires_grad_()
     with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(0)
         warnings.simplefilter("ignore")  # captum says that it sets hooks
         if method == "integrated-gradients":
-            at_once = max(STEPS, len(images))
-            found = IntegratedGradients(model).attribute(
-                images, n_steps=STEPS, internal_batch_size=at_once, additional_forward_args=(y,)
-            )
+            found = IntegratedGradients(model).attribute(image, n_steps=STEPS, additional_forward_args=(y,))
         elif method == "guided-backprop":
-            found = GuidedBackprop(model).attribute(images, additional_forward_args=(y,))
+            found = GuidedBackprop(model).attribute(image, additional_forward_args=(y,))
         else:
             found = NoiseTunnel(Saliency(model)).attribute(
-                images,
+                image,
                 nt_type="smoothgrad",
                 nt_samples=SAMPLES,
-                nt_samples_batch_size=1,
-                stdevs=NOISE * float(images.detach().max() - images.detach().min()),
+                stdevs=NOISE * float(image.detach().max() - image.detach().min()),
                 abs=False,
                 additional_forward_args=(y,),
             )

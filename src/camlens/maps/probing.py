@@ -7,9 +7,7 @@ from torch import Tensor, nn
 
 from camlens.maps import heat
 from camlens.model.grid import as_grid
-from camlens.model.running import hooked, trial
-
-AT_ONCE = 128  # variants of an image
+from camlens.model.running import at_once, hooked, trial
 
 
 @torch.no_grad()
@@ -40,7 +38,7 @@ def without_each_channel(network: nn.Module, layer: str, images: Tensor, output:
     found = []
     for image, activation in zip(images.split(1), output.split(1), strict=True):
         parts = []
-        for channels in torch.arange(grid.shape[1], device=images.device).split(AT_ONCE):
+        for channels in torch.arange(grid.shape[1], device=images.device).split(at_once(network, images)):
             copies = torch.cat([activation] * len(channels))
             view = as_grid(copies, size)
             assert view is not None
@@ -56,13 +54,22 @@ def through_each_channel(network: nn.Module, images: Tensor, A: Tensor, logits: 
 
     images: (B, 3, H, W); A: (B, C, h, w), each channel of which is enlarged to the image's size and stretched to 0..1,
     unless it is the same everywhere; logits: (B, K)
+
+    Channels of the same shape, as all are that have but one cell, and that the same, are shown once.
     """
     found = logits.new_full((*A.shape[:2], logits.shape[1]), torch.nan)
     for row, (image, activation) in enumerate(zip(images, A, strict=True)):
-        masks = heat.upsample(activation, (int(image.shape[1]), int(image.shape[2])))
-        low, high = masks.amin(dim=(1, 2), keepdim=True), masks.amax(dim=(1, 2), keepdim=True)
-        for channels in (high > low).flatten().nonzero()[:, 0].split(AT_ONCE):
-            shown = ((masks - low) / (high - low))[channels].to(image.dtype)
-            if len(channels):
-                found[row, channels] = trial(network, image * shown[:, None])
+        uneven = activation.amax(dim=(1, 2)) > activation.amin(dim=(1, 2))
+        if not bool(uneven.any()):
+            continue
+        shapes, which = stretched(activation[uneven]).unique(dim=0, return_inverse=True)
+        masks = stretched(heat.upsample(shapes, (int(image.shape[1]), int(image.shape[2])))).to(image.dtype)
+        parts = masks[:, None].split(at_once(network, images))
+        found[row, uneven] = torch.cat([trial(network, image * part) for part in parts])[which]
     return found
+
+
+def stretched(maps: Tensor) -> Tensor:
+    """Maps (n, h, w), none of which is the same everywhere, from 0 to 1 each."""
+    low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
+    return (maps - low) / (high - low)
