@@ -9,6 +9,7 @@ it. And it is shown the picture without that place: what it then sees may be the
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -43,15 +44,14 @@ RIM = 1 / 16  # of the picture's sides, around what is hidden: it gets the mean 
 
 @dataclass(frozen=True)
 class Signs:
-    """What is measured of E errors; each (E,).
+    """What is measured of E errors; each (E,). What could change no verdict is not looked at, and not a number.
 
     twin: the index of a near-duplicate in the training set that has another label, -1 for none; alike: how alike the
         most alike one is, as in `camlens.analyse.duplicates`
     typical: the share of the rightly predicted images that are farther from the training images nearest to them
     label, prediction: the probability of each; rest: the mean one of all classes but the predicted one
     enlarged: by how much the label's probability rises from a wide to a narrow window on all evidence
-    alone: of the untypical errors, the probability of the prediction in a wide window on its own evidence; not a number
-        for the others
+    alone: of untypical errors, the probability of the prediction in a wide window on its own evidence
     clear: the share of the right images whose prediction is less probable than `alone`
     label_without, prediction_without: the probability of each where a narrow window on the prediction's evidence is
         hidden
@@ -82,7 +82,7 @@ class Signs:
         close = torch.minimum(self.label, self.prediction) >= CLOSE
         signs = {
             "near-duplicate": self.twin >= 0,
-            "label doubtful": ~untypical & (self.label <= NO_MORE * self.rest),
+            "label doubtful": is_doubtful(self.typical, self.label, self.rest),
             "small": self.enlarged >= ENLARGED,
             "ambiguous": (untypical & clear & rests_on_it) | close | (self.label_without >= SECOND),
             "unusual": untypical & (self.scattered >= SCATTERED),
@@ -118,6 +118,11 @@ class Signs:
             }[verdict]
             for k, verdict in enumerate(self.verdicts())
         ]
+
+
+def is_doubtful(typical: Tensor, label: Tensor, rest: Tensor) -> Tensor:
+    """Whether the label is (E,): the picture is a typical one, of something else."""
+    return (typical >= TYPICAL) & (label <= NO_MORE * rest)
 
 
 def reliability() -> dict[str, dict[str, Any]]:
@@ -158,28 +163,35 @@ def examine(
         nearness(reading.features[of], learned.features) for of in (errors, some_right(evaluation, 2000))
     )
     typical = rank(near, usually_near)
-    untypical = typical < TYPICAL
+    rest = (1 - prediction) / (shares.shape[1] - 1)
+    undecided = (twin < 0) & ~is_doubtful(typical, label, rest)
     evidence, usual = (part.abs().sum(dim=1) for part in maps)
 
-    def of(shown: Tensor, classes: Tensor) -> Tensor:
-        return chances(model, shown).gather(1, classes[:, None])[:, 0]
+    def shown(where: Tensor, change: Callable[[Tensor, Tensor, float], Tensor], by: Tensor, share: float) -> Tensor:
+        found = torch.full_like(shares, torch.nan)
+        found[where] = chances(model, change(pictures[where], by[where], share))
+        return found
 
-    wide, *narrow = (of(cut_out(pictures, evidence, share), labels) for share in (WIDE, *NARROW))
-    alone = torch.full_like(label, torch.nan)
-    alone[untypical] = of(cut_out(pictures[untypical], own[untypical].clamp(min=0), WIDE), predictions[untypical])
-    without = chances(model, hidden(pictures, own.clamp(min=0), HIDDEN))
+    def of(classes: Tensor, found: Tensor) -> Tensor:
+        return found.gather(1, classes[:, None])[:, 0]
+
+    narrow = torch.stack([of(labels, shown(undecided, cut_out, evidence, share)) for share in NARROW]).mean(dim=0)
+    wide = of(labels, shown(narrow >= ENLARGED, cut_out, evidence, WIDE))
+    speaking = own.clamp(min=0)
+    alone = of(predictions, shown(undecided & (typical < TYPICAL), cut_out, speaking, WIDE))
+    without = shown(undecided, hidden, speaking, HIDDEN)
     return Signs(
         twin=twin,
         alike=alike,
         typical=typical,
         label=label,
         prediction=prediction,
-        rest=(1 - prediction) / (shares.shape[1] - 1),
-        enlarged=torch.stack(narrow).mean(dim=0) - wide,
+        rest=rest,
+        enlarged=narrow - wide,
         alone=alone,
         clear=rank(alone, evaluation.confidences[~evaluation.wrong]),
-        label_without=without.gather(1, labels[:, None])[:, 0],
-        prediction_without=without.gather(1, predictions[:, None])[:, 0],
+        label_without=of(labels, without),
+        prediction_without=of(predictions, without),
         scattered=(rank(places(evidence), places(usual)) + 1 - rank(evidence.sum(dim=(1, 2)), usual.sum(dim=(1, 2))))
         / 2,
         confused=evaluation.confusion[labels, predictions].float(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -22,7 +23,7 @@ def at_once(network: nn.Module, images: Tensor) -> int:
     if images.device.type != "cpu":
         return len(images)
     weights = sum(parameter.numel() for parameter in network.parameters())
-    return max(weights // WEIGHTS, min(MOST, -(-PIXELS // images[0, 0].numel())))
+    return max(weights // WEIGHTS, min(MOST, -(-PIXELS // math.prod(images.shape[2:]))))
 
 
 @contextmanager
