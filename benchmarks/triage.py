@@ -196,10 +196,13 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         result: dict[str, Any] = {"shapes": on_shapes(Path(work))}
-    packaged = ROOT / "src/camlens/analyse/triage.json"
-    packaged.write_text(json.dumps(result["shapes"]["verdicts"], indent=2) + "\n", encoding="utf-8")
+    verdicts = result["shapes"]["verdicts"]
     if options.judgements:
         result["cifar10"] = on_cifar10(options.judgements, options.features)
+        found = result["cifar10"]["doubtful labels"]["verdict"]
+        verdicts["label doubtful"]["on CIFAR-10"] = {"judged": found["judged"], "right": found["doubtful"]}
+    packaged = ROOT / "src/camlens/analyse/triage.json"
+    packaged.write_text(json.dumps(verdicts, indent=2) + "\n", encoding="utf-8")
     write("triage", result | {"machine": machine(), "commit": commit()})
 
 

@@ -24,7 +24,7 @@ def main() -> None:
     address = f"{options.report.resolve().as_uri()}#image={options.image}"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        for name, part, height in (("error", "#card", 1010), ("report", "body", 960)):
+        for name, part, height in (("error", "#card", 1050), ("report", "body", 960)):
             tab = browser.new_page(viewport={"width": 1560, "height": height}, device_scale_factor=1.5)
             tab.goto(address)
             tab.wait_for_selector("#card canvas")

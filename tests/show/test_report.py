@@ -235,6 +235,17 @@ def test_each_error_has_its_verdict(tab, report):
     assert shown == [facts["images"]["index"][n] for n in order][:120]
 
 
+def test_a_verdict_says_how_often_such_ones_were_right(tab, report):
+    facts = facts_of(report)
+    kinds, measured = facts["verdicts"]["of"], facts["verdicts"]["reliability"]
+    seen = {kind: n for n, kind in enumerate(kinds) if kind in measured}
+    assert seen
+    for kind, number in seen.items():
+        text = tab(report, f"#image={facts['images']['index'][number]}").locator(".verdict").inner_text()
+        assert f"{measured[kind]['right']} of {measured[kind]['given']} such verdicts were right" in text
+        assert ("on CIFAR-10" in text) == ("on CIFAR-10" in measured[kind])
+
+
 def test_the_probabilities_are_listed(tab, report):
     facts = facts_of(report)
     page = tab(report, f"#image={facts['images']['index'][4]}")

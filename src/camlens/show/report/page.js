@@ -484,11 +484,12 @@ function probabilities(model, k) {
 
 /* The verdict on an error of the first model, with its reason and how often such verdicts were right. */
 function verdict(k) {
-  const name = verdictOf(k), measured = facts.verdicts?.reliability[name];
+  const name = verdictOf(k), measured = facts.verdicts?.reliability[name], people = measured?.["on CIFAR-10"];
   if (!facts.verdicts || k >= count || !isWrong(first, k)) return null;
   if (!name) return el("p", { class: "verdict" }, el("b", {}, "No verdict"), ": none of the signs is there.");
   return el("p", { class: "verdict" }, el("b", {}, name[0].toUpperCase() + name.slice(1)), `: ${facts.verdicts.why[k].replaceAll(" %", "\u00a0%")}.`,
-    measured ? el("small", {}, ` On pictures whose causes are known, ${measured.right} of ${measured.given} such verdicts were right.`) : null);
+    measured ? el("small", {}, ` On drawn pictures whose causes are known, ${measured.right} of ${measured.given} such verdicts were right`,
+      people ? `; on CIFAR-10, ${people.right} of the ${people.judged} that people judged.` : ".") : null);
 }
 
 /* The training images behind what the first model says. */
