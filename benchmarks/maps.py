@@ -1,10 +1,9 @@
 """What heat maps cost, beside other libraries: PYTHONPATH=PEERS python benchmarks/maps.py [--rounds N] [--device cuda]
 
-The peers need not be installed for anything else: `pip install --target PEERS --no-deps torchcam grad-cam timm
-openvino-xai openvino==2024.6.0` and what they ask for. Each is used as its documentation does by default, on the same
-images with the same threads, in a process of its own, as its users run it: what one leaves behind in the memory
-allocator changes how fast the next one is. They take turns, one at a time, so that what else the machine does falls on
-all; a ratio is that of two times of one round.
+`pip install --target PEERS --no-deps -r benchmarks/peers.txt` brings the peers. Each is used as its documentation does
+by default, on the same images with the same threads, in a process of its own, as its users run it: what one leaves
+behind in the memory allocator changes how fast the next one is. They take turns, one at a time, so that what else the
+machine does falls on all; a ratio is that of two times of one round.
 """
 
 from __future__ import annotations
