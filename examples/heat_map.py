@@ -1,4 +1,4 @@
-"""What is on a picture, and where: python heat_map.py model.onnx picture.png heat_map.png
+"""What is on a picture, and where: python heat_map.py model.onnx photo.jpg heat_map.png
 
 `model.onnx` is what `camlens export` writes. Needs onnxruntime, numpy and Pillow; no torch, no camlens.
 """
@@ -8,15 +8,15 @@ import sys
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
-model, source, target = sys.argv[1:]
+model, source, target = sys.argv[1:] if len(sys.argv) == 4 else sys.exit(__doc__)
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 facts = json.loads(session.get_modelmeta().custom_metadata_map["camlens"])
 height, width = facts["input_size"]
-picture = Image.open(source).convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-
-pixels = np.asarray(picture, np.float32) / 255
+colours = ImageOps.exif_transpose(Image.open(source)).convert("RGBA")
+picture = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
+pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), np.float32) / 255
 images = ((pixels - facts["mean"]) / facts["std"]).transpose(2, 0, 1)[None].astype(np.float32)
 logits, maps = session.run(["logits", "maps"], {"images": images})
 
@@ -25,7 +25,8 @@ best = int(shares.argmax())
 print(f"{facts['class_names'][best]}, {100 * shares[best]:.1f} %")
 
 evidence = np.maximum(maps[0, best], 0)  # logits; the negative part speaks against the class
-cover = Image.fromarray(evidence / max(evidence.max(), 1e-12)).resize((width, height), Image.Resampling.BILINEAR)
-grey, orange = picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, (226, 104, 12))
+picture = ImageOps.contain(picture, (640, 640))
+cover = Image.fromarray(evidence / max(evidence.max(), 1e-12)).resize(picture.size, Image.Resampling.BILINEAR)
 mask = Image.fromarray((200 * np.asarray(cover)).clip(0, 255).astype(np.uint8))
-Image.composite(orange, grey, mask).resize((8 * width, 8 * height)).save(target)
+orange = Image.new("RGB", picture.size, (226, 104, 12))
+Image.composite(orange, picture.convert("L").convert("RGB"), mask).save(target)

@@ -68,7 +68,7 @@ Batch = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 Seed = Annotated[int, typer.Option(min=0, help="Where random choices start.")]
 Layers = Annotated[list[str] | None, typer.Option("--layer", help="A layer to look at; may be given several times.")]
 METHODS_HELP = "grad-cam, grad-cam++, hirescam, layercam, xgrad-cam, eigen-cam, score-cam, ablation-cam or finer-cam"
-PIXELS_HELP = "integrated-gradients, smoothgrad or guided-backprop, with the extra [captum]"
+PIXELS_HELP = "integrated-gradients, smoothgrad or guided-backprop, with the extra captum"
 Method = Annotated[str, typer.Option(help=f"{METHODS_HELP}.")]
 Out = Annotated[Path, typer.Option(help="The folder for what is made.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
+import networks
 import oracles
 from camlens.errors import CamlensError, ModelError, UsageError
 from camlens.maps.engine import explain
@@ -753,6 +754,13 @@ def test_a_layer_that_does_not_lead_to_the_logits(layer, message):
     assert refused(Paths(), images(double=False), layer=layer, kind=ModelError).startswith(message)
 
 
+def test_a_layer_that_leads_to_the_logits_by_its_class_token_alone():
+    net, batch = networks.ViT().eval(), torch.randn(2, 3, *networks.SIZE)
+    message = refused(net, batch, layer="blocks.2", kind=ModelError)
+    assert message.startswith("the logits depend on layer 'blocks.2' by tokens alone that are no cells of the image")
+    assert explain(net, batch).layers == ("blocks.1",)
+
+
 def test_too_few_or_too_many_targets():
     wrong = "2 classes for 3 images; give one for each image, or one for all"
     assert refused(network(), images(), target=[0, 1]) == wrong
@@ -815,6 +823,34 @@ def test_images_that_are_as_they_should_be_are_passed_without_a_word():
 )
 def test_images_that_are_no_normalised_batch(batch, arrived):
     assert refused(network(), batch) == f"{arrived}; expected normalised images (B, 3, H, W) of floats, B of 1 or more"
+
+
+def test_a_network_that_gives_nothing_but_nan():
+    net = network()
+    with torch.no_grad():
+        net.stem.bias[1] = torch.nan
+    message = "the network gave logits that are not finite for 3 of 3 images"
+    assert refused(net, images(), kind=ModelError) == message
+
+
+@pytest.mark.parametrize("layer", [3, nn.ReLU()], ids=["number", "module"])
+def test_a_layer_is_a_name(layer):
+    assert "expected the name of a module" in refused(network(), images(), layer=layer)
+
+
+def test_a_model_is_a_module():
+    assert refused(len, images()).startswith("model is of type builtin_function_or_method; expected")
+
+
+def test_a_bright_picture_is_no_unnormalised_one():
+    model = classifier()
+    explain(model, [Image.new("RGB", SIZE, "white")])
+    explain(model.network, model.prepare([Image.new("RGB", SIZE, "white")]))
+
+
+def test_a_result_is_told_in_a_line():
+    result = explain(network(), images(), "hirescam", ["layer1", "layer2"])
+    assert repr(result) == "Explanation(hirescam of 3 images, maps at layer1 (3, 6, 8), layer2 (3, 3, 4))"
 
 
 def test_pictures_need_a_classifier():

@@ -115,7 +115,9 @@ def test_no_text_leaves_the_sheet_or_lies_on_other_text(tmp_path):
     for sheet in (
         figures.gradcam("title", "3 of 20 errors, the most confident first.", cases, "grad-cam", "hirescam"),
         figures.misclassified("title", "3 of 20 errors, the most confident first.", cases),
-        figures.explained("p.png", picture(), [("cat", 0.9), ("dog", 0.1)], {"l": torch.rand(4, 4)}, "cat", "dog", "m"),
+        figures.explained(
+            "p.png", picture(), [("cat", 0.9), ("dog", 0.1)], {"l": torch.rand(4, 4)}, "cat", "dog", "hirescam"
+        ),
     ):
         sheet.save(tmp_path / "a.png")
         boxes = [(t.get_text(), t.get_window_extent()) for t in sheet.figure.texts]

@@ -197,16 +197,34 @@ def test_files_that_are_not_ours(tmp_path, exported):
         write(camlens.load(exported[1]), tmp_path / "again.onnx", tiny.images(5, side=32))
 
 
-def test_the_example_needs_nothing_of_ours(tmp_path, exported):
-    Image.effect_noise((40, 30), 90).convert("RGB").save(tmp_path / "picture.png")
+@pytest.mark.parametrize("kind", ["plain", "turned", "see-through"])
+def test_the_example_needs_nothing_of_ours(tmp_path, exported, kind):
+    photo, source = Image.effect_noise((40, 30), 90).convert("RGB"), tmp_path / "photo.png"
+    if kind == "see-through":
+        photo.putalpha(Image.linear_gradient("L").resize(photo.size))
+    exif = Image.Exif()
+    exif[0x0112] = 6 if kind == "turned" else 1  # orientation
+    photo.save(source, exif=exif)
     program = ROOT / "examples" / "heat_map.py"
     assert sum(bool(line.strip()) for line in program.read_text().splitlines()) <= 30
     assert "camlens import" not in program.read_text() and "torch" not in program.read_text().split('"""')[2]
-    command = [sys.executable, program, exported[1], tmp_path / "picture.png", tmp_path / "map.png"]
+    command = [sys.executable, program, exported[1], source, tmp_path / "map.png"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     made = camlens.load(exported[1])
-    result = explain(made, Image.open(tmp_path / "picture.png"))
+    result = explain(made, Image.open(source))
     share = float(result.logits.softmax(dim=1).max())
     assert done.stdout == f"{made.class_names[int(result.prediction)]}, {100 * share:.1f} %\n"
     with Image.open(tmp_path / "map.png") as picture:
-        assert picture.size == (256, 256)
+        assert picture.size == ((480, 640) if kind == "turned" else (640, 480))
+
+
+def test_the_example_says_how_it_is_called():
+    program = ROOT / "examples" / "heat_map.py"
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "heat_map.py model.onnx photo.jpg heat_map.png" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_takes_images_of_its_size(exported):
+    with pytest.raises(UsageError, match=r"images are \(2, 3, 64, 48\); this ONNX file takes \(B, 3, 32, 32\)"):
+        explain(camlens.load(exported[1]), torch.randn(2, 3, 64, 48), "hirescam")

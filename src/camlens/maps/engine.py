@@ -40,7 +40,7 @@ Target = int | str | Tensor | Sequence[int] | Sequence[str]
 Maps = Tensor | dict[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """Logits and maps of one batch.
 
@@ -62,6 +62,10 @@ class Explanation:
     images: Tensor
     classifier: Classifier | None
     why: str = ""
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{layer} {tuple(maps.shape)}" for layer, maps in self.by_layer().items())
+        return f"Explanation({self.method} of {len(self.logits)} images, maps at {shapes})"
 
     @property
     def prediction(self) -> Tensor:
@@ -144,7 +148,8 @@ class Explanation:
             cells += [heat.figure(caption, picture, side) for caption, picture in shown] + ["<br>"]
         more = len(self.logits) - most
         rest = f"<p>and {more:,} more images</p>" if more > 0 else ""
-        return f"<p>{escape(self.method)}. {escape(self.why)}</p>{''.join(cells)}{rest}"
+        told = f"{self.method} at {', '.join(self.layers)}. {self.why}"
+        return f"<p>{escape(told)}</p>{''.join(cells)}{rest}"
 
 
 def each(maps: Maps, function: heat.OnMaps) -> Maps:
@@ -176,8 +181,10 @@ def explain(
     The model is left exactly as it was, and may be frozen, compiled, in training mode, under `no_grad`,
     `inference_mode` or autocast. Warns of images that seem not to be normalised. Raises `UsageError` for an unknown
     method, layer or class and images that are not numbers, and `ModelError` for a layer that was not reached, has no
-    feature map or does not lead to the logits.
+    feature map or does not lead to the logits, and logits that are not numbers.
     """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model is of type {type(model).__name__}; expected a camlens.Classifier or a torch.nn.Module")
     model = unwrapped(model)
     classifier = model if isinstance(model, Classifier) else None
     name, how = find_method(method)
@@ -197,6 +204,9 @@ def explain(
             layers, why = _layer_names(classifier, network, batch, layer)
             look = partial(_look, network, classifier, layers=layers, how=how)
         logits, maps_of = _in_parts(look, batch, 1 if how.needs == "pixels" else at_once(network, batch))
+        if not bool(logits.isfinite().all()):
+            bad = int((~logits.isfinite().all(dim=1)).sum())
+            raise ModelError(f"the network gave logits that are not finite for {bad} of {len(batch)} images")
         chosen = _chosen(target, logits, classifier)
         minus = None if against is None else _classes(against, logits, classifier)
 
@@ -352,7 +362,7 @@ def _as_batch(classifier: Classifier | None, images: Pictures) -> Tensor:
     low, high = (float(value) for value in images.detach().aminmax())
     if not math.isfinite(high - low):
         raise UsageError("the images hold values that are not finite; a map of them would mean nothing")
-    if 0 <= low < high and (classifier is None or float(classifier.mean.min()) > 0):
+    if 0 <= low < high and looks_plain(classifier, high):
         warnings.warn(
             f"no value of the images is below 0, they reach from {low:.3g} to {high:.3g}: as if they had not been "
             "normalised; camlens.Classifier.normalise does it, and explain itself for PIL pictures",
@@ -363,20 +373,38 @@ def _as_batch(classifier: Classifier | None, images: Pictures) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last) if large else images
 
 
+def looks_plain(classifier: Classifier | None, high: float) -> bool:
+    """Whether images with this largest value and none below 0 are as they were before normalisation.
+
+    Bright ones may have no value below 0 after it too, but then some above 1, and none above what white becomes.
+    """
+    if classifier is None:
+        white = 3.0  # more than by any usual mean and deviation
+    elif float(classifier.mean.min()) > 0:
+        white = float(((1 - classifier.mean) / classifier.std).max()) + 0.01
+    else:
+        return False
+    return high <= 1 or high > white
+
+
 def _layer_names(
     classifier: Classifier | None, network: nn.Module, batch: Tensor, layer: str | Sequence[str] | None
 ) -> tuple[list[str], str]:
     """The layers asked for, or the one that is sensible and why it is."""
     size = (int(batch.shape[2]), int(batch.shape[3]))
     modules: Collection[str] = network.outputs if isinstance(network, Exported) else dict(network.named_modules())
-    names = [layer] if isinstance(layer, str) else list(layer or ())
+    names = [layer] if isinstance(layer, str) else layer or ()
+    if not isinstance(names, list | tuple):
+        raise UsageError(
+            f"layer is of type {type(layer).__name__}; expected the name of a module, or a list of such names"
+        )
     for name in names:
         if name not in modules or not name:
             found = modules if isinstance(network, Exported) else list(feature_maps(network, size))
             owner = "this model" if classifier is None else classifier.name
             raise unknown("layer", name, [k for k in found if k.count(".") == 0] or found, owner)
     if names:
-        return names, ""
+        return list(names), ""
     known = list(classifier.layers if classifier is not None else feature_maps(network, size))
     if not known:
         raise ModelError(f"{type(network).__name__} has no layer with a feature map (B, C, h, w)")
@@ -467,6 +495,11 @@ def _gradients(layers: list[Watched], y: Tensor) -> list[Tensor]:
     for layer, gradient in zip(layers, gradients, strict=True):
         if gradient is None:
             raise ModelError(f"the logits do not depend on layer {layer.name!r}")
+        if bool(gradient.any()) and not bool(layer.grid(gradient).any()):
+            raise ModelError(
+                f"the logits depend on layer {layer.name!r} by tokens alone that are no cells of the image; "
+                "take an earlier layer"
+            )
     return [layer.grid(gradient) for layer, gradient in zip(layers, gradients, strict=True)]
 
 

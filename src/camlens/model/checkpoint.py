@@ -81,7 +81,7 @@ def load(model: str | Path = "resnet18-cifar10", weights: str | Path | None = No
     elif path.suffix not in SUFFIXES:
         names = ", ".join(shipped()) or "none in this version: train one with camlens train"
         raise ModelError(
-            f"no model {spec!r}; give a run folder, a .safetensors file, module:function "
+            f"no model {spec!r}; give a run folder, a .safetensors or .onnx file, module:function "
             f"or the name of a shipped network ({names})"
         )
     if weights is not None:

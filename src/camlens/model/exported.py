@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camlens.errors import ModelError
+from camlens.errors import ModelError, UsageError
 from camlens.model.classifier import Classifier
 
 KEY = "camlens"  # of the file's metadata, under which the facts are, as JSON
@@ -43,6 +43,10 @@ class Exported(nn.Module):
     def run(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
         """Logits (B, K), and the maps (B, K, h, w) of each of these layers."""
         from onnxruntime import RunOptions
+
+        height, width = self.session.get_inputs()[0].shape[2:]
+        if tuple(images.shape[1:]) != (3, height, width):
+            raise UsageError(f"images are {tuple(images.shape)}; this ONNX file takes (B, 3, {height}, {width})")
 
         options = RunOptions()
         options.only_execute_path_to_fetches = True

@@ -78,9 +78,7 @@ def gallery(
     title = f"What {evaluation.model.name} gets wrong on {evaluation.data.name}"
     paths = [
         figures.misclassified(title, facts, shown).save(folder / f"misclassified.{ending}"),
-        figures.gradcam(title, facts, shown, method, CONTRAST_METHOD, METHODS[method].unit).save(
-            folder / f"gradcam.{ending}"
-        ),
+        figures.gradcam(title, facts, shown, method, CONTRAST_METHOD).save(folder / f"gradcam.{ending}"),
     ]
     return [*paths, save_maps(folder / "maps.npz", shown)] if raw else paths
 
@@ -120,11 +118,8 @@ def picture(
     if minus == explained:
         raise UsageError(f"{title}: why {explained} and not {minus}? Give another class to explain it against")
     if method == "all":
-        units = {name: how.unit for name, how in METHODS.items()}
-        return likeliest, figures.methods(title, shown, likeliest, maps, units, explained, minus)
-    name = result.method
-    unit = METHODS[name].unit
-    return likeliest, figures.explained(title, shown, likeliest, maps[name], explained, minus, name, unit)
+        return likeliest, figures.methods(title, shown, likeliest, maps, explained, minus)
+    return likeliest, figures.explained(title, shown, likeliest, maps[result.method], explained, minus, result.method)
 
 
 def cases(evaluation: Evaluation, indices: Tensor, layers: Sequence[str], method: str, batch: int = 50) -> list[Case]:

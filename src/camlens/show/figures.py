@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from camlens.maps import heat
+from camlens.maps.methods import METHODS
 from camlens.show.sheet import (
     CONTRAST,
     DPI,
@@ -247,16 +248,12 @@ def heading(sheet: Sheet, title: str, facts: str) -> None:
 KINDS = ("for the prediction", "for the label", "prediction less label")
 
 
-def gradcam(
-    title: str, facts: str, cases: Sequence[Case], method: str, contrast_method: str, unit: str = "logits"
-) -> Sheet:
+def gradcam(title: str, facts: str, cases: Sequence[Case], method: str, contrast_method: str) -> Sheet:
     """For each error, at each layer, the evidence for the prediction and for the label, and their contrast.
 
     Maps of one layer share one scale, so that they can be compared down the column; beyond its end the colour stays.
-
-    unit: of the method's maps; those of the contrast are in logits
     """
-    side, gap, apart, text = 128, 10, 30, 54
+    side, gap, apart, text, unit = 128, 10, 30, 54, METHODS[method].unit
     layers = list(cases[0].maps)
     group = 3 * side + 2 * gap
     top = MARGIN + 118
@@ -321,23 +318,24 @@ def explained(
     target: str,
     against: str | None,
     method: str,
-    unit: str = "logits",
 ) -> Sheet:
     """One picture: its likeliest classes, and at each layer the heat map, smooth and in the layer's own cells.
 
-    picture: (3, H, W) uint8; shares: names and probabilities; maps: layer to raw map (h, w); unit: of its values
+    picture: (3, H, W) uint8; shares: names and probabilities; maps: layer to raw map (h, w)
     """
-    side, gap = 224, 16
+    side, gap, how = 224, 16, METHODS[method]
+    cell = "pixel" if how.needs == "pixels" else "cell"
     tall = max(side, 20 * len(shares))
     sheet = Sheet(2 * MARGIN + (1 + len(maps)) * (side + gap) - gap, 2 * MARGIN + 104 + side + gap + tall)
     half = 0.4 * (sheet.width - 2 * MARGIN)
     sheet.title(title)
-    sheet.line(MARGIN, MARGIN + 20, question(f"{method}: why", target, against, half), 9)
+    asked = question(f"{method}: why", target, against, half)
+    sheet.line(MARGIN, MARGIN + 20, asked if how.needs else [(f"{method}: what is seen, whatever the class", SOFT)], 9)
     top = MARGIN + 64
     sheet.picture(MARGIN, top, side, as_array(enlarged(picture, side)))
     for number, (layer, map) in enumerate(maps.items(), 1):
         x = MARGIN + number * (side + gap)
-        sheet.text(x, top - 16, f"{layer}, {map.shape[0]}×{map.shape[1]} cells", 8, weight="bold")
+        sheet.text(x, top - 16, f"{layer}, {map.shape[0]}×{map.shape[1]} {cell}s", 8, weight="bold")
         scale = float(map.abs().max()) or 1.0
         for row, smooth in enumerate((True, False)):
             drawn = heat.overlay(enlarged(picture, side), map, scale=scale, smooth=smooth)
@@ -346,9 +344,9 @@ def explained(
         if float(map.max()) <= 0:
             sheet.text(x, bottom, "no positive evidence here", 8, SOFT)
         elif float(map.min()) < 0:
-            sheet.scale(x, bottom, side, CONTRAST, (f"−{scale:.2g} {unit} a cell", f"+{scale:.2g}"))
+            sheet.scale(x, bottom, side, CONTRAST, (f"−{scale:.2g} {how.unit} a {cell}", f"+{scale:.2g}"))
         else:
-            sheet.scale(x, bottom, side, TO_PREDICTION, ("0", f"{scale:.2g} {unit} a cell"))
+            sheet.scale(x, bottom, side, TO_PREDICTION, ("0", f"{scale:.2g} {how.unit} a {cell}"))
     probabilities(sheet, top + side + gap + 4, side, shares, target, against)
     return sheet
 
@@ -364,14 +362,12 @@ def methods(
     picture: Tensor,
     shares: Sequence[tuple[str, float]],
     maps: dict[str, dict[str, Tensor]],
-    units: Mapping[str, str],
     target: str,
     against: str | None,
 ) -> Sheet:
     """One picture as every method sees it: a column for each method, a row for each layer, each map with its scale.
 
-    picture: (3, H, W) uint8; shares: names and probabilities; maps: method to layer to raw map (h, w); units: of their
-    values, by method
+    picture: (3, H, W) uint8; shares: names and probabilities; maps: method to layer to raw map (h, w)
     """
     side, gap, left = 128, 12, 224
     layers = list(next(iter(maps.values())))
@@ -385,13 +381,13 @@ def methods(
     probabilities(sheet, top + left + 16, left, shares, target, against)
     for column, (method, of_method) in enumerate(maps.items()):
         x = first + column * (side + gap)
-        sheet.text(x, MARGIN + 46, method, 9, weight="bold")
+        sheet.text(x, MARGIN + 46, method if METHODS[method].needs else f"{method}, any class", 9, weight="bold")
         for row, (layer, map) in enumerate(of_method.items()):
             y = top + row * row_height
             sheet.text(x, y - 14, f"{layer}, {map.shape[0]}×{map.shape[1]}", 7, SOFT)
             scale = float(map.abs().max()) or 1.0
             evidence_picture(sheet, x, y, side, picture, map, scale, kind=2 if float(map.min()) < 0 else 0)
-            sheet.text(x, y + side + 4, units[method], 6.5, SOFT)
+            sheet.text(x, y + side + 4, METHODS[method].unit, 6.5, SOFT)
     return sheet
 
 
