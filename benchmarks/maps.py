@@ -2,8 +2,9 @@
 
 `pip install --target PEERS --no-deps -r benchmarks/peers.txt` brings the peers. Each is used as its documentation does
 by default, on the same images with the same threads, in a process of its own, as its users run it: what one leaves
-behind in the memory allocator changes how fast the next one is. They take turns, one at a time, so that what else the
-machine does falls on all; a ratio is that of two times of one round.
+behind in the memory allocator changes how fast the next one is, and where the memory of a process lies does too, so the
+rounds are spread over several processes of each. They take turns, one at a time, so that what else the machine does
+falls on all; a ratio is that of two times of one round.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Setting:
         with torch.no_grad():
             return torch.cat([self.network(part).argmax(dim=1) for part in self.images.split(4)]).tolist()
 
+
+PROCESSES = 3  # of each, one after the other
 
 Work = Callable[[], Any]
 Make = Callable[[Setting], Work]
@@ -190,25 +193,13 @@ def most_memory() -> float:
 
 
 def measure(setting: Callable[[], Setting], makes: dict[str, Make], rounds: int) -> dict[str, Any]:
-    """Seconds of each in turn, after a first time that does not count; with ratios to the first two, and memory."""
-    context = multiprocessing.get_context("spawn")
-    turns: dict[str, Connection] = {}
-    for name, make in makes.items():
-        turns[name], end = context.Pipe()
-        context.Process(target=serve, args=(end, setting, make), daemon=True).start()
-        end.close()
+    """Seconds of each in turn, with ratios to the first two, and memory (that of the last processes)."""
     times: dict[str, list[float]] = {name: [] for name in makes}
-    for number in range(rounds + 1):
-        for name, turn in turns.items():
-            turn.send(True)
-            seconds = turn.recv()
-            if number:
-                times[name].append(seconds)
-    found = {}
-    for name, turn in turns.items():
-        turn.send(False)
-        most, before = turn.recv()
-        found[name] = {
+    memory: dict[str, tuple[float, float]] = {}
+    for _ in range(PROCESSES):
+        memory = take_turns(setting, makes, -(-rounds // PROCESSES), times)
+    return {
+        name: {
             "seconds": interval(times[name]),
             "peak MB": round(most),
             "MB beyond the start": round(most - before),
@@ -217,7 +208,29 @@ def measure(setting: Callable[[], Setting], makes: dict[str, Make], rounds: int)
                 for other in list(makes)[:2]
             },
         }
-    return found
+        for name, (most, before) in memory.items()
+    }
+
+
+def take_turns(
+    setting: Callable[[], Setting], makes: dict[str, Make], rounds: int, times: dict[str, list[float]]
+) -> dict[str, tuple[float, float]]:
+    """Add to the times, with a process of each, after a first time that does not count; the memory of each."""
+    context = multiprocessing.get_context("spawn")
+    turns: dict[str, Connection] = {}
+    for name, make in makes.items():
+        turns[name], end = context.Pipe()
+        context.Process(target=serve, args=(end, setting, make), daemon=True).start()
+        end.close()
+    for number in range(rounds + 1):
+        for name, turn in turns.items():
+            turn.send(True)
+            seconds = turn.recv()
+            if number:
+                times[name].append(seconds)
+    for turn in turns.values():
+        turn.send(False)
+    return {name: turn.recv() for name, turn in turns.items()}
 
 
 def interval(values: list[float]) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def maps_on(found: dict[str, Any]) -> list[str]:
     lines = [
         "## Maps",
         "",
-        "Each in a process of its own, one at a time in turn; ratios are those of one round. Medians with 95 % "
+        "Each in three processes of its own, one at a time in turn; ratios are those of one round. Medians with 95 % "
         "intervals, and the number of rounds. Peak memory is that of the process, in MB, and how much of it came after "
         "network and images were there. "
         + ", ".join(f"{name} {version}" for name, version in found["peers"].items())
