@@ -178,7 +178,7 @@ def test_metadata_that_camlens_would_not_write(saved, change):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("nothing", "no model 'nothing'; give a run folder, a .safetensors file, module:function or the name of a"),
+        ("nothing", "no model 'nothing'; give a run folder, a .safetensors or .onnx file, module:function or the name"),
         ("weights.pt", "there is no weights file weights.pt"),
         ("none.safetensors", "there is no weights file none.safetensors"),
         (".", "is no run folder: it has no model.safetensors"),
