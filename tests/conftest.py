@@ -1,7 +1,6 @@
 """What the tests share."""
 
 import os
-import resource
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,6 +8,25 @@ import pytest
 import torch
 
 from camlens.data import cifar10
+
+TOUCHED = {"cifar10_dir": "real", "browser": "browser"}  # fixture: marker
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by these markers
+def pytest_collection_modifyitems(items):
+    """A test that takes the real data or a browser is marked for it, so that none can forget to be skipped."""
+    for item in items:
+        for fixture, marker in TOUCHED.items():
+            if fixture in item.fixturenames:
+                item.add_marker(marker)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_downloads():
+    """A test that forgets to ask for `cifar10_dir` fails where there is no data, and does not download 170 MB."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cifar10, "MIRRORS", ())
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,7 +40,7 @@ def cifar10_dir() -> Path:
     """Where the real CIFAR-10 lies; where it lies nowhere the test is skipped, and fails on CI."""
     place = cifar10.find()
     if place is None:
-        message = "the real CIFAR-10 is in none of $CAMLENS_DATA, ./data and the user's cache"
+        message = "needs CIFAR-10, which is in none of $CAMLENS_DATA, ./data and the user's cache"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
@@ -32,6 +50,8 @@ def cifar10_dir() -> Path:
 @pytest.fixture
 def full_disk():
     """`with full_disk(n):` the system refuses to write more than n bytes into a file, as on a disk that is full."""
+
+    resource = pytest.importorskip("resource", reason="this system cannot limit the size of files")
 
     @contextmanager
     def refusing(limit):

@@ -18,8 +18,6 @@ ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "benchmarks" / "results" / "shipped.json"
 WEIGHTS = ROOT / "src" / "camlens" / "model" / "weights" / "resnet18-cifar10.safetensors"
 
-pytestmark = pytest.mark.real
-
 
 @pytest.fixture(scope="module")
 def camlens(cifar10_dir):

@@ -91,7 +91,23 @@ def main() -> None:
     logging.getLogger("camlens").addHandler(Notes())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
-    app(prog_name="camlens")
+    try:
+        app(prog_name="camlens")
+    except SystemExit as end:
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            leave(end.code)
+        raise
+
+
+def leave(code: Any) -> None:
+    """End a process of torchrun with this exit code, without taking the interpreter down first.
+
+    Threads of gloo may still hold tensors then. One that lets go of a tensor while the interpreter is going away ends
+    the process by SIGABRT (pytorch issue 190489), and torchrun counts a run that had finished as failed.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else bool(code))
 
 
 received: list[int] = []  # signals

@@ -23,6 +23,8 @@ import torch
 from camlens.data import cifar10
 from camlens.errors import DataError, UsageError
 
+pytestmark = pytest.mark.network
+
 COUNT = 20  # images in a stand-in batch
 CLASSES = [b"airplane", b"automobile", b"bird"]
 
@@ -130,7 +132,7 @@ def elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No test finds data that lies on this machine, and none waits."""
-    if "real" not in request.keywords:
+    if "cifar10_dir" not in request.fixturenames:
         monkeypatch.chdir(tmp_path_factory.mktemp("work"))
         monkeypatch.delenv("CAMLENS_DATA", raising=False)
         monkeypatch.setenv("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", str(cache))
@@ -529,7 +531,7 @@ def test_a_folder_that_cannot_be_written(data: Data, tmp_path: Path, dead: str) 
         cifar10.download(tmp_path / "file", [dead])
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
 def test_a_full_disk(data: Data, tmp_path: Path) -> None:
     (tmp_path / f"{cifar10.ARCHIVE}.part").symlink_to("/dev/full")
     with serving(Mirror(data.archive)) as mirror, pytest.raises(DataError, match=r"cannot write .*No space left"):
@@ -539,7 +541,6 @@ def test_a_full_disk(data: Data, tmp_path: Path) -> None:
 # --- the real data
 
 
-@pytest.mark.real
 def test_the_real_data(cifar10_dir: Path) -> None:
     train, test = cifar10.load("train", cifar10_dir), cifar10.load("test", cifar10_dir)
     assert train.pixels.shape == (50_000, 3, 32, 32) and train.counts() == [5_000] * 10

@@ -12,14 +12,14 @@ ROOT = Path(__file__).parents[2]
 
 def needed(found, what):
     if not found:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{what} is not installed")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"needs {what}, which is not installed")
     return found
 
 
 @pytest.fixture(scope="session")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = needed(shutil.which("chromium") or shutil.which("google-chrome"), "chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, which is not installed")
+    chromium = needed(shutil.which("chromium") or shutil.which("google-chrome"), "Chromium")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=flags)
@@ -53,7 +53,7 @@ def tab(browser):
 @pytest.fixture
 def axe():
     """Says what in a page people cannot read or use, by axe-core; the page is opened with bypass_csp=True."""
-    script = needed(list(ROOT.glob("node_modules/axe-core/axe.min.js")), "axe-core (npm install axe-core)")[0]
+    script = needed(list(ROOT.glob("node_modules/axe-core/axe.min.js")), "axe-core (npm install --no-save axe-core)")[0]
 
     def violations(page):
         page.add_script_tag(path=script)

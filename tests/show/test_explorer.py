@@ -19,6 +19,8 @@ from camlens.show import explorer
 from camlens.show.report import page as report
 from tiny import NAMES, classifier, images
 
+pytestmark = pytest.mark.network
+
 
 class Server:
     """An explorer of a tiny network, at a port of its own."""

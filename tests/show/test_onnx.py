@@ -146,11 +146,10 @@ def test_what_loses_too_much_in_whole_numbers_is_not_written(tmp_path, monkeypat
     assert [path.read_text() for path in tmp_path.iterdir()] == ["the old one"]
 
 
-@pytest.mark.real
-def test_in_whole_numbers_the_shipped_network_loses_nothing_that_matters(tmp_path):
+def test_in_whole_numbers_the_shipped_network_loses_nothing_that_matters(tmp_path, cifar10_dir):
     from camlens.data import cifar10
 
-    train, test = (cifar10.load(split, cifar10.find()) for split in ("train", "test"))
+    train, test = (cifar10.load(split, cifar10_dir) for split in ("train", "test"))
     found = write(
         camlens.load(),
         tmp_path / "model.onnx",

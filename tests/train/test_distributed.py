@@ -19,6 +19,11 @@ from camlens.data.loader import Augmentation, Loader
 from camlens.model.resnet import ResNet
 from camlens.train.distributed import fresh
 
+pytestmark = [
+    pytest.mark.network,
+    pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds processes in /proc, which is Linux's"),
+]
+
 FIELDS = {
     "width": "4",
     "sizes": "12",
@@ -156,6 +161,16 @@ def test_a_killed_process_is_started_again_and_nothing_is_lost(folder, undisturb
     for part in ("network", "average"):
         assert all(torch.equal(a[part][key], value) for key, value in b[part].items())
     assert [row["train_loss"] for row in a["rows"]] == [row["train_loss"] for row in b["rows"]]
+
+
+def test_a_finished_run_cannot_fail_on_its_way_out(folder, tmp_path, monkeypatch):
+    """A process that would be aborted while its interpreter is taken down; benchmarks/exits.py is the long version."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os\nif os.environ.get('RANK') == '1':\n    atexit.register(os.abort)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    output, _ = finish(start(folder, tmp_path / "run", epochs=1))
+    assert str(tmp_path / "run" / "metrics.json") in output
 
 
 def test_two_machines_that_count_their_restarts_apart(folder, undisturbed, tmp_path):

@@ -30,6 +30,7 @@ def wait(process, until):
         time.sleep(0.0005)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 @pytest.mark.parametrize("moment", ["before the first save", "during a save", "between two"])
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(folder, tmp_path, moment):
     out = tmp_path / "killed"
