@@ -420,6 +420,29 @@ def test_errors_are_reported_marked_and_corrected(run, pictures, tmp_path):
     assert (tmp_path / "metrics.json").read_text() == before
 
 
+def test_nothing_long_is_silent(run, pictures, tmp_path, monkeypatch):
+    """With no patience, everything is long. What is shown of it does not mix with the answer."""
+    monkeypatch.setattr("camlens.progress.PATIENCE", 0.0)
+    monkeypatch.setattr("camlens.progress.EVERY", 0.0)
+
+    def said(*arguments):
+        result = CliRunner().invoke(app, [*map(str, arguments), "--data", str(pictures), "--out", str(tmp_path)])
+        assert result.exit_code == 0, result.output
+        return result.stdout, result.stderr
+
+    answer, shown = said("evaluate", run, "--json")
+    assert json.loads(answer)["n"] == 18
+    name = pictures.name
+    assert f"reading {name}, test: 100 %" in shown and f"predicting {name}, test: 100 %, 0 s left" in shown
+    assert "explaining the errors: 100 %" in said("gallery", run)[1]
+    _, shown = said("report", run)
+    assert f"the features of the 60 images of {name}, train, are read once: about " in shown
+    afterwards = shown.split("are read once")[1]
+    for work in (f"predicting {name}, train", "explaining the errors", "looking for near-duplicates"):
+        assert f"{work}: 100 %" in afterwards
+    assert "are read once" not in said("report", run)[1], "they were kept"
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
 def test_a_reader_that_has_enough_is_no_error(pictures, tmp_path):
     command = [sys.executable, "-m", "camlens", "data", "--data", pictures, "--out", tmp_path, "--json"]
@@ -465,6 +488,9 @@ def test_twenty_classes_of_ones_own_from_given_weights(run, tmp_path):
 
 
 def test_the_pace_is_chosen_and_can_be_decided(pictures, tmp_path):
-    camlens("train", "--data", pictures, *SMALL, "--set", "epochs=1", "--no-channels-last", "--bf16", "--out", tmp_path)
-    pace = json.loads((tmp_path / "config.json").read_text())["pace"]
-    assert pace == {"bf16": True, "compiled": False, "channels_last": False}
+    command = ["train", "--data", pictures, *SMALL, "--set", "epochs=1", "--no-channels-last", "--bf16"]
+    result = CliRunner().invoke(app, [*map(str, command), "--out", str(tmp_path)])
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["pace"] == {"bf16": True, "compiled": False, "channels_last": False}
+    assert config["pace_reasons"]["bf16"] == "as asked for"
+    assert "bfloat16 (as asked for), not compiled (the run sees fewer than 200,000 images" in result.stderr

@@ -30,7 +30,11 @@ def demo(tmp_path_factory):
 
 def test_it_says_what_it_uses_and_why_and_ends_with_what_it_made(demo):
     out, said = demo
-    assert said.startswith("Not CIFAR-10: ")
+    first, second = said.splitlines()[:2]
+    assert first == "Not CIFAR-10: CIFAR-10 cannot be downloaded from any of 4 mirrors (--verbose says why)."
+    assert second.startswith("Instead the embedded data set 'shapes'")
+    said, address = said.rstrip().rsplit("\nOpen the error report: ", 1)
+    assert address == (out / "report.html").resolve().as_uri()
     made = said[said.index("made ") + 5 :].split()
     assert made == [str(p.relative_to(out.parent.parent)) for p in map(out.parent.parent.joinpath, made)]
     assert {p.name for p in out.iterdir() if p.is_file()} <= {Path(p).name for p in made}
@@ -40,6 +44,14 @@ def test_it_says_what_it_uses_and_why_and_ends_with_what_it_made(demo):
             with Image.open(out.parent.parent / path) as picture:
                 picture.load()
                 assert min(picture.size) > 300
+
+
+def test_the_report_says_why_each_image_is_wrong(demo):
+    text = (demo[0] / "report.html").read_text(encoding="utf-8")
+    facts = json.loads(text.split('id="facts">')[1].split("</script>")[0])
+    errors = json.loads((demo[0] / "metrics.json").read_text())["errors"]
+    assert len(facts["images"]["index"]) == len(facts["verdicts"]["of"]) == errors
+    assert sum(verdict is not None for verdict in facts["verdicts"]["of"]) > 0.5 * errors
 
 
 def test_the_network_is_good_but_wrong_where_causes_are_planted(demo):

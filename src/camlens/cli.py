@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from camlens.train.recipe import Recipe
 
 SHIPPED = "resnet18-cifar10"
+DEMO_KNOWS = 5_000  # training images
 
 plain = functools.partial(Console, markup=False, emoji=False, highlight=False, soft_wrap=True)  # a name is only a name
 say, aside = plain(), plain(stderr=True)
@@ -485,6 +486,7 @@ def explain(
 ) -> None:
     """Say what is on a picture and where the network saw it."""
     from camlens.data.folder import read_picture
+    from camlens.progress import track
     from camlens.show import draw
 
     classifier = load_model(None, model, weights, device)
@@ -495,7 +497,7 @@ def explain(
     folder = out_folder(out)
     explained = [
         draw.picture(classifier, picture, path.name, layer, method, target, against, top)
-        for path, picture in zip(images, pictures, strict=True)
+        for path, picture in track(list(zip(images, pictures, strict=True)), "explaining the pictures")
     ]
     answers: list[dict[str, Any]] = []
     names = distinct([path.stem for path in images])  # two folders may hold pictures of one name
@@ -594,24 +596,28 @@ def demo(
     seed: Seed = 0,
     device: Device = "auto",
     out: Out = Path("out/demo"),
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say all that kept it from CIFAR-10.")] = False,
 ) -> None:
-    """The main job in one go: data, network, evaluation, errors, and where the network looked."""
-    from camlens.analyse.evaluation import evaluate
+    """The main job in one go: data, network, evaluation, errors, where the network looked, and the error report."""
+    import torch
+
     from camlens.model.checkpoint import load, shipped
     from camlens.model.summary import summarise
     from camlens.show import draw
+    from camlens.show.report import page
     from camlens.train.recipe import find_recipe
 
     where, folder = pick_device(device), out_folder(out)
-    source, reason = "cifar10", ""
+    source = "cifar10"
     try:
         if SHIPPED not in shipped():
             raise DataError(f"this version has no network trained on it ({SHIPPED})")
         train_images, test_images = (load_split(source, split, data_dir) for split in ("train", "test"))
         say.print(f"The data is CIFAR-10, the network the one that is shipped: {SHIPPED}.")
     except DataError as error:
-        source, reason = "shapes", str(error)
-        say.print(f"Not CIFAR-10: {reason}.")
+        source, reason = "shapes", str(error) if verbose else str(error).splitlines()[0]
+        more = "" if reason == str(error) else " (--verbose says why)"
+        say.print(f"Not CIFAR-10: {reason.rstrip('.:')}{more}.")
         say.print("Instead the embedded data set 'shapes', and a network trained on it now, in a few minutes.")
         train_images, test_images = (load_split(source, split) for split in ("train", "test"))
     paths = [draw.overview([train_images, test_images], seed, folder)]
@@ -625,13 +631,23 @@ def demo(
         )
         paths += trained
     write_text(folder / "summary.txt", summarise(model.network, (3, *model.input_size)).table(detail=True) + "\n")
-    evaluation = evaluate(model, test_images)
+    evaluations, reading = page.predicted([model], test_images)
+    evaluation = evaluations[0]
     indices = evaluation.errors()
     paths += [folder / "summary.txt", *draw.evaluation(evaluation, folder)]
     facts = f"{min(12, len(indices))} of {len(indices):,} errors, {ORDERS['confidence']}."
     paths += draw.gallery(evaluation, indices[:12], facts, folder)
     say.print(evaluation.in_words())
-    made(*paths)
+    if len(train_images) > DEMO_KNOWS:  # the report looks for the causes of errors in them
+        say.print(
+            f"The report knows the first {DEMO_KNOWS:,} of the {len(train_images):,} training images, to be quick; "
+            "`camlens report` takes all."
+        )
+        train_images = train_images.chosen(torch.arange(DEMO_KNOWS))
+    report = folder / "report.html"
+    write_text(report, page.html(page.look_at(evaluations, reading, train_images, folder)))
+    made(*paths, *folder.glob(page.FEATURES), report)
+    say.print(f"Open the error report: {report.resolve().as_uri()}")
 
 
 def distinct(stems: list[str]) -> list[str]:

@@ -13,13 +13,14 @@ from camlens.data.imageset import ImageSet
 from camlens.data.loader import Batch
 from camlens.errors import CamlensError, DataError, UsageError
 from camlens.model import checkpoint
+from camlens.progress import Work
 from camlens.train import folder, loop
 from camlens.train.distributed import Ranks
 from camlens.train.loop import Stopped, train
 from camlens.train.pace import Pace
-from camlens.train.progress import RunProgress
 from camlens.train.recipe import Recipe
 
+checkpoint_save = checkpoint.save
 TINY = Recipe(width=4, epochs=3, sizes=(8, 12), batch=16, rate=0.05, crop=1, cutout=2, average=0.9, holdout=0.2)
 
 
@@ -42,14 +43,6 @@ def undisturbed(data, tmp_path_factory):
     return out
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_pace():
-    """Timing a busy machine may choose another pace for the next run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("camlens.train.pace.seconds", lambda _device, _dtype: 1.0)
-        yield
-
-
 def state(out):
     saved = torch.load(out / loop.STATE, weights_only=True)
     return {**saved["network"], **{f"average.{k}": v for k, v in saved["average"].items()}}
@@ -61,15 +54,15 @@ def same(a, b):
 
 @contextmanager
 def stopping_after(last_step, number=signal.SIGTERM):
-    original = RunProgress.step
+    original = Work.step
 
-    def step(self, *args):
-        original(self, *args)
+    def step(self, *args, **more):
+        original(self, *args, **more)
         if self.done == last_step:
             signal.raise_signal(number)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunProgress, "step", step)
+        patch.setattr(Work, "step", step)
         yield
 
 
@@ -100,7 +93,7 @@ def test_the_epoch_that_did_best_on_held_out_images_is_kept(data, undisturbed):
     _, held = loop.split(data, TINY, seed=0)
     model = camlens.load(undisturbed)
     loss, accuracy = loop.held_out(model, data, held)
-    best = max(folder.read_metrics(undisturbed), key=lambda row: row["held_out_accuracy"])
+    best = max(folder.read_metrics(undisturbed), key=lambda row: (row["held_out_accuracy"], -row["held_out_loss"]))
     assert accuracy == pytest.approx(best["held_out_accuracy"], abs=1e-5)
     assert loss == pytest.approx(best["held_out_loss"], abs=1e-4)
 
@@ -155,15 +148,14 @@ def test_the_seed_decides(data, undisturbed, tmp_path):
 
 
 def test_a_step_is_nesterov_with_decay_on_matrices_alone(data):
-    """Sutskever et al. 2013 as torch writes it: v = m v + g, w = w - r (g + m v); the average follows by 1 - decay."""
+    """Sutskever et al. 2013 as torch writes it: v = m v + g, w = w - r (g + m v)."""
     run = loop.start(TINY, data, seed=0, device=torch.device("cpu"), pace=Pace())
     loop.set_rate(run.optimiser, 0.1)
     images, labels = run.classifier.normalise(data.pixels[:16]), data.labels[:16]
     batch = Batch(data.pixels[:16], labels, labels.roll(1), share=1.0, weight=1.0)
     expected = copy.deepcopy(run.network).double()
-    average = {k: v.clone() for k, v in expected.named_parameters()}
     speed = {k: torch.zeros_like(v) for k, v in expected.named_parameters()}
-    for step in range(3):
+    for _ in range(3):
         loop.train_step(run, run.network, batch, smoothing=0.2, pace=Pace())
         expected.train()
         logits = expected(images.double())
@@ -175,11 +167,54 @@ def test_a_step_is_nesterov_with_decay_on_matrices_alone(data):
                 slope = gradient + (5e-4 * weight if weight.ndim > 1 else 0)
                 speed[name] = 0.9 * speed[name] + slope
                 weight -= 0.1 * (slope + 0.9 * speed[name])
-                average[name] = weight.clone() if step == 0 else 0.9 * average[name] + 0.1 * weight
-    averaged = dict(run.average.module.named_parameters())
     for name, weight in run.network.named_parameters():
         torch.testing.assert_close(weight.double(), dict(expected.named_parameters())[name], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(averaged[name].double(), average[name], rtol=1e-4, atol=1e-5)
+
+
+def test_the_average_forgets_its_start_and_then_keeps_the_recipes_share(data, tmp_path, monkeypatch):
+    """E = d E + (1 - d) w with d = min(average, (1 + t) / (10 + t)), after t steps."""
+    weights, original = [], loop.train_step
+
+    def watched(run, *args):
+        loss = original(run, *args)
+        weights.append({k: v.clone().double() for k, v in run.network.state_dict().items() if v.is_floating_point()})
+        return loss
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    train(replace(TINY, average=0.5), data, tmp_path)
+    expected = weights[0]
+    for step, now in enumerate(weights[1:], 1):
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = {k: decay * expected[k] + (1 - decay) * now[k] for k in now}
+    averaged = torch.load(tmp_path / loop.STATE, weights_only=True)["average"]
+    assert len(weights) == 15 and min(0.5, 15 / 24) == 0.5
+    for name, value in expected.items():
+        torch.testing.assert_close(averaged[f"module.{name}"].double(), value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("second", "kept"), [((0.3, 0.8), 2), ((0.5, 0.8), 1), ((0.3, 0.7), 1), ((0.2, 0.9), 2)])
+def test_of_epochs_that_are_right_as_often_the_one_with_the_lower_loss_is_kept(
+    data, tmp_path, monkeypatch, second, kept
+):
+    judged = iter([(0.4, 0.8), second])
+    saved = []
+    monkeypatch.setattr(loop, "held_out", lambda *_args: next(judged))
+    monkeypatch.setattr(loop.checkpoint, "save", lambda path, model: (saved.append(path), checkpoint_save(path, model)))
+    train(replace(TINY, epochs=2), data, tmp_path)
+    assert len(saved) == kept
+
+
+def test_a_run_of_an_older_version_goes_on(data, tmp_path):
+    with stopping_after(7), pytest.raises(Stopped):
+        train(TINY, data, tmp_path)
+    state = torch.load(tmp_path / loop.STATE, weights_only=True)
+    del state["best_loss"]
+    torch.save(state, tmp_path / loop.STATE)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["pace_reasons"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    train(TINY, data, tmp_path, resume=True)
+    assert len(folder.read_metrics(tmp_path)) == 3
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_state(data, undisturbed, tmp_path):
@@ -208,15 +243,15 @@ def test_a_weight_that_is_no_number_is_never_saved(data, undisturbed, tmp_path, 
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(data, undisturbed, tmp_path, full_disk, monkeypatch):
-    original = RunProgress.step
+    original = Work.step
 
-    def step(self, *args):
-        original(self, *args)
+    def step(self, *args, **more):
+        original(self, *args, **more)
         if self.done == 3:
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(RunProgress, "step", step)
+        patch.setattr(Work, "step", step)
         train(TINY, data, tmp_path)
     before = (tmp_path / loop.STATE).read_bytes()
     with (
@@ -244,17 +279,20 @@ def test_a_run_goes_on_exactly_at_any_pace(data, tmp_path, monkeypatch, pace):
     settings = {"bf16": False, "compiled": False, **pace}
     train(recipe, data, tmp_path / "whole", pace=settings)
     assert json.loads((tmp_path / "whole" / "config.json").read_text())["pace"] == asdict(Pace(**settings))
-    original = RunProgress.step
+    original = Work.step
 
-    def step(self, *args):
-        original(self, *args)
+    def step(self, *args, **more):
+        original(self, *args, **more)
         if self.done == 4:
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(RunProgress, "step", step)
+        patch.setattr(Work, "step", step)
         train(recipe, data, tmp_path / "parts", pace=settings)
-    train(recipe, data, tmp_path / "parts", resume=True)  # the pace is kept
+    train(recipe, data, tmp_path / "parts", resume=True)  # the pace is kept, and why
+    configs = [json.loads((tmp_path / run / "config.json").read_text()) for run in ("whole", "parts")]
+    assert configs[0]["pace_reasons"] == configs[1]["pace_reasons"]
+    assert configs[0]["pace_reasons"]["bf16"] == "as asked for"
     assert same(state(tmp_path / "parts"), state(tmp_path / "whole"))
 
 
@@ -369,11 +407,3 @@ def test_too_few_images_for_a_batch_are_an_error(data, tmp_path):
     with pytest.raises(DataError, match="80 training images besides the 20 held out, fewer than one batch of 128"):
         train(Recipe(width=4, sizes=(8,), crop=1, batch=128, holdout=0.2), data, tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
-    monkeypatch.setattr("camlens.train.progress.EVERY", 0.0)
-    with RunProgress(steps=4, done=2) as progress:
-        progress.step(0, 16, 1.5)
-    assert "epoch 1  step 3/4" in (text := capsys.readouterr().err)
-    assert "loss 1.500" in text and "images/s" in text and "min left" in text

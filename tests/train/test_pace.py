@@ -1,52 +1,83 @@
+from pathlib import Path
+
 import pytest
 import torch
 
 from camlens.train import pace
-from camlens.train.pace import LONG, Pace, choose
+from camlens.train.pace import FAST_IN_BF16, LONG, Pace, choose, in_words
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def timed(monkeypatch):
-    """`timed(bf16, float32)`: the seconds that the trial takes in each."""
+def processor(monkeypatch):
+    """`processor("amx_bf16")`: what the processor says that it has."""
 
-    def pretend(bf16, float32):
-        taken = {torch.bfloat16: bf16, torch.float32: float32}
-        monkeypatch.setattr(pace, "seconds", lambda _device, dtype: taken[dtype])
+    def has(*names):
+        found = dict.fromkeys(("avx2", "avx512_f", *names), True)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
 
-    return pretend
+    monkeypatch.setattr(pace.shutil, "which", lambda name: f"/usr/bin/{name}")
+    return has
 
 
 @pytest.mark.parametrize(
-    ("bf16", "images", "expected"),
+    ("has", "bf16", "reason"),
     [
-        (0.2, LONG, Pace(bf16=True, compiled=True)),
-        (0.2, LONG - 1, Pace(bf16=True, compiled=False)),
-        (0.9, LONG, Pace(bf16=False, compiled=True)),
-        (0.9, LONG - 1, Pace(bf16=False, compiled=False)),
-        (3.0, 100, Pace(bf16=False, compiled=False)),
+        (["amx_bf16", "avx512_bf16"], True, "the processor has AMX"),
+        (["avx512_bf16"], True, "the processor has AVX512_BF16"),
+        ([], False, "the processor has neither AMX nor AVX512_BF16"),
     ],
 )
-def test_the_pace_follows_what_was_timed(timed, monkeypatch, bf16, images, expected):
-    timed(bf16, 1.0)
-    monkeypatch.setattr(pace.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert choose(CPU, images) == expected
+def test_the_processor_decides_on_bfloat16(processor, has, bf16, reason):
+    processor(*has)
+    chosen, reasons = choose(CPU, 100)
+    assert chosen == Pace(bf16=bf16, compiled=False) and reasons["bf16"] == reason
 
 
-def test_without_a_compiler_nothing_is_compiled(timed, monkeypatch):
-    timed(2.0, 1.0)
+def test_no_clock_decides(processor, monkeypatch):
+    """On a busy machine everything takes longer, and the choice stays."""
+    processor("avx512_bf16")
+    for clock in ("time", "monotonic", "perf_counter", "process_time"):
+        monkeypatch.setattr(f"time.{clock}", lambda: pytest.fail("a clock was read"))
+    assert choose(CPU, LONG)[0] == Pace(bf16=True, compiled=True)
+
+
+def test_an_older_torch_says_what_the_processor_has(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    for has_it in (True, False):
+        for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+            monkeypatch.setattr(torch.cpu, name, lambda has_it=has_it: has_it)
+        assert pace.instructions() == (set(FAST_IN_BF16) if has_it else set())
+
+
+def test_what_was_found_is_what_the_system_says():
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        flags = next(line for line in lines if line.startswith("flags")).split()
+    except (OSError, StopIteration):
+        pytest.skip("this system does not list the instructions of its processor")
+    assert pace.instructions() == set(FAST_IN_BF16) & set(flags)
+
+
+def test_long_runs_are_compiled_where_a_compiler_is(processor, monkeypatch):
+    processor()
+    assert choose(CPU, LONG)[0].compiled and not choose(CPU, LONG - 1)[0].compiled
     monkeypatch.setattr(pace.shutil, "which", lambda _name: None)
-    assert not choose(CPU, LONG).compiled
+    chosen, reasons = choose(CPU, LONG)
+    assert not chosen.compiled and reasons["compiled"] == "g++ is not there"
 
 
-def test_what_is_decided_is_not_chosen(timed, monkeypatch):
-    timed(0.1, 1.0)
-    monkeypatch.setattr(pace.shutil, "which", lambda name: name)
-    assert choose(CPU, LONG, bf16=False, compiled=False) == Pace(bf16=False, compiled=False)
-    assert choose(CPU, 1, compiled=True, channels_last=False) == Pace(bf16=True, compiled=True, channels_last=False)
+def test_what_is_decided_is_not_chosen(processor):
+    processor("amx_bf16")
+    chosen, reasons = choose(CPU, LONG, bf16=False, compiled=False)
+    assert chosen == Pace(bf16=False, compiled=False) and reasons["bf16"] == "as asked for"
+    chosen, _ = choose(CPU, 1, compiled=True, channels_last=False)
+    assert chosen == Pace(bf16=True, compiled=True, channels_last=False)
 
 
-def test_both_trials_take_time():
-    assert 0 < pace.seconds(CPU, torch.float32) < 10
-    assert 0 < pace.seconds(CPU, torch.bfloat16) < 10
+def test_a_pace_in_words(processor):
+    processor("avx512_bf16")
+    assert in_words(*choose(CPU, LONG, compiled=False)) == (
+        "bfloat16 (the processor has AVX512_BF16), not compiled (as asked for), channels last (always)"
+    )

@@ -24,6 +24,12 @@ def test_the_rate_rises_and_falls_in_straight_lines():
     assert Recipe(rate=0.4, warmup=1).rate_at(0.5) == pytest.approx(0.2)
 
 
+def test_the_average_is_short_at_first():
+    recipe = Recipe(average=0.98)
+    assert [recipe.average_at(step) for step in (0, 8, 80, 440, 10_000)] == [0.1, 0.5, 0.9, 0.98, 0.98]
+    assert Recipe(average=0).average_at(100) == 0
+
+
 def test_any_field_can_be_set():
     recipe = changed(find_recipe("quick"), ["epochs=3", "sizes=16,32", "rate=1e-2", "flip=false", "stem=imagenet"])
     assert recipe == Recipe(epochs=3, sizes=(16, 32), rate=0.01, flip=False, stem="imagenet", crop=2, average=0.98)

@@ -9,6 +9,7 @@ from torch import Tensor
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.evidence import Reading
 from camlens.data.imageset import ImageSet, resize
+from camlens.progress import track
 
 SIDE = 32  # pixels, at which pictures are compared
 NEAR = 20, 10  # training images compared: the nearest by features, by thumbnails
@@ -37,7 +38,7 @@ def most_alike(
         torch.cat([(part @ small[1].T).topk(min(NEAR[1], len(by)), dim=1).indices for part in small[0].split(256)])
     )
     pictures, found = fine_structure(pixels), []
-    for k, compared in enumerate(torch.cat(near, dim=1)):
+    for k, compared in enumerate(track(torch.cat(near, dim=1), "looking for near-duplicates")):
         compared = compared.unique()
         correlation = largest_correlation(pictures[k], fine_structure(train.pixels[compared]))
         beyond = (correlation - correlation.median()) / (1 - correlation.median()).clamp(min=1e-6)

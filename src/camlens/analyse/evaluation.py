@@ -16,7 +16,8 @@ from camlens.data.imageset import ImageSet
 from camlens.errors import ModelError
 from camlens.files import replacing
 from camlens.model.classifier import Classifier
-from camlens.model.running import evaluating
+from camlens.model.running import evaluating, in_parts
+from camlens.progress import track
 from camlens.train.distributed import ALONE, Ranks
 
 Sort = Literal["confidence", "margin", "random"]
@@ -200,8 +201,10 @@ def evaluate(model: Classifier, data: ImageSet, batch: int = 250, ranks: Ranks =
     """
     data = model.match(data)
     with evaluating(model):
-        parts = [data.pixels[indices] for indices in ranks.part(torch.arange(len(data))).split(batch)]
-        found = [model(model.prepare(pixels)).float() for pixels in parts if len(pixels)]
+        pixels = data.pixels[ranks.part(torch.arange(len(data)))]
+        parts = in_parts(model, len(pixels), model.input_size, model.device, batch)
+        looked_at = track(parts, f"predicting {data.name}, {data.split}", shown=ranks.first)
+        found = [model(model.prepare(pixels[part])).float() for part in looked_at]
         none = torch.empty(0, len(model.class_names), device=model.device)  # with fewer images than processes
         logits = ranks.gather(torch.cat([none, *found]))
     if not bool(logits.isfinite().all()):

@@ -10,6 +10,7 @@ gradients, without which a few training images with large residuals would head e
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,9 +26,11 @@ from camlens.data.imageset import ImageSet
 from camlens.errors import ModelError
 from camlens.files import replacing
 from camlens.model.classifier import Classifier, bare
-from camlens.model.running import evaluating, uncompiled
+from camlens.model.running import evaluating, in_parts, uncompiled
+from camlens.progress import announce, track
 
 SHARE = 0.05  # of the lists of one kind, at most, that one training image may be in
+SAMPLE = 64  # images, by which the time for all is told
 CANDIDATES = 64  # training images for each error, from which the lists are made
 
 
@@ -94,8 +97,9 @@ def read(model: Classifier, data: ImageSet, batch: int = 250) -> Reading:
     data = model.match(data)
     logits, features = [], []
     with evaluating(model), watching_head(model) as seen:
-        for pixels in data.pixels.split(batch):
-            found = model(model.prepare(pixels))
+        parts = in_parts(model, len(data), model.input_size, model.device, batch)
+        for part in track(parts, f"predicting {data.name}, {data.split}"):
+            found = model(model.prepare(data.pixels[part]))
             if not seen or seen[-1][1] is not found or seen[-1][0].ndim != 2:
                 raise NoFeatures(f"the logits of {model.name} do not come from a linear layer; there are no features")
             logits.append(found.float().cpu())
@@ -108,7 +112,10 @@ def read(model: Classifier, data: ImageSet, batch: int = 250) -> Reading:
 
 
 def read_once(model: Classifier, data: ImageSet, kept: Path, batch: int = 250) -> Reading:
-    """As `read`, but taken from the file `kept` where that was made from this network and these images."""
+    """As `read`, but taken from the file `kept` where that was made from this network and these images.
+
+    Otherwise it says beforehand how long that will take, by a few of the images.
+    """
     key = fingerprint(model, data)
     if kept.exists():
         try:
@@ -117,6 +124,11 @@ def read_once(model: Classifier, data: ImageSet, kept: Path, batch: int = 250) -
                     return Reading(file.get_tensor("logits"), file.get_tensor("features").float())
         except Exception:  # damaged: it is made anew
             kept.unlink(missing_ok=True)
+    few = data.chosen(torch.arange(min(SAMPLE, len(data))))
+    began = time.monotonic()
+    read(model, few, batch)
+    seconds = (time.monotonic() - began) / len(few) * len(data)
+    announce(f"the features of the {len(data):,} images of {data.name}, {data.split}, are read once", seconds)
     reading = read(model, data, batch)
     with replacing(kept) as temporary:
         save_file({"logits": reading.logits, "features": reading.features.half()}, temporary, {"of": key})

@@ -24,6 +24,7 @@ from camlens.analyse.evidence import Reading
 from camlens.data.imageset import ImageSet, Size, resize
 from camlens.model.classifier import Classifier
 from camlens.model.running import at_once, evaluating
+from camlens.progress import track
 
 # Chosen on drawings of `shapes` with other seeds than those on which benchmarks/triage.py measures.
 TYPICAL = 0.22  # share of the right images that are less typical
@@ -226,7 +227,7 @@ def chances(model: Classifier, pixels: Tensor) -> Tensor:
     with evaluating(model):
         found = [
             model(model.prepare(part)).float().softmax(dim=1).cpu()
-            for part in pixels.split(at_once(model, pixels))
+            for part in track(pixels.split(at_once(model, pixels)), "trying other views of the errors")
             if len(part)
         ]
     return torch.cat(found) if found else torch.zeros(0, len(model.class_names))

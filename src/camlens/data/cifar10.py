@@ -28,6 +28,7 @@ from torch import Tensor
 
 from camlens.data.imageset import ImageSet
 from camlens.errors import DataError, unknown
+from camlens.progress import Work
 
 FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -67,9 +68,11 @@ def load(split: str, data_dir: Path | None = None) -> ImageSet:
     if split not in SPLITS:
         raise unknown("split", split, SPLITS, "cifar10")
     source = find(data_dir) or download(data_dir or _chosen_folder() or _cache(), MIRRORS)
-    raw = _contents(source, ("batches.meta", *SPLITS[split]))
-    class_names = _parsed(source / "batches.meta", raw["batches.meta"], _class_names)
-    pixels, labels, files = zip(*(_parsed(source / name, raw.pop(name), _batch) for name in SPLITS[split]), strict=True)
+    with Work(f"reading CIFAR-10, {split}"):
+        raw = _contents(source, ("batches.meta", *SPLITS[split]))
+        class_names = _parsed(source / "batches.meta", raw["batches.meta"], _class_names)
+        parsed = [_parsed(source / name, raw.pop(name), _batch) for name in SPLITS[split]]
+    pixels, labels, files = zip(*parsed, strict=True)
     return ImageSet("cifar10", split, class_names, torch.cat(pixels), torch.cat(labels), sum(files, ()), "32x32")
 
 
@@ -219,7 +222,7 @@ def download(folder: Path, mirrors: Sequence[str] = MIRRORS) -> Path:
         reason = error.strerror or error
         raise DataError(f"cannot write {part}: {reason}; make room or name another folder with --data-dir") from error
     raise DataError(
-        "\n".join(["CIFAR-10 cannot be downloaded:", *failures])
+        "\n".join([f"CIFAR-10 cannot be downloaded from any of {len(mirrors)} mirrors:", *failures])
         + f"\nPut {ARCHIVE}, or the folder {FOLDER} that it unpacks to, into {folder.absolute()}, "
         "or name the folder that holds it with --data-dir. --data shapes needs no download."
     )

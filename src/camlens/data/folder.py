@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from camlens.data.imageset import ImageSet, Size
 from camlens.errors import DataError
+from camlens.progress import track
 
 SPLITS = ("train", "test")
 LAYOUT = "expected train/<class>/* and test/<class>/* with two classes or more"
@@ -92,7 +93,7 @@ def load(root: Path, split: str, size: Size, skip_unreadable: bool = False) -> I
         return image.height, image.width
 
     with quiet_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(read, range(len(files))))
+        results = list(track(pool.map(read, range(len(files))), f"reading {root.name}, {split}", len(files)))
     if errors := [str(result) for result in results if isinstance(result, DataError)]:
         message = "\n  ".join([f"{len(errors)} of {len(files)} pictures in {root / split} cannot be read:", *errors])
         if not skip_unreadable:

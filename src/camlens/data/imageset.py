@@ -77,6 +77,19 @@ class ImageSet:
         """The same images at another size; itself where nothing changes."""
         return self if self.size == tuple(size) else replace(self, pixels=resize(self.pixels, size))
 
+    def chosen(self, indices: Tensor) -> ImageSet:
+        """The images with these indices, (n,) int64."""
+        files = tuple(self.files[index] for index in indices.tolist())
+        return ImageSet(
+            self.name,
+            self.split,
+            self.class_names,
+            self.pixels[indices],
+            self.labels[indices],
+            files,
+            self.original_size,
+        )
+
     def reordered(self: Images, class_names: tuple[str, ...]) -> Images:
         """The same images with the same classes in another order."""
         place = torch.tensor([class_names.index(name) for name in self.class_names])

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from camlens.data.imageset import ImageSet
 from camlens.errors import unknown
+from camlens.progress import Work
 
 Array = npt.NDArray[Any]
 
@@ -82,8 +83,9 @@ def load(split: str, shortcut: bool = False, seed: int = 0) -> ShapeSet:
         raise unknown("split", split, COUNTS, name)
     plans = _plan(seed)
     plan = plans[split]
-    canvas, masks, other_masks = _draw(_stream(seed, f"draw {split}"), plan)
-    _draw_twins(seed, split, plans, canvas, masks)
+    with Work(f"drawing shapes, {split}"):
+        canvas, masks, other_masks = _draw(_stream(seed, f"draw {split}"), plan)
+        _draw_twins(seed, split, plans, canvas, masks)
     marks = _mark(_stream(seed, f"mark {split}"), split, plan, canvas) if shortcut else np.zeros_like(masks)
     return ShapeSet(
         name=name,

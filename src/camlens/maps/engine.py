@@ -33,6 +33,7 @@ from camlens.model.classifier import Classifier, Pictures, bare, feature_maps, u
 from camlens.model.exported import Exported
 from camlens.model.grid import as_grid
 from camlens.model.running import at_once, constant, hooked, trial
+from camlens.progress import track
 
 LARGE = 2**14  # pixels of an image, from which on a CPU is faster with the channels last, whatever the network's order
 
@@ -229,10 +230,11 @@ Look = tuple[Tensor, Callable[[Tensor], list[Tensor]]]  # logits, and from what 
 def _in_parts(look: Callable[[Tensor], Look], images: Tensor, most: int) -> Look:
     """A look at at most so many images at once, and then at the next ones."""
     count = -(-len(images) // most)
-    looks = [look(part) for part in images.tensor_split(count)]
+    looks = [look(part) for part in track(images.tensor_split(count), "predicting the images")]
 
     def maps_of(y: Tensor) -> list[Tensor]:
-        parts = [of_part(y_part) for (_, of_part), y_part in zip(looks, y.tensor_split(count), strict=True)]
+        both = list(zip(looks, y.tensor_split(count), strict=True))
+        parts = [of_part(y_part) for (_, of_part), y_part in track(both, "explaining the images")]
         return [torch.cat(of_layer) for of_layer in zip(*parts, strict=True)]
 
     return torch.cat([logits for logits, _ in looks]), maps_of

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from camlens.maps import heat
 from camlens.model.grid import as_grid
 from camlens.model.running import at_once, hooked, trial
+from camlens.progress import track
 
 
 @torch.no_grad()
@@ -38,7 +39,8 @@ def without_each_channel(network: nn.Module, layer: str, images: Tensor, output:
     found = []
     for image, activation in zip(images.split(1), output.split(1), strict=True):
         parts = []
-        for channels in torch.arange(grid.shape[1], device=images.device).split(at_once(network, images)):
+        some = torch.arange(grid.shape[1], device=images.device).split(at_once(network, images))
+        for channels in track(some, "trying the image without each channel"):
             copies = torch.cat([activation] * len(channels))
             view = as_grid(copies, size)
             assert view is not None
@@ -65,7 +67,8 @@ def through_each_channel(network: nn.Module, images: Tensor, A: Tensor, logits: 
         shapes, which = stretched(activation[uneven]).unique(dim=0, return_inverse=True)
         masks = stretched(heat.upsample(shapes, (int(image.shape[1]), int(image.shape[2])))).to(image.dtype)
         parts = masks[:, None].split(at_once(network, images))
-        found[row, uneven] = torch.cat([trial(network, image * part) for part in parts])[which]
+        shown = track(parts, "trying the image through each channel")
+        found[row, uneven] = torch.cat([trial(network, image * part) for part in shown])[which]
     return found
 
 

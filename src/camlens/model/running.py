@@ -26,6 +26,13 @@ def at_once(network: nn.Module, images: Tensor) -> int:
     return max(weights // WEIGHTS, min(MOST, -(-PIXELS // math.prod(images.shape[2:]))))
 
 
+def in_parts(network: nn.Module, count: int, size: tuple[int, int], device: torch.device, most: int) -> list[slice]:
+    """The places of `count` images of this size, in parts of as many as the network takes at once, at most `most`."""
+    images = torch.empty(1, device=device).expand(most, 3, *size)  # takes no memory
+    few = min(most, at_once(network, images))
+    return [slice(first, min(count, first + few)) for first in range(0, count, few)]
+
+
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Put every module into evaluation mode, and afterwards each back into its own."""

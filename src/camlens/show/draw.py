@@ -18,6 +18,7 @@ from camlens.maps.engine import explain
 from camlens.maps.methods import CAMS, METHODS, find_method
 from camlens.model.classifier import Classifier, bare
 from camlens.model.exported import Exported
+from camlens.progress import track
 from camlens.show import figures
 from camlens.show.figures import Case
 from camlens.show.sheet import Sheet
@@ -122,9 +123,10 @@ def picture(
     return likeliest, figures.explained(title, shown, likeliest, maps[result.method], explained, minus, result.method)
 
 
-def cases(evaluation: Evaluation, indices: Tensor, layers: Sequence[str], method: str, batch: int = 50) -> list[Case]:
+def cases(evaluation: Evaluation, indices: Tensor, layers: Sequence[str], method: str, batch: int = 12) -> list[Case]:
     """The images of these indices with the maps for the prediction, for the label, and of their contrast."""
-    return [case for part in indices.split(batch) for case in _explained(evaluation, part, layers, method)]
+    parts = track(indices.split(batch), "explaining the errors")
+    return [case for part in parts for case in _explained(evaluation, part, layers, method)]
 
 
 def _explained(evaluation: Evaluation, indices: Tensor, layers: Sequence[str], method: str) -> list[Case]:

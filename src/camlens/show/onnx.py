@@ -28,6 +28,7 @@ from camlens.model.classifier import Classifier, bare
 from camlens.model.exported import KEY, Exported, load
 from camlens.model.resnet import ResNet
 from camlens.model.running import hooked, trial
+from camlens.progress import Work, track
 
 CALIBRATION = 512  # training images, from which the ranges of the activations are read
 COMPARED = 512  # test images, on which the file is compared with the network
@@ -133,10 +134,12 @@ def write(
     graph = WithMaps(network, layer, head(model, layer), layer3).eval()
     outputs = {**({"layer3": "maps_layer3"} if layer3 else {}), layer: "maps"}
     with replacing(path) as temporary:
-        made = trace(graph, model, ["logits", "maps", *(["maps_layer3"] if layer3 else [])])
+        with Work("writing the graph"):
+            made = trace(graph, model, ["logits", "maps", *(["maps_layer3"] if layer3 else [])])
         if int8:
             assert train is not None
-            made = in_whole_numbers(made, model, train)
+            with Work("calibrating the graph in int8"):
+                made = in_whole_numbers(made, model, train)
         facts = {
             "name": model.name,
             "class_names": model.class_names,
@@ -239,7 +242,7 @@ def compared(model: Classifier, made: Classifier, test: ImageSet, int8: bool, ba
     chosen = torch.arange(len(test)) if int8 else torch.arange(len(test))[:: max(1, len(test) // COMPARED)]
     layers = list(made.layers)
     logits, maps, alike, right = 0.0, 0.0, [], [0, 0]
-    for rows in chosen.split(batch):
+    for rows in track(chosen.split(batch), "comparing the file with the network"):
         images = model.prepare(test.pixels[rows])
         results = [explain(one, images, "hirescam", layers, "all") for one in (model, made)]
         ours, theirs = results

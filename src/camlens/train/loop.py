@@ -31,10 +31,11 @@ from camlens.model import checkpoint
 from camlens.model.classifier import Classifier, bare
 from camlens.model.resnet import RESNETS, ResNet
 from camlens.model.running import evaluating
+from camlens.progress import Work
+from camlens.train import pace as paces
 from camlens.train.distributed import ALONE, Ranks
 from camlens.train.folder import STATE, Row, describe, prepare, read_metrics, write_config, write_metrics
-from camlens.train.pace import Pace, choose
-from camlens.train.progress import RunProgress
+from camlens.train.pace import Pace
 from camlens.train.recipe import Recipe
 
 CHECK_EVERY = 10  # steps; reading a loss waits for the device, which then stands idle
@@ -54,6 +55,7 @@ class Run:
     """Everything that changes while a network is trained.
 
     classifier: what the run leaves behind, the network or its average
+    best, best_loss: held-out accuracy of the epoch that is kept, and its loss, which decides between equal ones
     losses: of the steps since `settle` last read them; they stay on the device until then
     clock: when the seconds of this epoch were last added up
     """
@@ -66,12 +68,13 @@ class Run:
     epoch_loss: float = 0.0
     epoch_seconds: float = 0.0
     best: float = -1.0
+    best_loss: float = math.inf
     rows: list[Row] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
     clock: float = field(default_factory=time.monotonic)
 
     PARTS = ("network", "average", "optimiser")
-    NUMBERS = ("step", "epoch_loss", "epoch_seconds", "best", "rows")
+    NUMBERS = ("step", "epoch_loss", "epoch_seconds", "best", "best_loss", "rows")
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds: tensors and numbers."""
@@ -84,6 +87,7 @@ class Run:
         try:
             for part in self.PARTS:
                 getattr(self, part).load_state_dict(state[part])
+            state.setdefault("best_loss", math.inf)  # not in a checkpoint of camlens 0.1.0
             for number in self.NUMBERS:
                 setattr(self, number, state[number])
             self.classifier.mean.copy_(state["mean"])
@@ -125,8 +129,10 @@ def train(
     config = describe(recipe, data, seed, source, init, where, ranks.count)
     old = ranks.decide(lambda: prepare(out, config, resume))
     state = ranks.decide(lambda: read_state(out) if old else None)
-    settings = (old["pace"] if old and old["device"] == where.type else {}) | (pace or {})
-    chosen = ranks.decide(lambda: choose(where, recipe.epochs * len(learn) // len(set(recipe.sizes)), **settings))
+    seen = recipe.epochs * len(learn) // len(set(recipe.sizes))
+    before = old if old and old["device"] == where.type else {"pace": {}}
+    chosen, reasons = ranks.decide(lambda: paces.choose(where, seen, **before["pace"] | (pace or {})))
+    reasons |= {field: why for field, why in before.get("pace_reasons", {}).items() if field not in (pace or {})}
     loader = Loader(data, learn, recipe.batch, seed, recipe.augmentation, where, ranks.rank, ranks.count)
     run = start(recipe, data, seed, where, chosen, "" if state else init)
     forward = forward_of(run.network, where, chosen, ranks, loader.share)
@@ -135,11 +141,14 @@ def train(
     if ranks.first:
         write_config(
             out_folder(out),
-            (old or config) | {key: config[key] for key in ("device", "launch")} | {"pace": asdict(chosen)},
+            (old or config)
+            | {key: config[key] for key in ("device", "launch")}
+            | {"pace": asdict(chosen), "pace_reasons": reasons},
         )
 
     total, saved = len(loader) * recipe.epochs, time.monotonic()
-    with stop_signals() as received, RunProgress(total, run.step, shown=ranks.first) as progress:
+    with stop_signals() as received, Work("training", total, run.step, shown=ranks.first) as progress:
+        progress.say(paces.in_words(chosen, reasons))
 
         def stop_if_asked() -> None:
             if ranks.any(bool(received)):
@@ -151,6 +160,7 @@ def train(
             side, done = recipe.size_at(epoch), run.step - epoch * len(loader)
             for number, batch in enumerate(loader.epoch(epoch, side, side / recipe.sizes[-1], done), done + 1):
                 set_rate(run.optimiser, recipe.rate_at((run.step + 0.5) / total))
+                set_decay(run.average, recipe.average_at(run.step))
                 run.losses.append(train_step(run, forward, batch, recipe.smoothing, chosen))
                 run.step += 1
                 if number == 1 or run.step % CHECK_EVERY == 0:
@@ -158,7 +168,10 @@ def train(
                     if time.monotonic() - saved > save_every:
                         save(run, recipe, out, ranks)
                         saved = time.monotonic()
-                progress.step(epoch, recipe.batch, run.epoch_loss / (number - len(run.losses)))
+                images = (run.step - progress.first) * recipe.batch
+                speed = images / (time.monotonic() - progress.began)
+                loss = run.epoch_loss / (number - len(run.losses))
+                progress.step(note=f"epoch {epoch + 1}, {speed:,.0f} images/s, loss {loss:.3f}")
                 stop_if_asked()
             settle(run, recipe, out, ranks)
             save(run, recipe, out, ranks)
@@ -211,7 +224,8 @@ def start(recipe: Recipe, data: ImageSet, seed: int, device: torch.device, pace:
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     layout = torch.channels_last if pace.channels_last else torch.contiguous_format
     network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average), use_buffers=True)
+    average = AveragedModel(network, use_buffers=True)
+    set_decay(average, recipe.average_at(0))
     side = recipe.sizes[-1]
     kept = average.module if recipe.average else network
     classifier = Classifier(kept, data.class_names, mean, std, (side, side), name=recipe.network)
@@ -262,6 +276,11 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     """Give every parameter this learning rate."""
     for group in optimiser.param_groups:
         group["lr"] = rate
+
+
+def set_decay(average: AveragedModel, decay: float) -> None:
+    """Let the average keep this share of itself in the next step."""
+    average.multi_avg_fn = get_ema_multi_avg_fn(decay)
 
 
 def train_step(run: Run, forward: Forward, batch: Batch, smoothing: float, pace: Pace) -> Tensor:
@@ -376,9 +395,9 @@ def finish_epoch(run: Run, recipe: Recipe, images: int, judged: tuple[float, flo
         }
     )
     run.epoch_loss, run.epoch_seconds = 0.0, 0.0
-    better = accuracy > run.best or math.isnan(accuracy)
+    better = math.isnan(accuracy) or (accuracy, -loss) > (run.best, -run.best_loss)
     if better:
-        run.best = accuracy
+        run.best, run.best_loss = accuracy, loss
     if ranks.first:
         if better:
             checkpoint.save(out / checkpoint.WEIGHTS, run.classifier)

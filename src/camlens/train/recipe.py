@@ -87,6 +87,13 @@ class Recipe:
         falling = (1 - progress) / (1 - self.warmup) if self.warmup < 1 else 1.0
         return self.rate * min(rising, falling)
 
+    def average_at(self, step: int) -> float:
+        """The decay of the moving average after so many steps: at first less, so that a short run forgets its start.
+
+        As in TensorFlow's `ExponentialMovingAverage` with `num_updates`.
+        """
+        return min(self.average, (1 + step) / (10 + step))
+
 
 RANGES = {
     "width": "expected 1 or more channels",

@@ -28,6 +28,7 @@ from camlens.errors import DataError
 from camlens.files import out_folder, write_text
 from camlens.maps.engine import explain
 from camlens.model.classifier import Classifier
+from camlens.progress import track
 
 ALL = 10  # classes, up to which the maps of all of them travel with an error
 MOST = 8  # with more classes: those of the most probable, and of the label
@@ -74,6 +75,13 @@ def look(
 
     kept: a folder, where the features of the training images are kept for the next time
     """
+    return look_at(*predicted(models, test, batch), train, kept, batch)
+
+
+def predicted(
+    models: Sequence[Classifier], test: ImageSet, batch: int = 250
+) -> tuple[list[Evaluation], Reading | None]:
+    """What the models say of the test images, and the features that the first one has of them."""
     first = models[0]
     test = first.match(test)
     for other in models[1:]:
@@ -88,12 +96,18 @@ def look(
         raise DataError(
             f"{models[1].name} has the classes of {first.name} in another order; a report compares the same"
         )
-    errors = evaluations[0].errors("confidence")
-    learned = None
-    if readings[0] and train is not None and len(errors):
-        train = first.match(train)
-        learned = read_once(first, train, kept / FEATURES, batch)
-    return gather(evaluations, readings[0], train, learned)
+    return evaluations, readings[0]
+
+
+def look_at(
+    evaluations: Sequence[Evaluation], reading: Reading | None, train: ImageSet | None, kept: Path, batch: int = 250
+) -> dict[str, Any]:
+    """As `look`, from what the models say of the test images."""
+    first, learned = evaluations[0], None
+    if reading and train is not None and bool(first.wrong.any()):
+        train = first.model.match(train)
+        learned = read_once(first.model, train, kept / FEATURES, batch)
+    return gather(evaluations, reading, train, learned)
 
 
 def read_if_possible(model: Classifier, data: ImageSet, batch: int) -> Reading | None:
@@ -280,7 +294,8 @@ def maps_of(
     model, data = evaluation.model, evaluation.data
     layers = list(layers or model.layers[-2:])
     parts: list[dict[str, Tensor]] = []
-    for rows, chosen in zip(images.split(batch), classes.split(batch), strict=True) if len(images) else ():
+    both = list(zip(images.split(batch), classes.split(batch), strict=True)) if len(images) else []
+    for rows, chosen in track(both, "explaining the errors"):
         found = explain(model, model.prepare(data.pixels[rows]), method, layers, chosen).maps
         assert isinstance(found, dict)
         parts.append({layer: maps.cpu() for layer, maps in found.items()})
