@@ -1,7 +1,8 @@
-"""What every benchmark states, and where it writes its result."""
+"""What every benchmark states, where it writes its result, and what it runs on as a smoke test."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -12,11 +13,27 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
+
+from camlens.analyse.evaluation import evaluate
+from camlens.data import folder as folder_of_pictures
+from camlens.train.loop import train
+from camlens.train.recipe import Recipe
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 ROOT = HERE.parent
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """A benchmark's parser, with the benchmark's docstring as its help."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--smoke", action="store_true", help="only see that it runs: seconds, on made-up data, nothing is written"
+    )
+    return parser
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
@@ -54,19 +71,54 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit that is measured."""
-    done = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    """The commit that is measured; with "-dirty" where the code is not what was committed."""
+    code = ["src", "benchmarks/*.py"]
+    head = git("rev-parse", "HEAD")
+    if head.returncode:
+        return "unknown, not a git checkout"
+    return head.stdout.strip() + ("-dirty" if git("status", "--porcelain", "--", *code).stdout else "")
 
 
-def write(name: str, result: dict[str, Any]) -> None:
-    """Write results/<name>.json and make RESULTS.md anew."""
+def git(*words: str) -> subprocess.CompletedProcess[str]:
+    """Ask git about this repository."""
+    return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=False)
+
+
+def write(name: str, result: dict[str, Any], smoke: bool = False) -> None:
+    """Write results/<name>.json and make RESULTS.md anew; as a smoke test, only print."""
+    print(json.dumps(result, indent=2))
+    if smoke:
+        print(f"a smoke test: {name}.json stays as it was")
+        return
     from report import make
 
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     make()
-    print(json.dumps(result, indent=2))
+
+
+def tiny_pictures(folder: Path, count: int = 40, side: int = 16) -> Path:
+    """A folder of two classes, reddish and bluish noise, for smoke tests; one test picture in six lies wrong."""
+    numbers = np.random.default_rng(0)
+    for split, of_split in (("train", count), ("test", count // 2)):
+        for number in range(of_split):
+            pixels = numbers.integers(0, 120, (side, side, 3), dtype=np.uint8)
+            pixels[..., 2 * (number % 2)] += 120
+            name = ("red", "blue")[number % 2 ^ (split == "test" and number % 6 == 0)]
+            place = folder / split / name
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(place / f"{number}.png")
+    return folder
+
+
+def tiny_run(folder: Path, pictures: Path) -> Path:
+    """A run folder of a very small network, trained on `tiny_pictures` and reported on, for smoke tests."""
+    data = folder_of_pictures.load(pictures, "train", (16, 16))
+    recipe = Recipe(width=4, epochs=2, sizes=(16,), batch=16, rate=0.05, crop=1, holdout=0.2)
+    model = train(recipe, data, folder)
+    found = evaluate(model, folder_of_pictures.load(pictures, "test", (16, 16)))
+    (folder / "metrics.json").write_text(json.dumps(found.metrics()), encoding="utf-8")
+    return folder
 
 
 def read(name: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ it is told; anything else, a broken connection included, is a failure. The serve
 
 from __future__ import annotations
 
-import argparse
 import io
 import re
 import signal
@@ -22,7 +21,7 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-from common import commit, machine, spread, write
+from common import arguments, commit, machine, spread, tiny_pictures, tiny_run, write
 from PIL import Image
 
 from camlens.data import cifar10
@@ -30,9 +29,12 @@ from camlens.data import cifar10
 CLIENTS = 16
 
 
-def uploads() -> dict[str, bytes]:
-    """Files as people have them, made of CIFAR-10's test images."""
-    pixels = cifar10.load("test").pixels.permute(0, 2, 3, 1).numpy()
+def uploads(smoke: bool) -> dict[str, bytes]:
+    """Files as people have them, made of CIFAR-10's test images; of noise for the smoke test."""
+    if smoke:
+        pixels = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
+    else:
+        pixels = cifar10.load("test").pixels.permute(0, 2, 3, 1).numpy()
 
     def file(number: int, size: tuple[int, int], kind: str) -> bytes:
         target = io.BytesIO()
@@ -87,7 +89,7 @@ def crowd(port: int, server: int, files: list[bytes], wanted: int) -> dict[str, 
                 answers[status] += 1
                 if status == 200:
                     waits.append(seconds)
-                    if answers[200] % (wanted // 10) == 0:
+                    if answers[200] % max(1, wanted // 10) == 0:
                         used.append(round(memory(server)))
                 elif status != 503:
                     return  # a failure; counted
@@ -113,26 +115,30 @@ def crowd(port: int, server: int, files: list[bytes], wanted: int) -> dict[str, 
 
 def main() -> None:
     """Measure and write results/explorer.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--uploads", type=int, default=1000)
     parser.add_argument("--out", type=Path, help="a folder with the report, to save the time to make it")
     options = parser.parse_args()
-    files = uploads()
+    files, repeats, wanted = uploads(options.smoke), *((1, 20) if options.smoke else (30, options.uploads))
     with tempfile.TemporaryDirectory() as folder:
         out = options.out or Path(folder)
         command = [sys.executable, "-m", "camlens", "explore", "--port", "0", "--out", out]
+        if options.smoke:
+            pictures = tiny_pictures(Path(folder) / "pictures")
+            command += [tiny_run(Path(folder) / "run", pictures), "--data", pictures]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         port = int(re.search(r":(\d+) ", process.stdout.readline())[1])  # type: ignore[index,union-attr]
         alone = {}
         for name, body in files.items():
             ask(port, body)
-            alone[name] = spread([ask(port, body)[1] for _ in range(30)])
+            alone[name] = spread([ask(port, body)[1] for _ in range(repeats)])
         ask(port, b"", "?image=0")
-        alone["a test image"] = spread([ask(port, b"", f"?image={number}")[1] for number in range(30)])
+        alone["a test image"] = spread([ask(port, b"", f"?image={number}")[1] for number in range(repeats)])
         slowest = "?image=5&layer=layer1&method=grad-cam"
-        alone["a test image, Grad-CAM at layer1, all classes"] = spread([ask(port, b"", slowest)[1] for _ in range(30)])
+        slow = [ask(port, b"", slowest)[1] for _ in range(repeats)]
+        alone["a test image, Grad-CAM at layer1, all classes"] = spread(slow)
         before = round(memory(process.pid))
-        together = crowd(port, process.pid, list(files.values()), options.uploads)
+        together = crowd(port, process.pid, list(files.values()), wanted)
         process.send_signal(signal.SIGTERM)
         code = process.wait(60)
         result = {
@@ -142,7 +148,7 @@ def main() -> None:
             "machine": machine(),
             "commit": commit(),
         }
-    write("explorer", result)
+    write("explorer", result, options.smoke)
 
 
 if __name__ == "__main__":

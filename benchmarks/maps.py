@@ -9,7 +9,6 @@ falls on all; a ratio is that of two times of one round.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import math
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import commit, machine, write
+from common import arguments, commit, machine, write
 
 import camlens
 from camlens.data import cifar10
@@ -83,6 +82,11 @@ def of_cifar10(count: int, device: str) -> Setting:
     """ResNet-18 at 32x32 with the shipped weights, test images of CIFAR-10."""
     model = camlens.load().to(device)
     return Setting(model, model.prepare(cifar10.load("test").pixels[:count]), "layer4")
+
+
+def of_noise(count: int) -> Setting:
+    """The shipped network on noise: for the smoke test, which needs no data."""
+    return Setting(camlens.load(), torch.randn(count, 3, 32, 32), "layer4")
 
 
 def of_timm(name: str, device: str) -> Setting:
@@ -169,12 +173,13 @@ def by_openvino_xai(setting: Setting) -> Work:
     return run
 
 
-def serve(turns: Connection, setting: Callable[[], Setting], make: Make) -> None:
+def serve(turns: Connection, setting: Callable[[], Setting], make: Make, before_it: Work) -> None:
     """Do the work whenever it is its turn, and say how long it took, in a process of its own.
 
     At the end: the most memory that the process had in MB, and how much of it before the work began.
+    before_it: what makes other libraries importable
     """
-    peers()
+    before_it()
     made = setting()
     work, before = make(made), most_memory()
     synchronize = torch.cuda.synchronize if made.images.is_cuda else lambda: None
@@ -192,12 +197,18 @@ def most_memory() -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def measure(setting: Callable[[], Setting], makes: dict[str, Make], rounds: int) -> dict[str, Any]:
+def measure(
+    setting: Callable[[], Setting],
+    makes: dict[str, Make],
+    rounds: int,
+    processes: int = PROCESSES,
+    before_it: Work = peers,
+) -> dict[str, Any]:
     """Seconds of each in turn, with ratios to the first two, and memory (that of the last processes)."""
     times: dict[str, list[float]] = {name: [] for name in makes}
     memory: dict[str, tuple[float, float]] = {}
-    for _ in range(PROCESSES):
-        memory = take_turns(setting, makes, -(-rounds // PROCESSES), times)
+    for _ in range(processes):
+        memory = take_turns(setting, makes, -(-rounds // processes), times, before_it)
     return {
         name: {
             "seconds": interval(times[name]),
@@ -213,14 +224,18 @@ def measure(setting: Callable[[], Setting], makes: dict[str, Make], rounds: int)
 
 
 def take_turns(
-    setting: Callable[[], Setting], makes: dict[str, Make], rounds: int, times: dict[str, list[float]]
+    setting: Callable[[], Setting],
+    makes: dict[str, Make],
+    rounds: int,
+    times: dict[str, list[float]],
+    before_it: Work,
 ) -> dict[str, tuple[float, float]]:
     """Add to the times, with a process of each, after a first time that does not count; the memory of each."""
     context = multiprocessing.get_context("spawn")
     turns: dict[str, Connection] = {}
     for name, make in makes.items():
         turns[name], end = context.Pipe()
-        context.Process(target=serve, args=(end, setting, make), daemon=True).start()
+        context.Process(target=serve, args=(end, setting, make, before_it), daemon=True).start()
         end.close()
     for number in range(rounds + 1):
         for name, turn in turns.items():
@@ -247,12 +262,19 @@ def interval(values: list[float]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and write results/maps.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     device, layers = options.device, ["layer1", "layer2", "layer3", "layer4"]
-    result: dict[str, Any] = {"peers": peers()}
+    if options.smoke:
+        print("left out: all other libraries, and the networks of timm")
+        own: dict[str, Make] = {"forward": forward, "camlens, layers 1 to 4": partial(ours, layer=layers)}
+        times = measure(partial(of_noise, 8), own, rounds=1, processes=1, before_it=dict)
+        result: dict[str, Any] = {"resnet18 at 32x32, batch 8": times}
+        write("maps", {**result, "machine": machine(device), "commit": commit()}, smoke=True)
+        return
+    result = {"peers": peers()}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "int8.onnx"
         write_int8(file)

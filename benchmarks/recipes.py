@@ -5,47 +5,64 @@ Train them on an otherwise idle machine: camlens train --recipe cpu --out out/cp
 
 from __future__ import annotations
 
-import argparse
 import json
+import tempfile
 from pathlib import Path
+from typing import Any
 
-from common import commit, machine, read, write
+from common import arguments, commit, machine, read, tiny_pictures, tiny_run, write
 
 from camlens.train.folder import read_config, read_metrics
 from camlens.train.recipe import RECIPES, from_config
 
 
+def entry(run: Path, remark: str, trained_at: str) -> dict[str, Any]:
+    """What is stated of a run, by its folder."""
+    config, rows = read_config(run), read_metrics(run)
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    return {
+        "seed": config["seed"],
+        "epochs": len(rows),
+        "accuracy": metrics["accuracy"],
+        "interval": metrics["interval"],
+        "ece": metrics["ece"],
+        "seconds": round(sum(row["seconds"] for row in rows), 1),
+        "images_per_second": {int(row["size"]): row["images_per_second"] for row in rows},
+        "remark": f", {remark}" if remark else "",
+        "pace": config["pace"],
+        "machine": machine(config["device"]),
+        "commit": trained_at,
+    }
+
+
+def recipe_of(run: Path) -> str:
+    """The name of the recipe. Exits where the run is not finished, or is of no recipe as it stands."""
+    recipe = from_config(read_config(run)["recipe"])
+    name = next((name for name, row in RECIPES.items() if row == recipe), None)
+    if name is None or len(read_metrics(run)) < recipe.epochs:
+        raise SystemExit(f"{run} is no finished run of a recipe as it stands")
+    return name
+
+
 def main() -> None:
     """Add each run to its recipe's."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser = arguments(__doc__)
+    parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--remark", default="", help="what must be known of the time, for example other work beside it")
     parser.add_argument("--commit", default=commit(), help="the commit that they were trained at")
     options = parser.parse_args()
+    if options.smoke:
+        with tempfile.TemporaryDirectory() as work:
+            run = tiny_run(Path(work) / "run", tiny_pictures(Path(work) / "pictures"))
+            write("recipes", {"tiny": [entry(run, options.remark, options.commit)]}, smoke=True)
+        return
     found = read("recipes")
     for run in options.runs:
-        config, rows = read_config(run), read_metrics(run)
-        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-        recipe = from_config(config["recipe"])
-        name = next((name for name, row in RECIPES.items() if row == recipe), None)
-        if name is None or len(rows) < recipe.epochs:
-            raise SystemExit(f"{run} is no finished run of a recipe as it stands")
-        if metrics["n"] != 10_000:
-            raise SystemExit(f"{run} was judged on {metrics['n']} test images; expected all 10,000")
-        entry = {
-            "seed": config["seed"],
-            "epochs": recipe.epochs,
-            "accuracy": metrics["accuracy"],
-            "interval": metrics["interval"],
-            "ece": metrics["ece"],
-            "seconds": round(sum(row["seconds"] for row in rows), 1),
-            "images_per_second": {int(row["size"]): row["images_per_second"] for row in rows},
-            "remark": f", {options.remark}" if options.remark else "",
-            "pace": config["pace"],
-            "machine": machine(config["device"]),
-            "commit": options.commit,
-        }
-        found[name] = [e for e in found.get(name, []) if e["seed"] != entry["seed"]] + [entry]
+        name, new = recipe_of(run), entry(run, options.remark, options.commit)
+        images = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["n"]
+        if images != 10_000:
+            raise SystemExit(f"{run} was judged on {images} test images; expected all 10,000")
+        found[name] = [old for old in found.get(name, []) if old["seed"] != new["seed"]] + [new]
     write("recipes", found)
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, commit, machine, write
+from common import ROOT, arguments, commit, machine, tiny_pictures, tiny_run, write
+from recipes import recipe_of
 
 from camlens.analyse.evaluation import evaluate
-from camlens.data import cifar10
+from camlens.data import cifar10, folder
+from camlens.data.imageset import ImageSet
 from camlens.model import checkpoint
 from camlens.train.folder import read_config, read_metrics
-from camlens.train.recipe import RECIPES, from_config
+from camlens.train.recipe import from_config
 
 NAME = "resnet18-cifar10"
 
@@ -48,7 +49,8 @@ def card(facts: dict[str, Any]) -> str:
         "| class | accuracy | precision |",
         "|---|---|---|",
         *(
-            f"| {name} | {percent(100 * of_class['accuracy'])} | {percent(100 * of_class['precision'])} |"
+            f"| {name} | {percent(100 * of_class['accuracy'])} | "
+            f"{'never predicted' if of_class['precision'] is None else percent(100 * of_class['precision'])} |"
             for name, of_class in facts["per_class"].items()
         ),
         "",
@@ -58,42 +60,57 @@ def card(facts: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Write weights, card and results/shipped.json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--remark", default="", help="what must be known of the time, for example other work beside it")
-    parser.add_argument("--commit", default=commit(), help="the commit that it was trained at")
-    parser.add_argument("--data-dir", type=Path)
-    options = parser.parse_args()
-    config, rows = read_config(options.run), read_metrics(options.run)
-    recipe = from_config(config["recipe"])
-    names = [name for name, row in RECIPES.items() if row == recipe]
-    if not names or len(rows) < recipe.epochs:
-        raise SystemExit(f"{options.run} is no finished run of a recipe as it stands")
-    place = checkpoint.SHIPPED / f"{NAME}.safetensors"
-    with tempfile.TemporaryDirectory() as folder:  # judged as it will be loaded, then put in its place
-        half = Path(folder) / place.name
-        checkpoint.save(half, checkpoint.load(options.run), half=True)
-        evaluation = evaluate(checkpoint.load(half), cifar10.load("test", options.data_dir))
+def ship(run: Path, recipe: str, test: ImageSet, place: Path, remark: str, trained_at: str) -> dict[str, Any]:
+    """Put a run's weights in their place, with their card; what is stated of them.
+
+    recipe: its name
+    """
+    config, rows = read_config(run), read_metrics(run)
+    holdout = from_config(config["recipe"]).holdout
+    with tempfile.TemporaryDirectory() as work:  # judged as it will be loaded, then put in its place
+        half = Path(work) / place.name
+        checkpoint.save(half, checkpoint.load(run), half=True)
+        evaluation = evaluate(checkpoint.load(half), test)
         place.parent.mkdir(exist_ok=True)
         place.write_bytes(half.read_bytes())
     metrics = evaluation.metrics()
     facts = {
         **{key: metrics[key] for key in ("accuracy", "interval", "ece", "per_class")},
         "confidence": float(evaluation.confidences.mean()),
-        "recipe": names[0],
+        "recipe": recipe,
         "seed": config["seed"],
-        "held_out": f"{recipe.holdout:.0%} of the training images held out" if recipe.holdout else "none held out",
+        "held_out": f"{holdout:.0%} of the training images held out" if holdout else "none held out",
         "seconds": sum(row["seconds"] for row in rows),
-        "remark": f" ({options.remark})" if options.remark else "",
+        "remark": f" ({remark})" if remark else "",
         "pace": "bfloat16" if config["pace"]["bf16"] else "float32",
         "machine": machine(config["device"]),
-        "commit": options.commit,
+        "commit": trained_at,
         "sha256": hashlib.sha256(place.read_bytes()).hexdigest(),
     }
     place.with_suffix(".md").write_text(card(facts), encoding="utf-8")
-    write("shipped", facts)
+    return facts
+
+
+def main() -> None:
+    """Write weights, card and results/shipped.json."""
+    parser = arguments(__doc__)
+    parser.add_argument("run", type=Path, nargs="?")
+    parser.add_argument("--remark", default="", help="what must be known of the time, for example other work beside it")
+    parser.add_argument("--commit", default=commit(), help="the commit that it was trained at")
+    parser.add_argument("--data-dir", type=Path)
+    options = parser.parse_args()
+    if options.smoke:
+        with tempfile.TemporaryDirectory() as work:
+            pictures = tiny_pictures(Path(work) / "pictures")
+            run, place = tiny_run(Path(work) / "run", pictures), Path(work) / "shipped" / f"{NAME}.safetensors"
+            test = folder.load(pictures, "test", (16, 16))
+            write("shipped", ship(run, "tiny", test, place, options.remark, options.commit), smoke=True)
+        return
+    if options.run is None:
+        parser.error("which run?")
+    place = checkpoint.SHIPPED / f"{NAME}.safetensors"
+    test = cifar10.load("test", options.data_dir)
+    write("shipped", ship(options.run, recipe_of(options.run), test, place, options.remark, options.commit))
     print(f"{place.relative_to(ROOT)}: {place.stat().st_size / 1e6:.1f} MB")
 
 

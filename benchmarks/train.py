@@ -1,36 +1,40 @@
-"""Training speed at equal work: python benchmarks/train.py [--device cuda] [--repeats 5] [--data-dir data]
+"""Training speed at equal work, and what bfloat16 pays: python benchmarks/train.py [--device cuda] [--repeats 5]
 
 The same network on the same 32x32 images of CIFAR-10 with shift by up to 4 pixels and mirroring, batches of 128, SGD
 with Nesterov momentum. "The usual way" is that of kuangliu/pytorch-cifar and most scripts like it: PIL transforms in
 two DataLoader workers, eager float32, the loss read in every step. The others are camlens' own steps. All take turns.
+
+The result is that of this kind of processor and stands beside those of others. ONEDNN_MAX_CPU_ISA=AVX512_CORE makes a
+processor compute as one that has neither AMX nor AVX512_BF16.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import commit, machine, spread, write
+from common import arguments, commit, machine, read, spread, write
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
-from camlens.data import cifar10
+from camlens.data import cifar10, shapes
 from camlens.data.imageset import ImageSet
 from camlens.data.loader import Augmentation, Loader
 from camlens.model.resnet import ResNet
 from camlens.train import loop
 from camlens.train.distributed import ALONE
-from camlens.train.pace import Pace, choose
+from camlens.train.pace import FAST_IN_BF16, Pace, choose, instructions
 from camlens.train.recipe import Recipe
 
-BATCH = 128
-RECIPE = Recipe(epochs=1, sizes=(32,), batch=BATCH, holdout=0.0, average=0.0)
+RECIPE = Recipe(epochs=1, sizes=(32,), holdout=0.0, average=0.0)
 
 
 class Pictures(Dataset[tuple[torch.Tensor, int]]):
@@ -54,12 +58,12 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
         return (image - self.mean) / self.std, self.labels[index]
 
 
-def usual(data: ImageSet, device: torch.device) -> Iterator[int]:
+def usual(data: ImageSet, device: torch.device, batch: int) -> Iterator[int]:
     """Steps of the usual way; yields the images of each."""
     torch.manual_seed(0)
     network = ResNet().to(device)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    loader = DataLoader(Pictures(data), BATCH, shuffle=True, num_workers=2)
+    loader = DataLoader(Pictures(data), batch, shuffle=True, num_workers=2)
     network.train()
     while True:
         for images, labels in loader:
@@ -72,19 +76,19 @@ def usual(data: ImageSet, device: torch.device) -> Iterator[int]:
             yield len(images)
 
 
-def ours(data: ImageSet, device: torch.device, pace: Pace) -> Iterator[int]:
+def ours(data: ImageSet, device: torch.device, batch: int, pace: Pace) -> Iterator[int]:
     """Steps of `camlens train`; yields the images of each."""
-    run, classifier = loop.start(RECIPE, data, 0, device, pace)
-    loader = Loader(data, torch.arange(len(data)), BATCH, 0, Augmentation(crop=4), device)
+    run = loop.start(RECIPE, data, 0, device, pace)
+    loader = Loader(data, torch.arange(len(data)), batch, 0, Augmentation(crop=4), device)
     forward = loop.forward_of(run.network, device, pace, ALONE, loader.share)
     epoch = 0
     while True:
-        for batch in loader.epoch(epoch, 32, 1.0):
-            run.losses.append(loop.train_step(run, forward, classifier, batch, RECIPE.smoothing, pace))
+        for part in loader.epoch(epoch, 32, 1.0):
+            run.losses.append(loop.train_step(run, forward, part, RECIPE.smoothing, pace))
             run.step += 1
             if run.step % loop.CHECK_EVERY == 0:
                 loop.settle(run, RECIPE, Path(), ALONE)
-            yield len(batch.images)
+            yield len(part.images)
         epoch += 1
 
 
@@ -98,49 +102,64 @@ def speed(steps: Iterator[int], count: int, device: torch.device) -> float:
     return images / (time.perf_counter() - began)
 
 
+def kind(device: torch.device) -> tuple[str, str]:
+    """The kind of processor: its key in the result, and in words."""
+    if device.type == "cuda":
+        return "cuda", torch.cuda.get_device_name()
+    if limit := os.environ.get("ONEDNN_MAX_CPU_ISA"):
+        return f"limited to {limit}", f"made to compute without them (ONEDNN_MAX_CPU_ISA={limit})"
+    for name, known_as in FAST_IN_BF16.items():
+        if name in instructions():
+            return name, known_as
+    return "neither", f"neither {' nor '.join(FAST_IN_BF16.values())}"
+
+
 def main() -> None:
-    """Measure and write results/train.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure and write this kind of processor into results/train.json."""
+    parser = arguments(__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10, help="in each repeat")
     parser.add_argument("--data-dir", type=Path)
     options = parser.parse_args()
-    device, data = torch.device(options.device), cifar10.load("train", options.data_dir)
-    chosen = choose(device, 50_000 * 100)
-    ways: dict[str, Callable[[], Iterator[int]]] = {"the usual way": partial(usual, data, device)}
+    device = torch.device(options.device)
+    data = shapes.load("train") if options.smoke else cifar10.load("train", options.data_dir)
+    repeats, steps, batch = (1, 1, 8) if options.smoke else (options.repeats, options.steps, 128)
+    chosen, reasons = choose(device, 50_000 * 100)
     paces = {
-        "camlens": chosen,
-        "camlens, float32, eager": Pace(bf16=False),
-        "camlens, float32, compiled": Pace(bf16=False, compiled=True),
-        "camlens, bfloat16, eager": Pace(bf16=True),
-        "camlens, bfloat16, compiled": Pace(bf16=True, compiled=True),
-        "camlens, float32, eager, channels first": Pace(bf16=False, channels_last=False),
+        "float32, eager": Pace(bf16=False),
+        "float32, compiled": Pace(bf16=False, compiled=True),
+        "bfloat16, eager": Pace(bf16=True),
+        "bfloat16, compiled": Pace(bf16=True, compiled=True),
+        "float32, eager, channels first": Pace(bf16=False, channels_last=False),
     }
-    ways |= {name: partial(ours, data, device, pace) for name, pace in paces.items()}
+    ways: dict[str, Callable[[], Iterator[int]]] = {"the usual way": partial(usual, data, device, batch)}
+    if options.smoke:
+        print("left out: the usual way, and what is compiled")
+        ways, paces = {}, {name: pace for name, pace in paces.items() if not pace.compiled}
+    ways |= {f"camlens, {name}": partial(ours, data, device, batch, pace) for name, pace in paces.items()}
     running = {name: make() for name, make in ways.items()}
-    for steps in running.values():
-        speed(steps, 3, device)  # compiles and warms up
+    for way in running.values():
+        speed(way, 1 if options.smoke else 3, device)  # compiles and warms up
     found: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(options.repeats):
-        for name, steps in running.items():
-            found[name].append(speed(steps, options.steps, device))
-    first = found["the usual way"]
-    write(
-        "train" if device.type == "cpu" else "train-gpu",
-        {
-            "what": f"ResNet-18, 32x32, batches of {BATCH}, {options.steps} steps a repeat, all ways in turn. "
-            f"What camlens chooses here: {chosen}.",
-            "machine": machine(options.device),
-            "commit": commit(),
-            "images_per_second": {name: spread(speeds) for name, speeds in found.items()},
-            "times_the_usual_way": {
-                name: spread([a / b for a, b in zip(speeds, first, strict=True)])
-                for name, speeds in found.items()
-                if name != "the usual way"
-            },
-        },
-    )
+    for _ in range(repeats):
+        for name, way in running.items():
+            found[name].append(speed(way, steps, device))
+
+    def times(name: str, other: str) -> dict[str, Any]:
+        return spread([a / b for a, b in zip(found[name], found[other], strict=True)])
+
+    key, words = kind(device)
+    result = {
+        "what": f"ResNet-18, 32x32, batches of {batch}, {steps} steps a repeat, all ways in turn",
+        "kind": words,
+        "chosen": {"pace": asdict(chosen), "reasons": reasons},
+        "images_per_second": {name: spread(speeds) for name, speeds in found.items()},
+        "times_the_usual_way": {} if options.smoke else {n: times(n, "the usual way") for n in list(ways)[1:]},
+        "machine": machine(options.device),
+        "commit": commit(),
+    }
+    write("train", read("train") | {key: result}, options.smoke)
 
 
 if __name__ == "__main__":

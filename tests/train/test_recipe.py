@@ -30,6 +30,13 @@ def test_the_average_is_short_at_first():
     assert Recipe(average=0).average_at(100) == 0
 
 
+def test_epochs_by_steps():
+    recipe = Recipe(epochs=5, min_steps=100, batch=32)
+    assert [recipe.for_images(count).epochs for count in (2, 45, 180, 900, 100_000)] == [100, 50, 17, 5, 5]
+    assert changed(recipe, ["epochs=3"]).for_images(180).epochs == 3, "epochs that are given are meant"
+    assert changed(recipe, ["epochs=3", "min_steps=100"]).for_images(180).epochs == 17
+
+
 def test_any_field_can_be_set():
     recipe = changed(find_recipe("quick"), ["epochs=3", "sizes=16,32", "rate=1e-2", "flip=false", "stem=imagenet"])
     assert recipe == Recipe(epochs=3, sizes=(16, 32), rate=0.01, flip=False, stem="imagenet", crop=2, average=0.98)

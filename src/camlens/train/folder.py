@@ -20,7 +20,7 @@ from camlens.files import leftovers, write_json, write_text
 from camlens.model.checkpoint import WEIGHTS
 from camlens.train.distributed import launch
 from camlens.train.pace import Pace
-from camlens.train.recipe import Recipe
+from camlens.train.recipe import Recipe, from_config
 
 STATE = "checkpoint.pt"  # what `--resume` needs
 CONFIG = "config.json"
@@ -37,7 +37,7 @@ def describe(
     checksum = hashlib.sha256(data.pixels.numpy().tobytes())
     checksum.update(data.labels.numpy().tobytes())
     return {
-        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "recipe": as_json(recipe),
         "seed": seed,
         "init": init,
         "data": {
@@ -53,6 +53,12 @@ def describe(
         "versions": {"camlens": version("camlens"), "torch": torch.__version__, "python": platform.python_version()},
         "platform": platform.platform(),
     }
+
+
+def as_json(recipe: Recipe) -> dict[str, Any]:
+    """The fields of a recipe as they come back from a file."""
+    fields: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    return fields
 
 
 def goes_on(out: Path, asked: bool, restarted: bool) -> bool:
@@ -76,11 +82,12 @@ def prepare(out: Path, config: dict[str, Any], resume: bool) -> dict[str, Any] |
     if not (out / CONFIG).exists():
         return None
     old = read_config(out)
+    before = old | {"recipe": as_json(from_config(old["recipe"]))}  # of an older version, with the fields of this one
     changed = [
-        f"{part}.{key}: {old[part].get(key)} before, {config[part][key]} now"
+        f"{part}.{key}: {before[part].get(key)} before, {config[part][key]} now"
         for part in ("recipe", "data")
         for key in config[part]
-        if old[part].get(key) != config[part][key]
+        if before[part].get(key) != config[part][key]
     ]
     changed += [
         f"{key}: {old[key]} before, {config[key]} now"

@@ -125,6 +125,7 @@ def train(
     `CamlensError` for a loss or a weight that is not finite, `Stopped` after SIGINT or SIGTERM.
     """
     learn, held = split(data, recipe, seed, ranks)
+    recipe = recipe.for_images(len(learn))
     where = torch.device(device)
     config = describe(recipe, data, seed, source, init, where, ranks.count)
     old = ranks.decide(lambda: prepare(out, config, resume))

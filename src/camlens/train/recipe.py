@@ -18,6 +18,7 @@ class Recipe:
     network, width, stem: a row of `RESNETS`, the channels of its first stage, "small" or "imagenet"
     epochs: passes over the training images; sizes: image sides in pixels, one for each equal share of the epochs
         (progressive resizing); the last epoch always has the last size, which becomes the network's input size
+    min_steps: with few images more epochs, until there are so many steps; 0 for the epochs alone
     batch: images a step; rate: peak learning rate, reached after the share `warmup` of all steps, from where it falls
         to zero in a straight line; momentum (Nesterov); decay: of the weights, but not of biases and norms
     smoothing: of the labels; average: decay a step of the weights' moving average, 0 for none
@@ -30,6 +31,7 @@ class Recipe:
     width: int = 64
     stem: Stem = "small"
     epochs: int = 12
+    min_steps: int = 0
     sizes: tuple[int, ...] = (32,)
     batch: int = 128
     rate: float = 0.2
@@ -50,6 +52,7 @@ class Recipe:
         allowed = {
             "width": self.width >= 1,
             "epochs": self.epochs >= 1,
+            "min_steps": self.min_steps >= 0,
             "sizes": len(self.sizes) > 0 and min(self.sizes) >= 8,
             "batch": self.batch >= 2,
             "rate": 0 < self.rate < float("inf"),
@@ -71,6 +74,11 @@ class Recipe:
             raise unknown("network", self.network, RESNETS, "camlens")
         if self.stem not in typing.get_args(Stem):
             raise unknown("stem", self.stem, typing.get_args(Stem), "a ResNet")
+
+    def for_images(self, count: int) -> Recipe:
+        """The recipe with the epochs that `min_steps` takes on so many training images."""
+        steps = -(-count // self.batch)
+        return replace(self, epochs=max(self.epochs, -(-self.min_steps // steps)))
 
     def size_at(self, epoch: int) -> int:
         """The image side in epoch 0, 1, …"""
@@ -98,6 +106,7 @@ class Recipe:
 RANGES = {
     "width": "expected 1 or more channels",
     "epochs": "expected 1 or more",
+    "min_steps": "expected 0 for none, or a number above",
     "sizes": "expected sides of 8 pixels or more, like 16,24,32",
     "batch": "expected 2 or more images",
     "rate": "expected a number above 0",
@@ -119,7 +128,7 @@ RECIPES = {
     "long": Recipe(epochs=26, sizes=(16, *4 * (24,), *8 * (32,)), rate=0.15, average=0.998, cutout=8, holdout=0.0),
     "fast": Recipe(epochs=60, batch=512, rate=0.4, average=0.998, cutout=12),
     "best": Recipe(epochs=600, batch=256, rate=0.2, average=0.9995, mixup=0.2, cutmix=1.0, holdout=0.0),
-    "finetune": Recipe(epochs=5, batch=64, rate=0.02, average=0.98),
+    "finetune": Recipe(epochs=5, min_steps=100, batch=32, rate=0.02, average=0.98),
     "shapes": Recipe(epochs=10, sizes=(32,), width=16, batch=64, rate=0.15, crop=3, average=0.98),
 }
 
@@ -134,6 +143,8 @@ def find_recipe(name: str) -> Recipe:
 def changed(recipe: Recipe, changes: typing.Iterable[str]) -> Recipe:
     """The recipe with fields changed, each given as "field=value".
 
+    A number of epochs that is given is meant: then `min_steps` adds none.
+
     Raises `UsageError` for an unknown field, or a value that does not fit.
     """
     fields = [field.name for field in dataclasses.fields(recipe)]
@@ -145,6 +156,8 @@ def changed(recipe: Recipe, changes: typing.Iterable[str]) -> Recipe:
         if field not in fields:
             raise unknown("recipe field", field, fields, "a recipe")
         values[field] = _parsed(field, value, getattr(recipe, field))
+    if "epochs" in values:
+        values.setdefault("min_steps", 0)
     return replace(recipe, **values)
 
 
