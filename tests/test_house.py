@@ -104,3 +104,12 @@ def test_a_second_make_installs_nothing(tmp_path):
     done = subprocess.run(["make", "-n", "demo", "test"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "pip" not in done.stdout
     assert "camlens demo" in done.stdout and "pytest" in done.stdout
+
+
+@pytest.mark.parametrize("path", sorted([*SOURCE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]), ids=lambda p: p.name)
+def test_nothing_is_imported_at_first_that_windows_lacks(path):
+    """A module that only Unix has is imported where it is used, by what is skipped elsewhere."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert not {"curses", "fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"} & set(names)

@@ -65,7 +65,7 @@ class Work:
 
     def say(self, line: str) -> None:
         """Print a line, above the bar where there is one."""
-        self.console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        say(line, self.console)
 
     def in_words(self) -> str:
         """How far it is, as a line."""
@@ -103,7 +103,12 @@ def track(items: Iterable[T], what: str, total: int | None = None, shown: bool =
 def announce(work: str, seconds: float) -> None:
     """Say beforehand what will be done and about how long it takes, where that is more than two seconds."""
     if seconds > PATIENCE:
-        Work("").say(f"{work}: about {duration(seconds)}")
+        say(f"{work}: about {duration(seconds)}", Console(stderr=True))
+
+
+def say(line: str, console: Console) -> None:
+    """Print a line as it is."""
+    console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

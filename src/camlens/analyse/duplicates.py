@@ -9,7 +9,7 @@ from torch import Tensor
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.evidence import Reading
 from camlens.data.imageset import ImageSet, resize
-from camlens.progress import track
+from camlens.progress import Work, track
 
 SIDE = 32  # pixels, at which pictures are compared
 NEAR = 20, 10  # training images compared: the nearest by features, by thumbnails
@@ -31,12 +31,13 @@ def most_alike(
     """
     centre = learned.mean(dim=0)
     of, by = F.normalize(features - centre), F.normalize(learned - centre)
-    small = [thumbnails(part) for part in (pixels, train.pixels)]
-    cosines = [part @ by.T for part in of.split(256)]
-    near = [torch.cat([c.topk(min(NEAR[0], len(by)), dim=1).indices for c in cosines])]
-    near.append(
-        torch.cat([(part @ small[1].T).topk(min(NEAR[1], len(by)), dim=1).indices for part in small[0].split(256)])
-    )
+    with Work("comparing with the training images"):
+        small = [thumbnails(part) for part in (pixels, train.pixels)]
+        cosines = [part @ by.T for part in of.split(256)]
+        near = [torch.cat([c.topk(min(NEAR[0], len(by)), dim=1).indices for c in cosines])]
+        near.append(
+            torch.cat([(part @ small[1].T).topk(min(NEAR[1], len(by)), dim=1).indices for part in small[0].split(256)])
+        )
     pictures, found = fine_structure(pixels), []
     for k, compared in enumerate(track(torch.cat(near, dim=1), "looking for near-duplicates")):
         compared = compared.unique()

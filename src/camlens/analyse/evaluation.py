@@ -201,10 +201,10 @@ def evaluate(model: Classifier, data: ImageSet, batch: int = 250, ranks: Ranks =
     """
     data = model.match(data)
     with evaluating(model):
-        pixels = data.pixels[ranks.part(torch.arange(len(data)))]
-        parts = in_parts(model, len(pixels), model.input_size, model.device, batch)
-        looked_at = track(parts, f"predicting {data.name}, {data.split}", shown=ranks.first)
-        found = [model(model.prepare(pixels[part])).float() for part in looked_at]
+        mine = ranks.part(torch.arange(len(data)))
+        parts = in_parts(model, len(mine), model.input_size, model.device, batch)
+        tracked = track(parts, f"predicting {data.name}, {data.split}", shown=ranks.first)
+        found = [model(model.prepare(data.pixels[mine[part]])).float() for part in tracked]
         none = torch.empty(0, len(model.class_names), device=model.device)  # with fewer images than processes
         logits = ranks.gather(torch.cat([none, *found]))
     if not bool(logits.isfinite().all()):

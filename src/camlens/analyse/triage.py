@@ -24,7 +24,7 @@ from camlens.analyse.evidence import Reading
 from camlens.data.imageset import ImageSet, Size, resize
 from camlens.model.classifier import Classifier
 from camlens.model.running import at_once, evaluating
-from camlens.progress import track
+from camlens.progress import Work, track
 
 # Chosen on drawings of `shapes` with other seeds than those on which benchmarks/triage.py measures.
 TYPICAL = 0.22  # share of the right images that are less typical
@@ -160,9 +160,10 @@ def examine(
     shares, pictures = evaluation.probabilities[errors], evaluation.data.pixels[errors]
     label, prediction = (shares.gather(1, wanted[:, None])[:, 0] for wanted in (labels, predictions))
     twin, alike = find_duplicates(evaluation, errors, right, reading, train, learned)
-    near, usually_near = (
-        nearness(reading.features[of], learned.features) for of in (errors, some_right(evaluation, 2000))
-    )
+    with Work("comparing the errors with the training images"):
+        near, usually_near = (
+            nearness(reading.features[of], learned.features) for of in (errors, some_right(evaluation, 2000))
+        )
     typical = rank(near, usually_near)
     rest = (1 - prediction) / (shares.shape[1] - 1)
     undecided = (twin < 0) & ~is_doubtful(typical, label, rest)

@@ -18,7 +18,7 @@ from camlens.maps.engine import explain
 from camlens.maps.methods import CAMS, METHODS, find_method
 from camlens.model.classifier import Classifier, bare
 from camlens.model.exported import Exported
-from camlens.progress import track
+from camlens.progress import Work, track
 from camlens.show import figures
 from camlens.show.figures import Case
 from camlens.show.sheet import Sheet
@@ -77,10 +77,11 @@ def gallery(
     looked_at = list(layers or evaluation.model.layers[-2:])
     shown = cases(evaluation, indices, looked_at, method)
     title = f"What {evaluation.model.name} gets wrong on {evaluation.data.name}"
-    paths = [
-        figures.misclassified(title, facts, shown).save(folder / f"misclassified.{ending}"),
-        figures.gradcam(title, facts, shown, method, CONTRAST_METHOD).save(folder / f"gradcam.{ending}"),
-    ]
+    with Work("drawing the errors"):
+        paths = [
+            figures.misclassified(title, facts, shown).save(folder / f"misclassified.{ending}"),
+            figures.gradcam(title, facts, shown, method, CONTRAST_METHOD).save(folder / f"gradcam.{ending}"),
+        ]
     return [*paths, save_maps(folder / "maps.npz", shown)] if raw else paths
 
 

@@ -20,6 +20,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
 
 from camlens.files import replacing
+from camlens.progress import Work
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
 
@@ -86,7 +87,11 @@ class Sheet:
 
     def save(self, path: Path) -> Path:
         """Write the sheet as what the name's ending says (.png, .pdf, .svg), replacing `path` in one step."""
-        with replacing(path) as temporary, warnings.catch_warnings(record=True) as remarks:
+        with (
+            Work(f"drawing {path.name}"),
+            replacing(path) as temporary,
+            warnings.catch_warnings(record=True) as remarks,
+        ):
             warnings.simplefilter("default")
             self.figure.savefig(temporary, dpi=DPI, facecolor=PAPER)
         for remark in remarks:  # such as a character that the font lacks

@@ -28,7 +28,7 @@ from camlens.errors import DataError
 from camlens.files import out_folder, write_text
 from camlens.maps.engine import explain
 from camlens.model.classifier import Classifier
-from camlens.progress import track
+from camlens.progress import Work, track
 
 ALL = 10  # classes, up to which the maps of all of them travel with an error
 MOST = 8  # with more classes: those of the most probable, and of the label
@@ -180,7 +180,8 @@ def gather(
     }
     signs = None
     if reading is not None and train is not None and learned is not None:
-        evidence = find(reading[wrong[0]], data.labels[wrong[0]], learned, train.labels)
+        with Work("looking for the training images behind the errors"):
+            evidence = find(reading[wrong[0]], data.labels[wrong[0]], learned, train.labels)
         signs = signs_of(first, maps[0], classes[0], reading, learned, train)
         lists = {"nearest": evidence.nearest, "towards": evidence.towards, "away": evidence.away}
         facts["evidence"] = shown_evidence(lists, evidence.scores, train)
