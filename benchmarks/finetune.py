@@ -26,7 +26,7 @@ from camlens.train.loop import train
 from camlens.train.recipe import RECIPES, Recipe
 
 WEIGHTS = "resnet18-cifar10"
-FIRST = 3000  # image of both splits; the recipe was chosen on those before it
+FIRST = 5000  # image of both splits; the recipe was chosen on those before it
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def test_train_leaves_a_run(run):
     assert {p.name for p in run.iterdir()} == {
         "config.json", "metrics.csv", "metrics.json", "curves.png", "model.safetensors", "checkpoint.pt",
     }  # fmt: skip
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["n"] == 18 and metrics["errors"] == 2  # what lies in the wrong class
     assert png_size(run / "curves.png")
 
@@ -150,7 +150,7 @@ def test_a_run_is_resumed_without_saying_all_again(pictures, run, tmp_path):
 
 def test_evaluate(pictures, run, tmp_path):
     answer = json.loads(camlens("evaluate", run, "--data", pictures, "--out", tmp_path, "--json"))
-    assert answer == json.loads((tmp_path / "metrics.json").read_text())
+    assert answer == json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert answer["accuracy"] == pytest.approx(16 / 18) and answer["errors"] == 2 and answer["n"] == 18
     assert answer["confusion"] == [[5, 0, 1], [1, 6, 0], [0, 0, 5]]
     assert {p.name for p in tmp_path.iterdir()} == {
@@ -335,7 +335,7 @@ def test_an_unwritable_out_is_named(pictures, run, tmp_path):
     for command in (["evaluate", run], ["gallery", run], ["data"]):
         said = camlens(*command, "--data", pictures, "--out", tmp_path / "file", code=1)
         assert "is a file; give a folder" in said
-    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
 
 
 def test_unreadable_pictures_are_named_or_skipped(pictures, run, tmp_path):
@@ -399,7 +399,7 @@ def test_a_command_that_is_stopped_while_it_draws_leaves_no_half_file(pictures, 
 def test_errors_are_reported_marked_and_corrected(run, pictures, tmp_path):
     """From the page to its marks, and from these to the accuracy that holds with them."""
     assert "report.html" in camlens("report", run, "--data", pictures, "--out", tmp_path)
-    text = (tmp_path / "report.html").read_text()
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
     facts = json.loads(text.split('id="facts">')[1].split("</script>")[0])
     images, names = facts["images"], facts["names"]
     assert len(images["index"]) >= 2, "two pictures lie in the wrong class"
@@ -414,10 +414,10 @@ def test_errors_are_reported_marked_and_corrected(run, pictures, tmp_path):
     assert answer["corrected"]["errors"] == 0 and answer["corrected"]["n"] == answer["n"]
     said = camlens("evaluate", run, "--data", pictures, *more)
     assert f"{len(images['index'])} labels replaced and 0 ambiguous images left out" in said
-    before = (tmp_path / "metrics.json").read_text()
+    before = (tmp_path / "metrics.json").read_text(encoding="utf-8")
     (tmp_path / "marks.csv").write_text("\n".join(rows).replace(".png", ".jpg"))
     assert "marks.csv" in camlens("evaluate", run, "--data", pictures, *more, code=1)
-    assert (tmp_path / "metrics.json").read_text() == before
+    assert (tmp_path / "metrics.json").read_text(encoding="utf-8") == before
 
 
 def test_nothing_long_is_silent(run, pictures, tmp_path, monkeypatch):
@@ -459,7 +459,7 @@ def test_a_reader_that_has_enough_is_no_error(pictures, tmp_path):
 def test_a_damaged_config_is_named(tmp_path, config):
     (tmp_path / "config.json").write_text(config)
     assert "config.json is damaged" in camlens("train", "--resume", "--out", tmp_path, code=1)
-    assert (tmp_path / "config.json").read_text() == config
+    assert (tmp_path / "config.json").read_text(encoding="utf-8") == config
 
 
 def test_a_run_is_protected_before_any_data_is_read(run):
@@ -478,7 +478,7 @@ def test_twenty_classes_of_ones_own_from_given_weights(run, tmp_path):
     more = ["--set", "holdout=0", "--set", "epochs=2"]
     said = camlens("train", "--init", run, "--recipe", "finetune", "--data", mine, *SMALL, *more, "--out", out)
     assert "of 20 images" in said
-    assert json.loads((out / "config.json").read_text())["init"] == str(run)
+    assert json.loads((out / "config.json").read_text(encoding="utf-8"))["init"] == str(run)
     answer = json.loads(camlens("evaluate", out, "--data", mine, "--out", tmp_path / "e", "--json"))
     assert answer["n"] == 20 and len(answer["per_class"]) == 20
     camlens("gallery", out, "--data", mine, "--out", tmp_path / "g")
@@ -490,7 +490,7 @@ def test_twenty_classes_of_ones_own_from_given_weights(run, tmp_path):
 def test_the_pace_is_chosen_and_can_be_decided(pictures, tmp_path):
     command = ["train", "--data", pictures, *SMALL, "--set", "epochs=1", "--no-channels-last", "--bf16"]
     result = CliRunner().invoke(app, [*map(str, command), "--out", str(tmp_path)])
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert config["pace"] == {"bf16": True, "compiled": False, "channels_last": False}
     assert config["pace_reasons"]["bf16"] == "as asked for"
     assert "bfloat16 (as asked for), not compiled (the run sees fewer than 200,000 images" in result.stderr

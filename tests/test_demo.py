@@ -49,14 +49,14 @@ def test_it_says_what_it_uses_and_why_and_ends_with_what_it_made(demo):
 def test_the_report_says_why_each_image_is_wrong(demo):
     text = (demo[0] / "report.html").read_text(encoding="utf-8")
     facts = json.loads(text.split('id="facts">')[1].split("</script>")[0])
-    errors = json.loads((demo[0] / "metrics.json").read_text())["errors"]
+    errors = json.loads((demo[0] / "metrics.json").read_text(encoding="utf-8"))["errors"]
     assert len(facts["images"]["index"]) == len(facts["verdicts"]["of"]) == errors
     assert sum(verdict is not None for verdict in facts["verdicts"]["of"]) > 0.5 * errors
 
 
 def test_the_network_is_good_but_wrong_where_causes_are_planted(demo):
     out, _ = demo
-    metrics = json.loads((out / "metrics.json").read_text())
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["n"] == 1000
     assert 0.90 <= metrics["accuracy"] <= 0.96
     with np.load(out / "predictions.npz") as said:

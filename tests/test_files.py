@@ -12,8 +12,8 @@ def test_a_file_is_replaced_in_one_step(tmp_path):
     write_text(path, "old")
     with replacing(path) as temporary:
         temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
+        assert path.read_text(encoding="utf-8") == "old"
+    assert path.read_text(encoding="utf-8") == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -23,7 +23,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
         temporary.write_text("half")
         raise ZeroDivisionError
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -44,7 +44,7 @@ def test_a_full_disk_is_an_error_and_keeps_the_old_file(tmp_path):
     write_text(path, "old")
     with pytest.raises(CamlensError, match="No space left"), replacing(path):
         raise OSError(28, "No space left on device")
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
 
 
 def test_out_is_a_folder(tmp_path):
@@ -53,7 +53,7 @@ def test_out_is_a_folder(tmp_path):
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(CamlensError, match="--out"):
             out_folder(place)
-    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
 
 
 def test_unknown_names_come_with_those_that_there_are():

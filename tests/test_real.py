@@ -49,11 +49,11 @@ def test_data(camlens, tmp_path):
 
 
 def test_train_and_evaluate_every_image(camlens, run, tmp_path):
-    config = json.loads((run / "config.json").read_text())
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     assert config["data"]["images"] == 50_000
     answer = json.loads(camlens("evaluate", run, "--out", tmp_path, "--json"))
     assert answer["n"] == 10_000 and np.array(answer["confusion"]).sum(axis=1).tolist() == [1000] * 10
-    assert answer["accuracy"] == json.loads((run / "metrics.json").read_text())["accuracy"]
+    assert answer["accuracy"] == json.loads((run / "metrics.json").read_text(encoding="utf-8"))["accuracy"]
     assert 0.2 < answer["accuracy"] < 0.7  # it learned something, and a network of this size cannot learn more
     assert answer["errors"] == round(10_000 * (1 - answer["accuracy"]))
     low, high = answer["interval"]
@@ -89,13 +89,16 @@ def test_the_demo_uses_the_shipped_network(demo):
     for name in ("overview", "confusion", "calibration", "misclassified", "gradcam"):
         with Image.open(out / f"{name}.png") as picture:
             assert min(picture.size) > 300
-    table = (out / "summary.txt").read_text()
+    table = (out / "summary.txt").read_text(encoding="utf-8")
     assert "11,173,962" in table
 
 
 def test_the_shipped_network_is_as_good_as_its_card_says_on_all_10000_test_images(demo):
     out, _ = demo
-    found, said = json.loads((out / "metrics.json").read_text()), json.loads(SHIPPED.read_text())
+    found, said = (
+        json.loads((out / "metrics.json").read_text(encoding="utf-8")),
+        json.loads(SHIPPED.read_text(encoding="utf-8")),
+    )
     assert found["n"] == 10_000
     assert found["accuracy"] == pytest.approx(said["accuracy"], abs=3e-4)  # rounding differs between processors
     assert found["ece"] == pytest.approx(said["ece"], abs=1e-3)

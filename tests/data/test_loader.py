@@ -47,6 +47,23 @@ def test_an_epoch_takes_every_image_once_whatever_the_number_of_processes(count,
     assert len(loaders[0]) == -(-count // batch) - (left_over > 0)
 
 
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [
+        (64, [16, 16, 16, 16]),
+        (72, [16, 16, 16, 16, 8]),
+        (68, [16, 16, 16, 10, 10]),
+        (71, [16, 16, 16, 11, 12]),
+        (65, [16, 16, 16, 16]),  # one image left over
+        (19, [9, 10]),
+        (7, [7]),
+    ],
+)
+def test_no_batch_is_small(count, sizes):
+    """BatchNorm's statistics of few images are noise: a run of 100 images in batches of 32 and 4 fell apart by them."""
+    assert [len(numbers) for numbers in taken(loader(count).epoch(0, 12, 1.0))] == sizes
+
+
 @given(st.integers(4, 100), st.integers(6, 50), st.integers(1, 3))
 def test_the_parts_of_a_batch_weigh_what_they_hold(count, batch, parts):
     loaders = [loader(count, batch, part=part, parts=parts) for part in range(parts)]

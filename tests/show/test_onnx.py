@@ -88,7 +88,7 @@ def test_the_file_is_a_model_everywhere(exported, tmp_path):
     assert made.layers == ("layer3", "layer4")
     ours, theirs = evaluate(model, images), evaluate(made, images)
     torch.testing.assert_close(theirs.logits, ours.logits, rtol=1e-4, atol=1e-4)
-    page = report(made, images, tmp_path / "report.html").read_text()
+    page = report(made, images, tmp_path / "report.html").read_text(encoding="utf-8")
     assert '"layers":[{"name":"layer3"' in page
 
 
@@ -143,7 +143,7 @@ def test_what_loses_too_much_in_whole_numbers_is_not_written(tmp_path, monkeypat
     (tmp_path / "model.onnx").write_text("the old one")
     with pytest.raises(ModelError, match=r"points of accuracy .* no file was written"):
         write(resnet(), tmp_path / "model.onnx", tiny.images(50, side=32), tiny.images(64, "train", side=32), int8=True)
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["the old one"]
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["the old one"]
 
 
 def test_in_whole_numbers_the_shipped_network_loses_nothing_that_matters(tmp_path, cifar10_dir):
@@ -205,8 +205,11 @@ def test_the_example_needs_nothing_of_ours(tmp_path, exported, kind):
     exif[0x0112] = 6 if kind == "turned" else 1  # orientation
     photo.save(source, exif=exif)
     program = ROOT / "examples" / "heat_map.py"
-    assert sum(bool(line.strip()) for line in program.read_text().splitlines()) <= 30
-    assert "camlens import" not in program.read_text() and "torch" not in program.read_text().split('"""')[2]
+    assert sum(bool(line.strip()) for line in program.read_text(encoding="utf-8").splitlines()) <= 30
+    assert (
+        "camlens import" not in program.read_text(encoding="utf-8")
+        and "torch" not in program.read_text(encoding="utf-8").split('"""')[2]
+    )
     command = [sys.executable, program, exported[1], source, tmp_path / "map.png"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     made = camlens.load(exported[1])

@@ -18,7 +18,7 @@ from tiny import NAMES, Net, classifier, images
 
 
 def facts_of(path):
-    return json.loads(re.search(r'id="facts">(.*?)</script>', path.read_text(), re.DOTALL).group(1))
+    return json.loads(re.search(r'id="facts">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL).group(1))
 
 
 @pytest.fixture(scope="module")

@@ -143,7 +143,7 @@ def test_no_image_is_counted_twice(folder, undisturbed):
 
     model = camlens.load(undisturbed)
     found = evaluate(model, source.load(str(folder), "test", (12, 12))).metrics()
-    reported = json.loads((undisturbed / "metrics.json").read_text())
+    reported = json.loads((undisturbed / "metrics.json").read_text(encoding="utf-8"))
     assert reported["n"] == 11 and reported["accuracy"] == found["accuracy"]
     assert reported["ece"] == pytest.approx(found["ece"], abs=1e-5)
     for row in read_metrics(undisturbed):

@@ -77,7 +77,7 @@ def test_it_learns_what_is_easy(data, undisturbed):
 
 
 def test_the_run_folder_tells_what_was_done(data, undisturbed):
-    config = json.loads((undisturbed / "config.json").read_text())
+    config = json.loads((undisturbed / "config.json").read_text(encoding="utf-8"))
     assert config["recipe"]["epochs"] == 3 and config["seed"] == 0
     assert config["data"]["images"] == 100 and len(config["data"]["sha256"]) == 64
     assert config["versions"]["torch"] == torch.__version__
@@ -208,7 +208,7 @@ def test_few_images_get_more_epochs(data, tmp_path):
     few = replace(TINY, epochs=1, sizes=(8,), min_steps=12)
     train(few, data, tmp_path)  # 80 images in batches of 16
     assert [row["steps"] for row in folder.read_metrics(tmp_path)] == [5, 10, 15]
-    assert json.loads((tmp_path / "config.json").read_text())["recipe"]["epochs"] == 3
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["recipe"]["epochs"] == 3
     train(few, data, tmp_path, resume=True)
 
 
@@ -218,7 +218,7 @@ def test_a_run_of_an_older_version_goes_on(data, tmp_path):
     state = torch.load(tmp_path / loop.STATE, weights_only=True)
     del state["best_loss"]
     torch.save(state, tmp_path / loop.STATE)
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     del config["pace_reasons"], config["recipe"]["min_steps"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     train(TINY, data, tmp_path, resume=True)
@@ -286,7 +286,9 @@ def test_a_run_goes_on_exactly_at_any_pace(data, tmp_path, monkeypatch, pace):
     recipe = replace(TINY, epochs=2, sizes=(12,))
     settings = {"bf16": False, "compiled": False, **pace}
     train(recipe, data, tmp_path / "whole", pace=settings)
-    assert json.loads((tmp_path / "whole" / "config.json").read_text())["pace"] == asdict(Pace(**settings))
+    assert json.loads((tmp_path / "whole" / "config.json").read_text(encoding="utf-8"))["pace"] == asdict(
+        Pace(**settings)
+    )
     original = Work.step
 
     def step(self, *args, **more):
@@ -298,7 +300,7 @@ def test_a_run_goes_on_exactly_at_any_pace(data, tmp_path, monkeypatch, pace):
         patch.setattr(Work, "step", step)
         train(recipe, data, tmp_path / "parts", pace=settings)
     train(recipe, data, tmp_path / "parts", resume=True)  # the pace is kept, and why
-    configs = [json.loads((tmp_path / run / "config.json").read_text()) for run in ("whole", "parts")]
+    configs = [json.loads((tmp_path / run / "config.json").read_text(encoding="utf-8")) for run in ("whole", "parts")]
     assert configs[0]["pace_reasons"] == configs[1]["pace_reasons"]
     assert configs[0]["pace_reasons"]["bf16"] == "as asked for"
     assert same(state(tmp_path / "parts"), state(tmp_path / "whole"))
@@ -337,7 +339,7 @@ def test_a_run_may_begin_with_other_weights(data, undisturbed, tmp_path, caplog)
         assert ("fresh last layer for 3 classes" in caplog.text) == fresh
     model = train(TINY, three, tmp_path, init=str(undisturbed))
     assert model.class_names == three.class_names
-    assert json.loads((tmp_path / "config.json").read_text())["init"] == str(undisturbed)
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["init"] == str(undisturbed)
     with pytest.raises(UsageError, match=r"init: .* before,  now"):
         train(TINY, three, tmp_path, resume=True)
 

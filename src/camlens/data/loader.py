@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -85,8 +86,23 @@ class Loader:
         self.pixels = torch.empty(0)
 
     def __len__(self) -> int:
-        """Batches an epoch. One image left over makes no batch: BatchNorm has no variance to learn from it."""
-        return len(self.learn) // self.batch + (len(self.learn) % self.batch >= 2 * self.parts)
+        """Batches an epoch."""
+        return len(self.edges) - 1
+
+    @property
+    def edges(self) -> list[int]:
+        """Where the batches of an epoch begin, and where the last one ends.
+
+        One image left over makes no batch: BatchNorm has no variance to learn from it. Statistics of few images are
+        noise, so where less than half a batch is left over, the last two batches are made alike.
+        """
+        whole, rest = divmod(len(self.learn), self.batch)
+        edges = [number * self.batch for number in range(whole + 1)]
+        if rest >= 2 * self.parts:
+            edges.append(len(self.learn))
+            if whole and rest < self.batch / 2:
+                edges[-2] = (edges[-3] + edges[-1]) // 2
+        return edges
 
     @property
     def share(self) -> int:
@@ -103,8 +119,8 @@ class Loader:
         mirrored = self.mirrored[order] ^ bool(epoch % 2) if how.flip else torch.zeros(count, dtype=torch.bool)
         places = draw(count, side, crop, generator(self.seed, epoch, 0))
         order, mirrored, places = (drawn.to(self.device) for drawn in (order, mirrored, places))
-        for number in range(first, len(self)):
-            whole = range(number * self.batch, min(count, (number + 1) * self.batch))
+        for number, ends in enumerate(pairwise(self.edges[first:]), first):
+            whole = range(*ends)
             mine = slice(*(whole.start + len(whole) * part // self.parts for part in (self.part, self.part + 1)))
             images, labels = self.pixels[order[mine]], self.labels[order[mine]]
             images = augment(images, places[:, mine], mirrored[mine], crop, cutout, self.colour)
