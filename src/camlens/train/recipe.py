@@ -128,7 +128,7 @@ RECIPES = {
     "long": Recipe(epochs=26, sizes=(16, *4 * (24,), *8 * (32,)), rate=0.15, average=0.998, cutout=8, holdout=0.0),
     "fast": Recipe(epochs=60, batch=512, rate=0.4, average=0.998, cutout=12),
     "best": Recipe(epochs=600, batch=256, rate=0.2, average=0.9995, mixup=0.2, cutmix=1.0, holdout=0.0),
-    "finetune": Recipe(epochs=5, min_steps=100, batch=32, rate=0.02, average=0.98, holdout=0.0),
+    "finetune": Recipe(epochs=5, min_steps=100, batch=32, rate=0.01, average=0.98, holdout=0.0),
     "shapes": Recipe(epochs=10, sizes=(32,), width=16, batch=64, rate=0.15, crop=3, average=0.98),
 }
 
