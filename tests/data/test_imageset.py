@@ -67,3 +67,11 @@ def test_resizing_to_the_same_size_is_free():
 def test_parts_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(DataError, match=message):
         images(**changes)
+
+
+def test_some_of_the_images():
+    data = images()
+    some = data.chosen(torch.tensor([3, 0]))
+    assert some.files == (data.files[3], data.files[0]) and some.labels.tolist() == data.labels[[3, 0]].tolist()
+    assert torch.equal(some.pixels, data.pixels[[3, 0]])
+    assert (some.name, some.split, some.class_names) == (data.name, data.split, data.class_names)
