@@ -71,8 +71,8 @@ def training_speed() -> list[str]:
 
     repeats = [f"{kind['images_per_second'][ways[0]]['n']}, {kind['what'].split(', ')[3]}" for kind in kinds]
     return [
-        "ResNet-18, 32x32, batches of 128, all ways in turn. Images a second: median (smallest to largest), and how many "
-        "times the usual way, paired.",
+        "ResNet-18, 32x32, batches of 128, all ways in turn. Images a second: median (smallest to largest), and how "
+        "many times the usual way, paired.",
         "",
         row("the processor has", [kind["kind"] for kind in kinds]),
         row("---", ["---"] * len(kinds)),
