@@ -202,7 +202,7 @@ def test_many_pixels_change_nothing_but_their_order(monkeypatch):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_image_is_explained_as_if_it_were_alone(method, monkeypatch):
-    monkeypatch.setattr("camlens.model.running.MOST", 2)
+    monkeypatch.setattr("camlens.model.forward.MAX_MICRO_BATCH", 2)
     net, batch, target, minus = network("flattened"), images(5), [0, 1, 2, 1, 0], [1, 2, 1, 0, 2]
     against = None if method == "eigen-cam" else minus
     found = explain(net, batch, method, target=target, against=against)
@@ -251,7 +251,7 @@ def test_channels_are_ablated_whatever_lies_beside_the_layer(meet, count):
 
 
 def test_more_channels_than_go_at_once(monkeypatch):
-    monkeypatch.setattr("camlens.model.running.MOST", 3)
+    monkeypatch.setattr("camlens.model.forward.MAX_MICRO_BATCH", 3)
     net, batch = network("flattened", channels=5), images()
     for method in ("score-cam", "ablation-cam"):
         found = explain(net, batch, method, "layer1", 1).maps

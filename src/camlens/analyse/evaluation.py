@@ -16,7 +16,7 @@ from camlens.data.imageset import ImageSet
 from camlens.errors import ModelError
 from camlens.files import replacing
 from camlens.model.classifier import Classifier
-from camlens.model.running import evaluating, in_parts
+from camlens.model.forward import evaluation_mode, micro_batches
 from camlens.progress import track
 from camlens.train.distributed import ALONE, Ranks
 
@@ -200,9 +200,9 @@ def evaluate(model: Classifier, data: ImageSet, batch: int = 250, ranks: Ranks =
     Raises `DataError` where the classes differ, `ModelError` where the network gives logits that are not numbers.
     """
     data = model.match(data)
-    with evaluating(model):
+    with evaluation_mode(model):
         mine = ranks.part(torch.arange(len(data)))
-        parts = in_parts(model, len(mine), model.input_size, model.device, batch)
+        parts = micro_batches(model, len(mine), model.input_size, model.device, batch)
         tracked = track(parts, f"predicting {data.name}, {data.split}", shown=ranks.first)
         found = [model(model.prepare(data.pixels[mine[part]])).float() for part in tracked]
         none = torch.empty(0, len(model.class_names), device=model.device)  # with fewer images than processes

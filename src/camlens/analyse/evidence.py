@@ -26,7 +26,7 @@ from camlens.data.imageset import ImageSet
 from camlens.errors import ModelError
 from camlens.files import replacing
 from camlens.model.classifier import Classifier, bare
-from camlens.model.running import evaluating, in_parts, uncompiled
+from camlens.model.forward import evaluation_mode, micro_batches, uncompiled
 from camlens.progress import announce, track
 
 SHARE = 0.05  # of the lists of one kind, at most, that one training image may be in
@@ -96,8 +96,8 @@ def read(model: Classifier, data: ImageSet, batch: int = 250) -> Reading:
     """
     data = model.match(data)
     logits, features = [], []
-    with evaluating(model), watching_head(model) as seen:
-        parts = in_parts(model, len(data), model.input_size, model.device, batch)
+    with evaluation_mode(model), watching_head(model) as seen:
+        parts = micro_batches(model, len(data), model.input_size, model.device, batch)
         for part in track(parts, f"predicting {data.name}, {data.split}"):
             found = model(model.prepare(data.pixels[part]))
             if not seen or seen[-1][1] is not found or seen[-1][0].ndim != 2:

@@ -23,7 +23,7 @@ from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.evidence import Reading
 from camlens.data.imageset import ImageSet, Size, resize
 from camlens.model.classifier import Classifier
-from camlens.model.running import at_once, evaluating
+from camlens.model.forward import evaluation_mode, micro_batch_size
 from camlens.progress import Work, track
 
 # Chosen on drawings of `shapes` with other seeds than those on which benchmarks/triage.py measures.
@@ -225,10 +225,10 @@ def rank(values: Tensor, usual: Tensor) -> Tensor:
 @torch.no_grad()
 def chances(model: Classifier, pixels: Tensor) -> Tensor:
     """The probabilities of all classes, (E, K), for pictures (E, 3, H, W) uint8."""
-    with evaluating(model):
+    with evaluation_mode(model):
         found = [
             model(model.prepare(part)).float().softmax(dim=1).cpu()
-            for part in track(pixels.split(at_once(model, pixels)), "trying other views of the errors")
+            for part in track(pixels.split(micro_batch_size(model, pixels)), "trying other views of the errors")
             if len(part)
         ]
     return torch.cat(found) if found else torch.zeros(0, len(model.class_names))

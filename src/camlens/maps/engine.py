@@ -31,8 +31,8 @@ from camlens.maps.pixels import attributions
 from camlens.maps.probing import through_each_channel, without_each_channel
 from camlens.model.classifier import Classifier, Pictures, bare, feature_maps, unwrapped
 from camlens.model.exported import Exported
+from camlens.model.forward import constant, hooked, isolated_forward, micro_batch_size
 from camlens.model.grid import as_grid
-from camlens.model.running import at_once, constant, hooked, trial
 from camlens.progress import track
 
 LARGE = 2**14  # pixels of an image, from which on a CPU is faster with the channels last, whatever the network's order
@@ -204,7 +204,7 @@ def explain(
         else:
             layers, why = _layer_names(classifier, network, batch, layer)
             look = partial(_look, network, classifier, layers=layers, how=how)
-        logits, maps_of = _in_parts(look, batch, 1 if how.needs == "pixels" else at_once(network, batch))
+        logits, maps_of = _in_parts(look, batch, 1 if how.needs == "pixels" else micro_batch_size(network, batch))
         if not bool(logits.isfinite().all()):
             bad = int((~logits.isfinite().all(dim=1)).sum())
             raise ModelError(f"the network gave logits that are not finite for {bad} of {len(batch)} images")
@@ -261,7 +261,7 @@ def _look(
 
 
 def _logits(network: nn.Module, classifier: Classifier | None, images: Tensor) -> Tensor:
-    logits: Tensor = trial(network, images)
+    logits: Tensor = isolated_forward(network, images)
     if classifier is not None:
         classifier.check_logits(logits)
     elif not isinstance(logits, Tensor) or logits.ndim != 2:

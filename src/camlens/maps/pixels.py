@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from camlens.errors import ModelError
-from camlens.model.running import trial
+from camlens.model.forward import isolated_forward
 
 STEPS = 50  # of Integrated Gradients
 SAMPLES, NOISE = 25, 0.15  # of SmoothGrad; the noise's standard deviation, as a share of the image's range
@@ -31,7 +31,7 @@ class Explained(nn.Module):
     def forward(self, images: Tensor, y: Tensor) -> Tensor:
         """The weighted sum of the logits."""
         with AsModule(self.relu):
-            logits = trial(self.network, images)
+            logits = isolated_forward(self.network, images)
         found: Tensor = (logits * y).sum(dim=1)
         return found
 

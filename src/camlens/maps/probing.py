@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from camlens.maps import heat
+from camlens.model.forward import hooked, isolated_forward, micro_batch_size
 from camlens.model.grid import as_grid
-from camlens.model.running import at_once, hooked, trial
 from camlens.progress import track
 
 
@@ -24,7 +24,7 @@ def without_each_channel(network: nn.Module, layer: str, images: Tensor, output:
 
     def behind(image: Tensor, changed: Tensor) -> Tensor:
         with hooked(network, {layer: lambda _output: changed}):
-            found: Tensor = trial(network, image)
+            found: Tensor = isolated_forward(network, image)
         return found
 
     def can_become_many() -> bool:
@@ -39,7 +39,7 @@ def without_each_channel(network: nn.Module, layer: str, images: Tensor, output:
     found = []
     for image, activation in zip(images.split(1), output.split(1), strict=True):
         parts = []
-        some = torch.arange(grid.shape[1], device=images.device).split(at_once(network, images))
+        some = torch.arange(grid.shape[1], device=images.device).split(micro_batch_size(network, images))
         for channels in track(some, "trying the image without each channel"):
             copies = torch.cat([activation] * len(channels))
             view = as_grid(copies, size)
@@ -66,9 +66,9 @@ def through_each_channel(network: nn.Module, images: Tensor, A: Tensor, logits: 
             continue
         shapes, which = stretched(activation[uneven]).unique(dim=0, return_inverse=True)
         masks = stretched(heat.upsample(shapes, (int(image.shape[1]), int(image.shape[2])))).to(image.dtype)
-        parts = masks[:, None].split(at_once(network, images))
+        parts = masks[:, None].split(micro_batch_size(network, images))
         shown = track(parts, "trying the image through each channel")
-        found[row, uneven] = torch.cat([trial(network, image * part) for part in shown])[which]
+        found[row, uneven] = torch.cat([isolated_forward(network, image * part) for part in shown])[which]
     return found
 
 

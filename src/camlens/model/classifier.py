@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from camlens.data.folder import upright_rgb
 from camlens.data.imageset import ImageSet, Size, resize
 from camlens.errors import DataError, ModelError, UsageError, unknown
+from camlens.model.forward import hooked, isolated_forward
 from camlens.model.grid import as_grid
-from camlens.model.running import hooked, trial
 
 Pictures = Tensor | Image.Image | Sequence[Image.Image]
 
@@ -206,7 +206,7 @@ def feature_maps(network: nn.Module, input_size: Size) -> dict[str, Size]:
     try:
         with torch.inference_mode(False), torch.enable_grad(), hooked(network, {k: partial(note, k) for k in names}):
             image = noise.to(parameter.device, parameter.dtype).requires_grad_()
-            logits = trial(network, image)
+            logits = isolated_forward(network, image)
             if all(output.ndim == 4 for output in outputs.values()):
                 return sizes
             gradients = gradients_by(logits, list(outputs.values()))

@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from camlens.errors import ModelError
+from camlens.model.forward import isolated_forward
 from camlens.model.receptive_field import ReceptiveField
-from camlens.model.running import trial
 
 Shape = tuple[int, ...]
 
@@ -101,7 +101,7 @@ def summarise(network: nn.Module, input_shape: Shape) -> Summary:
     hooks = [m.register_forward_pre_hook(before) for m in shown] + [m.register_forward_hook(after) for m in shown]
     try:
         with flops, field, torch.no_grad():
-            trial(network, zeros)
+            isolated_forward(network, zeros)
     except Exception as error:  # a network may raise anything
         wanted = "x".join(map(str, input_shape))
         raise ModelError(f"{type(network).__name__} does not take a {wanted} input: {error}") from error

@@ -26,8 +26,8 @@ from camlens.files import replacing
 from camlens.maps.engine import explain, pooled_head
 from camlens.model.classifier import Classifier, bare
 from camlens.model.exported import KEY, Exported, load
+from camlens.model.forward import hooked, isolated_forward
 from camlens.model.resnet import ResNet
-from camlens.model.running import hooked, trial
 from camlens.progress import Work, track
 
 CALIBRATION = 512  # training images, from which the ranges of the activations are read
@@ -164,7 +164,7 @@ def head(model: Classifier, layer: str) -> Tensor:
         return seen[-1].clone()
 
     with torch.enable_grad(), hooked(network, {layer: leaf}):
-        logits = trial(network, torch.zeros(2, 3, *model.input_size, device=model.device))
+        logits = isolated_forward(network, torch.zeros(2, 3, *model.input_size, device=model.device))
     W = pooled_head(logits, seen[-1])
     if W is None:
         raise ModelError(

@@ -29,8 +29,8 @@ from camlens.errors import CamlensError, DataError, UsageError
 from camlens.files import out_folder, replacing
 from camlens.model import checkpoint
 from camlens.model.classifier import Classifier, bare
+from camlens.model.forward import evaluation_mode
 from camlens.model.resnet import RESNETS, ResNet
-from camlens.model.running import evaluating
 from camlens.progress import Work
 from camlens.train import pace as paces
 from camlens.train.distributed import ALONE, Ranks
@@ -366,7 +366,7 @@ def held_out(
     pieces = ranks.part(held).tensor_split(max(1, math.ceil(len(held) / ranks.count / batch)))
     sums = torch.zeros(3, dtype=torch.float64)  # loss, right, images
     ranks.share(classifier.network)
-    with evaluating(classifier):
+    with evaluation_mode(classifier):
         for indices in pieces:
             between()
             if not len(indices):

@@ -1,0 +1,106 @@
+"""Running a network without changing it, in batches of the size that suits the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+MAX_MICRO_BATCH = 32  # images per micro-batch on a CPU
+PIXELS_PER_MICRO_BATCH = 300_000  # about as many pixels fit the caches of a CPU
+PARAMETERS_PER_IMAGE = 6_000_000  # a network with n times as many parameters gets n images at least
+
+
+def micro_batch_size(network: nn.Module, images: Tensor) -> int:
+    """How many images to run through the network at once, for the least time per image.
+
+    On a GPU all of them. On a CPU few enough that the activations stay in the caches, and many enough that reading
+    the weights pays off.
+
+    Args:
+        network: The network.
+        images: The batch that will be run, (N, C, H, W); only its shape and device are used.
+
+    Returns:
+        A number of images, at least 1.
+    """
+    if images.device.type != "cpu":
+        return len(images)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    by_pixels = math.ceil(PIXELS_PER_MICRO_BATCH / math.prod(images.shape[2:]))
+    return max(parameters // PARAMETERS_PER_IMAGE, min(MAX_MICRO_BATCH, by_pixels))
+
+
+def micro_batches(
+    network: nn.Module, count: int, size: tuple[int, int], device: torch.device, batch_size: int
+) -> list[slice]:
+    """Slices that divide `count` images into micro-batches of at most `batch_size` images.
+
+    Args:
+        network: The network.
+        count: The number of images.
+        size: Height and width of the network's input.
+        device: The device that the network runs on.
+        batch_size: The most images in one micro-batch.
+    """
+    images = torch.empty(1, device=device).expand(batch_size, 3, *size)  # takes no memory
+    step = min(batch_size, micro_batch_size(network, images))
+    return [slice(start, min(count, start + step)) for start in range(0, count, step)]
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode, and afterwards each back into the mode it was in."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def uncompiled(network: nn.Module) -> Iterator[None]:
+    """Run modules compiled by `torch.compile` eagerly: compiled code does not call hooks."""
+    if any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) for m in network.modules()):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def hooked(network: nn.Module, hooks: Mapping[str, Callable[[Any], Any]]) -> Iterator[None]:
+    """Call a function with the output of each named module; unless it returns None, its result replaces the output."""
+
+    def hook(function: Callable[[Any], Any]) -> Callable[..., Any]:
+        return lambda _module, _inputs, output: function(output)
+
+    with ExitStack() as stack:
+        for name, function in hooks.items():
+            handle = network.get_submodule(name).register_forward_hook(hook(function))
+            stack.callback(handle.remove)
+        yield
+
+
+def constant(tensor: Tensor) -> Tensor:
+    """The same values without a gradient history; a tensor made in inference mode becomes an ordinary one."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def isolated_forward(network: nn.Module, images: Tensor) -> Any:
+    """The network's output for `images`, in evaluation mode; the network is left as it was.
+
+    Hooks are called. Gradients are recorded where they are enabled, but not for the network's own parameters. Changes
+    that the network makes to its buffers are discarded.
+    """
+    state = {key: constant(parameter) for key, parameter in network.named_parameters()}
+    state |= {key: buffer.clone() for key, buffer in network.named_buffers()}
+    with evaluation_mode(network), uncompiled(network):
+        return functional_call(network, state, (images,))
