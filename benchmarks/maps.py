@@ -29,7 +29,7 @@ from common import arguments, commit, machine, write
 
 import camlens
 from camlens.data import cifar10
-from camlens.maps.engine import explain
+from camlens.maps.explain import explain
 from camlens.model.classifier import Classifier
 
 OTHERS = {  # of timm, with random weights, and the layer that the peers are given: the one camlens takes

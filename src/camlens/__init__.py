@@ -12,7 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from camlens.maps.engine import Explanation, explain
+    from camlens.maps.explain import explain
+    from camlens.maps.explanation import Explanation
     from camlens.model.checkpoint import load
     from camlens.model.classifier import Classifier
     from camlens.show.report.page import report
@@ -22,8 +23,8 @@ __all__ = ["Classifier", "Explanation", "explain", "load", "report"]
 
 _HOME = {
     "Classifier": "camlens.model.classifier",
-    "Explanation": "camlens.maps.engine",
-    "explain": "camlens.maps.engine",
+    "Explanation": "camlens.maps.explanation",
+    "explain": "camlens.maps.explain",
     "load": "camlens.model.checkpoint",
     "report": "camlens.show.report.page",
 }

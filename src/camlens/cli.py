@@ -401,7 +401,7 @@ def gallery(
 
     classifier = load_model(model, model_option, weights, device)
     method = check_maps(classifier, layer, method)
-    if METHODS[method].needs == "pixels":
+    if METHODS[method].level == "pixels":
         raise UsageError(f"the gallery looks at layers, and {method} explains the pixels; choose another method")
     images = classifier.match(load_split(data, split, data_dir, skip_unreadable, classifier.input_size))
     label, prediction = (None if name is None else classifier.class_index(name) for name in (true, pred))
@@ -740,7 +740,7 @@ def check_maps(model: Classifier, layers: list[str] | None, method: str) -> str:
     """Refuse an unknown layer or method before anything long begins; the method's own spelling."""
     import torch
 
-    from camlens.maps.engine import explain
+    from camlens.maps.explain import explain
 
     blank = torch.zeros(1, 3, *model.input_size, device=model.device)
     return explain(model, blank, method, layer=layers or None).method

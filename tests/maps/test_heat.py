@@ -7,7 +7,8 @@ from torch import nn
 
 import oracles
 from camlens.errors import UsageError
-from camlens.maps.engine import Explanation, explain
+from camlens.maps.explain import explain
+from camlens.maps.explanation import Explanation
 from camlens.maps.heat import BLUE, ORANGE, overlay, stretched, upsample
 from camlens.model.classifier import Classifier
 
@@ -138,8 +139,9 @@ def test_images_of_unknown_normalisation_are_stretched():
 
 def explanation(maps, target=(0, 1), classifier=None):
     images = torch.linspace(-1, 1, 2 * 3 * 8 * 10).reshape(2, 3, 8, 10)
-    target = None if target is None else torch.tensor(target)
-    return Explanation(torch.zeros(2, 2), maps, target, None, ("a",), "hirescam", images, classifier)
+    target = torch.arange(2).expand(2, -1) if target is None else torch.tensor(target)
+    by_layer, single = (maps, False) if isinstance(maps, dict) else ({"a": maps}, True)
+    return Explanation(torch.zeros(2, 2), by_layer, target, None, "hirescam", images, classifier, single_layer=single)
 
 
 SIGNED = torch.tensor([[[0.0, -1.0], [-2.0, -3.0]], [[0.0, 0.0], [0.1, -9.0]]])

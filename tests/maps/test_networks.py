@@ -10,7 +10,7 @@ from torch import nn
 import networks
 import oracles
 from camlens.errors import ModelError
-from camlens.maps.engine import explain
+from camlens.maps.explain import explain
 from camlens.maps.methods import CAMS
 from camlens.model.classifier import Classifier
 from camlens.model.grid import as_grid

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import networks
 import oracles
 from camlens.errors import ModelError, UsageError
-from camlens.maps.engine import explain
+from camlens.maps.explain import explain
 from camlens.model.resnet import ResNet
 
 METHODS = ("integrated-gradients", "smoothgrad", "guided-backprop")
@@ -100,7 +100,7 @@ def test_it_is_the_same_each_time_and_leaves_no_trace(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_there_is_no_layer_to_choose(method):
-    with pytest.raises(UsageError, match=f"{method} explains the pixels and no layer"):
+    with pytest.raises(UsageError, match=f"{method} explains the pixels and takes no layer"):
         explain(ResNet(width=2), images(side=32), method, layer="layer4")
     assert explain(ResNet(width=2), images(side=32), method).layers == ("input",)
 

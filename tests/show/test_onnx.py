@@ -17,7 +17,7 @@ import networks
 import tiny
 from camlens.analyse.evaluation import evaluate
 from camlens.errors import ModelError, UsageError
-from camlens.maps.engine import explain
+from camlens.maps.explain import explain
 from camlens.model import checkpoint
 from camlens.model.classifier import Classifier
 from camlens.model.resnet import ResNet

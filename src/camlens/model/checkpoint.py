@@ -137,7 +137,7 @@ def find_network(spec: str) -> tuple[nn.Module, tuple[int, int, int]]:
     made = call(spec) if ":" in spec and not Path(spec).exists() else load(spec)
     if not isinstance(made, nn.Module):
         raise ModelError(f"{spec} gave a {type(made).__name__}; expected a camlens.Classifier or a torch.nn.Module")
-    if isinstance(bare(made), exported.Exported):
+    if spec.endswith(".onnx"):
         raise UsageError(f"{spec} is an ONNX file, whose layers are not listed; give the network it was made from")
     height, width = made.input_size if isinstance(made, Classifier) else (224, 224)
     return bare(made), (3, height, width)

@@ -14,10 +14,9 @@ from camlens.analyse.evaluation import Evaluation
 from camlens.data.imageset import ImageSet
 from camlens.errors import UsageError
 from camlens.files import replacing, write_json
-from camlens.maps.engine import explain
-from camlens.maps.methods import CAMS, METHODS, find_method
-from camlens.model.classifier import Classifier, bare
-from camlens.model.exported import Exported
+from camlens.maps.explain import available_methods, explain
+from camlens.maps.methods import METHODS, find_method
+from camlens.model.classifier import Classifier
 from camlens.progress import Work, track
 from camlens.show import figures
 from camlens.show.figures import Case
@@ -100,16 +99,13 @@ def picture(
     method: one of `METHODS`, or "all" for all that look at layers
     """
     looked_at = list(layers or model.layers[-2:])
-    chosen = [find_method(method)[0]] if method != "all" else CAMS
-    if method == "all" and isinstance(file := bare(model), Exported):
-        chosen = [name for name in CAMS if all(file.gives(name, layer) for layer in looked_at)]
-    if METHODS[chosen[0]].needs == "pixels":
+    chosen = available_methods(model, looked_at) if method == "all" else [find_method(method).name]
+    if METHODS[chosen[0]].level == "pixels":
         results = [explain(model, image, chosen[0], list(layers) if layers else None, target, against)]
     else:
-        told = [against if METHODS[name].needs or method != "all" else None for name in chosen]
+        told = [against if METHODS[name].explains_class or method != "all" else None for name in chosen]
         results = [explain(model, image, name, looked_at, target, b) for name, b in zip(chosen, told, strict=True)]
     result = results[0]
-    assert result.target is not None
     shares = result.logits[0].softmax(dim=0)
     best = shares.argsort(descending=True, stable=True)[:top].tolist()
     likeliest = [(model.class_names[k], float(shares[k])) for k in best]

@@ -88,7 +88,7 @@ class Explorer:
         maps = page.maps_of(evaluation, first, classes, self.model.layers[-1:])  # those that add up to the logits
         chosen = None
         if layer or method:
-            layer, (method, _) = layer or self.model.layers[-1], find_method(method or page.METHOD)
+            layer, method = layer or self.model.layers[-1], find_method(method or page.METHOD).name
             of_layer = page.maps_of(evaluation, first, classes, [layer], method)[layer]
             chosen = {"method": method, **page.packed(layer, of_layer, last=True)}
         return {
@@ -138,7 +138,7 @@ def prepare(model: Classifier, test: ImageSet, train: ImageSet | None, out: Path
     if train is not None and facts["plane"] is not None:  # the network has features
         learned = read_once(model, train, out / page.FEATURES, batch)
     facts["live"] = {
-        "methods": [name for name, method in METHODS.items() if method.needs == "gradients"],
+        "methods": [name for name, method in METHODS.items() if method.needs == ("activations", "gradients")],
         "method": page.METHOD,
         "layers": list(model.layers),
     }

@@ -324,13 +324,15 @@ def explained(
     picture: (3, H, W) uint8; shares: names and probabilities; maps: layer to raw map (h, w)
     """
     side, gap, how = 224, 16, METHODS[method]
-    cell = "pixel" if how.needs == "pixels" else "cell"
+    cell = "pixel" if how.level == "pixels" else "cell"
     tall = max(side, 20 * len(shares))
     sheet = Sheet(2 * MARGIN + (1 + len(maps)) * (side + gap) - gap, 2 * MARGIN + 104 + side + gap + tall)
     half = 0.4 * (sheet.width - 2 * MARGIN)
     sheet.title(title)
     asked = question(f"{method}: why", target, against, half)
-    sheet.line(MARGIN, MARGIN + 20, asked if how.needs else [(f"{method}: what is seen, whatever the class", SOFT)], 9)
+    if not how.explains_class:
+        asked = [(f"{method}: what is seen, whatever the class", SOFT)]
+    sheet.line(MARGIN, MARGIN + 20, asked, 9)
     top = MARGIN + 64
     sheet.picture(MARGIN, top, side, as_array(enlarged(picture, side)))
     for number, (layer, map) in enumerate(maps.items(), 1):
@@ -381,7 +383,8 @@ def methods(
     probabilities(sheet, top + left + 16, left, shares, target, against)
     for column, (method, of_method) in enumerate(maps.items()):
         x = first + column * (side + gap)
-        sheet.text(x, MARGIN + 46, method if METHODS[method].needs else f"{method}, any class", 9, weight="bold")
+        heading = method if METHODS[method].explains_class else f"{method}, any class"
+        sheet.text(x, MARGIN + 46, heading, 9, weight="bold")
         for row, (layer, map) in enumerate(of_method.items()):
             y = top + row * row_height
             sheet.text(x, y - 14, f"{layer}, {map.shape[0]}×{map.shape[1]}", 7, SOFT)

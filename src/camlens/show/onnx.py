@@ -23,9 +23,11 @@ from torch.nn import functional as F
 from camlens.data.imageset import ImageSet
 from camlens.errors import ModelError, UsageError
 from camlens.files import replacing
-from camlens.maps.engine import explain, pooled_head
+from camlens.maps.backends.onnx import OnnxBackend
+from camlens.maps.explain import explain
+from camlens.maps.pooled_head import pooled_head
 from camlens.model.classifier import Classifier, bare
-from camlens.model.exported import KEY, Exported, load
+from camlens.model.exported import KEY, load
 from camlens.model.forward import hooked, isolated_forward
 from camlens.model.resnet import ResNet
 from camlens.progress import Work, track
@@ -127,7 +129,7 @@ def write(
     if int8 and train is None:
         raise UsageError("--int8 is calibrated on training images, and the data has none")
     network, layer = bare(model), model.layers[-1]
-    if isinstance(network, Exported):
+    if OnnxBackend.handles(network):
         raise UsageError(f"{model.name} is an ONNX file already; give the network that it was made from")
     if layer3 and not isinstance(network, ResNet):
         raise UsageError(f"the maps of layer3 are exported for ResNets of camlens; {model.name} is none")

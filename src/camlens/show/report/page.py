@@ -26,7 +26,7 @@ from camlens.analyse.triage import Signs, examine, reliability, some_right
 from camlens.data.imageset import ImageSet, resize
 from camlens.errors import DataError
 from camlens.files import out_folder, write_text
-from camlens.maps.engine import explain
+from camlens.maps.explain import explain
 from camlens.model.classifier import Classifier
 from camlens.progress import Work, track
 

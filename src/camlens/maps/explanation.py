@@ -1,0 +1,136 @@
+"""`Explanation`: logits and maps of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from camlens.errors import UsageError
+from camlens.files import replacing
+from camlens.maps import heat
+from camlens.maps.notebook import to_html
+from camlens.model.classifier import Classifier
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation:
+    """Logits and maps of a batch.
+
+    Attributes:
+        logits: (B, K).
+        layer_maps: For each layer the maps (B, h, w) on its own grid, in units of the logit, signed where the method
+            is; (B, n, h, w) for n classes of each image.
+        target: Indices of the explained classes, (B,), or (B, n) for n classes of each image.
+        against: Indices of the classes whose logit was subtracted, (B,), or None.
+        method: Name of the method.
+        images: The images as the network took them, (B, 3, H, W).
+        classifier: The model, where it is a `Classifier`.
+        why: Why this layer, where none was asked for.
+        single_layer: Whether one layer was asked for, not a list of them.
+    """
+
+    logits: Tensor
+    layer_maps: dict[str, Tensor]
+    target: Tensor
+    against: Tensor | None
+    method: str
+    images: Tensor
+    classifier: Classifier | None
+    why: str = ""
+    single_layer: bool = True
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{layer} {tuple(maps.shape)}" for layer, maps in self.layer_maps.items())
+        return f"Explanation({self.method} of {len(self.logits)} images, maps at {shapes})"
+
+    def by_layer(self) -> dict[str, Tensor]:
+        """The maps of each layer, also where there is only one."""
+        return self.layer_maps
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers."""
+        return tuple(self.layer_maps)
+
+    @property
+    def maps(self) -> Tensor | dict[str, Tensor]:
+        """The maps of the layer, or a dict from layer to maps where a list of layers was asked for."""
+        return self._as_asked(lambda maps: maps)
+
+    @property
+    def prediction(self) -> Tensor:
+        """Indices of the predicted classes, (B,)."""
+        return self.logits.argmax(dim=1)
+
+    @property
+    def empty(self) -> Tensor | dict[str, Tensor]:
+        """Where a map has no positive evidence: bool, (B,) or (B, n); a dict for a list of layers."""
+        return self._as_asked(lambda maps: maps.amax(dim=(-2, -1)) <= 0)
+
+    def upsample(self, size: tuple[int, int] | None = None) -> Tensor | dict[str, Tensor]:
+        """Upsample the maps, bilinearly with half-pixel centres.
+
+        Args:
+            size: Height and width in pixels; by default those of the images.
+
+        Returns:
+            Maps (B, H, W) or (B, n, H, W); a dict for a list of layers.
+        """
+        height, width = size or self.images.shape[-2:]
+        return self._as_asked(lambda maps: heat.upsample(maps, (height, width)))
+
+    @property
+    def pictures(self) -> Tensor:
+        """The images for display, (B, 3, H, W) uint8; each stretched by itself where no normalisation is known."""
+        return heat.stretched(self.images) if self.classifier is None else self.classifier.denormalise(self.images)
+
+    def overlay(self, strength: float = 0.8) -> list[Image.Image] | dict[str, list[Image.Image]]:
+        """Draw each image in grey under its heat map: orange for, blue against; full colour is the map's extreme.
+
+        Args:
+            strength: How much of full colour covers the image, 0 to 1.
+
+        Raises:
+            UsageError: The maps are of several classes.
+        """
+        if self.target.ndim > 1:
+            raise UsageError("an overlay shows one class; explain one target of each image")
+        pictures = self.pictures
+        return self._as_asked(
+            lambda maps: [heat.overlay(p, m, strength=strength) for p, m in zip(pictures, maps, strict=True)]
+        )
+
+    def class_name(self, index: int) -> str:
+        """The name of a class; of a bare network its index."""
+        return str(index) if self.classifier is None else self.classifier.class_names[index]
+
+    def save_npz(self, path: str | Path) -> Path:
+        """Write logits, target, against (empty if None), class_names, method, and `maps/<layer>` for each layer."""
+        class_names = [self.class_name(index) for index in range(self.logits.shape[1])]
+        arrays = {
+            "logits": self.logits.float().cpu().numpy(),
+            "target": self.target.cpu().numpy(),
+            "against": np.zeros(0, np.int64) if self.against is None else self.against.cpu().numpy(),
+            "class_names": np.array(class_names),
+            "method": np.array(self.method),
+            **{f"maps/{layer}": maps.cpu().numpy() for layer, maps in self.layer_maps.items()},
+        }
+        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        return Path(path)
+
+    def _as_asked(self, function: Callable[[Tensor], T]) -> T | dict[str, T]:
+        """Apply a function to the maps of every layer; the result alone where a single layer was asked for."""
+        results = {layer: function(maps) for layer, maps in self.layer_maps.items()}
+        return results[self.layers[0]] if self.single_layer else results
+
+    def _repr_html_(self) -> str:
+        return to_html(self)

@@ -1,0 +1,57 @@
+"""Recognise a pooled linear head, behind which gradients are known without differentiating."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from torch import Tensor
+
+log = logging.getLogger("camlens")
+RESHAPES = ("ViewBackward0", "UnsafeViewBackward0", "SqueezeBackward1")
+
+
+def pooled_head(logits: Tensor, activation: Tensor) -> Tensor | None:
+    """Read the weights of a pooled linear head off the operations that autograd recorded.
+
+    It relies on names of autograd nodes, which torch may change: anything unknown counts as another head, and is then
+    differentiated as usual. The log "camlens" has the reason at level DEBUG.
+
+    Args:
+        logits: (B, K), with their graph.
+        activation: A leaf of this graph, cloned before its use, (B, C, h, w).
+
+    Returns:
+        W (K, C) where logits = W mean_ij(A) + b, else None.
+    """
+    weights, reason = read_head(logits, activation)
+    if weights is None:
+        log.debug("no pooled linear head: %s; the gradient is computed", reason)
+    return weights
+
+
+def read_head(logits: Tensor, activation: Tensor) -> tuple[Tensor | None, str]:
+    """The weights, or None with the reason."""
+    if activation.ndim != 4:
+        return None, f"the layer puts out {activation.ndim} axes"
+    linear: Any = logits.grad_fn
+    if linear is None or linear.name() != "AddmmBackward0" or linear._saved_alpha != 1:
+        return None, "the logits are not those of a linear layer with a bias"
+    bias, features, matrix = (source for source, _ in linear.next_functions)
+    if bias is not None or matrix is not None:
+        return None, "its bias or weights depend on the layer"
+    weights: Tensor = linear._saved_mat2.T
+    mean = features
+    while mean is not None and mean.name() in RESHAPES:
+        mean = mean.next_functions[0][0]
+    if mean is None or mean.name() != "MeanBackward1":
+        return None, "its input is no mean"
+    if {axis % 4 for axis in mean._saved_dim} != {2, 3}:  # autograd keeps -1 as 2**64 - 1
+        return None, "its input is no mean over height and width"
+    clone = mean.next_functions[0][0]
+    source = clone.next_functions[0][0] if clone is not None and clone.name() == "CloneBackward0" else None
+    if source is None or not (source == activation.grad_fn or getattr(source, "variable", None) is activation):
+        return None, "other operations lie between the layer and the mean"
+    if weights.shape[1] != activation.shape[1]:
+        return None, "the linear layer takes other features than the channels of the layer"
+    return weights, ""
