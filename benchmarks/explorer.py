@@ -21,6 +21,7 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+import torch
 from common import arguments, commit, machine, spread, tiny_pictures, tiny_run, write
 from PIL import Image
 
@@ -34,7 +35,7 @@ def uploads(smoke: bool) -> dict[str, bytes]:
     if smoke:
         pixels = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
     else:
-        pixels = cifar10.load("test").pixels.permute(0, 2, 3, 1).numpy()
+        pixels = cifar10.load("test").images(torch.arange(4)).permute(0, 2, 3, 1).numpy()
 
     def file(number: int, size: tuple[int, int], kind: str) -> bytes:
         target = io.BytesIO()

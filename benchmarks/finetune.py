@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 
 from camlens.analyse.evaluation import evaluate
 from camlens.data import cifar10, folder, shapes
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import Dataset
 from camlens.train.loop import train
 from camlens.train.recipe import RECIPES, Recipe
 
@@ -65,7 +65,7 @@ class Kind:
             picture = Image.merge("RGB", picture.split()[::-1])
         return picture.resize((self.side, self.side), Image.Resampling.BICUBIC)
 
-    def write(self, root: Path, sets: dict[str, ImageSet], first: int) -> Path:
+    def write(self, root: Path, sets: dict[str, Dataset], first: int) -> Path:
         """The folder, of images from number `first` on."""
         for split, data in sets.items():
             for label in self.classes:
@@ -73,8 +73,9 @@ class Kind:
                 start = int((of_class < first).sum())
                 place = root / split / data.class_names[label]
                 place.mkdir(parents=True)
-                for index in of_class[start:][: self.count if split == "train" else self.tested].tolist():
-                    self.changed(data.pixels[index].permute(1, 2, 0).numpy()).save(place / f"{index}.png")
+                chosen = of_class[start:][: self.count if split == "train" else self.tested]
+                for index, image in zip(chosen.tolist(), data.images(chosen), strict=True):
+                    self.changed(image.permute(1, 2, 0).numpy()).save(place / f"{index}.png")
         return root
 
 

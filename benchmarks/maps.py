@@ -81,7 +81,7 @@ def peers() -> dict[str, str]:
 def of_cifar10(count: int, device: str) -> Setting:
     """ResNet-18 at 32x32 with the shipped weights, test images of CIFAR-10."""
     model = camlens.load().to(device)
-    return Setting(model, model.prepare(cifar10.load("test").pixels[:count]), "layer4")
+    return Setting(model, model.prepare(cifar10.load("test").images(torch.arange(count))), "layer4")
 
 
 def of_noise(count: int) -> Setting:

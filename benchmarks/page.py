@@ -16,7 +16,7 @@ from common import arguments, commit, machine, spread, tiny_pictures, tiny_run, 
 
 from camlens.analyse.evaluation import evaluate
 from camlens.data import cifar10, folder
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import Dataset
 from camlens.model import checkpoint
 from camlens.model.classifier import Classifier
 from camlens.show.report import page
@@ -46,7 +46,7 @@ def opening(path: Path, repeats: int) -> list[float]:
     return found
 
 
-def subject(smoke: bool, work: Path) -> tuple[Classifier, ImageSet, ImageSet]:
+def subject(smoke: bool, work: Path) -> tuple[Classifier, Dataset, Dataset]:
     """The network, its test images and its training images."""
     if not smoke:
         return checkpoint.load("resnet18-cifar10"), cifar10.load("test"), cifar10.load("train")

@@ -12,7 +12,7 @@ from recipes import recipe_of
 
 from camlens.analyse.evaluation import evaluate
 from camlens.data import cifar10, folder
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import Dataset
 from camlens.model import checkpoint
 from camlens.train.folder import read_config, read_metrics
 from camlens.train.recipe import from_config
@@ -60,7 +60,7 @@ def card(facts: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def ship(run: Path, recipe: str, test: ImageSet, place: Path, remark: str, trained_at: str) -> dict[str, Any]:
+def ship(run: Path, recipe: str, test: Dataset, place: Path, remark: str, trained_at: str) -> dict[str, Any]:
     """Put a run's weights in their place, with their card; what is stated of them.
 
     recipe: its name

@@ -23,10 +23,11 @@ import torch
 import torch.nn.functional as F
 from common import arguments, commit, machine, read, spread, write
 from PIL import Image, ImageOps
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from camlens.data import cifar10, shapes
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import Dataset
 from camlens.data.loader import Augmentation, Loader
 from camlens.model.resnet import ResNet
 from camlens.train import loop
@@ -37,11 +38,11 @@ from camlens.train.recipe import Recipe
 RECIPE = Recipe(epochs=1, sizes=(32,), holdout=0.0, average=0.0)
 
 
-class Pictures(Dataset[tuple[torch.Tensor, int]]):
+class Pictures(TorchDataset[tuple[torch.Tensor, int]]):
     """RandomCrop(32, padding=4), RandomHorizontalFlip, ToTensor and Normalize, on one PIL picture at a time."""
 
-    def __init__(self, data: ImageSet) -> None:
-        self.pixels = data.pixels.permute(0, 2, 3, 1).numpy()
+    def __init__(self, data: Dataset) -> None:
+        self.pixels = torch.cat(list(data.batches())).permute(0, 2, 3, 1).numpy()
         self.labels = data.labels.tolist()
         self.mean, self.std = (torch.tensor(facts)[:, None, None] for facts in data.channel_statistics())
 
@@ -58,7 +59,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
         return (image - self.mean) / self.std, self.labels[index]
 
 
-def usual(data: ImageSet, device: torch.device, batch: int) -> Iterator[int]:
+def usual(data: Dataset, device: torch.device, batch: int) -> Iterator[int]:
     """Steps of the usual way; yields the images of each."""
     torch.manual_seed(0)
     network = ResNet().to(device)
@@ -76,7 +77,7 @@ def usual(data: ImageSet, device: torch.device, batch: int) -> Iterator[int]:
             yield len(images)
 
 
-def ours(data: ImageSet, device: torch.device, batch: int, pace: Pace) -> Iterator[int]:
+def ours(data: Dataset, device: torch.device, batch: int, pace: Pace) -> Iterator[int]:
     """Steps of `camlens train`; yields the images of each."""
     run = loop.start(RECIPE, data, 0, device, pace)
     loader = Loader(data, torch.arange(len(data)), batch, 0, Augmentation(crop=4), device)

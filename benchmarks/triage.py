@@ -25,7 +25,7 @@ from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.evidence import Reading, find, read, read_once
 from camlens.analyse.triage import Signs, some_right
 from camlens.data import cifar10, shapes
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import Dataset
 from camlens.show.report.page import maps_of, shown_classes, signs_of
 from camlens.train.loop import train
 from camlens.train.recipe import RECIPES, Recipe
@@ -40,7 +40,7 @@ CAUSES = {
 }
 
 
-def judge(model: camlens.Classifier, test: ImageSet, known: ImageSet, reading: Reading, learned: Reading) -> Signs:
+def judge(model: camlens.Classifier, test: Dataset, known: Dataset, reading: Reading, learned: Reading) -> Signs:
     """The signs of all errors, as the report measures them."""
     evaluation = Evaluation(model, test, reading.logits)
     errors = evaluation.errors("confidence")
@@ -116,7 +116,7 @@ def doubtful(
     signs: Signs,
     reading: Reading,
     learned: Reading,
-    known: ImageSet,
+    known: Dataset,
 ) -> dict[str, Any]:
     """How well scores find the errors whose label fewer than three of five people confirmed."""
     from cleanlab.rank import get_label_quality_scores
@@ -165,16 +165,16 @@ def doubtful(
 
 
 def duplicates(
-    judgements: Path, evaluation: Evaluation, reading: Reading, learned: Reading, known: ImageSet
+    judgements: Path, evaluation: Evaluation, reading: Reading, learned: Reading, known: Dataset
 ) -> dict[str, Any]:
     """How well near-duplicates are told from pictures that are merely similar, in any class."""
     with (judgements / "duplicates_cifar10.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     images = torch.tensor([int(row["TestID"]) for row in rows])
     same = torch.tensor([int(row["Judgment"]) <= 1 for row in rows])
-    pixels, right = evaluation.data.pixels, some_right(evaluation)
-    usual, _ = most_alike(pixels[right], reading.features[right], known, learned.features)
-    alike, index = most_alike(pixels[images], reading.features[images], known, learned.features)
+    data, right = evaluation.data, some_right(evaluation)
+    usual, _ = most_alike(data.images(right), reading.features[right], known, learned.features)
+    alike, index = most_alike(data.images(images), reading.features[images], known, learned.features)
     found = alike >= beyond_chance(usual)
     ranked = same[alike.argsort(descending=True)].cumsum(0)
     precise = ranked / torch.arange(1, len(rows) + 1) >= 0.9

@@ -14,7 +14,17 @@ from camlens.cli import app
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "camlens"
 # A module may import from its own folder and from those to its left; train and maps do not know each other.
-FLOORS = [["errors"], ["files", "progress"], ["data"], ["model"], ["train", "maps"], ["analyse"], ["show"], ["cli"]]
+FLOORS = [
+    ["errors"],
+    ["files", "progress"],
+    ["data"],
+    ["model"],
+    ["runtime"],
+    ["train", "maps"],
+    ["analyse"],
+    ["show"],
+    ["cli"],
+]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 COMMANDS = typer.main.get_command(app).commands
 

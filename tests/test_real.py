@@ -67,7 +67,7 @@ def test_gallery_and_explain(camlens, run, cifar10_dir, tmp_path):
         assert set(maps["label"]) == {"cat"} and "cat" not in maps["prediction"]
         for index, file in zip(maps["index"], maps["files"], strict=True):
             assert test.files[index] == file and test.labels[index] == 3
-    Image.fromarray(test.pixels[0].permute(1, 2, 0).numpy()).save(tmp_path / "cat.png")
+    Image.fromarray(test.images(torch.tensor([0]))[0].permute(1, 2, 0).numpy()).save(tmp_path / "cat.png")
     from camlens.cli import app as commands
 
     done = CliRunner().invoke(

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import camlens
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import InMemoryDataset
 
 NAMES = ("cat", "<img src=x onerror=alert(1)>", 'a "quoted", name')
 
@@ -32,7 +32,7 @@ def classifier(network=None, names=NAMES, side=16):
     model = camlens.Classifier(network, names, name="tiny", **how)
     with torch.no_grad():  # so that it says each class now and then
         network.fc.weight *= 30
-        network.fc.bias -= model(model.prepare(images(100, "some", names, side).pixels)).mean(dim=0)
+        network.fc.bias -= model(model.prepare(pixels_of(images(100, "some", names, side)))).mean(dim=0)
     return model
 
 
@@ -41,4 +41,9 @@ def images(count, split="test", names=NAMES, side=16):
     pixels = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=numbers)
     labels = torch.randint(len(names), (count,), generator=numbers)
     files = tuple(f"{split}/</script>{n}, x.png" for n in range(count))
-    return ImageSet("noise", split, names, pixels, labels, files, f"{side}x{side}")
+    return InMemoryDataset("noise", split, names, pixels, labels, files, f"{side}x{side}")
+
+
+def pixels_of(data):
+    """All images of a data set, (N, 3, H, W) uint8."""
+    return data.images(torch.arange(len(data)))

@@ -21,7 +21,8 @@ from camlens.errors import CamlensError, DataError, UsageError, unknown
 from camlens.files import out_folder, write_json, write_text
 
 if TYPE_CHECKING:
-    from camlens.data.imageset import ImageSet, Size
+    from camlens.data.dataset import Dataset
+    from camlens.data.pictures import Size
     from camlens.model.classifier import Classifier
     from camlens.train.recipe import Recipe
 
@@ -485,7 +486,7 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Say what is on a picture and where the network saw it."""
-    from camlens.data.folder import read_picture
+    from camlens.data.pictures import read_picture
     from camlens.progress import track
     from camlens.show import draw
 
@@ -643,7 +644,7 @@ def demo(
             f"The report knows the first {DEMO_KNOWS:,} of the {len(train_images):,} training images, to be quick; "
             "`camlens report` takes all."
         )
-        train_images = train_images.chosen(torch.arange(DEMO_KNOWS))
+        train_images = train_images.subset(torch.arange(DEMO_KNOWS))
     report = folder / "report.html"
     write_text(report, page.html(page.look_at(evaluations, reading, train_images, folder)))
     made(*paths, *folder.glob(page.FEATURES), report)
@@ -699,9 +700,9 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 def splits_of(source: str) -> list[str]:
     """The splits that the data has; for a folder, those that lie in it."""
-    from camlens.data import folder
+    from camlens.data import sources
 
-    return (folder.splits(Path(source)) or ["train"]) if Path(source).is_dir() else ["train", "test"]
+    return sources.splits_of(source)
 
 
 def load_split(
@@ -710,16 +711,14 @@ def load_split(
     data_dir: Path | None = None,
     skip_unreadable: bool = False,
     size: Size = (64, 64),
-) -> ImageSet:
+) -> Dataset:
     """One split of the data; the pictures of a folder are resized to `size`."""
-    from camlens.data.source import load
+    from camlens.data import sources
 
-    return load(source, split, size, data_dir, skip_unreadable)
+    return sources.load_split(source, split, size, data_dir, skip_unreadable)
 
 
-def load_both(
-    source: str, data_dir: Path | None, skip_unreadable: bool, size: Size
-) -> tuple[ImageSet, ImageSet | None]:
+def load_both(source: str, data_dir: Path | None, skip_unreadable: bool, size: Size) -> tuple[Dataset, Dataset | None]:
     """The test images, and those to learn from, where the data has any."""
     test = load_split(source, "test", data_dir, skip_unreadable, size)
     learned = "train" in splits_of(source)
@@ -746,7 +745,7 @@ def check_maps(model: Classifier, layers: list[str] | None, method: str) -> str:
     return explain(model, blank, method, layer=layers or None).method
 
 
-def train_into(run: Path, recipe: Recipe, images: ImageSet, **settings: Any) -> tuple[Classifier, list[Path]]:
+def train_into(run: Path, recipe: Recipe, images: Dataset, **settings: Any) -> tuple[Classifier, list[Path]]:
     """Train into a run folder and draw its curves, also when it is stopped; what it made."""
     from camlens.model import checkpoint
     from camlens.show import figures

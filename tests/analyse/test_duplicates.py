@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 import oracles
 from camlens.analyse import duplicates
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import InMemoryDataset
 
 
 def pictures(count, seed=0, side=32):
@@ -16,7 +16,7 @@ def pictures(count, seed=0, side=32):
 
 def image_set(pixels, labels):
     files = tuple(map(str, range(len(pixels))))
-    return ImageSet("noise", "train", ("a", "b"), pixels, torch.tensor(labels), files, "32x32")
+    return InMemoryDataset("noise", "train", ("a", "b"), pixels, torch.tensor(labels), files, "32x32")
 
 
 @settings(max_examples=20, deadline=None)

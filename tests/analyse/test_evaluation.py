@@ -11,8 +11,9 @@ from torch import nn
 import oracles
 from camlens import Classifier
 from camlens.analyse.evaluation import Evaluation, evaluate, mcnemar, wilson
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import InMemoryDataset
 from camlens.errors import DataError, ModelError
+from tiny import pixels_of
 
 NAMES = ("a", "b", "c")
 
@@ -22,7 +23,7 @@ def data_of(labels, class_names=NAMES, side=4, seed=0):
     numbers = torch.Generator().manual_seed(seed)
     pixels = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=numbers)
     files = tuple(f"{n}.png" for n in range(count))
-    return ImageSet("made", "test", class_names, pixels, torch.tensor(labels), files, f"{side}x{side}")
+    return InMemoryDataset("made", "test", class_names, pixels, torch.tensor(labels), files, f"{side}x{side}")
 
 
 def model_of(network=None, side=4, class_names=NAMES):
@@ -49,7 +50,7 @@ def test_every_image_is_predicted_as_it_would_be_alone():
     model, data = model_of(), data_of([0, 1, 2] * 7 + [1])
     evaluation = evaluate(model, data, batch=4)
     assert evaluation.logits.shape == (22, 3)
-    for row, pixels in enumerate(data.pixels):
+    for row, pixels in enumerate(pixels_of(data)):
         image = (pixels.double() / 255 - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([0.2, 0.3, 0.4])[
             :, None, None
         ]
@@ -65,7 +66,7 @@ def test_images_of_another_size_are_resized():
 
 def test_the_order_of_classes_does_not_matter():
     model, data = model_of(), data_of([0, 1, 2, 2, 1, 0, 0, 1])
-    other = data.reordered(("c", "a", "b"))
+    other = data.with_class_order(("c", "a", "b"))
     assert evaluate(model, other).accuracy == evaluate(model, data).accuracy
     assert evaluate(model, other).confusion.tolist() == evaluate(model, data).confusion.tolist()
 

@@ -7,8 +7,9 @@ from torch import nn
 import oracles
 from camlens.analyse import evidence
 from camlens.analyse.evidence import NoFeatures, Reading, find, read, read_once, spread
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import InMemoryDataset
 from camlens.model.classifier import Classifier
+from tiny import pixels_of
 
 STATISTICS = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "input_size": (8, 8)}
 
@@ -24,7 +25,7 @@ def images(count=20, seed=0):
     numbers = torch.Generator().manual_seed(seed)
     pixels = torch.randint(256, (count, 3, 8, 8), dtype=torch.uint8, generator=numbers)
     labels = torch.randint(3, (count,), generator=numbers)
-    return ImageSet("noise", "train", ("a", "b", "c"), pixels, labels, tuple(map(str, range(count))), "8x8")
+    return InMemoryDataset("noise", "train", ("a", "b", "c"), pixels, labels, tuple(map(str, range(count))), "8x8")
 
 
 def reading(count, seed):
@@ -38,7 +39,7 @@ def test_a_reading_is_what_the_last_layer_gets_and_gives():
     assert model.training, "left in the mode in which it was"
     assert not model.network[1]._forward_hooks
     model.eval()
-    inputs = model.prepare(data.pixels)
+    inputs = model.prepare(pixels_of(data))
     torch.testing.assert_close(found.features, model.network[0](inputs).detach(), rtol=1e-3, atol=1e-3)  # in float16
     torch.testing.assert_close(found.logits, model(inputs).detach())
 
@@ -55,7 +56,7 @@ def test_scores_are_the_cosines_of_the_gradients_of_the_last_layer():
     model, train, test = classifier(), images(30, 1), images(8, 2)
     found = find(read(model, test), test.labels, read(model, train), train.labels, count=30)
     slow = oracles.gradient_cosines(
-        model.network, model.prepare(test.pixels), test.labels, model.prepare(train.pixels), train.labels
+        model.network, model.prepare(pixels_of(test)), test.labels, model.prepare(pixels_of(train)), train.labels
     )
     for error in range(len(test)):
         for kind, sign in (("towards", -1), ("away", 1)):

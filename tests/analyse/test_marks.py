@@ -3,7 +3,7 @@ import torch
 
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.marks import corrected, read_marks
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import InMemoryDataset
 from camlens.errors import DataError, UsageError
 
 HEAD = "index,path,label,prediction,mark\n"
@@ -13,7 +13,7 @@ HEAD = "index,path,label,prediction,mark\n"
 def data():
     files = ("a.png", "b, c.png", "d.png", "e.png")
     labels = torch.tensor([0, 1, 1, 2])
-    return ImageSet(
+    return InMemoryDataset(
         "pets", "test", ("cat", "dog", "o'x"), torch.zeros(4, 3, 2, 2, dtype=torch.uint8), labels, files, "2x2"
     )
 

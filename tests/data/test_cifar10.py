@@ -22,6 +22,7 @@ import torch
 
 from camlens.data import cifar10
 from camlens.errors import DataError, UsageError
+from tiny import pixels_of
 
 pytestmark = pytest.mark.network
 
@@ -147,14 +148,14 @@ def test_splits_are_read_in_the_official_order(data: Data, tmp_path: Path) -> No
     train, test = cifar10.load("train", tmp_path), cifar10.load("test", tmp_path)
     expected = [batch(number) for number in range(6)]
     assert torch.equal(
-        train.pixels, torch.from_numpy(np.concatenate([b[b"data"] for b in expected[:5]])).view(-1, 3, 32, 32)
+        pixels_of(train), torch.from_numpy(np.concatenate([b[b"data"] for b in expected[:5]])).view(-1, 3, 32, 32)
     )
     assert train.labels.tolist() == [label for b in expected[:5] for label in b[b"labels"]]
     assert train.files == tuple(name.decode() for b in expected[:5] for name in b[b"filenames"])
     assert train.class_names == ("airplane", "automobile", "bird")
     assert (train.name, train.split, train.original_size, train.size) == ("cifar10", "train", "32x32", (32, 32))
-    assert torch.equal(test.pixels.view(-1, 3072), torch.from_numpy(expected[5][b"data"]))
-    assert test.pixels.dtype == torch.uint8 and test.labels.dtype == torch.int64
+    assert torch.equal(pixels_of(test).view(-1, 3072), torch.from_numpy(expected[5][b"data"]))
+    assert pixels_of(test).dtype == torch.uint8 and test.labels.dtype == torch.int64
 
 
 def test_an_archive_is_read_in_place(data: Data, tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_an_archive_is_read_in_place(data: Data, tmp_path: Path) -> None:
     (tmp_path / "archive" / cifar10.ARCHIVE).write_bytes(data.archive)
     for split in cifar10.SPLITS:
         one, other = cifar10.load(split, tmp_path / "folder"), cifar10.load(split, tmp_path / "archive")
-        assert torch.equal(one.pixels, other.pixels) and torch.equal(one.labels, other.labels)
+        assert torch.equal(pixels_of(one), pixels_of(other)) and torch.equal(one.labels, other.labels)
         assert one.files == other.files and one.class_names == other.class_names
     assert [path.name for path in (tmp_path / "archive").iterdir()] == [cifar10.ARCHIVE]
 
@@ -543,8 +544,8 @@ def test_a_full_disk(data: Data, tmp_path: Path) -> None:
 
 def test_the_real_data(cifar10_dir: Path) -> None:
     train, test = cifar10.load("train", cifar10_dir), cifar10.load("test", cifar10_dir)
-    assert train.pixels.shape == (50_000, 3, 32, 32) and train.counts() == [5_000] * 10
-    assert test.pixels.shape == (10_000, 3, 32, 32) and test.counts() == [1_000] * 10
+    assert pixels_of(train).shape == (50_000, 3, 32, 32) and train.counts() == [5_000] * 10
+    assert pixels_of(test).shape == (10_000, 3, 32, 32) and test.counts() == [1_000] * 10
     assert (train.class_names[0], train.class_names[9], len(train.class_names)) == ("airplane", "truck", 10)
     mean, deviation = train.channel_statistics()
     assert [f"{value:.4f}" for value in mean] == ["0.4914", "0.4822", "0.4465"]

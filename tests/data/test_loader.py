@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import InMemoryDataset
 from camlens.data.loader import Augmentation, Loader, augment, draw, epoch_order, generator, mix
 
 PLAIN = Augmentation(flip=False, crop=0)
@@ -25,7 +25,7 @@ def numbered(count=64, side=12):
 
 def image_set(count):
     files = tuple(f"{n}.png" for n in range(count))
-    return ImageSet("numbered", "train", ("a", "b"), numbered(count), torch.arange(count) % 2, files, "12x12")
+    return InMemoryDataset("numbered", "train", ("a", "b"), numbered(count), torch.arange(count) % 2, files, "12x12")
 
 
 def loader(count=64, batch=16, augmentation=PLAIN, **settings):

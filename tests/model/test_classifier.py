@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from camlens.data.dataset import InMemoryDataset
 from camlens.data.folder import read_picture
-from camlens.data.imageset import ImageSet
 from camlens.errors import DataError, ModelError, UsageError
 from camlens.model.classifier import Classifier, bare, feature_maps
 from camlens.model.resnet import ResNet
@@ -60,7 +60,7 @@ def imageset(class_names, name="data"):
     count = len(class_names)
     files = tuple(map(str, range(count)))
     pixels = torch.zeros(count, 3, 8, 8, dtype=torch.uint8)
-    return ImageSet(name, "test", tuple(class_names), pixels, torch.arange(count), files, "8x8")
+    return InMemoryDataset(name, "test", tuple(class_names), pixels, torch.arange(count), files, "8x8")
 
 
 # --- pictures in and out

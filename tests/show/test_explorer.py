@@ -88,7 +88,7 @@ def test_layer_and_method_can_be_chosen(server, layer, method):
     model, data = classifier(), images(60)
     status, answer, _ = server.ask(path=f"/explain?image=7&layer={layer}&method={method}")
     assert status == 200 and answer["label"] == int(data.labels[7]) and answer["file"] == data.files[7]
-    found = camlens.explain(model, model.prepare(data.pixels[[7]]), method, layer, "all").maps[0]
+    found = camlens.explain(model, model.prepare(data.images(torch.tensor([7]))), method, layer, "all").maps[0]
     torch.testing.assert_close(grid(answer["chosen"]), found[answer["model"]["classes"][0]], atol=1e-3, rtol=1e-3)
 
 
@@ -100,7 +100,7 @@ def test_with_many_classes_the_one_asked_for_is_there(tmp_path):
     absent = next(c for c in range(30) if c not in order)
     answer = explain.answer(3, "early", "grad-cam", f"kind {absent}")
     assert len(order) == report.MOST and answer["model"]["classes"][0][-1] == absent
-    found = camlens.explain(model, model.prepare(data.pixels[[3]]), "grad-cam", "early", absent).maps[0]
+    found = camlens.explain(model, model.prepare(data.images(torch.tensor([3]))), "grad-cam", "early", absent).maps[0]
     torch.testing.assert_close(grid(answer["chosen"])[-1], found, atol=1e-3, rtol=1e-3)
 
 

@@ -1,6 +1,5 @@
 import json
 import re
-from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -14,7 +13,7 @@ from camlens.analyse.marks import read_marks
 from camlens.errors import DataError
 from camlens.maps.heat import upsample
 from camlens.show.report import page
-from tiny import NAMES, Net, classifier, images
+from tiny import NAMES, Net, classifier, images, pixels_of
 
 
 def facts_of(path):
@@ -55,7 +54,8 @@ def test_the_page_holds_the_maps_and_cells_add_up(report):
     assert [layer["grid"] for layer in facts["models"][0]["layers"]] == [[8, 8], [4, 4]]
     for number in (0, 5, len(facts["images"]["index"]) - 1):
         index = facts["images"]["index"][number]
-        found = camlens.explain(model, model.prepare(data.pixels[[index]]), "hirescam", ["early", "late"], "all")
+        image = model.prepare(data.images(torch.tensor([index])))
+        found = camlens.explain(model, image, "hirescam", ["early", "late"], "all")
         for c in range(3):
             early, late = raw_map(facts, 0, number, c), raw_map(facts, 1, number, c)
             top = float(found.maps["early"].abs().max())
@@ -73,7 +73,7 @@ def test_pictures_are_those_of_the_errors(report):
     for number, index in enumerate(facts["images"]["index"]):
         y, x = divmod(number, 16)
         cut = sheet[16 * y : 16 * y + 16, 16 * x : 16 * x + 16]
-        assert np.array_equal(cut, data.pixels[index].permute(1, 2, 0).numpy())
+        assert np.array_equal(cut, pixels_of(data)[index].permute(1, 2, 0).numpy())
 
 
 def test_a_head_that_is_none_of_the_pooled_ones(tmp_path):
@@ -94,8 +94,8 @@ def test_many_classes_travel_by_their_most_probable(tmp_path):
 
 def test_any_pairs_of_image_and_label_will_do(tmp_path):
     model, data = classifier(), images(20)
-    pictures = [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in data.pixels]
-    kinds = [data.pixels, model.prepare(data.pixels), pictures]
+    pictures = [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in pixels_of(data)]
+    kinds = [pixels_of(data), model.prepare(pixels_of(data)), pictures]
     found = []
     for number, kind in enumerate(kinds):
         pairs = [(image, int(label)) for image, label in zip(kind, data.labels, strict=True)]
@@ -109,7 +109,7 @@ def test_any_pairs_of_image_and_label_will_do(tmp_path):
 
 def test_a_network_that_is_always_right(tmp_path):
     model, data = classifier(), images(20)
-    right = replace(data, labels=evaluate(model, data).predictions)
+    right = data.with_labels(evaluate(model, data).predictions)
     facts = facts_of(camlens.report(model, right, tmp_path / "a.html", images(20, "train")))
     assert facts["images"]["index"] == [] and facts["findings"] == ["All 20 images are right."]
 
@@ -168,11 +168,11 @@ def test_the_heat_map_is_drawn_as_computed(tab, report, canvas):
     drawn = canvas(page, 1).astype(float)
     model, data = classifier(), images(150)
     label, prediction = facts["images"]["label"][number], facts["models"][0]["prediction"][number]
-    maps = camlens.explain(model, model.prepare(data.pixels[[index]]), "hirescam", "late", "all").maps[0]
+    maps = camlens.explain(model, model.prepare(data.images(torch.tensor([index]))), "hirescam", "late", "all").maps[0]
     full = float(maps[[label, prediction]].abs().max())
     strength = (upsample(maps[prediction][None], drawn.shape[:2])[0] / full).clamp(0, 1).numpy()[..., None]
     colours = (
-        data.pixels[index].permute(1, 2, 0).numpy().repeat(drawn.shape[0] // 16, 0).repeat(drawn.shape[0] // 16, 1)
+        pixels_of(data)[index].permute(1, 2, 0).numpy().repeat(drawn.shape[0] // 16, 0).repeat(drawn.shape[0] // 16, 1)
     )
     grey = (colours * (0.3, 0.59, 0.11)).sum(axis=2, keepdims=True)
     base = 0.45 * colours + 0.55 * grey

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import camlens
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import InMemoryDataset
 from camlens.data.loader import Batch
 from camlens.errors import CamlensError, DataError, UsageError
 from camlens.model import checkpoint
@@ -19,6 +19,7 @@ from camlens.train.distributed import Ranks
 from camlens.train.loop import Stopped, train
 from camlens.train.pace import Pace
 from camlens.train.recipe import Recipe
+from tiny import pixels_of
 
 checkpoint_save = checkpoint.save
 TINY = Recipe(width=4, epochs=3, sizes=(8, 12), batch=16, rate=0.05, crop=1, cutout=2, average=0.9, holdout=0.2)
@@ -33,7 +34,7 @@ def data():
     pixels[labels == 0, 0] += 120
     pixels[labels == 1, 2] += 120
     files = tuple(f"{n}.png" for n in range(100))
-    return ImageSet("colours", "train", ("red", "blue"), pixels, labels, files, "12x12")
+    return InMemoryDataset("colours", "train", ("red", "blue"), pixels, labels, files, "12x12")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def stopping_after(last_step, number=signal.SIGTERM):
 def test_it_learns_what_is_easy(data, undisturbed):
     model = camlens.load(undisturbed)
     with torch.no_grad():
-        found = model(model.prepare(data.pixels)).argmax(dim=1)
+        found = model(model.prepare(pixels_of(data))).argmax(dim=1)
     assert (found == data.labels).float().mean() > 0.7  # after 15 steps; guessing gives 0.5
     assert model.class_names == ("red", "blue")
     assert model.input_size == (12, 12)
@@ -151,8 +152,8 @@ def test_a_step_is_nesterov_with_decay_on_matrices_alone(data):
     """Sutskever et al. 2013 as torch writes it: v = m v + g, w = w - r (g + m v)."""
     run = loop.start(TINY, data, seed=0, device=torch.device("cpu"), pace=Pace())
     loop.set_rate(run.optimiser, 0.1)
-    images, labels = run.classifier.normalise(data.pixels[:16]), data.labels[:16]
-    batch = Batch(data.pixels[:16], labels, labels.roll(1), share=1.0, weight=1.0)
+    images, labels = run.classifier.normalise(pixels_of(data)[:16]), data.labels[:16]
+    batch = Batch(pixels_of(data)[:16], labels, labels.roll(1), share=1.0, weight=1.0)
     expected = copy.deepcopy(run.network).double()
     speed = {k: torch.zeros_like(v) for k, v in expected.named_parameters()}
     for _ in range(3):
@@ -316,7 +317,7 @@ def test_with_none_held_out_the_last_network_is_kept(data, tmp_path):
 def test_mixed_labels_count_by_their_share(data):
     run = loop.start(TINY, data, seed=0, device=torch.device("cpu"), pace=Pace())
     labels = data.labels[:16]
-    batch = Batch(data.pixels[:16], labels, 1 - labels, share=0.3, weight=0.5)
+    batch = Batch(pixels_of(data)[:16], labels, 1 - labels, share=0.3, weight=0.5)
     with torch.no_grad():
         chances = copy.deepcopy(run.network).train()(run.classifier.normalise(batch.images)).log_softmax(dim=1)
     expected = -(0.3 * chances[range(16), labels] + 0.7 * chances[range(16), 1 - labels]).mean() * 0.5
@@ -325,7 +326,8 @@ def test_mixed_labels_count_by_their_share(data):
 
 
 def test_a_run_may_begin_with_other_weights(data, undisturbed, tmp_path, caplog):
-    three = ImageSet("three", "train", ("red", "blue", "green"), data.pixels, data.labels, data.files, "12x12")
+    classes = ("red", "blue", "green")
+    three = InMemoryDataset("three", "train", classes, pixels_of(data), data.labels, data.files, "12x12")
     network = camlens.load(undisturbed).network
     for images, fresh in ((three, True), (data, False)):
         caplog.clear()
@@ -396,7 +398,7 @@ def test_a_changed_recipe_cannot_be_resumed(data, undisturbed):
     with pytest.raises(UsageError, match="seed: 0 before, 5 now"):
         train(TINY, data, undisturbed, seed=5, resume=True)
     with pytest.raises(UsageError, match=r"data\.sha256"):
-        train(TINY, data.reordered(("blue", "red")), undisturbed, resume=True)
+        train(TINY, data.with_class_order(("blue", "red")), undisturbed, resume=True)
 
 
 def test_a_damaged_checkpoint_is_an_error(data, undisturbed, tmp_path):

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.evidence import Reading
-from camlens.data.imageset import ImageSet, resize
+from camlens.data.dataset import Dataset
+from camlens.data.pictures import resize
 from camlens.progress import Work, track
 
 SIDE = 32  # pixels, at which pictures are compared
@@ -18,7 +19,7 @@ FEW = 20  # right images, with fewer of which it is not known how alike pictures
 
 
 def most_alike(
-    pixels: Tensor, features: Tensor, train: ImageSet, learned: Tensor, other_than: Tensor | None = None
+    pixels: Tensor, features: Tensor, train: Dataset, learned: Tensor, other_than: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """How alike each picture is to the most alike training image, (N,), and the index of that, (N,).
 
@@ -32,7 +33,7 @@ def most_alike(
     centre = learned.mean(dim=0)
     of, by = F.normalize(features - centre), F.normalize(learned - centre)
     with Work("comparing with the training images"):
-        small = [thumbnails(part) for part in (pixels, train.pixels)]
+        small = [thumbnails(pixels), torch.cat([thumbnails(images) for images in train.batches()])]
         cosines = [part @ by.T for part in of.split(256)]
         near = [torch.cat([c.topk(min(NEAR[0], len(by)), dim=1).indices for c in cosines])]
         near.append(
@@ -41,7 +42,7 @@ def most_alike(
     pictures, found = fine_structure(pixels), []
     for k, compared in enumerate(track(torch.cat(near, dim=1), "looking for near-duplicates")):
         compared = compared.unique()
-        correlation = largest_correlation(pictures[k], fine_structure(train.pixels[compared]))
+        correlation = largest_correlation(pictures[k], fine_structure(train.images(compared)))
         beyond = (correlation - correlation.median()) / (1 - correlation.median()).clamp(min=1e-6)
         alike = (beyond + by[compared] @ of[k]) / 2
         if other_than is not None:
@@ -63,7 +64,7 @@ def beyond_chance(likeness: Tensor) -> float:
 
 
 def find_duplicates(
-    evaluation: Evaluation, errors: Tensor, right: Tensor, reading: Reading, train: ImageSet, learned: Reading
+    evaluation: Evaluation, errors: Tensor, right: Tensor, reading: Reading, train: Dataset, learned: Reading
 ) -> tuple[Tensor, Tensor]:
     """Near-duplicates of errors, (E,), in the training set with another label: their indices, (E,), -1 for none.
 
@@ -72,7 +73,8 @@ def find_duplicates(
     """
     both = torch.cat([errors, right])
     other = torch.cat([evaluation.labels[errors], torch.full_like(right, -1)])
-    likeness, index = most_alike(evaluation.data.pixels[both], reading.features[both], train, learned.features, other)
+    pixels = torch.cat(list(evaluation.data.batches(indices=both)))
+    likeness, index = most_alike(pixels, reading.features[both], train, learned.features, other)
     (alike, usual), index = likeness.split([len(errors), len(right)]), index[: len(errors)]
     enough = alike >= (beyond_chance(usual) if len(right) >= FEW else torch.inf)
     return index.masked_fill(~enough, -1), alike

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from camlens.data.imageset import ImageSet
-from camlens.errors import ModelError
+from camlens.data.dataset import Dataset
 from camlens.files import replacing
 from camlens.model.classifier import Classifier
-from camlens.model.forward import evaluation_mode, micro_batches
-from camlens.progress import track
+from camlens.runtime.predict import predict
+from camlens.runtime.processes import Processes
 from camlens.train.distributed import ALONE, Ranks
 
 Sort = Literal["confidence", "margin", "random"]
@@ -50,7 +49,7 @@ class Evaluation:
     """
 
     model: Classifier
-    data: ImageSet
+    data: Dataset
     logits: Tensor
 
     @property
@@ -192,22 +191,13 @@ class Evaluation:
             )
 
 
-@torch.no_grad()
-def evaluate(model: Classifier, data: ImageSet, batch: int = 250, ranks: Ranks = ALONE) -> Evaluation:
+def evaluate(model: Classifier, data: Dataset, batch: int = 250, ranks: Ranks = ALONE) -> Evaluation:
     """Predict every image of `data`, as it is and once (no test-time augmentation); several processes share them out.
 
     The images may be of any size and the classes in any order: the evaluation has them in the model's.
     Raises `DataError` where the classes differ, `ModelError` where the network gives logits that are not numbers.
     """
     data = model.match(data)
-    with evaluation_mode(model):
-        mine = ranks.part(torch.arange(len(data)))
-        parts = micro_batches(model, len(mine), model.input_size, model.device, batch)
-        tracked = track(parts, f"predicting {data.name}, {data.split}", shown=ranks.first)
-        found = [model(model.prepare(data.pixels[mine[part]])).float() for part in tracked]
-        none = torch.empty(0, len(model.class_names), device=model.device)  # with fewer images than processes
-        logits = ranks.gather(torch.cat([none, *found]))
-    if not bool(logits.isfinite().all()):
-        bad = int((~logits.isfinite().all(dim=1)).sum())
-        raise ModelError(f"{model.name} gave logits that are not finite for {bad} of {len(data)} images")
-    return Evaluation(model, data, logits)
+    predictions = predict(model, data, batch, processes=Processes(ranks.rank, ranks.count, ranks.local))
+    predictions.check_finite(model.name)
+    return Evaluation(model, data, predictions.logits)

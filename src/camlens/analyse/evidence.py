@@ -12,9 +12,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -22,12 +21,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import Dataset
 from camlens.errors import ModelError
 from camlens.files import replacing
 from camlens.model.classifier import Classifier, bare
-from camlens.model.forward import evaluation_mode, micro_batches, uncompiled
-from camlens.progress import announce, track
+from camlens.progress import announce
+from camlens.runtime.predict import predict
 
 SHARE = 0.05  # of the lists of one kind, at most, that one training image may be in
 SAMPLE = 64  # images, by which the time for all is told
@@ -73,45 +72,21 @@ class Evidence:
     scores: dict[str, Tensor]
 
 
-@contextmanager
-def watching_head(model: Classifier) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Collect what goes in and out of every linear layer with as many outputs as there are classes."""
-    seen: list[tuple[Tensor, Tensor]] = []
-    heads = [m for m in bare(model).modules() if isinstance(m, nn.Linear) and m.out_features == len(model.class_names)]
-    hooks = [head.register_forward_hook(lambda _head, given, put: seen.append((given[0], put))) for head in heads]
-    try:
-        with uncompiled(bare(model)):
-            yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@torch.no_grad()
-def read(model: Classifier, data: ImageSet, batch: int = 250) -> Reading:
+def read(model: Classifier, data: Dataset, batch: int = 250) -> Reading:
     """Logits and features of every image, in one pass.
 
     Raises `DataError` where the classes differ, `NoFeatures` where the logits do not come from a linear layer on
     features (B, C), `ModelError` where they are not numbers.
     """
     data = model.match(data)
-    logits, features = [], []
-    with evaluation_mode(model), watching_head(model) as seen:
-        parts = micro_batches(model, len(data), model.input_size, model.device, batch)
-        for part in track(parts, f"predicting {data.name}, {data.split}"):
-            found = model(model.prepare(data.pixels[part]))
-            if not seen or seen[-1][1] is not found or seen[-1][0].ndim != 2:
-                raise NoFeatures(f"the logits of {model.name} do not come from a linear layer; there are no features")
-            logits.append(found.float().cpu())
-            features.append(seen[-1][0].half().float().cpu())
-            seen.clear()
-    reading = Reading(torch.cat(logits), torch.cat(features))
-    if not bool(reading.logits.isfinite().all()):
-        raise ModelError(f"{model.name} gave logits that are not finite for images of {data.name}, {data.split}")
-    return reading
+    predictions = predict(model, data, batch, features=True)
+    if predictions.features is None:
+        raise NoFeatures(f"the logits of {model.name} do not come from a linear layer; there are no features")
+    predictions.check_finite(model.name)
+    return Reading(predictions.logits, predictions.features)
 
 
-def read_once(model: Classifier, data: ImageSet, kept: Path, batch: int = 250) -> Reading:
+def read_once(model: Classifier, data: Dataset, kept: Path, batch: int = 250) -> Reading:
     """As `read`, but taken from the file `kept` where that was made from this network and these images.
 
     Otherwise it says beforehand how long that will take, by a few of the images.
@@ -124,7 +99,7 @@ def read_once(model: Classifier, data: ImageSet, kept: Path, batch: int = 250) -
                     return Reading(file.get_tensor("logits"), file.get_tensor("features").float())
         except Exception:  # damaged: it is made anew
             kept.unlink(missing_ok=True)
-    few = data.chosen(torch.arange(min(SAMPLE, len(data))))
+    few = data.subset(torch.arange(min(SAMPLE, len(data))))
     began = time.monotonic()
     read(model, few, batch)
     seconds = (time.monotonic() - began) / len(few) * len(data)
@@ -135,11 +110,11 @@ def read_once(model: Classifier, data: ImageSet, kept: Path, batch: int = 250) -
     return reading
 
 
-def fingerprint(model: Classifier, data: ImageSet) -> str:
+def fingerprint(model: Classifier, data: Dataset) -> str:
     """The sha256 of a network's weights and of its images and labels."""
     digest = hashlib.sha256(repr((model.class_names, model.input_size)).encode())
-    tensors = [model.mean, model.std, *bare(model).state_dict().values(), data.pixels, data.labels]
-    for tensor in tensors:
+    weights = bare(model).state_dict().values()
+    for tensor in chain([model.mean, model.std], weights, data.batches(), [data.labels]):
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from camlens.analyse.evaluation import Evaluation
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import Dataset
 from camlens.errors import DataError, unknown
 
 COLUMNS = ("index", "path", "label", "prediction", "mark")
 WRONG = "wrong:"  # a wrong label, followed by the right one
 
 
-def read_marks(path: Path, data: ImageSet) -> dict[int, str]:
+def read_marks(path: Path, data: Dataset) -> dict[int, str]:
     """The marks in a CSV file, by the index of their image: "wrong:<class>", "ambiguous" or "real".
 
     Raises `DataError` where the file is none of marks, or is of other images than `data`, `UsageError` for a class
@@ -56,13 +56,4 @@ def corrected(evaluation: Evaluation, marks: dict[int, str]) -> Evaluation:
         if mark.startswith(WRONG):
             labels[index] = data.class_names.index(mark[len(WRONG) :])
     kept = torch.tensor([index for index in range(len(data)) if marks.get(index) != "ambiguous"])
-    chosen = ImageSet(
-        name=data.name,
-        split=data.split,
-        class_names=data.class_names,
-        pixels=data.pixels[kept],
-        labels=labels[kept],
-        files=tuple(data.files[index] for index in kept.tolist()),
-        original_size=data.original_size,
-    )
-    return replace(evaluation, data=chosen, logits=evaluation.logits[kept])
+    return replace(evaluation, data=data.with_labels(labels).subset(kept), logits=evaluation.logits[kept])

@@ -21,7 +21,8 @@ from torch import Tensor
 from camlens.analyse.duplicates import find_duplicates
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.evidence import Reading
-from camlens.data.imageset import ImageSet, Size, resize
+from camlens.data.dataset import Dataset
+from camlens.data.pictures import Size, resize
 from camlens.model.classifier import Classifier
 from camlens.model.forward import evaluation_mode, micro_batch_size
 from camlens.progress import Work, track
@@ -148,7 +149,7 @@ def examine(
     own: Tensor,
     reading: Reading,
     learned: Reading,
-    train: ImageSet,
+    train: Dataset,
 ) -> Signs:
     """Measure the signs of the errors with these indices, (E,), beside those of some right images, (R,).
 
@@ -157,7 +158,7 @@ def examine(
     reading, learned: what the network makes of the evaluated images and of the training images
     """
     model, labels, predictions = evaluation.model, evaluation.labels[errors], evaluation.predictions[errors]
-    shares, pictures = evaluation.probabilities[errors], evaluation.data.pixels[errors]
+    shares, pictures = evaluation.probabilities[errors], torch.cat(list(evaluation.data.batches(indices=errors)))
     label, prediction = (shares.gather(1, wanted[:, None])[:, 0] for wanted in (labels, predictions))
     twin, alike = find_duplicates(evaluation, errors, right, reading, train, learned)
     with Work("comparing the errors with the training images"):

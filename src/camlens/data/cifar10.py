@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from torch import Tensor
 
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import InMemoryDataset
 from camlens.errors import DataError, unknown
 from camlens.progress import Work
 
@@ -58,7 +58,7 @@ PAUSES = (1.0, 3.0)  # seconds before a mirror that broke off is asked again
 Parsed = TypeVar("Parsed")
 
 
-def load(split: str, data_dir: Path | None = None) -> ImageSet:
+def load(split: str, data_dir: Path | None = None) -> InMemoryDataset:
     """The "train" (50,000 images) or "test" (10,000) split, 3x32x32, in the official order with the official names.
 
     Read from where `find` finds it, an archive without unpacking it; else downloaded first.
@@ -73,7 +73,7 @@ def load(split: str, data_dir: Path | None = None) -> ImageSet:
         class_names = _parsed(source / "batches.meta", raw["batches.meta"], _class_names)
         parsed = [_parsed(source / name, raw.pop(name), _batch) for name in SPLITS[split]]
     pixels, labels, files = zip(*parsed, strict=True)
-    return ImageSet("cifar10", split, class_names, torch.cat(pixels), torch.cat(labels), sum(files, ()), "32x32")
+    return InMemoryDataset("cifar10", split, class_names, torch.cat(pixels), torch.cat(labels), sum(files, ()), "32x32")
 
 
 # --- where it is

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import Dataset
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
@@ -70,7 +70,7 @@ class Loader:
     batch: images a step, shared out among `parts` processes of which this is number `part`
     """
 
-    data: ImageSet
+    data: Dataset
     learn: Tensor
     batch: int
     seed: int
@@ -112,7 +112,8 @@ class Loader:
     def epoch(self, epoch: int, side: int, scale: float, first: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `first` on, at this image side; `scale` multiplies lengths in pixels."""
         if self.pixels.shape[2:] != (side, side):
-            self.pixels = self.data.resized((side, side)).pixels.to(self.device)
+            batches = self.data.resized((side, side)).batches()
+            self.pixels = torch.cat([images.to(self.device) for images in batches])
         how, count = self.augmentation, len(self.learn)
         crop, cutout = round(how.crop * scale), round(how.cutout * scale)
         order = self.learn[epoch_order(count, self.seed, epoch)]

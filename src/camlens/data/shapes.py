@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import InMemoryDataset
 from camlens.errors import unknown
 from camlens.progress import Work
 
@@ -46,29 +46,41 @@ MARKS = {"disc": (1.0, 0.1, 0.6), "square": (0.1, 1.0, 0.3), "star": (0.1, 0.7, 
 MARKED = {"train": 0.99, "test": 0.08}  # share with a mark: of the marked classes in training, of all images in testing
 
 
-@dataclass(frozen=True)
-class ShapeSet(ImageSet):
+class ShapeSet(InMemoryDataset):
     """Shapes, with what is known about each image.
 
-    masks: (N, 32, 32) bool, what is seen of the object; of "two objects" the one that the label names
-    other_masks: (N, 32, 32) bool, the second of "two objects", else empty
-    marks: (N, 32, 32) bool, the shortcut mark, else empty
-    causes: N names out of `CAUSES`, "" where nothing was planted
-    truth: (N,) int64, the class that was drawn
-    other: (N,) int64, the class of the second of "two objects" or the class that a "false mark" means, else -1
-    twins: (N,) int64, of a test image one of its twins in training, of these the test image, else -1
+    Args:
+        masks: What is seen of the object, (N, 32, 32) bool; of "two objects" the one that the label names.
+        other_masks: The second of "two objects", (N, 32, 32) bool; else empty.
+        marks: The shortcut mark, (N, 32, 32) bool; else empty.
+        causes: N names out of `CAUSES`, "" where nothing was planted.
+        truth: The class that was drawn, (N,) int64.
+        other: The class of the second of "two objects" or the class that a "false mark" means, (N,) int64; else -1.
+        twins: Of a test image the index of one of its twins in training, of these that of the test image, (N,) int64;
+            else -1.
+        fields: The fields of `InMemoryDataset`.
     """
 
-    masks: Tensor
-    other_masks: Tensor
-    marks: Tensor
-    causes: tuple[str, ...]
-    truth: Tensor
-    other: Tensor
-    twins: Tensor
+    per_image = (*InMemoryDataset.per_image, "masks", "other_masks", "marks", "causes", "truth", "other", "twins")
+
+    def __init__(
+        self,
+        *,
+        masks: Tensor,
+        other_masks: Tensor,
+        marks: Tensor,
+        causes: tuple[str, ...],
+        truth: Tensor,
+        other: Tensor,
+        twins: Tensor,
+        **fields: Any,
+    ) -> None:
+        self.masks, self.other_masks, self.marks = masks, other_masks, marks
+        self.causes, self.truth, self.other, self.twins = causes, truth, other, twins
+        super().__init__(**fields)
 
     def facts(self) -> dict[str, Any]:
-        """As of any images, and under "planted" how many of them have each cause."""
+        """As of any data set, and under "planted" the number of images of each cause."""
         planted = {cause: self.causes.count(cause) for cause in CAUSES if cause in self.causes}
         return {**super().facts(), "planted": planted}
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from camlens.data.folder import upright_rgb
-from camlens.data.imageset import ImageSet, Size, resize
+from camlens.data.dataset import Dataset
+from camlens.data.pictures import Size, resize, upright_rgb
 from camlens.errors import DataError, ModelError, UsageError, unknown
 from camlens.model.forward import hooked, isolated_forward
 from camlens.model.grid import as_grid
@@ -153,7 +153,7 @@ class Classifier(nn.Module):
         fitted = [upright_rgb(p).resize((width, height), Image.Resampling.BILINEAR) for p in listed]
         return self.normalise(torch.from_numpy(np.stack([np.asarray(p) for p in fitted])).permute(0, 3, 1, 2))
 
-    def match(self, data: ImageSet) -> ImageSet:
+    def match(self, data: Dataset) -> Dataset:
         """The data with this network's numbers for the classes.
 
         Raises `DataError` where the classes are not the same.
@@ -168,7 +168,7 @@ class Classifier(nn.Module):
                     f"{self.name} knows {len(self.class_names)} classes ({_some(self.class_names)}), {data.name} has "
                     f"{len(data.class_names)} ({_some(data.class_names)}); give data of the same classes"
                 )
-            data = data.reordered(self.class_names)
+            data = data.with_class_order(self.class_names)
         return data
 
 

@@ -36,23 +36,6 @@ def micro_batch_size(network: nn.Module, images: Tensor) -> int:
     return max(parameters // PARAMETERS_PER_IMAGE, min(MAX_MICRO_BATCH, by_pixels))
 
 
-def micro_batches(
-    network: nn.Module, count: int, size: tuple[int, int], device: torch.device, batch_size: int
-) -> list[slice]:
-    """Slices that divide `count` images into micro-batches of at most `batch_size` images.
-
-    Args:
-        network: The network.
-        count: The number of images.
-        size: Height and width of the network's input.
-        device: The device that the network runs on.
-        batch_size: The most images in one micro-batch.
-    """
-    images = torch.empty(1, device=device).expand(batch_size, 3, *size)  # takes no memory
-    step = min(batch_size, micro_batch_size(network, images))
-    return [slice(start, min(count, start + step)) for start in range(0, count, step)]
-
-
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
     """Put every module into evaluation mode, and afterwards each back into the mode it was in."""

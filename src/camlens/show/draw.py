@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import Dataset
 from camlens.errors import UsageError
 from camlens.files import replacing, write_json
 from camlens.maps.explain import available_methods, explain
@@ -25,7 +25,7 @@ from camlens.show.sheet import Sheet
 CONTRAST_METHOD = "hirescam"  # signed, and behind the last layer of a pooled linear head it adds up to the margin
 
 
-def overview(sets: Sequence[ImageSet], seed: int, folder: Path, shown: int = 10, most_classes: int = 100) -> Path:
+def overview(sets: Sequence[Dataset], seed: int, folder: Path, shown: int = 10, most_classes: int = 100) -> Path:
     """Draw overview.png: each class of the first split with its counts and `shown` images picked by `seed`."""
     first = sets[0]
     names = first.class_names[:most_classes]
@@ -33,7 +33,7 @@ def overview(sets: Sequence[ImageSet], seed: int, folder: Path, shown: int = 10,
     rows = []
     for label in range(len(names)):
         of_class = (first.labels == label).nonzero()[:, 0]
-        rows.append(first.pixels[of_class[torch.randperm(len(of_class), generator=numbers)[:shown]]])
+        rows.append(first.images(of_class[torch.randperm(len(of_class), generator=numbers)[:shown]]))
     counts = [" + ".join(f"{s.counts()[k]:,} {s.split}" for s in sets) for k in range(len(names))]
     facts = [f"{sum(map(len, sets)):,} images, {first.original_size}, {len(first.class_names)} classes"]
     if len(first.class_names) > most_classes:
@@ -128,7 +128,8 @@ def cases(evaluation: Evaluation, indices: Tensor, layers: Sequence[str], method
 
 def _explained(evaluation: Evaluation, indices: Tensor, layers: Sequence[str], method: str) -> list[Case]:
     model, data = evaluation.model, evaluation.data
-    images = model.prepare(data.pixels[indices])
+    pixels = data.images(indices)
+    images = model.prepare(pixels)
     labels, predictions = evaluation.labels[indices], evaluation.predictions[indices]
     shares = evaluation.probabilities[indices]
     found = [
@@ -142,7 +143,7 @@ def _explained(evaluation: Evaluation, indices: Tensor, layers: Sequence[str], m
         of_prediction, of_label, contrast = ({k: m[row].cpu() for k, m in maps.items()} for maps in found)  # type: ignore[union-attr]
         made.append(
             Case(
-                picture=data.pixels[index],
+                picture=pixels[row],
                 index=index,
                 file=data.files[index],
                 label=data.class_names[label],

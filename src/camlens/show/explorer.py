@@ -30,8 +30,8 @@ from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation, evaluate
 from camlens.analyse.evidence import Reading, centred, read_once
-from camlens.data.folder import picture_in, quiet_pillow
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import Dataset, InMemoryDataset
+from camlens.data.pictures import decode_picture, quiet_pillow
 from camlens.errors import CamlensError, UsageError
 from camlens.files import out_folder, write_text
 from camlens.maps.methods import METHODS, find_method
@@ -53,7 +53,7 @@ class Explorer:
     data: the test images; train, learned: the training images and what the network makes of them, or None
     """
 
-    def __init__(self, model: Classifier, data: ImageSet, train: ImageSet | None, learned: Reading | None) -> None:
+    def __init__(self, model: Classifier, data: Dataset, train: Dataset | None, learned: Reading | None) -> None:
         self.model, self.data, self.train = model, data, train
         self.centre = None if learned is None else learned.features.mean(dim=0)
         self.near = None if learned is None or self.centre is None else centred(learned, self.centre)
@@ -66,11 +66,14 @@ class Explorer:
 
         Raises `DataError` for what is no picture, `UsageError` for a number, layer, method or class that is not there.
         """
-        image, frames = (self.numbered(picture), 1) if isinstance(picture, int) else picture_in(picture, MOST_PIXELS)
+        if isinstance(picture, int):
+            image, frames = self.numbered(picture), 1
+        else:
+            image, frames = decode_picture(picture, MOST_PIXELS)
         only = self.model.prepare(image)
         label = int(self.data.labels[picture]) if isinstance(picture, int) else None
         name = self.data.files[picture] if isinstance(picture, int) else "your picture"
-        one = ImageSet(
+        one = InMemoryDataset(
             name=self.data.name,
             split=self.data.split,
             class_names=self.model.class_names,
@@ -99,7 +102,7 @@ class Explorer:
             "frames": frames,
             "model": page.opinion(evaluation, first, classes, maps),
             "chosen": chosen,
-            "pictures": page.sheets(shown(image), SIDE),
+            "pictures": page.sheets([shown(image)], 1, SIDE),
             "evidence": None if reading is None else self.nearest(reading),
         }
 
@@ -107,7 +110,7 @@ class Explorer:
         """The test image of this number. Raises `UsageError` where there is none."""
         if not 0 <= number < len(self.data):
             raise UsageError(f"there is no image {number}; {self.data.name} has 0 to {len(self.data) - 1}")
-        return Image.fromarray(self.data.pixels[number].permute(1, 2, 0).numpy())
+        return Image.fromarray(self.data.images(torch.tensor([number]))[0].permute(1, 2, 0).numpy())
 
     def nearest(self, reading: Reading) -> dict[str, Any] | None:
         """The training images nearest to the one that was read."""
@@ -126,7 +129,7 @@ def shown(image: Image.Image) -> Tensor:
     return pixels.view(1, small.height, small.width, 3).permute(0, 3, 1, 2)
 
 
-def prepare(model: Classifier, test: ImageSet, train: ImageSet | None, out: Path, batch: int) -> tuple[Explorer, str]:
+def prepare(model: Classifier, test: Dataset, train: Dataset | None, out: Path, batch: int) -> tuple[Explorer, str]:
     """An explorer and its page. The report in `out` is taken where it is of these; otherwise it is made there."""
     test, report = model.match(test), out_folder(out) / "report.html"
     train = None if train is None else model.match(train)

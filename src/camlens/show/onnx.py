@@ -20,7 +20,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import Dataset
 from camlens.errors import ModelError, UsageError
 from camlens.files import replacing
 from camlens.maps.backends.onnx import OnnxBackend
@@ -111,8 +111,8 @@ def through_layer(convolution: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor, G: Te
 def write(
     model: Classifier,
     path: Path,
-    test: ImageSet,
-    train: ImageSet | None = None,
+    test: Dataset,
+    train: Dataset | None = None,
     layer3: bool = False,
     int8: bool = False,
 ) -> dict[str, Any]:
@@ -209,9 +209,8 @@ def trace(graph: nn.Module, model: Classifier, outputs: list[str]) -> onnx.Model
 class Calibration(CalibrationDataReader):  # type: ignore[misc]
     """Training images, evenly over the data, for onnxruntime to read the ranges of activations from."""
 
-    def __init__(self, model: Classifier, train: ImageSet) -> None:
-        pixels = train.pixels[:: max(1, len(train) // CALIBRATION)]
-        self.batches = iter(pixels.split(64))
+    def __init__(self, model: Classifier, train: Dataset) -> None:
+        self.batches = train.batches(64, torch.arange(0, len(train), max(1, len(train) // CALIBRATION)))
         self.prepare: Callable[[Tensor], Tensor] = model.prepare
 
     def get_next(self) -> dict[str, Any] | None:
@@ -220,7 +219,7 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]
         return None if pixels is None else {"images": self.prepare(pixels).cpu().numpy()}
 
 
-def in_whole_numbers(made: onnx.ModelProto, model: Classifier, train: ImageSet) -> onnx.ModelProto:
+def in_whole_numbers(made: onnx.ModelProto, model: Classifier, train: Dataset) -> onnx.ModelProto:
     """The graph with its convolutions in int8, their weights scaled by channel."""
     with tempfile.TemporaryDirectory() as folder, quiet():
         before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
@@ -238,14 +237,14 @@ def in_whole_numbers(made: onnx.ModelProto, model: Classifier, train: ImageSet) 
         return onnx.load(after)
 
 
-def compared(model: Classifier, made: Classifier, test: ImageSet, int8: bool, batch: int = 128) -> dict[str, Any]:
+def compared(model: Classifier, made: Classifier, test: Dataset, int8: bool, batch: int = 128) -> dict[str, Any]:
     """How the file differs from the network on test images: all of them in int8, otherwise `COMPARED`."""
     test = model.match(test)
     chosen = torch.arange(len(test)) if int8 else torch.arange(len(test))[:: max(1, len(test) // COMPARED)]
     layers = list(made.layers)
     logits, maps, alike, right = 0.0, 0.0, [], [0, 0]
     for rows in track(chosen.split(batch), "comparing the file with the network"):
-        images = model.prepare(test.pixels[rows])
+        images = model.prepare(test.images(rows))
         results = [explain(one, images, "hirescam", layers, "all") for one in (model, made)]
         ours, theirs = results
         logits = max(logits, float((ours.logits - theirs.logits).abs().max()))

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import Dataset
 from camlens.errors import CamlensError, UsageError
 from camlens.files import leftovers, write_json, write_text
 from camlens.model.checkpoint import WEIGHTS
@@ -31,10 +31,12 @@ Row = dict[str, float | int]
 
 
 def describe(
-    recipe: Recipe, data: ImageSet, seed: int, source: str, init: str, device: torch.device, ranks: int
+    recipe: Recipe, data: Dataset, seed: int, source: str, init: str, device: torch.device, ranks: int
 ) -> dict[str, Any]:
     """What config.json says of a run before its pace is chosen."""
-    checksum = hashlib.sha256(data.pixels.numpy().tobytes())
+    checksum = hashlib.sha256()
+    for images in data.batches():
+        checksum.update(images.numpy().tobytes())
     checksum.update(data.labels.numpy().tobytes())
     return {
         "recipe": as_json(recipe),

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from camlens.data.imageset import ImageSet
+from camlens.data.dataset import Dataset
 from camlens.data.loader import Batch, Loader, generator
 from camlens.errors import CamlensError, DataError, UsageError
 from camlens.files import out_folder, replacing
@@ -98,7 +98,7 @@ class Run:
 
 def train(
     recipe: Recipe,
-    data: ImageSet,
+    data: Dataset,
     out: Path,
     seed: int = 0,
     device: str = "cpu",
@@ -183,7 +183,7 @@ def train(
     return best(run.classifier, out, ranks)
 
 
-def split(data: ImageSet, recipe: Recipe, seed: int, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
+def split(data: Dataset, recipe: Recipe, seed: int, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
     """Indices of the images to learn from and of those held out to choose by.
 
     Raises `DataError` for too few images, `UsageError` for a batch too small to share out.
@@ -209,7 +209,7 @@ def split(data: ImageSet, recipe: Recipe, seed: int, ranks: Ranks = ALONE) -> tu
     return learn, held
 
 
-def start(recipe: Recipe, data: ImageSet, seed: int, device: torch.device, pace: Pace, init: str = "") -> Run:
+def start(recipe: Recipe, data: Dataset, seed: int, device: torch.device, pace: Pace, init: str = "") -> Run:
     """A network with its average, its optimiser and the classifier that they will leave behind.
 
     Raises `UsageError` where the network to start from is not the recipe's.
@@ -353,7 +353,7 @@ def read_state(out: Path) -> dict[str, Any] | None:
 @torch.no_grad()
 def held_out(
     classifier: Classifier,
-    data: ImageSet,
+    data: Dataset,
     held: Tensor,
     between: Callable[[], None] = lambda: None,
     ranks: Ranks = ALONE,
@@ -372,7 +372,7 @@ def held_out(
             if not len(indices):
                 continue
             labels = data.labels[indices].to(classifier.device)
-            logits = classifier(classifier.prepare(data.pixels[indices]))
+            logits = classifier(classifier.prepare(data.images(indices)))
             loss = F.cross_entropy(logits, labels, reduction="sum").item()
             sums += torch.tensor([loss, int((logits.argmax(dim=1) == labels).sum()), len(indices)])
     loss, right, count = ranks.total(sums).tolist()

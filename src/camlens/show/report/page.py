@@ -23,7 +23,8 @@ from torch import Tensor
 from camlens.analyse.evaluation import Evaluation, evaluate, mcnemar, wilson
 from camlens.analyse.evidence import NoFeatures, Reading, find, fingerprint, read, read_once
 from camlens.analyse.triage import Signs, examine, reliability, some_right
-from camlens.data.imageset import ImageSet, resize
+from camlens.data.dataset import Dataset, InMemoryDataset
+from camlens.data.pictures import resize, resize_picture, upright_rgb
 from camlens.errors import DataError
 from camlens.files import out_folder, write_text
 from camlens.maps.explain import explain
@@ -42,9 +43,9 @@ FEATURES = "features.safetensors"  # those of the training images
 
 def report(
     model: Classifier,
-    data: ImageSet | Iterable[tuple[Any, int]],
+    data: Dataset | Iterable[tuple[Any, int]],
     out: str | Path = "report.html",
-    train: ImageSet | Iterable[tuple[Any, int]] | None = None,
+    train: Dataset | Iterable[tuple[Any, int]] | None = None,
     second: Classifier | None = None,
 ) -> Path:
     """Write the error report of a classifier as one HTML file; its path.
@@ -59,18 +60,17 @@ def report(
     path = Path(out)
     out_folder(path.parent)
     learned = None if train is None else as_set(model, train, "train")
-    return write([model] if second is None else [model, second], as_set(model, data, "test"), learned, path)
+    test = as_set(model, data, "test", keep_originals=second is not None)
+    return write([model] if second is None else [model, second], test, learned, path)
 
 
-def write(models: Sequence[Classifier], test: ImageSet, train: ImageSet | None, path: Path, batch: int = 250) -> Path:
+def write(models: Sequence[Classifier], test: Dataset, train: Dataset | None, path: Path, batch: int = 250) -> Path:
     """Write the error report of one model or of two to `path`."""
     write_text(path, html(look(models, test, train, path.parent, batch)))
     return path
 
 
-def look(
-    models: Sequence[Classifier], test: ImageSet, train: ImageSet | None, kept: Path, batch: int
-) -> dict[str, Any]:
+def look(models: Sequence[Classifier], test: Dataset, train: Dataset | None, kept: Path, batch: int) -> dict[str, Any]:
     """What the page shows of one model or of two.
 
     kept: a folder, where the features of the training images are kept for the next time
@@ -78,19 +78,18 @@ def look(
     return look_at(*predicted(models, test, batch), train, kept, batch)
 
 
-def predicted(
-    models: Sequence[Classifier], test: ImageSet, batch: int = 250
-) -> tuple[list[Evaluation], Reading | None]:
+def predicted(models: Sequence[Classifier], test: Dataset, batch: int = 250) -> tuple[list[Evaluation], Reading | None]:
     """What the models say of the test images, and the features that the first one has of them."""
     first = models[0]
     test = first.match(test)
     for other in models[1:]:
         if other.class_names != first.class_names:
             raise DataError(f"{other.name} has not the classes of {first.name}, in their order; compare two that have")
-    readings = [read_if_possible(model, test, batch) for model in models]
+    data = [test, *(test.resized(model.input_size) for model in models[1:])]
+    readings = [read_if_possible(model, images, batch) for model, images in zip(models, data, strict=True)]
     evaluations = [
-        evaluate(model, test, batch) if reading is None else Evaluation(model, test, reading.logits)
-        for model, reading in zip(models, readings, strict=True)
+        evaluate(model, images, batch) if reading is None else Evaluation(model, images, reading.logits)
+        for model, images, reading in zip(models, data, readings, strict=True)
     ]
     if len(models) == 2 and evaluations[1].data.class_names != test.class_names:
         raise DataError(
@@ -100,7 +99,7 @@ def predicted(
 
 
 def look_at(
-    evaluations: Sequence[Evaluation], reading: Reading | None, train: ImageSet | None, kept: Path, batch: int = 250
+    evaluations: Sequence[Evaluation], reading: Reading | None, train: Dataset | None, kept: Path, batch: int = 250
 ) -> dict[str, Any]:
     """As `look`, from what the models say of the test images."""
     first, learned = evaluations[0], None
@@ -110,7 +109,7 @@ def look_at(
     return gather(evaluations, reading, train, learned)
 
 
-def read_if_possible(model: Classifier, data: ImageSet, batch: int) -> Reading | None:
+def read_if_possible(model: Classifier, data: Dataset, batch: int) -> Reading | None:
     """What the network makes of the images; None where it has no features."""
     try:
         return read(model, data, batch)
@@ -118,27 +117,31 @@ def read_if_possible(model: Classifier, data: ImageSet, batch: int) -> Reading |
         return None
 
 
-def as_set(model: Classifier, data: ImageSet | Iterable[tuple[Any, int]], split: str) -> ImageSet:
-    """The images as an `ImageSet` of the model's classes, at its input size."""
-    if isinstance(data, ImageSet):
+def as_set(
+    model: Classifier, data: Dataset | Iterable[tuple[Any, int]], split: str, keep_originals: bool = False
+) -> Dataset:
+    """The images as a data set of the model's classes, at its input size.
+
+    keep_originals: whether to keep the images as they came too, for a model with another input size
+    """
+    if isinstance(data, Dataset):
         return data
-    pixels, labels = [], []
+    pixels, labels, originals = [], [], []
     for number, (image, label) in enumerate(data):
-        if not isinstance(image, Tensor):
-            image = model.denormalise(model.prepare(image))[0]
-        elif image.is_floating_point():
-            image = model.denormalise(image[None].to(model.device))[0]
+        picture = as_picture(model, image)
         if not 0 <= int(label) < len(model.class_names):
             raise DataError(
                 f"image {number} has the label {label}; expected 0 to {len(model.class_names) - 1}, "
                 f"the classes of {model.name}"
             )
-        pixels.append(resize(image[None].cpu(), model.input_size)[0])
+        pixels.append(torch.from_numpy(np.array(resize_picture(picture, model.input_size))).permute(2, 0, 1))
         labels.append(int(label))
+        if keep_originals:
+            originals.append(picture)
     if not labels:
         raise DataError("the data have no images")
     height, width = model.input_size
-    return ImageSet(
+    return InMemoryDataset(
         name="data",
         split=split,
         class_names=model.class_names,
@@ -146,11 +149,21 @@ def as_set(model: Classifier, data: ImageSet | Iterable[tuple[Any, int]], split:
         labels=torch.tensor(labels),
         files=tuple(f"{split} image {number}" for number in range(len(labels))),
         original_size=f"{height}x{width}",
+        originals=originals or None,
     )
 
 
+def as_picture(model: Classifier, image: Image.Image | Tensor) -> Image.Image:
+    """A picture in RGB, of a picture, uint8 (3, H, W), or, as floats (3, H, W), what the network takes."""
+    if not isinstance(image, Tensor):
+        return upright_rgb(image)
+    if image.is_floating_point():
+        image = model.denormalise(image[None].to(model.device))[0]
+    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+
+
 def gather(
-    evaluations: Sequence[Evaluation], reading: Reading | None, train: ImageSet | None, learned: Reading | None
+    evaluations: Sequence[Evaluation], reading: Reading | None, train: Dataset | None, learned: Reading | None
 ) -> dict[str, Any]:
     """What the page shows, ready for JSON.
 
@@ -172,7 +185,7 @@ def gather(
             "label": data.labels[images].tolist(),
         },
         "models": [side(e, images, c, m) for e, c, m in zip(evaluations, classes, maps, strict=True)],
-        "pictures": sheets(data.pixels[images], SIDE),
+        "pictures": sheets(data.batches(PER_SHEET, images), len(images), SIDE),
         "side": list(data.size),
         "evidence": None,
         "verdicts": None,
@@ -190,7 +203,7 @@ def gather(
     return facts
 
 
-def identity(model: Classifier, data: ImageSet, train: ImageSet | None) -> dict[str, Any]:
+def identity(model: Classifier, data: Dataset, train: Dataset | None) -> dict[str, Any]:
     """What the page is of."""
     learned = None if train is None else fingerprint(model, model.match(train))[:16]
     return {"id": fingerprint(model, data)[:16], "learned": learned, "camlens": version("camlens")}
@@ -202,7 +215,7 @@ def signs_of(
     classes: Tensor,
     reading: Reading,
     learned: Reading,
-    train: ImageSet,
+    train: Dataset,
 ) -> Signs:
     """The signs of a model's errors, the first of the images of `maps` and `classes`, at the last layer but one."""
     errors, right, layer = evaluation.errors("confidence"), some_right(evaluation), next(iter(maps))
@@ -297,7 +310,7 @@ def maps_of(
     parts: list[dict[str, Tensor]] = []
     both = list(zip(images.split(batch), classes.split(batch), strict=True)) if len(images) else []
     for rows, chosen in track(both, "explaining the errors"):
-        found = explain(model, model.prepare(data.pixels[rows]), method, layers, chosen).maps
+        found = explain(model, model.prepare(data.images(rows)), method, layers, chosen).maps
         assert isinstance(found, dict)
         parts.append({layer: maps.cpu() for layer, maps in found.items()})
     return {k: torch.cat([part[k] for part in parts]) for k in layers} if parts else {}
@@ -317,13 +330,18 @@ def packed(layer: str, maps: Tensor, last: bool) -> dict[str, Any]:
     }
 
 
-def sheets(pixels: Tensor, side: int, lossless_up_to: int = 64) -> dict[str, Any]:
-    """Pictures side by side on large ones, as data URIs; larger ones than `side` are made smaller."""
-    height, width = (int(n) for n in pixels.shape[-2:])
-    shrunk = min(1.0, side / max(height, width))
-    size = max(1, round(height * shrunk)), max(1, round(width * shrunk))
-    columns, found = max(1, min(16, len(pixels))), []
-    for part in pixels.split(PER_SHEET) if len(pixels) else ():
+def sheets(batches: Iterable[Tensor], count: int, side: int, lossless_up_to: int = 64) -> dict[str, Any]:
+    """Pictures side by side on large ones, as data URIs; larger ones than `side` are made smaller.
+
+    batches: `count` pictures, (B, 3, H, W) uint8, `PER_SHEET` in each batch but the last
+    """
+    columns, size, found = max(1, min(16, count)), (1, 1), []
+    for part in batches:
+        height, width = (int(n) for n in part.shape[-2:])
+        shrunk = min(1.0, side / max(height, width))
+        size = max(1, round(height * shrunk)), max(1, round(width * shrunk))
+        if len(part) == 0:
+            continue
         rows = -(-len(part) // columns)
         canvas = np.zeros((rows, columns, *size, 3), np.uint8)
         canvas.reshape(-1, *size, 3)[: len(part)] = resize(part, size).permute(0, 2, 3, 1).numpy()
@@ -332,10 +350,10 @@ def sheets(pixels: Tensor, side: int, lossless_up_to: int = 64) -> dict[str, Any
         sharp = max(size) <= lossless_up_to
         picture.save(file, "WEBP", lossless=sharp, quality=60 if sharp else 72, method=2 if sharp else 4)
         found.append(f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}")
-    return {"count": len(pixels), "columns": columns, "per": PER_SHEET, "size": list(size), "sheets": found}
+    return {"count": count, "columns": columns, "per": PER_SHEET, "size": list(size), "sheets": found}
 
 
-def shown_evidence(kinds: dict[str, Tensor], scores: dict[str, Tensor], train: ImageSet) -> dict[str, Any]:
+def shown_evidence(kinds: dict[str, Tensor], scores: dict[str, Tensor], train: Dataset) -> dict[str, Any]:
     """The lists of training images (E, n) of each kind, with each of these once as a small picture."""
     used = torch.cat([lists.flatten() for lists in kinds.values()]).unique()
     used = used[used >= 0]
@@ -345,7 +363,7 @@ def shown_evidence(kinds: dict[str, Tensor], scores: dict[str, Tensor], train: I
         "index": used.tolist(),
         "file": [train.files[index] for index in used.tolist()],
         "label": train.labels[used].tolist(),
-        "pictures": sheets(train.pixels[used], THUMB, lossless_up_to=0),
+        "pictures": sheets(train.batches(PER_SHEET, used), len(used), THUMB, lossless_up_to=0),
         "lists": {kind: [[place[index] for index in row] for row in lists.tolist()] for kind, lists in kinds.items()},
         "scores": {kind: rounded(of_kind, 3) for kind, of_kind in scores.items()},
     }

@@ -1,0 +1,213 @@
+"""`Dataset`, the labelled images of one split: the form in which data reaches everything else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from copy import copy
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from camlens.data.pictures import Size, read_pictures, resize
+from camlens.errors import DataError
+
+DatasetT = TypeVar("DatasetT", bound="Dataset")
+BATCH_SIZE = 1000  # images that are in memory at once where every image of a data set is looked at
+
+
+class Dataset(ABC):
+    """The labelled images of one split.
+
+    Images are asked for by index and come in batches, so a data set need not hold them in memory. A subclass says how
+    they are read (`images`, `size`, `resized`) and names in `per_image` its attributes with one entry per image, from
+    which `subset` selects.
+
+    Args:
+        name: What the data is called, like "cifar10".
+        split: "train" or "test".
+        class_names: K names.
+        labels: Indices into `class_names`, (N,) int64.
+        files: N names, for people to find an image again.
+        original_size: The size of the images before they were resized, in words: "32x32".
+
+    Raises:
+        DataError: The parts do not fit each other, or there are no images.
+    """
+
+    per_image: ClassVar[tuple[str, ...]] = ("labels", "files")
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        class_names: Sequence[str],
+        labels: Tensor,
+        files: Sequence[str],
+        original_size: str,
+    ) -> None:
+        self.name = name
+        self.split = split
+        self.class_names = tuple(class_names)
+        self.labels = labels
+        self.files = tuple(files)
+        self.original_size = original_size
+        self._check()
+
+    def _check(self) -> None:
+        count, classes = len(self.labels), len(self.class_names)
+        if count == 0:
+            raise DataError(f"{self.name}: the {self.split} split has no images")
+        entries = {name.strip("_"): getattr(self, name) for name in self.per_image}
+        lengths = {name: len(values) for name, values in entries.items() if values is not None}
+        if set(lengths.values()) != {count}:
+            found = ", ".join(f"{length} {name}" for name, length in lengths.items())
+            raise DataError(f"{self.name} has {found}; expected as many of each")
+        if classes < 2:
+            raise DataError(f"{self.name} has {classes} class; a classifier needs two or more")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= classes:
+            raise DataError(f"{self.name}: labels run from {low} to {high}; expected 0 to {classes - 1}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    @abstractmethod
+    def size(self) -> Size:
+        """Height and width of the images in pixels."""
+
+    @abstractmethod
+    def images(self, indices: Tensor) -> Tensor:
+        """The images with these indices (n,) int64, in this order: (n, 3, H, W) uint8, RGB."""
+
+    @abstractmethod
+    def resized(self: DatasetT, size: Size) -> DatasetT:
+        """The same images at another height and width, made from the original pictures; itself where that is its size.
+
+        Raises:
+            DataError: A picture can no longer be read.
+        """
+
+    def batches(self, batch_size: int = BATCH_SIZE, indices: Tensor | None = None) -> Iterator[Tensor]:
+        """Yield the images with these indices, by default all, as batches (B, 3, H, W) uint8."""
+        for part in (torch.arange(len(self)) if indices is None else indices).split(batch_size):
+            yield self.images(part)
+
+    def subset(self: DatasetT, indices: Tensor) -> DatasetT:
+        """The images with these indices, (n,) int64, in this order."""
+        return self._copy(**{name: _select(getattr(self, name), indices) for name in self.per_image})
+
+    def with_labels(self: DatasetT, labels: Tensor) -> DatasetT:
+        """The same images with other labels, (N,) int64."""
+        return self._copy(labels=labels)
+
+    def with_class_order(self: DatasetT, class_names: Sequence[str]) -> DatasetT:
+        """The same images and classes, with the classes in this order."""
+        place = torch.tensor([list(class_names).index(name) for name in self.class_names])
+        return self._copy(class_names=tuple(class_names), labels=place[self.labels])
+
+    def _copy(self: DatasetT, **changes: Any) -> DatasetT:
+        """A copy with other values of some attributes."""
+        changed = copy(self)
+        vars(changed).update(changes)
+        changed._check()
+        return changed
+
+    def counts(self) -> list[int]:
+        """Images per class, K numbers."""
+        return [int(n) for n in torch.bincount(self.labels, minlength=len(self.class_names))]
+
+    def facts(self) -> dict[str, Any]:
+        """Number of images, size, counts per class and channel statistics of the split, ready for JSON."""
+        mean, std = self.channel_statistics()
+        return {
+            "split": self.split,
+            "images": len(self),
+            "size": self.original_size,
+            "counts": dict(zip(self.class_names, self.counts(), strict=True)),
+            "mean": list(mean),
+            "std": list(std),
+        }
+
+    def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel over all pixels, as fractions of 255.
+
+        CIFAR-10's training images have 0.4914 0.4822 0.4465 and 0.2470 0.2435 0.2616.
+        """
+        counts = torch.zeros(3, 256, dtype=torch.int64)  # pixels of each level
+        for images in self.batches():
+            for channel in range(3):
+                counts[channel] += torch.bincount(images[:, channel].flatten().int(), minlength=256)
+        weights = counts.double() / counts.sum(dim=1, keepdim=True)  # (3, 256)
+        levels = torch.arange(256, dtype=torch.float64) / 255
+        mean = (weights * levels).sum(dim=1)
+        std = (weights * (levels - mean[:, None]) ** 2).sum(dim=1).sqrt()
+        return tuple(mean.tolist()), tuple(std.tolist())
+
+
+class InMemoryDataset(Dataset):
+    """A data set whose images are all in memory, at one size.
+
+    Args:
+        name, split, class_names, labels, files, original_size: As in `Dataset`.
+        pixels: The images, (N, 3, H, W) uint8, RGB.
+        originals: The N pictures in RGB, or files of pictures, that `pixels` were made from; by default `pixels`
+            themselves. `resized` starts from them.
+    """
+
+    per_image = (*Dataset.per_image, "_pixels", "_originals")
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        class_names: Sequence[str],
+        pixels: Tensor,
+        labels: Tensor,
+        files: Sequence[str],
+        original_size: str,
+        originals: Sequence[Path | Image.Image] | None = None,
+    ) -> None:
+        self._pixels = pixels
+        self._originals = None if originals is None else tuple(originals)
+        super().__init__(name, split, class_names, labels, files, original_size)
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the images in pixels."""
+        return int(self._pixels.shape[-2]), int(self._pixels.shape[-1])
+
+    def images(self, indices: Tensor) -> Tensor:
+        """The images with these indices (n,) int64, in this order: (n, 3, H, W) uint8, RGB."""
+        return self._pixels[indices]
+
+    def resized(self: InMemoryT, size: Size) -> InMemoryT:
+        """The same images at another height and width, made from the originals; itself where that is its size.
+
+        Raises:
+            DataError: A picture can no longer be read.
+        """
+        if self.size == tuple(size):
+            return self
+        originals = self._pixels if self._originals is None else self._originals
+        if isinstance(originals, Tensor):
+            return self._copy(_pixels=resize(originals, size), _originals=originals)
+        pixels, results = read_pictures(originals, size, f"reading {self.name}, {self.split}")
+        for result in results:
+            if isinstance(result, DataError):
+                raise result
+        return self._copy(_pixels=pixels)
+
+
+InMemoryT = TypeVar("InMemoryT", bound=InMemoryDataset)
+
+
+def _select(values: Any, indices: Tensor) -> Any:
+    """The entries of a tensor or tuple at these indices; None for None."""
+    if values is None or isinstance(values, Tensor):
+        return None if values is None else values[indices]
+    return tuple(values[index] for index in indices.tolist())

@@ -1,0 +1,176 @@
+"""Reading pictures: one file, its content, or many at one size; and the one way in which pictures are resized."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from camlens.errors import DataError
+from camlens.progress import track
+
+Size = tuple[int, int]  # height, width in pixels
+
+# Not all that Pillow reads: an EPS file runs another program, and anything can pass for a TGA file.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+
+
+def read_picture(path: Path) -> Image.Image:
+    """Read a picture file as 8-bit RGB, turned upright as its EXIF data says, on white where it is transparent.
+
+    Of an animation the first frame is read. Grey values of more than 8 bits are scaled, not clipped: integers from 16
+    bits; fractions from 0..1, 0..255 or 0..65535, whichever holds them; others from their own range.
+
+    Raises:
+        DataError: There is no such file, or it is not a whole picture; the message says why.
+    """
+    with quiet_pillow():
+        return _decode_file(path)
+
+
+def decode_picture(content: bytes, max_pixels: int) -> tuple[Image.Image, int]:
+    """The picture in the content of a file, as `read_picture` gives it, and the number of its frames.
+
+    Args:
+        content: The content of a picture file.
+        max_pixels: The most pixels that are accepted; checked before the picture is decoded.
+
+    Raises:
+        DataError: The content is not a whole picture, or has more pixels.
+    """
+    if not content:
+        raise DataError("the file is empty; expected a picture")
+    Image.init()
+    try:
+        with Image.open(io.BytesIO(content), formats=_readable_formats()) as image:
+            width, height = image.size
+            if width * height <= max_pixels:
+                return upright_rgb(image), getattr(image, "n_frames", 1)
+    except Exception as error:  # a damaged file can make Pillow raise anything
+        unknown_format = isinstance(error, UnidentifiedImageError)
+        reason = "" if unknown_format else f" ({str(error) or type(error).__name__})"
+        formats = ", ".join(_readable_formats())
+        what = f"not a picture of a known kind: {formats}" if unknown_format else "not a whole picture"
+        raise DataError(f"the file is {what}{reason}") from error
+    raise DataError(
+        f"the picture has {width * height / 1e6:.1f} megapixels ({width}×{height}); "
+        f"expected {max_pixels / 1e6:.0f} at most; make it smaller"
+    )
+
+
+def read_pictures(
+    pictures: Sequence[Path | Image.Image], size: Size, description: str
+) -> tuple[Tensor, list[Size | DataError]]:
+    """Read many pictures at one size.
+
+    Args:
+        pictures: N files, or pictures in RGB.
+        size: Height and width to which each is resized, whole.
+        description: The work in words, for the progress display.
+
+    Returns:
+        The pixels (N, 3, h, w) uint8, and for each picture its original height and width, or the error where it cannot
+        be read.
+    """
+    pixels = np.zeros((len(pictures), 3, *size), np.uint8)
+
+    def read(index: int) -> Size | DataError:
+        picture = pictures[index]
+        try:
+            picture = picture if isinstance(picture, Image.Image) else _decode_file(picture)
+        except DataError as error:
+            return error
+        pixels[index] = resize_picture(picture, size).transpose(2, 0, 1)
+        return picture.height, picture.width
+
+    with quiet_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(track(pool.map(read, range(len(pictures))), description, len(pictures)))
+    return torch.from_numpy(pixels), results
+
+
+def resize_picture(picture: Image.Image, size: Size) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A picture in RGB resized whole to this height and width, bilinear with antialiasing: (h, w, 3)."""
+    height, width = size
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def resize(pixels: Tensor, size: Size) -> Tensor:
+    """Resize images, (N, 3, H, W) uint8 -> (N, 3, h, w) uint8, as `resize_picture` does; no copy at the same size."""
+    if tuple(pixels.shape[-2:]) == tuple(size):
+        return pixels
+    resized = np.empty((len(pixels), *size, 3), np.uint8)
+    for place, image in enumerate(pixels.cpu().permute(0, 2, 3, 1).contiguous().numpy()):
+        resized[place] = resize_picture(Image.fromarray(image), size)
+    return torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous().to(pixels.device)
+
+
+def picture_endings() -> set[str]:
+    """The endings, like ".png", of the files that are taken for pictures."""
+    return {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Silence Pillow's warnings about odd metadata and large pictures.
+
+    Not to be entered within threads: warning filters are global.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+        yield
+
+
+def _readable_formats() -> list[str]:
+    """Those of `FORMATS` that the installed Pillow reads."""
+    return [kind for kind in FORMATS if kind in Image.OPEN]
+
+
+def _decode_file(path: Path) -> Image.Image:
+    Image.init()
+    try:
+        with Image.open(path, formats=_readable_formats()) as image:
+            return upright_rgb(image)
+    except Exception as error:  # a damaged file can make Pillow raise anything
+        raise DataError(f"cannot read {path}: {_reason(path, error)}") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not a picture of a known kind" if path.stat().st_size else "the file is empty"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Convert a picture of any mode to what `read_picture` gives."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        image = _scaled_to_8_bits(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    colours = image.convert("RGBA")
+    on_white = Image.new("RGB", image.size, "white")
+    on_white.paste(colours, mask=colours)
+    return on_white
+
+
+def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        raise ValueError("some of its values are not numbers")
+    tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+    low, high = next(((0.0, top) for top in tops if low >= 0 and high <= top), (low, high))
+    return Image.fromarray(np.rint((values - low) * (255 / ((high - low) or 1))).astype(np.uint8))

@@ -1,0 +1,157 @@
+"""Prediction: the one loop that runs a classifier over many images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from camlens.data.dataset import Dataset
+from camlens.errors import ModelError
+from camlens.model.classifier import Classifier, bare
+from camlens.model.forward import evaluation_mode, micro_batch_size, uncompiled
+from camlens.progress import track
+from camlens.runtime.processes import SINGLE_PROCESS, Processes
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a classifier predicts for N images, on the CPU.
+
+    Args:
+        logits: (N, K) float32.
+        features: The inputs of the network's last linear layer, (N, C) float32 rounded to float16; None where they
+            were not asked for or the logits do not come from a linear layer.
+    """
+
+    logits: Tensor
+    features: Tensor | None = None
+
+    def __getitem__(self, indices: Tensor) -> Predictions:
+        return Predictions(self.logits[indices], None if self.features is None else self.features[indices])
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Softmax of the logits, (N, K)."""
+        return self.logits.softmax(dim=1)
+
+    def check_finite(self, model_name: str) -> None:
+        """Raise `ModelError` where some logits are infinite or not a number."""
+        finite = self.logits.isfinite().all(dim=1)
+        if not bool(finite.all()):
+            bad = int((~finite).sum())
+            raise ModelError(f"{model_name} gave logits that are not finite for {bad} of {len(finite)} images")
+
+
+@torch.no_grad()
+def predict(
+    model: Classifier,
+    data: Dataset | Tensor | Iterable[Tensor],
+    batch_size: int = 250,
+    features: bool = False,
+    processes: Processes = SINGLE_PROCESS,
+    *,
+    indices: Tensor | None = None,
+    before_batch: Callable[[], None] | None = None,
+    description: str = "",
+) -> Predictions:
+    """Run a classifier over images, each once and as it is (no test-time augmentation).
+
+    The network runs in evaluation mode and is left in the mode that it was in.
+
+    Args:
+        model: The classifier; it prepares the images itself, so they may be of any size.
+        data: A data set, a tensor (N, 3, H, W) uint8, or an iterable of such tensors.
+        batch_size: The most images in one batch; a CPU takes fewer at once (`micro_batch_size`).
+        features: Whether to return the inputs of the last linear layer too.
+        processes: The processes that share the images of a data set; each returns the predictions for all of them.
+        indices: Which images of the data set, (N,) int64; by default all.
+        before_batch: Called before each batch, equally often on every process.
+        description: The work in words, for the progress display.
+
+    Returns:
+        The predictions, in the order of the images.
+
+    Raises:
+        ModelError: The network's output is not logits (B, K).
+    """
+    if isinstance(data, Dataset):
+        description = description or f"predicting {data.name}, {data.split}"
+    batches, total = _micro_batches(model, data, batch_size, processes, indices)
+    logits, head_inputs, has_features = [], [], features
+    with evaluation_mode(model), _recorded_linear_layers(model, features) as recorded:
+        for images in track(batches, description or "predicting", total, shown=processes.is_main):
+            if before_batch:
+                before_batch()
+            if len(images) == 0:
+                continue
+            output = model(model.prepare(images))
+            logits.append(output.float().cpu())
+            if has_features:
+                head_input = _input_of(output, recorded)
+                if head_input is None:
+                    has_features = False
+                else:
+                    head_inputs.append(head_input.half().float().cpu())
+            recorded.clear()
+
+    all_logits = processes.gather(torch.cat([torch.empty(0, len(model.class_names)), *logits]))
+    if not features or processes.any(not has_features):
+        return Predictions(all_logits)
+    return Predictions(all_logits, processes.gather(torch.cat([torch.empty(0), *head_inputs])))
+
+
+def _micro_batches(
+    model: Classifier,
+    data: Dataset | Tensor | Iterable[Tensor],
+    batch_size: int,
+    processes: Processes,
+    indices: Tensor | None,
+) -> tuple[Iterator[Tensor], int | None]:
+    """The batches that this process runs, (B, 3, H, W) uint8 each, and their number where it is known.
+
+    Every process gets equally many batches of a data set; some are empty where another process has more images.
+    """
+    example = torch.empty(1, device=model.device).expand(batch_size, 3, *model.input_size)  # takes no memory
+    size = min(batch_size, micro_batch_size(model, example))
+    if isinstance(data, Dataset):
+        indices = torch.arange(len(data)) if indices is None else indices
+        count = max(1, math.ceil(math.ceil(len(indices) / processes.world_size) / size))
+        return (data.images(part) for part in processes.split(indices).tensor_split(count)), count
+    if isinstance(data, Tensor):
+        return iter(data.split(size)), math.ceil(len(data) / size)
+    return (part for images in data for part in images.split(size)), None
+
+
+@contextmanager
+def _recorded_linear_layers(model: Classifier, enabled: bool) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Record input and output of every linear layer with as many outputs as there are classes."""
+    recorded: list[tuple[Tensor, Tensor]] = []
+    if not enabled:
+        yield recorded
+        return
+
+    def record(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        recorded.append((inputs[0], output))
+
+    network, classes = bare(model), len(model.class_names)
+    heads = [m for m in network.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
+    handles = [head.register_forward_hook(record) for head in heads]
+    try:
+        with uncompiled(network):
+            yield recorded
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _input_of(logits: Tensor, recorded: list[tuple[Tensor, Tensor]]) -> Tensor | None:
+    """The input (B, C) of the recorded layer that gave the logits; None where no layer did."""
+    if not recorded:
+        return None
+    layer_input, output = recorded[-1]
+    return layer_input if output is logits and layer_input.ndim == 2 else None
