@@ -6,12 +6,15 @@ import re
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import camlens
 import tiny
 from camlens.analyse.evaluation import evaluate
 from camlens.data import folder
+from camlens.data.dataset import InMemoryDataset
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +46,25 @@ def test_the_second_model_of_a_report_does_not_see_pictures_of_the_first_ones_si
         assert model["prediction"] == evaluation.predictions[index].tolist()
         losses = -evaluation.probabilities[index, evaluation.labels[index]].log()
         torch.testing.assert_close(torch.tensor(model["loss"]), losses, rtol=1e-3, atol=1e-3)
+
+
+sides = st.one_of(st.just(1), st.integers(1, 60))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(size=st.tuples(sides, sides), to=st.tuples(sides, sides), seed=st.integers(0, 2**32 - 1))
+def test_a_picture_its_pixels_and_its_file_give_the_same_input(tmp_path, size, to, seed):
+    """All as torchvision's Resize, ToTensor and Normalize make them of a PIL picture."""
+    values = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    picture, pixels = Image.fromarray(values), torch.from_numpy(values).permute(2, 0, 1)
+    for place in ("train/a", "train/b"):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / place / "0.png")
+    model = camlens.Classifier(torch.nn.Identity(), ("a", "b"), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), to)
+    resized = torch.from_numpy(np.array(picture.resize(to[::-1], Image.Resampling.BILINEAR))).permute(2, 0, 1)
+    expected = (resized.float() / 255 - model.mean.view(-1, 1, 1)) / model.std.view(-1, 1, 1)
+    in_memory = InMemoryDataset("made", "test", ("a", "b"), pixels[None], torch.tensor([0]), ["0.png"], "any")
+    files, small_files = (folder.load(tmp_path, "train", side) for side in (to, (3, 5)))
+    data_sets = [in_memory, in_memory.resized(to), files, small_files.resized(to)]
+    for pictures in (picture, [picture], pixels[None], *(data.images(torch.tensor([0])) for data in data_sets)):
+        assert torch.equal(model.prepare(pictures)[0], expected)

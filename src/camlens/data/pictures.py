@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
@@ -20,6 +20,7 @@ from camlens.errors import DataError
 from camlens.progress import track
 
 Size = tuple[int, int]  # height, width in pixels
+Pixels = npt.NDArray[np.uint8]
 
 # Not all that Pillow reads: an EPS file runs another program, and anything can pass for a TGA file.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -98,19 +99,27 @@ def read_pictures(
     return torch.from_numpy(pixels), results
 
 
-def resize_picture(picture: Image.Image, size: Size) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def resize_picture(picture: Image.Image, size: Size) -> Pixels:
     """A picture in RGB resized whole to this height and width, bilinear with antialiasing: (h, w, 3)."""
     height, width = size
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def resize(pixels: Tensor, size: Size) -> Tensor:
-    """Resize images, (N, 3, H, W) uint8 -> (N, 3, h, w) uint8, as `resize_picture` does; no copy at the same size."""
+    """Resize images, each as `resize_picture` does: Pillow gives the same on every machine.
+
+    Args:
+        pixels: (N, 3, H, W) uint8.
+        size: The new height h and width w.
+
+    Returns:
+        (N, 3, h, w) uint8, on the device of `pixels`; `pixels` itself where that is their size.
+    """
     if tuple(pixels.shape[-2:]) == tuple(size):
         return pixels
     resized = np.empty((len(pixels), *size, 3), np.uint8)
-    for place, image in enumerate(pixels.cpu().permute(0, 2, 3, 1).contiguous().numpy()):
-        resized[place] = resize_picture(Image.fromarray(image), size)
+    for number, image in enumerate(pixels.permute(0, 2, 3, 1).cpu().contiguous().numpy()):
+        resized[number] = resize_picture(Image.fromarray(image), size)
     return torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous().to(pixels.device)
 
 

@@ -17,7 +17,8 @@ from camlens.maps.explanation import Explanation
 from camlens.maps.inputs import prepare_images
 from camlens.maps.methods import CAMS, METHODS, Method, find_method
 from camlens.maps.targets import Target, Targets
-from camlens.model.classifier import Classifier, Pictures, bare, unwrapped
+from camlens.model.classifier import Classifier, bare, unwrapped
+from camlens.model.preprocess import Pictures
 from camlens.progress import track
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from camlens.errors import UsageError, unknown
-from camlens.model.classifier import Classifier, Pictures
+from camlens.model.classifier import Classifier
 from camlens.model.forward import constant
+from camlens.model.preprocess import Pictures
 
 CHANNELS_LAST_PIXELS = 2**14  # image size from which a CPU is faster with channels last, whatever the network's order
 

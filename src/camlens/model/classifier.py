@@ -7,16 +7,14 @@ from functools import partial
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from camlens.data.dataset import Dataset
-from camlens.data.pictures import Size, resize, upright_rgb
+from camlens.data.pictures import Size
 from camlens.errors import DataError, ModelError, UsageError, unknown
 from camlens.model.forward import hooked, isolated_forward
 from camlens.model.grid import as_grid
-
-Pictures = Tensor | Image.Image | Sequence[Image.Image]
+from camlens.model.preprocess import Pictures, denormalise, normalise, to_pixels
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -123,35 +121,32 @@ class Classifier(nn.Module):
         raise unknown("class", wanted, self.class_names, "this model")
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W) -> what the network takes: float of the same shape, on its device."""
-        images = pixels.to(self.device).float().div_(255)
-        return images.sub_(self.mean.view(-1, 1, 1)).div_(self.std.view(-1, 1, 1))
+        """Images (B, 3, H, W) uint8 as the network takes them: float32 of the same shape, on its device."""
+        return normalise(pixels, self.mean, self.std)
 
     def denormalise(self, images: Tensor) -> Tensor:
         """The inverse of `normalise`: float (B, 3, H, W) -> uint8 (B, 3, H, W)."""
-        pixels = images.detach().float() * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)
-        return (pixels * 255).round().clamp(0, 255).byte()
+        return denormalise(images, self.mean, self.std)
 
     def prepare(self, pictures: Pictures) -> Tensor:
-        """Normalised images (B, 3, H, W) of the input size, on the network's device.
+        """Resize pictures to the network's input size, whole, and normalise them.
 
-        pictures: PIL pictures or a uint8 tensor (B, 3, h, w), of any size; a float tensor is taken as it is
+        Args:
+            pictures: PIL pictures of any mode and size, or images (B, 3, h, w) uint8 of any size. A float tensor is
+                returned as it is.
 
-        Raises `UsageError` for anything else.
+        Returns:
+            (B, 3, H, W) float32, on the network's device.
+
+        Raises:
+            UsageError: There is no picture, or something else.
         """
         if isinstance(pictures, Tensor):
             if pictures.ndim != 4 or pictures.shape[1] != 3 or len(pictures) == 0:
                 raise UsageError(f"images of shape {tuple(pictures.shape)}; expected (B, 3, H, W), B of 1 or more")
             if pictures.dtype != torch.uint8:
                 return pictures
-            return self.normalise(resize(pictures, self.input_size))
-        listed = [pictures] if isinstance(pictures, Image.Image) else list(pictures)
-        if not listed or not all(isinstance(picture, Image.Image) for picture in listed):
-            kinds = ", ".join(sorted({type(picture).__name__ for picture in listed})) or "nothing"
-            raise UsageError(f"images is {kinds}; expected PIL pictures, or a tensor (B, 3, H, W)")
-        height, width = self.input_size
-        fitted = [upright_rgb(p).resize((width, height), Image.Resampling.BILINEAR) for p in listed]
-        return self.normalise(torch.from_numpy(np.stack([np.asarray(p) for p in fitted])).permute(0, 3, 1, 2))
+        return self.normalise(to_pixels(pictures, self.input_size))
 
     def match(self, data: Dataset) -> Dataset:
         """The data with this network's numbers for the classes.
