@@ -22,7 +22,7 @@ LOAD = "while True: sum(range(100_000))"
 
 def run(out: Path, pictures: Path) -> subprocess.CompletedProcess[str]:
     """One run on two processes."""
-    changes = {"width": 4, "sizes": 12, "epochs": 2, "batch": 16, "crop": 1, "rate": 0.05}
+    changes = {"width": 4, "sizes": 12, "epochs": 2, "batch_size": 16, "crop": 1, "learning_rate": 0.05}
     words = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
         *("-m", "camlens", "train", "--recipe", "shapes", "--device", "cpu", "--no-bf16", "--save-every", "0"),

@@ -22,8 +22,8 @@ from PIL import Image, ImageOps
 from camlens.analyse.evaluation import evaluate
 from camlens.data import cifar10, folder, shapes
 from camlens.data.dataset import Dataset
-from camlens.train.loop import train
 from camlens.train.recipe import RECIPES, Recipe
+from camlens.train.trainer import train
 
 WEIGHTS = "resnet18-cifar10"
 FIRST = 5000  # image of both splits; the recipe was chosen on those before it
@@ -31,16 +31,16 @@ FIRST = 5000  # image of both splits; the recipe was chosen on those before it
 
 @dataclass(frozen=True)
 class Before(Recipe):
-    """A recipe whose moving average keeps its whole share from the first step on."""
+    """A recipe whose moving average has its full decay from the first step on."""
 
-    def average_at(self, step: int) -> float:
+    def ema_decay_at(self, step: int) -> float:
         """The recipe's decay."""
-        return self.average
+        return self.ema_decay
 
 
 NOW = RECIPES["finetune"]
-THEN = Before(epochs=5, batch=64, rate=0.02, average=0.98)
-WAYS = {"now": NOW, "before": THEN, "before, average=0": replace(THEN, average=0.0)}
+THEN = Before(epochs=5, batch_size=64, learning_rate=0.02, ema_decay=0.98)
+WAYS = {"now": NOW, "before": THEN, "before, average=0": replace(THEN, ema_decay=0.0)}
 
 
 @dataclass(frozen=True)

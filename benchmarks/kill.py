@@ -132,7 +132,7 @@ def main() -> None:
         folder = Path(name)
         if options.smoke:
             pictures = str(tiny_pictures(folder / "pictures"))
-            RUN.extend(["--data", pictures, "--set", "width=4", "--set", "batch=8"])
+            RUN.extend(["--data", pictures, "--set", "width=4", "--set", "batch_size=8"])
         counts = killed(folder, options.kills)
         undisturbed = start(folder / "undisturbed", resume=False)
         if undisturbed.wait():

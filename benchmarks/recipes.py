@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from common import arguments, commit, machine, read, tiny_pictures, tiny_run, write
 
-from camlens.train.folder import read_config, read_metrics
-from camlens.train.recipe import RECIPES, from_config
+from camlens.train.recipe import RECIPES
+from camlens.train.run_folder import RunFolder
 
 
 def entry(run: Path, remark: str, trained_at: str) -> dict[str, Any]:
     """What is stated of a run, by its folder."""
-    config, rows = read_config(run), read_metrics(run)
+    config, rows = RunFolder(run).read_config(), RunFolder(run).read_metrics()
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     return {
-        "seed": config["seed"],
+        "seed": config.seed,
         "epochs": len(rows),
         "accuracy": metrics["accuracy"],
         "interval": metrics["interval"],
@@ -29,17 +30,17 @@ def entry(run: Path, remark: str, trained_at: str) -> dict[str, Any]:
         "seconds": round(sum(row["seconds"] for row in rows), 1),
         "images_per_second": {int(row["size"]): row["images_per_second"] for row in rows},
         "remark": f", {remark}" if remark else "",
-        "pace": config["pace"],
-        "machine": machine(config["device"]),
+        "pace": asdict(config.compute),
+        "machine": machine(config.device),
         "commit": trained_at,
     }
 
 
 def recipe_of(run: Path) -> str:
     """The name of the recipe. Exits where the run is not finished, or is of no recipe as it stands."""
-    recipe = from_config(read_config(run)["recipe"])
+    recipe = RunFolder(run).read_config().recipe
     name = next((name for name, row in RECIPES.items() if row == recipe), None)
-    if name is None or len(read_metrics(run)) < recipe.epochs:
+    if name is None or len(RunFolder(run).read_metrics()) < recipe.epochs:
         raise SystemExit(f"{run} is no finished run of a recipe as it stands")
     return name
 

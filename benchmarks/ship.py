@@ -14,8 +14,7 @@ from camlens.analyse.evaluation import evaluate
 from camlens.data import cifar10, folder
 from camlens.data.dataset import Dataset
 from camlens.model import checkpoint
-from camlens.train.folder import read_config, read_metrics
-from camlens.train.recipe import from_config
+from camlens.train.run_folder import RunFolder
 
 NAME = "resnet18-cifar10"
 
@@ -65,8 +64,8 @@ def ship(run: Path, recipe: str, test: Dataset, place: Path, remark: str, traine
 
     recipe: its name
     """
-    config, rows = read_config(run), read_metrics(run)
-    holdout = from_config(config["recipe"]).holdout
+    config, rows = RunFolder(run).read_config(), RunFolder(run).read_metrics()
+    holdout = config.recipe.holdout
     with tempfile.TemporaryDirectory() as work:  # judged as it will be loaded, then put in its place
         half = Path(work) / place.name
         checkpoint.save(half, checkpoint.load(run), half=True)
@@ -78,12 +77,12 @@ def ship(run: Path, recipe: str, test: Dataset, place: Path, remark: str, traine
         **{key: metrics[key] for key in ("accuracy", "interval", "ece", "per_class")},
         "confidence": float(evaluation.confidences.mean()),
         "recipe": recipe,
-        "seed": config["seed"],
+        "seed": config.seed,
         "held_out": f"{holdout:.0%} of the training images held out" if holdout else "none held out",
         "seconds": sum(row["seconds"] for row in rows),
         "remark": f" ({remark})" if remark else "",
-        "pace": "bfloat16" if config["pace"]["bf16"] else "float32",
-        "machine": machine(config["device"]),
+        "pace": "bfloat16" if config.compute.bf16 else "float32",
+        "machine": machine(config.device),
         "commit": trained_at,
         "sha256": hashlib.sha256(place.read_bytes()).hexdigest(),
     }

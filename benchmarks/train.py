@@ -13,8 +13,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,14 @@ from torch.utils.data import Dataset as TorchDataset
 
 from camlens.data import cifar10, shapes
 from camlens.data.dataset import Dataset
-from camlens.data.loader import Augmentation, Loader
 from camlens.model.resnet import ResNet
-from camlens.train import loop
-from camlens.train.distributed import ALONE
-from camlens.train.pace import FAST_IN_BF16, Pace, choose, instructions
+from camlens.train.compute import BF16_INSTRUCTIONS, ComputeOptions, bf16_instructions, choose_compute
 from camlens.train.recipe import Recipe
+from camlens.train.resume import RunSettings
+from camlens.train.run_folder import RunFolder
+from camlens.train.trainer import LOSS_EVERY, Trainer
 
-RECIPE = Recipe(epochs=1, sizes=(32,), holdout=0.0, average=0.0)
+RECIPE = Recipe(epochs=1, sizes=(32,), holdout=0.0, ema_decay=0.0)
 
 
 class Pictures(TorchDataset[tuple[torch.Tensor, int]]):
@@ -77,26 +78,22 @@ def usual(data: Dataset, device: torch.device, batch: int) -> Iterator[int]:
             yield len(images)
 
 
-def ours(data: Dataset, device: torch.device, batch: int, pace: Pace) -> Iterator[int]:
-    """Steps of `camlens train`; yields the images of each."""
-    run = loop.start(RECIPE, data, 0, device, pace)
-    loader = Loader(data, torch.arange(len(data)), batch, 0, Augmentation(crop=4), device)
-    forward = loop.forward_of(run.network, device, pace, ALONE, loader.share)
-    epoch = 0
-    while True:
-        for part in loader.epoch(epoch, 32, 1.0):
-            run.losses.append(loop.train_step(run, forward, part, RECIPE.smoothing, pace))
-            run.step += 1
-            if run.step % loop.CHECK_EVERY == 0:
-                loop.settle(run, RECIPE, Path(), ALONE)
+def ours(data: Dataset, device: torch.device, batch: int, options: ComputeOptions) -> Iterator[int]:
+    """Steps of `camlens train`; yields the images of each. Nothing is written."""
+    recipe = replace(RECIPE, batch_size=batch)
+    trainer = Trainer(RunSettings(RunFolder(Path()), recipe, device=str(device), compute=asdict(options)), data)
+    for epoch in count():
+        for part in trainer.loader.batches(epoch, 32, 1.0):
+            trainer.train_step(part)
+            if trainer.state.step % LOSS_EVERY == 0:
+                trainer.read_losses()
             yield len(part.images)
-        epoch += 1
 
 
-def speed(steps: Iterator[int], count: int, device: torch.device) -> float:
-    """Images per second over `count` steps."""
+def speed(steps: Iterator[int], number: int, device: torch.device) -> float:
+    """Images per second over so many steps."""
     images, began = 0, time.perf_counter()
-    for _ in range(count):
+    for _ in range(number):
         images += next(steps)
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -109,10 +106,10 @@ def kind(device: torch.device) -> tuple[str, str]:
         return "cuda", torch.cuda.get_device_name()
     if limit := os.environ.get("ONEDNN_MAX_CPU_ISA"):
         return f"limited to {limit}", f"made to compute without them (ONEDNN_MAX_CPU_ISA={limit})"
-    for name, known_as in FAST_IN_BF16.items():
-        if name in instructions():
+    for name, known_as in BF16_INSTRUCTIONS.items():
+        if name in bf16_instructions():
             return name, known_as
-    return "neither", f"neither {' nor '.join(FAST_IN_BF16.values())}"
+    return "neither", f"neither {' nor '.join(BF16_INSTRUCTIONS.values())}"
 
 
 def main() -> None:
@@ -126,19 +123,19 @@ def main() -> None:
     device = torch.device(options.device)
     data = shapes.load("train") if options.smoke else cifar10.load("train", options.data_dir)
     repeats, steps, batch = (1, 1, 8) if options.smoke else (options.repeats, options.steps, 128)
-    chosen, reasons = choose(device, 50_000 * 100)
-    paces = {
-        "float32, eager": Pace(bf16=False),
-        "float32, compiled": Pace(bf16=False, compiled=True),
-        "bfloat16, eager": Pace(bf16=True),
-        "bfloat16, compiled": Pace(bf16=True, compiled=True),
-        "float32, eager, channels first": Pace(bf16=False, channels_last=False),
+    chosen, reasons = choose_compute(device, 50_000 * 100)
+    options_of = {
+        "float32, eager": ComputeOptions(bf16=False),
+        "float32, compiled": ComputeOptions(bf16=False, compiled=True),
+        "bfloat16, eager": ComputeOptions(bf16=True),
+        "bfloat16, compiled": ComputeOptions(bf16=True, compiled=True),
+        "float32, eager, channels first": ComputeOptions(bf16=False, channels_last=False),
     }
     ways: dict[str, Callable[[], Iterator[int]]] = {"the usual way": partial(usual, data, device, batch)}
     if options.smoke:
         print("left out: the usual way, and what is compiled")
-        ways, paces = {}, {name: pace for name, pace in paces.items() if not pace.compiled}
-    ways |= {f"camlens, {name}": partial(ours, data, device, batch, pace) for name, pace in paces.items()}
+        ways, options_of = {}, {name: o for name, o in options_of.items() if not o.compiled}
+    ways |= {f"camlens, {name}": partial(ours, data, device, batch, o) for name, o in options_of.items()}
     running = {name: make() for name, make in ways.items()}
     for way in running.values():
         speed(way, 1 if options.smoke else 3, device)  # compiles and warms up

@@ -27,8 +27,8 @@ from camlens.analyse.triage import Signs, some_right
 from camlens.data import cifar10, shapes
 from camlens.data.dataset import Dataset
 from camlens.show.report.page import maps_of, shown_classes, signs_of
-from camlens.train.loop import train
 from camlens.train.recipe import RECIPES, Recipe
+from camlens.train.trainer import train
 
 SEEDS = range(200, 210)  # the rules were chosen on others, all below 105
 CAUSES = {

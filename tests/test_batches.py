@@ -10,12 +10,12 @@ import tiny
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.evidence import fingerprint
 from camlens.analyse.marks import corrected
+from camlens.data.augment import Augmentation
 from camlens.data.dataset import Dataset
-from camlens.data.loader import Augmentation, Loader
 from camlens.data.pictures import resize
 from camlens.show import draw
-from camlens.train.folder import describe
-from camlens.train.recipe import Recipe
+from camlens.train.loader import TrainLoader
+from camlens.train.run_folder import describe_data
 
 MOST = 1000  # images at once
 
@@ -72,8 +72,7 @@ def test_the_parts_of_the_contract(test_set):
 def test_checksums_are_those_of_all_pixels_together(train_set):
     pixels, model = train_set.in_memory(), tiny.classifier()
     content = pixels.numpy().tobytes() + train_set.labels.numpy().tobytes()
-    config = describe(Recipe(), train_set, 0, "", "", torch.device("cpu"), 1)
-    assert config["data"]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert describe_data(train_set, "")["sha256"] == hashlib.sha256(content).hexdigest()
     digest = hashlib.sha256(repr((model.class_names, model.input_size)).encode())
     for tensor in (model.mean, model.std, *model.network.state_dict().values()):
         digest.update(tensor.numpy().tobytes())
@@ -86,8 +85,8 @@ def test_predicting_and_training(test_set, train_set):
     evaluation = evaluate(model, test_set)
     assert torch.equal(evaluation.logits, evaluate(model, test_set.subset(torch.arange(1_300))).logits)
     assert len(corrected(evaluation, {0: "ambiguous", 3: "wrong:cat"}).data) == 1_299
-    loader = Loader(train_set, torch.arange(1_100), 100, 0, Augmentation(), torch.device("cpu"))
-    assert sum(len(batch.images) for batch in loader.epoch(0, 12, 1.0)) == 1_100
+    loader = TrainLoader(train_set, torch.arange(1_100), 100, 0, Augmentation(), torch.device("cpu"))
+    assert sum(len(batch.images) for batch in loader.batches(0, 12, 1.0)) == 1_100
 
 
 def test_a_report_and_a_gallery(test_set, train_set, tmp_path):

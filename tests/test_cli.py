@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from camlens.cli import app, distinct
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (210, 50, 40)}
-SMALL = ["--set", "width=4", "--set", "sizes=16", "--set", "batch=8", "--set", "rate=0.1"]
+SMALL = ["--set", "width=4", "--set", "sizes=16", "--set", "batch_size=8", "--set", "learning_rate=0.1"]
 
 # Another family at 224x224: depthwise convolutions, squeeze and excite, functional and in-place activations.
 OTHER = """
@@ -487,10 +487,10 @@ def test_twenty_classes_of_ones_own_from_given_weights(run, tmp_path):
     assert "add --set network=resnet18 --set width=4" in wider
 
 
-def test_the_pace_is_chosen_and_can_be_decided(pictures, tmp_path):
+def test_the_compute_options_are_chosen_and_can_be_fixed(pictures, tmp_path):
     command = ["train", "--data", pictures, *SMALL, "--set", "epochs=1", "--no-channels-last", "--bf16"]
     result = CliRunner().invoke(app, [*map(str, command), "--out", str(tmp_path)])
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    assert config["pace"] == {"bf16": True, "compiled": False, "channels_last": False}
-    assert config["pace_reasons"]["bf16"] == "as asked for"
+    assert config["compute"] == {"bf16": True, "compiled": False, "channels_last": False}
+    assert config["compute_reasons"]["bf16"] == "as asked for"
     assert "bfloat16 (as asked for), not compiled (the run sees fewer than 200,000 images" in result.stderr

@@ -32,7 +32,7 @@ def camlens(cifar10_dir):
 @pytest.fixture(scope="module")
 def run(camlens, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
-    tiny = [f"--set={change}" for change in ("width=4", "sizes=8", "epochs=1", "batch=256", "crop=1")]
+    tiny = [f"--set={change}" for change in ("width=4", "sizes=8", "epochs=1", "batch_size=256", "crop=1")]
     camlens("train", "--recipe", "quick", *tiny, "--out", out)
     return out
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from camlens.data.dataset import Dataset
     from camlens.data.pictures import Size
     from camlens.model.classifier import Classifier
-    from camlens.train.recipe import Recipe
+    from camlens.train.resume import RunSettings
 
 SHIPPED = "resnet18-cifar10"
 DEMO_KNOWS = 5_000  # training images
@@ -268,24 +268,28 @@ def train(
 ) -> None:
     """Train a network into a run folder, and report on the test images. Under torchrun, on many processes."""
     from camlens.analyse.evaluation import evaluate
-    from camlens.train import folder
-    from camlens.train.distributed import restarted, together
-    from camlens.train.recipe import changed, find_recipe, from_config
+    from camlens.runtime.processes import join_processes
+    from camlens.train.recipe import find_recipe
+    from camlens.train.resume import resolve_settings
+    from camlens.train.run_folder import RunFolder
 
-    with together(pick_device(device)) as (ranks, where):
-        say.quiet = not ranks.first
-        again = ranks.any(restarted())
-        before = ranks.decide(lambda: folder.read_config(out) if folder.goes_on(out, resume, again) else None)
-        ranks.decide(lambda: folder.check_free(out, before is not None))
-        base = from_config(before["recipe"]) if before and recipe is None else find_recipe(recipe or "quick")
-        chosen = changed(base, changes or ())
-        source = data or (before["data"]["source"] if before else "cifar10")
-        if seed is None:
-            seed = before["seed"] if before else 0
-        if init is None:
-            init = before["init"] if before else ""
-        side = max(chosen.sizes)
-        with ranks.in_turn():
+    compute = {"bf16": bf16, "compiled": compiled, "channels_last": channels_last}
+    with join_processes(pick_device(device)) as (processes, where):
+        say.quiet = not processes.is_main
+        settings = resolve_settings(
+            RunFolder(out),
+            find_recipe(recipe) if recipe else None,
+            changes or (),
+            seed=seed,
+            source=data,
+            init=init,
+            device=where,
+            compute={name: on for name, on in compute.items() if on is not None},
+            resume=resume,
+            processes=processes,
+        )
+        source, side = settings.source or "cifar10", max(settings.recipe.sizes)
+        with processes.local_main_first():
             images, test = (
                 load_split(source, split, data_dir, skip_unreadable, (side, side))
                 if split in splits_of(source)
@@ -294,25 +298,12 @@ def train(
             )
         if images is None:
             raise DataError(f"{source} has no folder train/<class>/* to learn from")
-        switches = {"bf16": bf16, "compiled": compiled, "channels_last": channels_last}
-        model, paths = train_into(
-            out_folder(out),
-            chosen,
-            images,
-            seed=seed,
-            device=where,
-            resume=before is not None,
-            source=source,
-            init=init,
-            pace={name: on for name, on in switches.items() if on is not None},
-            save_every=save_every,
-            ranks=ranks,
-        )
+        model, paths = train_into(settings, images, save_every=save_every, processes=processes)
         if test is None:
             say.print(f"{source} has no test images to report on")
         else:
-            evaluation = evaluate(model, test, ranks=ranks)
-            if ranks.first:
+            evaluation = evaluate(model, test, processes=processes)
+            if processes.is_main:
                 write_json(out / "metrics.json", evaluation.metrics())
             say.print(evaluation.in_words())
             paths.append(out / "metrics.json")
@@ -607,6 +598,8 @@ def demo(
     from camlens.show import draw
     from camlens.show.report import page
     from camlens.train.recipe import find_recipe
+    from camlens.train.resume import resolve_settings
+    from camlens.train.run_folder import RunFolder
 
     where, folder = pick_device(device), out_folder(out)
     source = "cifar10"
@@ -625,11 +618,10 @@ def demo(
     if source == "cifar10":
         model = load(SHIPPED).to(where)
     else:
-        run = folder / "run"
-        recipe, resume = find_recipe("shapes"), (run / "config.json").exists()
-        model, trained = train_into(
-            out_folder(run), recipe, train_images, seed=seed, device=where, resume=resume, source=source
-        )
+        run = RunFolder(folder / "run")
+        recipe, resume = find_recipe("shapes"), run.holds_run()
+        settings = resolve_settings(run, recipe, seed=seed, source=source, device=where, resume=resume)
+        model, trained = train_into(settings, train_images)
         paths += trained
     write_text(folder / "summary.txt", summarise(model.network, (3, *model.input_size)).table(detail=True) + "\n")
     evaluations, reading = page.predicted([model], test_images)
@@ -745,33 +737,32 @@ def check_maps(model: Classifier, layers: list[str] | None, method: str) -> str:
     return explain(model, blank, method, layer=layers or None).method
 
 
-def train_into(run: Path, recipe: Recipe, images: Dataset, **settings: Any) -> tuple[Classifier, list[Path]]:
-    """Train into a run folder and draw its curves, also when it is stopped; what it made."""
-    from camlens.model import checkpoint
+def train_into(settings: RunSettings, images: Dataset, **options: Any) -> tuple[Classifier, list[Path]]:
+    """Train into the run folder and draw its curves, also when training is stopped; the network and the files made."""
     from camlens.show import figures
-    from camlens.train import folder, loop
-    from camlens.train.distributed import ALONE
+    from camlens.train.signals import Stopped
+    from camlens.train.trainer import Trainer
 
     def draw() -> None:
-        if settings.get("ranks", ALONE).first and (rows := folder.read_metrics(run)):
-            figures.curves(f"{recipe.network} on {images.name}", rows).save(run / folder.CURVES)
+        if trainer.processes.is_main and (rows := trainer.folder.read_metrics()):
+            figures.curves(f"{settings.recipe.network} on {images.name}", rows).save(trainer.folder.curves)
 
+    trainer = Trainer(settings, images, **options)
     try:
-        model = loop.train(recipe, images, run, **settings)
-    except loop.Stopped as stopped:
+        model = trainer.fit()
+    except Stopped as stopped:
         draw()
         stopped.args = (f"{stopped}; go on with: {same_command()}",)
         raise
     draw()
-    names = (folder.CONFIG, folder.METRICS, folder.CURVES, checkpoint.WEIGHTS, folder.STATE)
-    return model, [run / name for name in names]
+    return model, list(trainer.folder.files)
 
 
 def same_command() -> str:
     """The command that was given, as it goes on with what it began."""
-    from camlens.train.distributed import launched
+    from camlens.runtime.processes import is_torchrun
 
     words = ["camlens", *sys.argv[1:]]
     if "train" in words[:2] and "--resume" not in words:
         words.append("--resume")
-    return ("torchrun … -m " if launched() else "") + shlex.join(words)
+    return ("torchrun … -m " if is_torchrun() else "") + shlex.join(words)

@@ -6,18 +6,18 @@ import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.distributed import HashStore
 
 from camlens.data import source
-from camlens.data.loader import Augmentation, Loader
+from camlens.data.augment import Augmentation
 from camlens.model.resnet import ResNet
-from camlens.train.distributed import fresh
+from camlens.runtime.processes import Processes
+from camlens.train.loader import TrainLoader
+from camlens.train.run_folder import RunFolder
 
 pytestmark = [
     pytest.mark.network,
@@ -27,13 +27,13 @@ pytestmark = [
 FIELDS = {
     "width": "4",
     "sizes": "12",
-    "batch": "15",  # does not halve
-    "rate": "0.05",
+    "batch_size": "15",  # does not halve
+    "learning_rate": "0.05",
     "crop": "1",
     "cutout": "4",
     "holdout": "0.21",
-    "average": "0.9",
-    "smoothing": "0.1",
+    "ema_decay": "0.9",
+    "label_smoothing": "0.1",
 }
 
 
@@ -98,15 +98,17 @@ def undisturbed(folder, tmp_path_factory):
 def test_two_processes_equal_one_that_accumulates_the_two_halves(folder, tmp_path):
     # At a usual rate, a change of the first weights by 1e-7 grows to 0.07 in 20 steps of so small a network: its ReLUs
     # switch. At this one, rounding stays below what is asked, and the steps are still a thousand times that.
-    rate = 0.002
-    output, _ = finish(start(folder, tmp_path / "run", epochs=4, rate=str(rate)))  # 75 images in batches of 15
+    learning_rate = 0.002
+    output, _ = finish(
+        start(folder, tmp_path / "run", epochs=4, learning_rate=str(learning_rate))
+    )  # 75 images in batches of 15
     assert saved(tmp_path / "run")["step"] == 20
     assert output.count("of 11 images") == 1, "one process reports"
 
     images = source.load(str(folder), "train", (12, 12))
     learn = torch.randperm(95, generator=torch.Generator().manual_seed(0))[20:]
     how = Augmentation(crop=1, cutout=4)
-    halves = [Loader(images, learn, 15, 0, how, torch.device("cpu"), part=part, parts=2) for part in (0, 1)]
+    halves = [TrainLoader(images, learn, 15, 0, how, torch.device("cpu"), Processes(rank, 2)) for rank in (0, 1)]
     torch.manual_seed(0)
     network = ResNet("resnet18", 2, 4)
     first = {name: p.detach().clone() for name, p in network.named_parameters()}
@@ -114,14 +116,14 @@ def test_two_processes_equal_one_that_accumulates_the_two_halves(folder, tmp_pat
     speed = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
     step = 0
     for epoch in range(4):
-        for parts in zip(*(half.epoch(epoch, 12, 1.0) for half in halves), strict=True):
+        for parts in zip(*(half.batches(epoch, 12, 1.0) for half in halves), strict=True):
             network.zero_grad()
             assert sorted(len(part.images) for part in parts) == [7, 8]
             for part in parts:
                 logits = network((part.images / 255 - mean) / std)
                 (F.cross_entropy(logits, part.labels, label_smoothing=0.1, reduction="sum") / 15).backward()
             done = (step + 0.5) / 20
-            now = rate * min(done / 0.2, (1 - done) / 0.8)
+            now = learning_rate * min(done / 0.2, (1 - done) / 0.8)
             with torch.no_grad():
                 for name, p in network.named_parameters():
                     slope = p.grad + (5e-4 * p if p.ndim > 1 else 0)
@@ -139,14 +141,13 @@ def test_no_image_is_counted_twice(folder, undisturbed):
 
     import camlens
     from camlens.analyse.evaluation import evaluate
-    from camlens.train.folder import read_metrics
 
     model = camlens.load(undisturbed)
     found = evaluate(model, source.load(str(folder), "test", (12, 12))).metrics()
     reported = json.loads((undisturbed / "metrics.json").read_text(encoding="utf-8"))
     assert reported["n"] == 11 and reported["accuracy"] == found["accuracy"]
     assert reported["ece"] == pytest.approx(found["ece"], abs=1e-5)
-    for row in read_metrics(undisturbed):
+    for row in RunFolder(undisturbed).read_metrics():
         assert row["held_out_accuracy"] * 20 == pytest.approx(round(row["held_out_accuracy"] * 20), abs=1e-3)
 
 
@@ -229,27 +230,9 @@ def test_one_process_says_what_is_wrong_for_all(folder, undisturbed):
     assert process.stderr.count("holds a run already") == 1
 
 
-@pytest.mark.parametrize("lives", range(3))
-def test_processes_that_live_find_each_other_among_what_dead_ones_left(lives):
-    """Three processes, restarted `lives` times; after each life but the last, some die before they have met."""
-    store, count = HashStore(), 3
-    for life in range(lives):
-        for rank in range(life, count):  # the first `life` of them did not come so far
-            store.set(f"process {rank}", f"dead-{life}-{rank}")
-        store.set("processes", " ".join(f"dead-{life}-{rank}" for rank in range(count)))
-        store.set(f"dead-{life}-0 has all", "")
-    with ThreadPoolExecutor(count) as pool:
-        parts = [pool.submit(fresh, store, rank, count) for rank in reversed(range(count))]
-        for number, part in enumerate(parts):
-            part.result().set(f"key {number}", str(number))
-    for part in parts:
-        assert [part.result().get(f"key {number}") for number in range(count)] == [b"0", b"1", b"2"]
-    assert not store.check(["key 0"])
-
-
 def test_fewer_images_than_processes(folder, tmp_path):
     process = subprocess.run(
-        command(folder, tmp_path / "run", 1, batch="3"), check=False, capture_output=True, text=True, timeout=120
+        command(folder, tmp_path / "run", 1, batch_size="3"), check=False, capture_output=True, text=True, timeout=120
     )
     assert process.returncode != 0
     assert "a batch of 3 gives 2 processes fewer than two images each" in process.stderr

@@ -13,7 +13,7 @@ import torch
 def start(folder, out, resume):
     words = [
         *(sys.executable, "-m", "camlens", "train", "--data", str(folder), "--recipe", "shapes", "--device", "cpu"),
-        *("--set", "width=4", "--set", "sizes=12", "--set", "batch=16", "--set", "epochs=40", "--set", "crop=1"),
+        *("--set", "width=4", "--set", "sizes=12", "--set", "batch_size=16", "--set", "epochs=40", "--set", "crop=1"),
         *("--no-bf16", "--no-compile", "--save-every", "0", "--out", str(out), *(["--resume"] if resume else [])),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

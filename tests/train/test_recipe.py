@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from camlens.errors import UsageError
-from camlens.train.recipe import RANGES, RECIPES, Recipe, changed, find_recipe, from_config
+from camlens.train.recipe import RECIPES, Recipe, change_recipe, find_recipe, recipe_from_json
 
 
 def test_the_last_epoch_has_the_last_size():
@@ -16,36 +16,40 @@ def test_the_last_epoch_has_the_last_size():
     assert [Recipe(epochs=10, sizes=sizes).size_at(e) for e in range(10)] == [16, 16, 24, 24, 24, 24, 32, 32, 32, 32]
 
 
-def test_the_rate_rises_and_falls_in_straight_lines():
-    recipe = Recipe(rate=0.4, warmup=0.25)
-    for progress, rate in [(0, 0), (0.125, 0.2), (0.25, 0.4), (0.625, 0.2), (1, 0)]:
-        assert recipe.rate_at(progress) == pytest.approx(rate)
-    assert Recipe(rate=0.4, warmup=0).rate_at(0) == pytest.approx(0.4)
-    assert Recipe(rate=0.4, warmup=1).rate_at(0.5) == pytest.approx(0.2)
+def test_the_learning_rate_rises_and_falls_in_straight_lines():
+    recipe = Recipe(learning_rate=0.4, warmup=0.25)
+    for progress, learning_rate in [(0, 0), (0.125, 0.2), (0.25, 0.4), (0.625, 0.2), (1, 0)]:
+        assert recipe.learning_rate_at(progress) == pytest.approx(learning_rate)
+    assert Recipe(learning_rate=0.4, warmup=0).learning_rate_at(0) == pytest.approx(0.4)
+    assert Recipe(learning_rate=0.4, warmup=1).learning_rate_at(0.5) == pytest.approx(0.2)
 
 
-def test_the_average_is_short_at_first():
-    recipe = Recipe(average=0.98)
-    assert [recipe.average_at(step) for step in (0, 8, 80, 440, 10_000)] == [0.1, 0.5, 0.9, 0.98, 0.98]
-    assert Recipe(average=0).average_at(100) == 0
+def test_the_moving_average_is_short_at_first():
+    recipe = Recipe(ema_decay=0.98)
+    assert [recipe.ema_decay_at(step) for step in (0, 8, 80, 440, 10_000)] == [0.1, 0.5, 0.9, 0.98, 0.98]
+    assert Recipe(ema_decay=0).ema_decay_at(100) == 0
 
 
 def test_epochs_by_steps():
-    recipe = Recipe(epochs=5, min_steps=100, batch=32)
+    recipe = Recipe(epochs=5, min_steps=100, batch_size=32)
     assert [recipe.for_images(count).epochs for count in (2, 45, 180, 900, 100_000)] == [100, 50, 17, 5, 5]
-    assert changed(recipe, ["epochs=3"]).for_images(180).epochs == 3, "epochs that are given are meant"
-    assert changed(recipe, ["epochs=3", "min_steps=100"]).for_images(180).epochs == 17
+    assert change_recipe(recipe, ["epochs=3"]).for_images(180).epochs == 3, "epochs that are given are meant"
+    assert change_recipe(recipe, ["epochs=3", "min_steps=100"]).for_images(180).epochs == 17
 
 
 def test_any_field_can_be_set():
-    recipe = changed(find_recipe("quick"), ["epochs=3", "sizes=16,32", "rate=1e-2", "flip=false", "stem=imagenet"])
-    assert recipe == Recipe(epochs=3, sizes=(16, 32), rate=0.01, flip=False, stem="imagenet", crop=2, average=0.98)
+    recipe = change_recipe(
+        find_recipe("quick"), ["epochs=3", "sizes=16,32", "learning_rate=1e-2", "flip=false", "stem=imagenet"]
+    )
+    assert recipe == Recipe(
+        epochs=3, sizes=(16, 32), learning_rate=0.01, flip=False, stem="imagenet", crop=2, ema_decay=0.98
+    )
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_survives_its_config(name):
     fields = dataclasses.asdict(RECIPES[name])
-    assert from_config({**fields, "sizes": list(fields["sizes"])}) == RECIPES[name]
+    assert recipe_from_json({**fields, "sizes": list(fields["sizes"])}) == RECIPES[name]
 
 
 @pytest.mark.parametrize(
@@ -57,9 +61,9 @@ def test_a_recipe_survives_its_config(name):
         ("epochs=0", "epochs is 0; expected 1 or more"),
         ("sizes=16,x", "sizes is '16,x'; expected numbers like 16,24,32"),
         ("sizes=4", "expected sides of 8 pixels or more"),
-        ("rate=nan", "rate is nan; expected a number above 0"),
-        ("rate=inf", "rate is inf"),
-        ("batch=1", "batch is 1; expected 2 or more"),
+        ("learning_rate=nan", "learning_rate is nan; expected a number above 0"),
+        ("learning_rate=inf", "learning_rate is inf"),
+        ("batch_size=1", "batch_size is 1; expected 2 or more"),
         ("flip=perhaps", "flip is 'perhaps'"),
         ("holdout=1", "holdout is 1.0"),
         ("crop=16", "crop is 16"),
@@ -69,7 +73,7 @@ def test_a_recipe_survives_its_config(name):
 )
 def test_a_change_that_cannot_be_is_refused(change, message):
     with pytest.raises(UsageError, match=message):
-        changed(find_recipe("quick"), [change])
+        change_recipe(find_recipe("quick"), [change])
 
 
 def test_an_unknown_recipe_is_refused():
@@ -77,5 +81,19 @@ def test_an_unknown_recipe_is_refused():
         find_recipe("slow")
 
 
-def test_every_range_belongs_to_a_field():
-    assert set(RANGES) <= {field.name for field in dataclasses.fields(Recipe)}
+def test_every_number_has_a_range():
+    numbers = {field.name for field in dataclasses.fields(Recipe) if type(field.default) in (int, float, tuple)}
+    ranges = {field.name for field in dataclasses.fields(Recipe) if field.metadata}
+    assert ranges == numbers and len(ranges) == 16
+
+
+OLD = {"batch": 8, "rate": 0.3, "decay": 0.01, "smoothing": 0.2, "average": 0.5}
+
+
+def test_old_names_are_read_with_a_note(caplog):
+    new = Recipe(batch_size=8, learning_rate=0.3, weight_decay=0.01, label_smoothing=0.2, ema_decay=0.5)
+    assert change_recipe(Recipe(), [f"{name}={value}" for name, value in OLD.items()]) == new
+    assert "recipe field rate is called learning_rate now" in caplog.messages and len(caplog.messages) == 5
+    caplog.clear()
+    assert recipe_from_json({**OLD, "sizes": [32]}) == new
+    assert not caplog.messages

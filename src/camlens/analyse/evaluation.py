@@ -16,8 +16,7 @@ from camlens.data.dataset import Dataset
 from camlens.files import replacing
 from camlens.model.classifier import Classifier
 from camlens.runtime.predict import predict
-from camlens.runtime.processes import Processes
-from camlens.train.distributed import ALONE, Ranks
+from camlens.runtime.processes import SINGLE_PROCESS, Processes
 
 Sort = Literal["confidence", "margin", "random"]
 BINS = 15  # of equal width in confidence, as in Guo et al. 2017
@@ -191,13 +190,13 @@ class Evaluation:
             )
 
 
-def evaluate(model: Classifier, data: Dataset, batch: int = 250, ranks: Ranks = ALONE) -> Evaluation:
+def evaluate(model: Classifier, data: Dataset, batch: int = 250, processes: Processes = SINGLE_PROCESS) -> Evaluation:
     """Predict every image of `data`, as it is and once (no test-time augmentation); several processes share them out.
 
     The images may be of any size and the classes in any order: the evaluation has them in the model's.
     Raises `DataError` where the classes differ, `ModelError` where the network gives logits that are not numbers.
     """
     data = model.match(data)
-    predictions = predict(model, data, batch, processes=Processes(ranks.rank, ranks.count, ranks.local))
+    predictions = predict(model, data, batch, processes=processes)
     predictions.check_finite(model.name)
     return Evaluation(model, data, predictions.logits)

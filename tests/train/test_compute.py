@@ -3,8 +3,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from camlens.train import pace
-from camlens.train.pace import FAST_IN_BF16, LONG, Pace, choose, in_words
+from camlens.train import compute
+from camlens.train.compute import (
+    BF16_INSTRUCTIONS,
+    MIN_IMAGES_TO_COMPILE,
+    ComputeOptions,
+    bf16_instructions,
+    choose_compute,
+    describe_compute,
+)
 
 CPU = torch.device("cpu")
 
@@ -17,7 +24,7 @@ def processor(monkeypatch):
         found = dict.fromkeys(("avx2", "avx512_f", *names), True)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
 
-    monkeypatch.setattr(pace.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(compute.shutil, "which", lambda name: f"/usr/bin/{name}")
     return has
 
 
@@ -31,8 +38,8 @@ def processor(monkeypatch):
 )
 def test_the_processor_decides_on_bfloat16(processor, has, bf16, reason):
     processor(*has)
-    chosen, reasons = choose(CPU, 100)
-    assert chosen == Pace(bf16=bf16, compiled=False) and reasons["bf16"] == reason
+    chosen, reasons = choose_compute(CPU, 100)
+    assert chosen == ComputeOptions(bf16=bf16, compiled=False) and reasons["bf16"] == reason
 
 
 def test_no_clock_decides(processor, monkeypatch):
@@ -40,7 +47,7 @@ def test_no_clock_decides(processor, monkeypatch):
     processor("avx512_bf16")
     for clock in ("time", "monotonic", "perf_counter", "process_time"):
         monkeypatch.setattr(f"time.{clock}", lambda: pytest.fail("a clock was read"))
-    assert choose(CPU, LONG)[0] == Pace(bf16=True, compiled=True)
+    assert choose_compute(CPU, MIN_IMAGES_TO_COMPILE)[0] == ComputeOptions(bf16=True, compiled=True)
 
 
 def test_an_older_torch_says_what_the_processor_has(monkeypatch):
@@ -48,7 +55,7 @@ def test_an_older_torch_says_what_the_processor_has(monkeypatch):
     for has_it in (True, False):
         for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
             monkeypatch.setattr(torch.cpu, name, lambda has_it=has_it: has_it)
-        assert pace.instructions() == (set(FAST_IN_BF16) if has_it else set())
+        assert bf16_instructions() == (set(BF16_INSTRUCTIONS) if has_it else set())
 
 
 def test_what_was_found_is_what_the_system_says():
@@ -57,27 +64,30 @@ def test_what_was_found_is_what_the_system_says():
         flags = next(line for line in lines if line.startswith("flags")).split()
     except (OSError, StopIteration):
         pytest.skip("this system does not list the instructions of its processor")
-    assert pace.instructions() == set(FAST_IN_BF16) & set(flags)
+    assert bf16_instructions() == set(BF16_INSTRUCTIONS) & set(flags)
 
 
 def test_long_runs_are_compiled_where_a_compiler_is(processor, monkeypatch):
     processor()
-    assert choose(CPU, LONG)[0].compiled and not choose(CPU, LONG - 1)[0].compiled
-    monkeypatch.setattr(pace.shutil, "which", lambda _name: None)
-    chosen, reasons = choose(CPU, LONG)
+    assert (
+        choose_compute(CPU, MIN_IMAGES_TO_COMPILE)[0].compiled
+        and not choose_compute(CPU, MIN_IMAGES_TO_COMPILE - 1)[0].compiled
+    )
+    monkeypatch.setattr(compute.shutil, "which", lambda _name: None)
+    chosen, reasons = choose_compute(CPU, MIN_IMAGES_TO_COMPILE)
     assert not chosen.compiled and reasons["compiled"] == "g++ is not there"
 
 
 def test_what_is_decided_is_not_chosen(processor):
     processor("amx_bf16")
-    chosen, reasons = choose(CPU, LONG, bf16=False, compiled=False)
-    assert chosen == Pace(bf16=False, compiled=False) and reasons["bf16"] == "as asked for"
-    chosen, _ = choose(CPU, 1, compiled=True, channels_last=False)
-    assert chosen == Pace(bf16=True, compiled=True, channels_last=False)
+    chosen, reasons = choose_compute(CPU, MIN_IMAGES_TO_COMPILE, bf16=False, compiled=False)
+    assert chosen == ComputeOptions(bf16=False, compiled=False) and reasons["bf16"] == "as asked for"
+    chosen, _ = choose_compute(CPU, 1, compiled=True, channels_last=False)
+    assert chosen == ComputeOptions(bf16=True, compiled=True, channels_last=False)
 
 
-def test_a_pace_in_words(processor):
+def test_options_in_words(processor):
     processor("avx512_bf16")
-    assert in_words(*choose(CPU, LONG, compiled=False)) == (
+    assert describe_compute(*choose_compute(CPU, MIN_IMAGES_TO_COMPILE, compiled=False)) == (
         "bfloat16 (the processor has AVX512_BF16), not compiled (as asked for), channels last (always)"
     )

@@ -1,0 +1,101 @@
+"""Augmentation of whole batches of training images, on their device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images are changed.
+
+    Args:
+        flip: Mirror each image left to right in every other epoch (Jordan 2024, arXiv 2404.00498, section 3.6).
+        crop: Largest shift in pixels in each direction. The image is continued by its mirrored border.
+        cutout: Side in pixels of a square that is set to the mean colour (DeVries and Taylor 2017, arXiv 1708.04552);
+            0 for none.
+        mixup, cutmix: See `mix`; 0 for none. Where both are given, each batch gets one of them.
+    """
+
+    flip: bool = True
+    crop: int = 4
+    cutout: int = 0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+def draw_positions(count: int, side: int, crop: int, generator: torch.Generator) -> Tensor:
+    """Random positions of the shift and the cutout of `count` images, for `augment`: (4, count) int64."""
+    shifts = torch.randint(2 * crop + 1, (2, count), generator=generator)
+    return torch.cat([shifts, torch.randint(side, (2, count), generator=generator)])
+
+
+def augment(images: Tensor, positions: Tensor, flipped: Tensor, crop: int, cutout: int, colour: Tensor) -> Tensor:
+    """Shift, mirror and cut a batch of images.
+
+    Args:
+        images: (B, 3, H, W) uint8.
+        positions: (4, B) int64: row and column of the image's upper left corner within the padded image, 0 to
+            2 * `crop`, then row and column of the centre of the square.
+        flipped: (B,) bool, the images to mirror left to right.
+        crop: Width of the mirrored border in pixels.
+        cutout: Side of the square in pixels, 0 for none.
+        colour: (3,), what the square is filled with, 0 to 255.
+
+    Returns:
+        (B, 3, H, W) uint8.
+    """
+    count, _, height, width = images.shape
+    rows, columns = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    top, left, centre_row, centre_column = positions[:, :, None]  # (B, 1) each
+    source_rows, source_columns = top + rows, left + columns  # (B, H), (B, W)
+    source_columns = torch.where(flipped[:, None], source_columns.flip(1), source_columns)
+    padded = F.pad(images.float(), (crop,) * 4, mode="reflect").to(images.dtype) if crop else images
+    index = torch.arange(count, device=images.device)[:, None, None]
+    moved = padded.permute(0, 2, 3, 1)[index, source_rows[:, :, None], source_columns[:, None, :]]  # (B, H, W, 3)
+    moved = moved.permute(0, 3, 1, 2)
+    if cutout:
+        low, high = -(cutout // 2), (cutout + 1) // 2
+        in_rows, in_columns = (
+            (low <= offset) & (offset < high) for offset in (rows - centre_row, columns - centre_column)
+        )
+        hole = (in_rows[:, :, None] & in_columns[:, None, :])[:, None]  # (B, 1, H, W)
+        moved = torch.where(hole, colour.to(images.dtype).view(1, 3, 1, 1), moved)
+    return moved
+
+
+def mix(images: Tensor, random: np.random.Generator, mixup: float, cutmix: float) -> tuple[Tensor, float]:
+    """Mix each image with the next one of its batch, by MixUp or CutMix.
+
+    Args:
+        images: (B, 3, H, W) uint8.
+        random: Decides on the method, the weights and the rectangle.
+        mixup: Above 0, a weighted mean of the two images with weights from Beta(mixup, mixup) (Zhang et al. 2017,
+            arXiv 1710.09412).
+        cutmix: Above 0, a rectangle of the other image, its area from Beta(cutmix, cutmix) (Yun et al. 2019, arXiv
+            1905.04899). Where both are above 0, each has a probability of one half.
+
+    Returns:
+        The mixed images (B, 3, H, W), float32 after MixUp and uint8 otherwise, and the weight lambda of the image's
+        own label, 0 to 1.
+    """
+    if not (mixup or cutmix):
+        return images, 1.0
+    partners = images.roll(1, dims=0)
+    if mixup and not (cutmix and random.random() < 0.5):
+        lam = float(random.beta(mixup, mixup))
+        return torch.lerp(partners.float(), images.float(), lam), lam
+    side = np.sqrt(1 - random.beta(cutmix, cutmix))  # of the rectangle, as a fraction of the image's
+    spans = []
+    for length in images.shape[2:]:
+        centre, half = random.integers(length), side * length / 2
+        spans.append((max(0, round(centre - half)), min(length, round(centre + half))))
+    (top, bottom), (left, right) = spans
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = partners[:, :, top:bottom, left:right]
+    return mixed, 1 - (bottom - top) * (right - left) / (images.shape[2] * images.shape[3])

@@ -1,0 +1,97 @@
+"""How training computes: precision, compilation and memory layout.
+
+The choice depends on what the device reports and on the size of the run, never on a timing: the same seed gives the
+same weights on one machine, however busy it is.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+
+MIN_IMAGES_TO_COMPILE = 200_000  # of one size; compiling takes half a minute or more for each size
+BF16_INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512_BF16"}  # measured by benchmarks/train.py
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """How a run computes.
+
+    Args:
+        bf16: Convolutions and matrix products in bfloat16; weights and sums stay in float32.
+        compiled: Run the network through `torch.compile`.
+        channels_last: Memory layout of images and weights.
+    """
+
+    bf16: bool = False
+    compiled: bool = False
+    channels_last: bool = True
+
+
+def choose_compute(device: torch.device, images: int, **fixed: bool) -> tuple[ComputeOptions, dict[str, str]]:
+    """Choose the options of a run.
+
+    Args:
+        device: Where the run computes.
+        images: Number of images of each size that the run sees, over all epochs.
+        **fixed: Fields of `ComputeOptions` that are not to be chosen.
+
+    Returns:
+        The options, and the reason for each of their fields.
+    """
+    choices = {
+        "bf16": choose_bf16(device),
+        "compiled": choose_compiled(device, images),
+        "channels_last": (True, "always"),
+        **{field: (on, "as asked for") for field, on in fixed.items()},
+    }
+    options = ComputeOptions(**{field: on for field, (on, _) in choices.items()})
+    return options, {field: reason for field, (_, reason) in choices.items()}
+
+
+def describe_compute(options: ComputeOptions, reasons: dict[str, str]) -> str:
+    """The options with their reasons, as a line of text."""
+    words = {
+        "bf16": "bfloat16" if options.bf16 else "float32",
+        "compiled": "compiled" if options.compiled else "not compiled",
+        "channels_last": "channels last" if options.channels_last else "channels first",
+    }
+    return ", ".join(f"{word} ({reasons[field]})" for field, word in words.items())
+
+
+def choose_bf16(device: torch.device) -> tuple[bool, str]:
+    """Whether the device trains faster in bfloat16, and why."""
+    if device.type == "cuda":
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        return supported, f"the GPU has {'' if supported else 'no '}bfloat16"
+    if device.type != "cpu":
+        return False, f"bfloat16 is unmeasured on {device.type}"
+    supported_here = bf16_instructions()
+    for name, known_as in BF16_INSTRUCTIONS.items():
+        if name in supported_here:
+            return True, f"the processor has {known_as}"
+    return False, f"the processor has neither {' nor '.join(BF16_INSTRUCTIONS.values())}"
+
+
+def bf16_instructions() -> set[str]:
+    """The names in `BF16_INSTRUCTIONS` that this processor has."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return {name for name in BF16_INSTRUCTIONS if torch.cpu.get_capabilities().get(name)}
+    # older versions of torch
+    has = {"amx_bf16": torch.cpu._is_amx_tile_supported(), "avx512_bf16": torch.cpu._is_avx512_bf16_supported()}
+    return {name for name, supported in has.items() if supported}
+
+
+def choose_compiled(device: torch.device, images: int) -> tuple[bool, str]:
+    """Whether a run that sees so many images of each size is faster compiled, and why."""
+    if device.type == "mps":
+        return False, "compiling is unmeasured on mps"
+    if images < MIN_IMAGES_TO_COMPILE:
+        return False, f"the run sees fewer than {MIN_IMAGES_TO_COMPILE:,} images of each size"
+    compiler, find = ("triton", find_spec) if device.type == "cuda" else ("g++", shutil.which)
+    if find(compiler) is None:
+        return False, f"{compiler} is not there"
+    return True, f"the run sees {MIN_IMAGES_TO_COMPILE:,} images or more of each size"

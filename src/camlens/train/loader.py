@@ -1,0 +1,174 @@
+"""Training batches: all images lie on the device as uint8, and whole batches are augmented there.
+
+Every random number depends on the seed and the place in training alone, so that a resumed run draws the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from camlens.data.augment import Augmentation, augment, draw_positions, mix
+from camlens.data.dataset import Dataset
+from camlens.errors import DataError, UsageError
+from camlens.runtime.processes import SINGLE_PROCESS, Processes
+from camlens.train.recipe import Recipe
+
+
+def random_generator(seed: int, *position: int) -> torch.Generator:
+    """Random numbers that depend on the seed and the place in training, for example the epoch."""
+    mixed = seed
+    for number in position:
+        mixed = (mixed * 1_000_003 + number + 1) % 2**62
+    return torch.Generator().manual_seed(mixed)
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of `count` images in an epoch, which depends on seed and epoch alone."""
+    return torch.randperm(count, generator=random_generator(seed, epoch))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images to learn from.
+
+    Args:
+        images: (B, 3, H, W), 0 to 255.
+        labels: (B,) int64.
+        partner_labels: (B,) int64, of the images that were mixed in.
+        lam: Weight of `labels`, 0 to 1; 1 - `lam` is that of `partner_labels`.
+        weight: Weight of this process's part of the batch in the mean over all processes, about 1.
+    """
+
+    images: Tensor
+    labels: Tensor
+    partner_labels: Tensor
+    lam: float
+    weight: float
+
+
+@dataclass
+class TrainLoader:
+    """Augmented batches of training images.
+
+    Args:
+        data: The training split.
+        indices: (n,) int64, the images to learn from.
+        batch_size: Images a step, over all processes.
+        seed: Decides order and augmentation.
+        augmentation: How the images are changed.
+        device: Where the batches are made.
+        processes: Each gets its part of every batch.
+    """
+
+    data: Dataset
+    indices: Tensor
+    batch_size: int
+    seed: int
+    augmentation: Augmentation
+    device: torch.device
+    processes: Processes = SINGLE_PROCESS
+
+    def __post_init__(self) -> None:
+        self.labels = self.data.labels.to(self.device)
+        count = len(self.data)
+        self.flipped = torch.rand(count, generator=random_generator(self.seed, count)) < 0.5  # in even epochs
+        self.mean_colour = torch.tensor(self.data.channel_statistics()[0], device=self.device).mul(255).round()
+        self.bounds = batch_bounds(len(self.indices), self.batch_size, self.processes.world_size)
+        self.pixels = torch.empty(0)
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return len(self.bounds) - 1
+
+    @property
+    def local_batch_size(self) -> int:
+        """Images of a full batch that this process gets."""
+        return len(range(self.batch_size)[self.local_part(0, self.batch_size)])
+
+    def local_part(self, start: int, end: int) -> slice:
+        """The part that this process gets of the places `start` to `end` in an epoch."""
+        rank, world_size = self.processes.rank, self.processes.world_size
+        return slice(*(start + (end - start) * number // world_size for number in (rank, rank + 1)))
+
+    def pixels_at(self, side: int) -> Tensor:
+        """All images at this size, (N, 3, side, side) uint8, on the device; kept until another size is asked for."""
+        if self.pixels.shape[2:] != (side, side):
+            batches = self.data.resized((side, side)).batches()
+            self.pixels = torch.cat([images.to(self.device) for images in batches])
+        return self.pixels
+
+    def batches(self, epoch: int, side: int, scale: float, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            side: Image side in pixels.
+            scale: Multiplies the lengths of the augmentation.
+            first: Number of the batch to start from.
+        """
+        pixels, count = self.pixels_at(side), len(self.indices)
+        crop, cutout = round(self.augmentation.crop * scale), round(self.augmentation.cutout * scale)
+        order = self.indices[epoch_order(count, self.seed, epoch)]
+        flipped = torch.zeros(count, dtype=torch.bool)
+        if self.augmentation.flip:
+            flipped = self.flipped[order] ^ bool(epoch % 2)
+        positions = draw_positions(count, side, crop, random_generator(self.seed, epoch, 0))
+        order, flipped, positions = (drawn.to(self.device) for drawn in (order, flipped, positions))
+        for number, (start, end) in enumerate(pairwise(self.bounds[first:]), first):
+            part = self.local_part(start, end)
+            images, labels = pixels[order[part]], self.labels[order[part]]
+            images = augment(images, positions[:, part], flipped[part], crop, cutout, self.mean_colour)
+            random = np.random.default_rng((self.seed, epoch, number, self.processes.rank))
+            images, lam = mix(images, random, self.augmentation.mixup, self.augmentation.cutmix)
+            yield Batch(
+                images, labels, labels.roll(1), lam, weight=len(labels) * self.processes.world_size / (end - start)
+            )
+
+
+def batch_bounds(count: int, batch_size: int, world_size: int = 1) -> list[int]:
+    """Where the batches of `count` images start, and where the last one ends.
+
+    One image left over makes no batch: BatchNorm has no variance to learn from it. Statistics of few images are
+    noise, so where less than half a batch is left over, the last two batches are made equal.
+    """
+    full, rest = divmod(count, batch_size)
+    bounds = [number * batch_size for number in range(full + 1)]
+    if rest >= 2 * world_size:
+        bounds.append(count)
+        if full and rest < batch_size / 2:
+            bounds[-2] = (bounds[-3] + bounds[-1]) // 2
+    return bounds
+
+
+def split_held_out(data: Dataset, recipe: Recipe, seed: int, world_size: int = 1) -> tuple[Tensor, Tensor]:
+    """Indices of the images to learn from, and of those held out to choose the best epoch.
+
+    Raises:
+        DataError: There are too few images.
+        UsageError: The batch is too small for so many processes.
+    """
+    order = torch.randperm(len(data), generator=random_generator(seed))
+    count = max(1, round(len(data) * recipe.holdout)) if recipe.holdout else 0
+    train, held_out = order[count:], order[:count]
+    images = f"{data.name} has {len(train)} training images besides the {count} held out"
+    if len(train) < 2 * world_size:
+        raise DataError(
+            f"{images}, fewer than two for each of {world_size} processes; start fewer processes or give more images"
+        )
+    if recipe.batch_size < 2 * world_size:
+        raise UsageError(
+            f"a batch of {recipe.batch_size} gives {world_size} processes fewer than two images each; "
+            f"set a larger one: --set batch_size={2 * world_size}"
+        )
+    if len(train) < recipe.batch_size:
+        raise DataError(
+            f"{images}, fewer than one batch of {recipe.batch_size}; give more images or a smaller batch: "
+            f"--set batch_size={max(2, len(train) // 4)}"
+        )
+    return train, held_out
