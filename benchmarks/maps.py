@@ -309,7 +309,7 @@ def main() -> None:
 
 def write_int8(path: Path) -> None:
     """What `camlens export --int8` writes."""
-    from camlens.show.onnx import write as export
+    from camlens.show.export.write import write as export
 
     export(camlens.load(), path, cifar10.load("test"), cifar10.load("train"), int8=True)
 

@@ -526,7 +526,7 @@ def export(
 ) -> None:
     """Write prediction and heat map as one ONNX graph, model.onnx, and compare it with the network on real images."""
     try:
-        from camlens.show import onnx
+        from camlens.show.export.write import write
     except ModuleNotFoundError as error:
         raise CamlensError(f"export needs {error.name}; install it with: pip install 'camlens[onnx]'") from error
     classifier = load_model(model, model_option, weights, "cpu")
@@ -535,7 +535,7 @@ def export(
             raise unknown("layer", name, ("layer3", classifier.layers[-1]), "an export")
     test, train = load_both(data, data_dir, skip_unreadable, classifier.input_size)
     path = out_folder(out) / "model.onnx"
-    found = onnx.write(classifier, path, test, train, layer3="layer3" in (layer or ()), int8=int8)
+    found = write(classifier, path, test, train, layer3="layer3" in (layer or ()), int8=int8)
     if as_json:
         print_json({"file": str(path), "bytes": path.stat().st_size, **found})
         return

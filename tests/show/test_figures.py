@@ -3,10 +3,12 @@ import pytest
 import torch
 from PIL import Image
 
-from camlens.maps import heat
+from camlens.maps.overlay import BLUE, ORANGE, overlay
 from camlens.show import figures
-from camlens.show.figures import Case
-from camlens.show.sheet import CONTRAST, LABEL, PREDICTION, TO_LABEL, TO_PREDICTION, Sheet, fitted, text_width
+from camlens.show.figures import Case, ExplainedPicture
+from camlens.show.figures.parts import as_array, enlarge, percent, shared_scale
+from camlens.show.figures.sheet import CONTRAST, TO_LABEL, TO_PREDICTION, Sheet, shorten, text_width
+from camlens.show.palette import LABEL, PREDICTION
 
 
 def picture(seed=0, side=32):
@@ -19,7 +21,7 @@ def case(**changes):
         "layer4": (torch.rand(4, 4), torch.rand(4, 4), torch.randn(4, 4)),
     }
     fields = {"picture": picture(), "index": 3, "file": "test/3.png", "label": "cat", "prediction": "dog"}
-    return Case(**{**fields, "label_share": 0.03, "prediction_share": 0.88, "maps": maps, **changes})
+    return Case(**{**fields, "label_probability": 0.03, "prediction_probability": 0.88, "maps": maps, **changes})
 
 
 def texts(sheet):
@@ -34,7 +36,7 @@ def drawn(sheet, path):
 
 def test_small_pictures_are_drawn_with_sharp_square_pixels(tmp_path):
     sheet = Sheet(100, 80)
-    sheet.picture(10, 8, 64, figures.as_array(figures.enlarged(picture(), 64)))
+    sheet.picture(10, 8, 64, as_array(enlarge(picture(), 64)))
     area = drawn(sheet, tmp_path / "a.png")[16 : 16 + 128, 20 : 20 + 128]
     blocks = area.reshape(32, 4, 32, 4, 3)
     assert (blocks == blocks[:, :1, :, :1]).all()
@@ -116,7 +118,9 @@ def test_no_text_leaves_the_sheet_or_lies_on_other_text(tmp_path):
         figures.gradcam("title", "3 of 20 errors, the most confident first.", cases, "grad-cam", "hirescam"),
         figures.misclassified("title", "3 of 20 errors, the most confident first.", cases),
         figures.explained(
-            "p.png", picture(), [("cat", 0.9), ("dog", 0.1)], {"l": torch.rand(4, 4)}, "cat", "dog", "hirescam"
+            ExplainedPicture("p.png", picture(), [("cat", 0.9), ("dog", 0.1)], "cat", "dog"),
+            {"l": torch.rand(4, 4)},
+            "hirescam",
         ),
     ):
         sheet.save(tmp_path / "a.png")
@@ -132,33 +136,33 @@ def test_no_text_leaves_the_sheet_or_lies_on_other_text(tmp_path):
 
 def test_maps_of_a_layer_share_one_scale():
     weak, strong = torch.full((4, 4), 0.1), torch.full((4, 4), 1.0)
-    assert figures.scale_of([strong] * 10) == pytest.approx(1.0)
-    assert figures.scale_of([weak] * 9 + [strong * 100]) < 11
-    assert figures.scale_of([torch.zeros(4, 4)]) == 1.0
+    assert shared_scale([strong] * 10) == pytest.approx(1.0)
+    assert shared_scale([weak] * 9 + [strong * 100]) < 11
+    assert shared_scale([torch.zeros(4, 4)]) == 1.0
     flat = torch.full((3, 8, 8), 100, dtype=torch.uint8)
-    assert np.asarray(heat.overlay(flat, weak, scale=1.0)).std(axis=(0, 1)).max() == 0
-    faint, full = (np.asarray(heat.overlay(flat, m, scale=1.0))[0, 0].astype(int) for m in (weak, strong))
+    assert np.asarray(overlay(flat, weak, scale=1.0)).std(axis=(0, 1)).max() == 0
+    faint, full = (np.asarray(overlay(flat, m, scale=1.0))[0, 0].astype(int) for m in (weak, strong))
     assert abs(faint - 100).sum() * 5 < abs(full - 100).sum()
 
 
 def test_the_colour_bars_are_blue_for_the_label_and_orange_for_the_prediction():
-    for colours, strong in ((TO_LABEL, heat.BLUE), (TO_PREDICTION, heat.ORANGE)):
+    for colours, strong in ((TO_LABEL, BLUE), (TO_PREDICTION, ORANGE)):
         np.testing.assert_allclose(np.array(colours(1.0)[:3]) * 255, strong, atol=1)
-    np.testing.assert_allclose(np.array(CONTRAST(0.0)[:3]) * 255, heat.BLUE, atol=1)
-    np.testing.assert_allclose(np.array(CONTRAST(1.0)[:3]) * 255, heat.ORANGE, atol=1)
+    np.testing.assert_allclose(np.array(CONTRAST(0.0)[:3]) * 255, BLUE, atol=1)
+    np.testing.assert_allclose(np.array(CONTRAST(1.0)[:3]) * 255, ORANGE, atol=1)
 
 
 @pytest.mark.parametrize(
-    ("share", "text"),
+    ("probability", "text"),
     [(0.88, "88 %"), (0.021, "2.1 %"), (0.0004, "< 0.1 %"), (0.999, "99.9 %"), (1.0, "100 %"), (0.0996, "10.0 %")],
 )
-def test_probabilities_are_written_for_people(share, text):
-    assert figures.percent(share) == text
+def test_probabilities_are_written_for_people(probability, text):
+    assert percent(probability) == text
 
 
 def test_long_text_is_shortened_to_fit():
-    assert fitted("short", 500, 8) == "short"
-    shortened = fitted("a_very_long_name_of_a_file_000123.png", 80, 8)
+    assert shorten("short", 500, 8) == "short"
+    shortened = shorten("a_very_long_name_of_a_file_000123.png", 80, 8)
     assert shortened.startswith("a_") and "…" in shortened and shortened.endswith(".png")
     assert text_width(shortened, 8) <= 80
 

@@ -11,7 +11,7 @@ import camlens
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.marks import read_marks
 from camlens.errors import DataError
-from camlens.maps.heat import upsample
+from camlens.maps.overlay import upsample
 from camlens.show.report import page
 from tiny import NAMES, Net, classifier, images, pixels_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from camlens.maps.heat import upsample
+from camlens.maps.overlay import stretch, upsample
 from camlens.model.forward import hooked, isolated_forward, micro_batch_size
 from camlens.model.grid import as_grid
 from camlens.progress import track
@@ -84,14 +84,8 @@ def masked_logits(network: nn.Module, images: Tensor, A: Tensor, logits: Tensor)
         varies = activation.amax(dim=(1, 2)) > activation.amin(dim=(1, 2))
         if not bool(varies.any()):
             continue
-        shapes, shape_of_channel = stretched(activation[varies]).unique(dim=0, return_inverse=True)
-        masks = stretched(upsample(shapes, size)).to(image.dtype)[:, None]  # (n, 1, H, W)
+        shapes, shape_of_channel = stretch(activation[varies]).unique(dim=0, return_inverse=True)
+        masks = stretch(upsample(shapes, size)).to(image.dtype)[:, None]  # (n, 1, H, W)
         parts = track(masks.split(micro_batch_size(network, images)), "masking the image by each channel")
         masked[row, varies] = torch.cat([isolated_forward(network, image * part) for part in parts])[shape_of_channel]
     return masked
-
-
-def stretched(maps: Tensor) -> Tensor:
-    """Stretch each map (n, h, w) to 0..1; none may be constant."""
-    low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
-    return (maps - low) / (high - low)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from camlens.errors import UsageError
 from camlens.files import replacing
-from camlens.maps import heat
 from camlens.maps.notebook import to_html
+from camlens.maps.overlay import displayable, overlay, upsample
 from camlens.model.classifier import Classifier
 
 T = TypeVar("T")
@@ -85,12 +85,12 @@ class Explanation:
             Maps (B, H, W) or (B, n, H, W); a dict for a list of layers.
         """
         height, width = size or self.images.shape[-2:]
-        return self._as_asked(lambda maps: heat.upsample(maps, (height, width)))
+        return self._as_asked(lambda maps: upsample(maps, (height, width)))
 
     @property
     def pictures(self) -> Tensor:
         """The images for display, (B, 3, H, W) uint8; each stretched by itself where no normalisation is known."""
-        return heat.stretched(self.images) if self.classifier is None else self.classifier.denormalise(self.images)
+        return displayable(self.images) if self.classifier is None else self.classifier.denormalise(self.images)
 
     def overlay(self, strength: float = 0.8) -> list[Image.Image] | dict[str, list[Image.Image]]:
         """Draw each image in grey under its heat map: orange for, blue against; full colour is the map's extreme.
@@ -105,7 +105,7 @@ class Explanation:
             raise UsageError("an overlay shows one class; explain one target of each image")
         pictures = self.pictures
         return self._as_asked(
-            lambda maps: [heat.overlay(p, m, strength=strength) for p, m in zip(pictures, maps, strict=True)]
+            lambda maps: [overlay(p, m, strength=strength) for p, m in zip(pictures, maps, strict=True)]
         )
 
     def class_name(self, index: int) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch import Tensor
 
-from camlens.maps import heat
+from camlens.maps.overlay import html_figure, overlay
 
 if TYPE_CHECKING:
     from camlens.maps.explanation import Explanation
@@ -31,12 +31,12 @@ def image_row(explanation: Explanation, row: int, picture: Tensor) -> str:
     """An image with its prediction, and a heat map for each layer and class."""
     probability = float(explanation.logits[row].float().softmax(dim=0).max())
     caption = f"{explanation.class_name(int(explanation.prediction[row]))} {100 * probability:.1f} %"
-    figures = [heat.figure(caption, Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()), SIDE)]
+    figures = [html_figure(caption, Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()), SIDE)]
     classes = explanation.target[row].reshape(-1)[:MAX_CLASSES].tolist()
     minus = "" if explanation.against is None else f" − {explanation.class_name(int(explanation.against[row]))}"
     for layer, maps in explanation.layer_maps.items():
         for index, one in zip(classes, maps[row].reshape(-1, *maps.shape[-2:]), strict=False):
             extent = f"{float(one.min()):.2g} … {float(one.max()):.2g}"
             caption = f"{explanation.class_name(index)}{minus}, {layer}, {extent}"
-            figures.append(heat.figure(caption, heat.overlay(picture, one), SIDE))
+            figures.append(html_figure(caption, overlay(picture, one), SIDE))
     return "".join(figures)

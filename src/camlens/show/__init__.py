@@ -1,1 +1,1 @@
-"""For people: figures."""
+"""For people: figures, the error report, the explorer and the export."""

@@ -19,8 +19,8 @@ from camlens.maps.methods import METHODS, find_method
 from camlens.model.classifier import Classifier
 from camlens.progress import Work, track
 from camlens.show import figures
-from camlens.show.figures import Case
-from camlens.show.sheet import Sheet
+from camlens.show.figures import Case, ExplainedPicture
+from camlens.show.figures.sheet import Sheet
 
 CONTRAST_METHOD = "hirescam"  # signed, and behind the last layer of a pooled linear head it adds up to the margin
 
@@ -115,9 +115,10 @@ def picture(
     minus = None if result.against is None else model.class_names[int(result.against[0])]
     if minus == explained:
         raise UsageError(f"{title}: why {explained} and not {minus}? Give another class to explain it against")
+    subject = ExplainedPicture(title, shown, likeliest, explained, minus)
     if method == "all":
-        return likeliest, figures.methods(title, shown, likeliest, maps, explained, minus)
-    return likeliest, figures.explained(title, shown, likeliest, maps[result.method], explained, minus, result.method)
+        return likeliest, figures.methods(subject, maps)
+    return likeliest, figures.explained(subject, maps[result.method], result.method)
 
 
 def cases(evaluation: Evaluation, indices: Tensor, layers: Sequence[str], method: str, batch: int = 12) -> list[Case]:
@@ -148,8 +149,8 @@ def _explained(evaluation: Evaluation, indices: Tensor, layers: Sequence[str], m
                 file=data.files[index],
                 label=data.class_names[label],
                 prediction=data.class_names[prediction],
-                label_share=float(shares[row, label]),
-                prediction_share=float(shares[row, prediction]),
+                label_probability=float(shares[row, label]),
+                prediction_probability=float(shares[row, prediction]),
                 maps={layer: (of_prediction[layer], of_label[layer], contrast[layer]) for layer in layers},
             )
         )

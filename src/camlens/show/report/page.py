@@ -9,7 +9,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from camlens.files import out_folder, write_text
 from camlens.maps.explain import explain
 from camlens.model.classifier import Classifier
 from camlens.progress import Work, track
+from camlens.show.report.assets import script, style_sheet, template
 
 ALL = 10  # classes, up to which the maps of all of them travel with an error
 MOST = 8  # with more classes: those of the most probable, and of the label
@@ -443,19 +443,16 @@ def differences(first: Evaluation, second: Evaluation) -> list[str]:
     ]
 
 
-def own(kind: str) -> str:
-    """The page's own "html", "css" or "js"."""
-    return (files("camlens.show.report") / f"page.{kind}").read_text(encoding="utf-8")
-
-
 def policy(live: bool) -> str:
     """The page's Content-Security-Policy: its own style and script, by their hashes, and no request.
 
     live: none but to where it came from
     """
-    style, script = (base64.b64encode(hashlib.sha256(own(kind).encode()).digest()).decode() for kind in ("css", "js"))
+    style, code = (
+        base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (style_sheet(), script())
+    )
     return (
-        f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; img-src data: blob:; "
+        f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{code}'; img-src data: blob:; "
         f"connect-src {'self' if live else 'none'!r}; base-uri 'none'; form-action 'none'"
     )
 
@@ -468,9 +465,9 @@ def html(facts: dict[str, Any]) -> str:
     names = [model["name"] for model in facts["models"]]
     data = facts["data"]["name"]
     title = f"What {names[0]} gets wrong on {data}" if len(names) == 1 else f"{' and '.join(names)} on {data}"
-    template = Environment(autoescape=True).from_string(own("html"))
-    parts = {"facts": Markup(text), "css": Markup(own("css")), "js": Markup(own("js"))}
-    return template.render(title=title, split=facts["data"]["split"], policy=policy("live" in facts), **parts)
+    page = Environment(autoescape=True).from_string(template())
+    parts = {"facts": Markup(text), "style_sheet": Markup(style_sheet()), "script": Markup(script())}
+    return page.render(title=title, split=facts["data"]["split"], policy=policy("live" in facts), **parts)
 
 
 def facts_in(path: Path) -> dict[str, Any]:

@@ -21,16 +21,13 @@ from matplotlib.textpath import TextPath
 
 from camlens.files import replacing
 from camlens.progress import Work
+from camlens.show.palette import INK, LABEL_FILL, LINE, PAPER, PREDICTION_FILL, SOFT
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
 
-PAPER, INK, SOFT, LINE = "#fcfbf9", "#1d1c1a", "#6d6960", "#e6e2da"
-LABEL, PREDICTION = "#1c62b9", "#c2590c"  # blue is the label, orange the prediction, everywhere
-EVIDENCE_BLUE, EVIDENCE_ORANGE = "#1c62b9", "#e2680c"  # as on the overlays
-
-TO_PREDICTION = LinearSegmentedColormap.from_list("to prediction", [PAPER, EVIDENCE_ORANGE])
-TO_LABEL = LinearSegmentedColormap.from_list("to label", [PAPER, EVIDENCE_BLUE])
-CONTRAST = LinearSegmentedColormap.from_list("contrast", [EVIDENCE_BLUE, PAPER, EVIDENCE_ORANGE])
+TO_PREDICTION = LinearSegmentedColormap.from_list("to prediction", [PAPER, PREDICTION_FILL])
+TO_LABEL = LinearSegmentedColormap.from_list("to label", [PAPER, LABEL_FILL])
+CONTRAST = LinearSegmentedColormap.from_list("contrast", [LABEL_FILL, PAPER, PREDICTION_FILL])
 
 MARGIN = 24
 DPI = 200  # of what is written; a unit of the sheet is 1/100 inch, two pixels
@@ -61,7 +58,7 @@ class Sheet:
 
     def title(self, text: str) -> None:
         """The heading of the sheet, shortened where it is too long."""
-        self.text(MARGIN, MARGIN - 4, fitted(text, self.width - 2 * MARGIN, 13, "bold"), 13, weight="bold")
+        self.text(MARGIN, MARGIN - 4, shorten(text, self.width - 2 * MARGIN, 13, "bold"), 13, weight="bold")
 
     def line(self, x: float, y: float, parts: Sequence[tuple[str, str]], size: float = 8, **style: Any) -> None:
         """Pieces of text, each with its colour, one after the other."""
@@ -112,7 +109,7 @@ def text_width(text: str, size: float, weight: str = "normal") -> float:
     return float(both - stroke) * 100 / 72
 
 
-def fitted(text: str, width: float, size: float, weight: str = "normal") -> str:
+def shorten(text: str, width: float, size: float, weight: str = "normal") -> str:
     """The text, shortened in its middle until it fits into `width` units: names of a kind often differ at the end."""
     room = 0.95 * width  # drawn glyphs are a little wider than their outlines
     shown, kept = text, len(text)

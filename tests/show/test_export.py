@@ -20,7 +20,7 @@ from camlens.maps.explain import explain
 from camlens.model import checkpoint
 from camlens.model.classifier import Classifier
 from camlens.model.resnet import ResNet
-from camlens.show.onnx import write
+from camlens.show.export.write import write
 from camlens.show.report import report
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +123,7 @@ def test_any_network_with_a_pooled_linear_head(tmp_path):
 
 
 def test_in_whole_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr("camlens.show.onnx.MOST_LOST", 1)  # noise, of which so small a network knows nothing
+    monkeypatch.setattr("camlens.show.export.compare.MAX_ACCURACY_LOSS", 1)  # on noise, accuracy is chance
     model = tiny.classifier(tiny.Pooled(), side=32)
     found = write(
         model, tmp_path / "model.onnx", tiny.images(300, side=32), tiny.images(600, "train", side=32), int8=True
@@ -136,9 +136,9 @@ def test_in_whole_numbers(tmp_path, monkeypatch):
     assert 0.9 < np.median(alike) < 1
 
 
-@pytest.mark.parametrize(("name", "value"), [("MOST_LOST", -1), ("LEAST_ALIKE", 1.01)])
+@pytest.mark.parametrize(("name", "value"), [("MAX_ACCURACY_LOSS", -1), ("MIN_MAP_CORRELATION", 1.01)])
 def test_what_loses_too_much_in_whole_numbers_is_not_written(tmp_path, monkeypatch, name, value):
-    monkeypatch.setattr(f"camlens.show.onnx.{name}", value)
+    monkeypatch.setattr(f"camlens.show.export.compare.{name}", value)
     (tmp_path / "model.onnx").write_text("the old one")
     with pytest.raises(ModelError, match=r"points of accuracy .* no file was written"):
         write(resnet(), tmp_path / "model.onnx", tiny.images(50, side=32), tiny.images(64, "train", side=32), int8=True)

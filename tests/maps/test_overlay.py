@@ -9,7 +9,7 @@ import oracles
 from camlens.errors import UsageError
 from camlens.maps.explain import explain
 from camlens.maps.explanation import Explanation
-from camlens.maps.heat import BLUE, ORANGE, overlay, stretched, upsample
+from camlens.maps.overlay import BLUE, ORANGE, displayable, overlay, stretch, upsample
 from camlens.model.classifier import Classifier
 
 LUMA = (0.299, 0.587, 0.114)
@@ -128,10 +128,18 @@ def test_half_precision_and_recorded_maps_are_drawn_too():
 
 def test_images_of_unknown_normalisation_are_stretched():
     images = torch.randn(2, 3, 4, 4) * torch.tensor([1, 100])[:, None, None, None]
-    pixels = stretched(images)
+    pixels = displayable(images)
     assert pixels.dtype == torch.uint8
     assert pixels.amin(dim=(1, 2, 3)).tolist() == [0, 0] and pixels.amax(dim=(1, 2, 3)).tolist() == [255, 255]
-    assert stretched(torch.full((1, 3, 2, 2), 7.0)).unique().tolist() == [0]
+    assert displayable(torch.full((1, 3, 2, 2), 7.0)).unique().tolist() == [0]
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4), (2, 3, 4, 5)])
+def test_each_item_is_stretched_by_itself(shape):
+    batch = torch.randn(shape) * torch.tensor([1e-20, 1e6]).view(-1, *[1] * (len(shape) - 1))
+    items = zip(stretch(batch), batch, strict=True)
+    assert all(torch.equal(found, (item - item.min()) / (item.max() - item.min())) for found, item in items)
+    assert stretch(torch.full(shape, 7.0)).unique().tolist() == [0]
 
 
 # --- an explanation's own
@@ -165,7 +173,7 @@ def test_maps_are_upsampled_to_the_images_or_to_any_size():
 
 def test_each_image_gets_its_overlay():
     model = Classifier(nn.Identity(), ["cat", "dog"], (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (8, 10))
-    for classifier, to_pixels in ((None, stretched), (model, model.denormalise)):
+    for classifier, to_pixels in ((None, displayable), (model, model.denormalise)):
         result = explanation(SIGNED, classifier=classifier)
         expected = [overlay(p, m, strength=0.4) for p, m in zip(to_pixels(result.images), SIGNED, strict=True)]
         shown = result.overlay(strength=0.4)

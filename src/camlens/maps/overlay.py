@@ -1,0 +1,97 @@
+"""Heat maps on images: upsampling, colours and overlays."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+Colour = tuple[int, int, int]
+
+BLUE: Colour = (28, 98, 185)  # evidence for the label, or against the class that is explained
+ORANGE: Colour = (226, 104, 12)  # evidence for the prediction, or for the class that is explained
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def upsample(maps: Tensor, size: tuple[int, int], smooth: bool = True) -> Tensor:
+    """Upsample maps with half-pixel centres, so that evidence stays where it is.
+
+    Args:
+        maps: Maps on the grid of a layer, (..., h, w).
+        size: Height and width of the result.
+        smooth: Interpolate bilinearly; otherwise each cell of the grid becomes a rectangle of one value.
+
+    Returns:
+        Maps of this size, (..., H, W).
+    """
+    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    if smooth:
+        large = F.interpolate(flat, size=size, mode="bilinear", align_corners=False)
+    else:
+        large = F.interpolate(flat, size=size, mode="nearest-exact")
+    return large.reshape(*maps.shape[:-2], *size)
+
+
+def stretch(batch: Tensor) -> Tensor:
+    """Stretch each item of a batch (B, ...) linearly to 0..1; an item of one value becomes 0."""
+    flat = batch.flatten(1)
+    shape = (-1, *[1] * (batch.ndim - 1))
+    low, high = flat.amin(dim=1).view(shape), flat.amax(dim=1).view(shape)
+    return (batch - low) / (high - low).where(high > low, 1)
+
+
+def displayable(images: Tensor) -> Tensor:
+    """Images of unknown normalisation (B, 3, H, W) for display: each stretched to uint8 0..255."""
+    return (stretch(images) * 255).byte()
+
+
+def overlay(
+    picture: Tensor,
+    map: Tensor,
+    scale: float | None = None,
+    positive: Colour = ORANGE,
+    negative: Colour = BLUE,
+    strength: float = 0.8,
+    smooth: bool = True,
+) -> Image.Image:
+    """Draw a heat map on its image, which turns grey so that colour means evidence alone.
+
+    Args:
+        picture: uint8 image, (3, H, W).
+        map: Raw map, (h, w).
+        scale: The value that gets full colour; larger ones are drawn like it. By default the largest absolute value.
+        positive: Colour of positive values.
+        negative: Colour of negative values.
+        strength: Opacity of full colour, 0..1.
+        smooth: Interpolate the map; otherwise draw the cells of the layer's grid.
+
+    Returns:
+        RGB image of H x W pixels.
+    """
+    height, width = picture.shape[1:]
+    values = map.detach().float().cpu()
+    largest = float(values.abs().max()) if scale is None else scale
+    values = upsample(values, (int(height), int(width)), smooth)
+    fraction = (values / largest if largest > 0 else torch.zeros_like(values)).clamp(-1, 1).numpy()[:, :, None]
+    grey = picture.cpu().permute(1, 2, 0).numpy().astype(np.float64) @ LUMA
+    alpha = np.abs(fraction) * strength
+    blended = grey[:, :, None] * (1 - alpha) + np.where(fraction > 0, positive, negative) * alpha
+    return Image.fromarray(blended.round().astype(np.uint8))
+
+
+def html_figure(caption: str, picture: Image.Image, side: int) -> str:
+    """A picture with its caption as HTML that needs no other file, `side` CSS pixels wide."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    return (
+        f'<figure style="display:inline-block;margin:0 8px 8px 0;width:{side}px;vertical-align:top;font-size:11px">'
+        f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}" '
+        f'style="width:{side}px;image-rendering:pixelated"><figcaption>{escape(caption)}</figcaption></figure>'
+    )

@@ -1,0 +1,59 @@
+"""Every colour of the figures and of the report page.
+
+Blue is the label, orange the prediction, and so is the evidence for each; a contrast runs from blue to orange;
+everything else is ink and grey. Blue and orange are told apart with any common colour blindness.
+"""
+
+from __future__ import annotations
+
+from camlens.maps.overlay import BLUE, ORANGE, Colour
+
+
+def hex_code(colour: Colour) -> str:
+    """A colour as CSS and matplotlib write it."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+# Figures
+PAPER, INK, SOFT, LINE = "#fcfbf9", "#1d1c1a", "#6d6960", "#e6e2da"
+BAR, EMPTY_CELL = "#b9b4aa", "#f6f4f0"
+LABEL, PREDICTION = "#1c62b9", "#c2590c"  # text
+LABEL_FILL, PREDICTION_FILL = hex_code(BLUE), hex_code(ORANGE)  # areas, as on overlays
+
+# The page: custom properties of CSS
+LIGHT = {
+    "paper": PAPER,
+    "raised": "#ffffff",
+    "ink": INK,
+    "soft": "#69655d",
+    "line": LINE,
+    "label": LABEL,
+    "prediction": "#b4520a",
+    "label-fill": "#3b7fd4",
+    "prediction-fill": "#dd701a",
+}
+DARK = {
+    "paper": "#151513",
+    "raised": "#1d1c1a",
+    "ink": "#ecebe7",
+    "soft": "#a39e94",
+    "line": "#33312d",
+    "label": "#7db4f5",
+    "prediction": "#f2a06a",
+    "label-fill": "#5b9be8",
+    "prediction-fill": "#e78343",
+}
+ON_IMAGES = {"white": "#ffffff", "black": "#000000", "number-outline": "#000000aa", "cell-border": "#ffffff55"}
+COLOUR_MAPS = {  # five stops of matplotlib's
+    "viridis": "#440154 #3b528b #21918c #5ec962 #fde725",
+    "magma": "#000004 #51127c #b73779 #fc8961 #fcfdbf",
+}
+
+
+def custom_properties() -> str:
+    """The page's colours as the beginning of its style sheet."""
+    light, dark = (
+        ":root { " + " ".join(f"--{name}: {value};" for name, value in colours.items()) + " }"
+        for colours in (LIGHT | ON_IMAGES | COLOUR_MAPS, DARK)
+    )
+    return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n"

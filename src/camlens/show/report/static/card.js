@@ -1,0 +1,119 @@
+/* The card of one image. */
+
+import { controls } from "./controls.js";
+import { asLabel, asPrediction, byId, el, integer, percent, signed } from "./dom.js";
+import { className, evidence } from "./evidence.js";
+import { paint } from "./heatmap.js";
+import { askIfNeeded } from "./live.js";
+import { markButtons } from "./marks.js";
+import { loadSheet, picture, placeOf } from "./pictures.js";
+import {
+  answers, classNames, data, errorCount, evidenceOf, firstModel, images, inputSize, isWrong, judgedModel, models,
+  pictureOf, predicted, probability, secondModel, verdictOf, verdicts,
+} from "./schema.js";
+import { closeImage, view } from "./state.js";
+
+export function drawCard() {
+  const card = byId("card"), row = images.index.indexOf(view.image);
+  askIfNeeded(row);
+  if (view.image !== null && row < 0) return; // until the answer is there
+  card.hidden = row < 0;
+  document.querySelector("main").classList.toggle("open", row >= 0);
+  if (row < 0) return;
+  const shown = el("canvas", { role: "img", "aria-label": view.image < 0 ? "your picture" : `image ${view.image}` });
+  const original = el("figure", {}, shown, el("figcaption", {}, caption(row)));
+  const ofModels = models.map((model) => evidence(model, row));
+  const focused = card.contains(document.activeElement) && document.activeElement.dataset.control;
+  card.replaceChildren(
+    el("button", { type: "button", id: "close", "aria-label": "close", onclick: closeImage }, "×"),
+    title(row), verdict(row) ?? "",
+    ...ofModels.flatMap((one, number) => modelViews(one, row, number ? el("span") : original)),
+    controls(ofModels[models.indexOf(judgedModel(row))], row), ...(row < errorCount ? [markButtons(row)] : []),
+    el("div", { class: "low" },
+      el("div", {}, models.flatMap((model) => probabilities(model, row))), el("div", {}, trainingImages(row))));
+  if (focused) card.querySelector(`[data-control="${focused}"]`)?.focus();
+  paintAll([{ canvas: shown, heatMap: {} }, ...ofModels.flatMap((one) => one.drawings)], row);
+}
+
+function paintAll(drawings, row) {
+  const [pictures, number] = pictureOf(row), { source, x, y } = placeOf(pictures, number);
+  loadSheet(source).then((sheet) => {
+    for (const { canvas, heatMap } of drawings) paint(canvas, { sheet, x, y, size: pictures.size }, heatMap);
+  });
+}
+
+function title(row) {
+  const label = images.label[row], name = classNames[predicted(row)], { frames = 1 } = answers.get(row) ?? {};
+  const confidence = `with ${percent(probability(judgedModel(row), row, predicted(row)))}`;
+  let words = [asLabel(classNames[label]), ", called ", asPrediction(name), ` ${confidence}`];
+  if (label === null) words = ["Called ", asPrediction(name), ` ${confidence}`];
+  else if (label === predicted(row)) words = [asLabel(name), `, and called so ${confidence}`];
+  const yours = `your picture ${-view.image}${frames > 1 ? `, the first of its ${frames} frames` : ""}`;
+  const source = view.image < 0 ? yours : `${data.split} image ${view.image}, ${images.file[row]}`;
+  return el("div", { class: "title" }, el("h2", {}, ...words), el("small", {}, source));
+}
+
+/* The size of the picture. */
+function caption(row) {
+  const [height, width] = answers.get(row)?.size ?? inputSize;
+  const seen = view.image < 0 ? `, which the network sees at ${inputSize[1]} × ${inputSize[0]}` : "";
+  return `the picture, ${width} × ${height}${seen}`;
+}
+
+/* What one model says, with the picture (or its place) and its heat maps side by side. */
+function modelViews({ model, drawings, sentence }, row, first) {
+  const c = model.prediction[row];
+  const says = el("h3", { class: "model" },
+    el("b", {}, model.name), " says ", className(model, row, c), ` with ${percent(probability(model, row, c))}`);
+  return [
+    ...(secondModel ? [says] : []),
+    el("div", { class: "views" }, first, drawings.map(({ figure }) => figure)), sentence,
+  ];
+}
+
+/* The verdict on an error of the first model, with its reason and how often such verdicts were right. */
+function verdict(row) {
+  if (!verdicts || row >= errorCount || !isWrong(firstModel, row)) return null;
+  const name = verdictOf(row), measured = verdicts.reliability[name], people = measured?.["on CIFAR-10"];
+  if (!name) return el("p", { class: "verdict" }, el("b", {}, "No verdict"), ": none of the signs is there.");
+  const byPeople = people ? `; on CIFAR-10, ${people.right} of the ${people.judged} that people judged.` : ".";
+  return el("p", { class: "verdict" },
+    el("b", {}, name[0].toUpperCase() + name.slice(1)), `: ${verdicts.why[row].replaceAll(" %", "\u00a0%")}.`,
+    measured ? el("small", {}, " On drawn pictures whose causes are known, " +
+      `${measured.right} of ${measured.given} such verdicts were right`, byPeople) : null);
+}
+
+/* The probabilities that a model gives to the classes. */
+function probabilities(model, row) {
+  const heading = `Probabilities${secondModel ? ` of ${model.name}` : ""}`, classes = model.classes[row];
+  const some = classes.length < classNames.length ? `, ${classes.length} of ${integer(classNames.length)}` : "";
+  const kind = (c) => (c === images.label[row] ? "label" : c === model.prediction[row] ? "prediction" : "");
+  const bars = classes.map((c, place) => [c, model.probability[row][place]]).sort((a, b) => b[1] - a[1]);
+  return [el("h3", {}, heading + some), ...bars.map(([c, fraction]) => el("div", { class: "row" },
+    el("span", { title: classNames[c] }, className(model, row, c)),
+    el("i", { class: kind(c), style: { width: `${100 * fraction}%` } }),
+    el("span", {}, percent(fraction))))];
+}
+
+/* The training images behind what the first model says. */
+function trainingImages(row) {
+  const [training, trainingRow] = evidenceOf(row);
+  if (!training || (row < errorCount && !isWrong(firstModel, row))) return [];
+  const name = (c) => classNames[c], label = images.label[row], prediction = firstModel.prediction[row];
+  const kinds = [
+    ["towards", ["Training images that pulled towards ", asPrediction(name(prediction))]],
+    ["away", ["and towards ", asLabel(name(label))]],
+    ["nearest", ["Nearest training images"]],
+  ];
+  const tile = (kind, number, place) => {
+    const c = training.label[number], score = signed(training.scores[kind][trainingRow][place]);
+    return el("figure", { title: `${training.file[number]}, ${score}` },
+      picture([training.pictures, number], `training image ${training.index[number]}, ${name(c)}`),
+      el("figcaption", {},
+        el("span", { class: c === label ? "label" : c === prediction ? "prediction" : "" }, name(c)), el("br"), score));
+  };
+  const tiles = (kind) => training.lists[kind][trainingRow].filter((number) => number >= 0)
+    .map((number, place) => tile(kind, number, place));
+  return kinds.filter(([kind]) => training.lists[kind]).map(([kind, heading]) =>
+    el("div", { class: "evidence", "data-kind": kind }, el("h3", {}, ...heading), el("div", {}, tiles(kind))));
+}

@@ -1,0 +1,101 @@
+/* The gallery of the chosen errors. */
+
+import { asLabel, asPrediction, byId, el, integer, percent } from "./dom.js";
+import { marks } from "./marks.js";
+import { picture } from "./pictures.js";
+import {
+  classNames, errorCount, firstModel, images, isWrong, judgedModel, pictureOf, predicted, probability,
+  verdictOf, verdicts,
+} from "./schema.js";
+import { errorRows, selectErrors } from "./selection.js";
+import { openImage, redraw, setView, view } from "./state.js";
+
+const STEP = 120;
+let limit = STEP; // tiles that are shown
+
+export function tile(row) {
+  const index = images.index[row], label = images.label[row], right = label === predicted(row);
+  const confidence = percent(probability(judgedModel(row), row, predicted(row)));
+  const attributes = {
+    type: "button", "data-image": index, "aria-current": String(index === view.image), onclick: () => openImage(index),
+  };
+  return el("button", attributes,
+    picture(pictureOf(row), index < 0 ? `your picture ${-index}` : `image ${index}`),
+    label === null || right ? null : el("span", { class: "label" }, classNames[label], marks[index] ? " ✓" : ""),
+    el("span", { class: right ? "label" : "prediction" }, `${classNames[predicted(row)]} ${confidence}`));
+}
+
+/* How many there are, and of which kind. */
+function heading(count) {
+  const { label, prediction, verdict, which } = view;
+  const kind = { fixed: "fixed", broken: "broken", both: "wrong by both" }[which];
+  const parts = [`${integer(count)} ${kind ?? (count === 1 ? "error" : "errors")}`];
+  if (label !== null && classNames[label] !== undefined) parts.push(": ", asLabel(classNames[label]));
+  if (prediction !== null && classNames[prediction] !== undefined) {
+    parts.push(label === null ? ": " : " ", "called ", asPrediction(classNames[prediction]));
+  }
+  if (verdict) parts.push(`, ${verdict === "none" ? "no verdict" : verdict}`);
+  return parts;
+}
+
+export function drawGallery() {
+  const rows = selectErrors();
+  byId("gallery-title").replaceChildren(...heading(rows.length));
+  byId("all").hidden = view.label === null && view.prediction === null && !view.find && !view.verdict;
+  byId("sort").value = view.sort;
+  byId("verdict").value = view.verdict;
+  if (document.activeElement !== byId("find")) byId("find").value = view.find;
+  byId("grid").replaceChildren(...rows.slice(0, limit).map(tile));
+  byId("more").hidden = rows.length <= limit;
+  byId("more").textContent = `show ${integer(Math.min(STEP, rows.length - limit))} more`;
+  if (!rows.length) {
+    const reason = errorCount ? "None of the errors is like that." : "It gets everything right.";
+    byId("grid").append(el("p", { class: "key" }, reason));
+  }
+}
+
+/* Open the next of the chosen errors, or the one before it. */
+export function openNeighbour(step) {
+  const indices = selectErrors().map((row) => images.index[row]);
+  if (!indices.length) return;
+  const current = indices.indexOf(view.image);
+  const next = current < 0 ? 0 : (current + step + indices.length) % indices.length;
+  if (next >= limit) limit = Math.ceil((next + 1) / STEP) * STEP;
+  openImage(indices[next]);
+  document.querySelector(`[data-image="${indices[next]}"]`)?.scrollIntoView({ block: "nearest" });
+}
+
+/* The verdicts that can be chosen, with the number of errors of each. */
+function addVerdicts() {
+  byId("verdicts").hidden = !verdicts;
+  if (!verdicts) return;
+  const counts = new Map();
+  for (const row of errorRows()) {
+    if (isWrong(firstModel, row)) counts.set(verdictOf(row), (counts.get(verdictOf(row)) ?? 0) + 1);
+  }
+  const none = counts.get("");
+  counts.delete("");
+  const options = [...counts].sort((a, b) => b[1] - a[1]);
+  if (none) options.push(["none", none]);
+  byId("verdict").append(...options.map(([name, n]) => el("option", { value: name }, `${name} (${integer(n)})`)));
+  byId("sort").append(el("option", { value: "doubt" }, "doubt in the label"));
+}
+
+export function startGallery() {
+  addVerdicts();
+  byId("tools").addEventListener("submit", (event) => event.preventDefault());
+  byId("verdict").addEventListener("change", (event) => setView({ verdict: event.target.value }));
+  byId("sort").addEventListener("change", (event) => setView({ sort: event.target.value }));
+  byId("find").addEventListener("input", (event) => {
+    limit = STEP;
+    setView({ find: event.target.value });
+  });
+  byId("all").addEventListener("click", () => {
+    byId("find").value = "";
+    setView({ label: null, prediction: null, verdict: "", find: "" });
+  });
+  byId("more").addEventListener("click", () => {
+    limit += STEP;
+    redraw();
+  });
+}

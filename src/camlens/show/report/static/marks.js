@@ -1,0 +1,67 @@
+/* Marks of errors, kept by the browser for this network and these images. */
+
+import { byId, el, integer } from "./dom.js";
+import { classNames, errorCount, images, predicted, reportId } from "./schema.js";
+import { redraw } from "./state.js";
+
+const KEY = `camlens ${reportId}`;
+
+function stored() {
+  try {
+    return JSON.parse(localStorage.getItem(KEY)) ?? {};
+  } catch {
+    return {};
+  }
+}
+export const marks = stored(); // by index of the image
+
+function mark(index, value) {
+  if (value === null || marks[index] === value) delete marks[index];
+  else marks[index] = value;
+  try {
+    localStorage.setItem(KEY, JSON.stringify(marks));
+  } catch {
+    // a private window: they last as long as the page
+  }
+  redraw();
+}
+
+/* The buttons that mark an error. */
+export function markButtons(row) {
+  const index = images.index[row], current = marks[index] ?? "";
+  const button = (value, text) => el("button", {
+    type: "button", class: "plain", "aria-pressed": String(current === value), "data-control": value,
+    onclick: () => mark(index, value),
+  }, text);
+  const option = (name) => el("option", {
+    value: `wrong:${name}`, ...(current === `wrong:${name}` ? { selected: "" } : {}),
+  }, `a wrong label: ${name}`);
+  return el("div", { class: "decide" }, "This error is",
+    el("select", {
+      "aria-label": "a wrong label: it is …", "data-control": "wrong",
+      onchange: (event) => mark(index, event.target.value || null),
+    },
+    el("option", { value: "" }, "a wrong label: it is …"),
+    classNames.map((name, c) => (c === images.label[row] ? null : option(name)))),
+    button("ambiguous", "ambiguous"), button("real", "a real mistake"));
+}
+
+export function drawMarks() {
+  const count = Object.keys(marks).length;
+  byId("marks").hidden = !count;
+  byId("marked").textContent = `${integer(count)} marked`;
+}
+
+const quote = (text) => (/[",\r\n]/.test(text) ? `"${String(text).replaceAll('"', '""')}"` : String(text));
+
+function saveAsCsv() {
+  const rows = images.index.slice(0, errorCount).flatMap((index, row) => (marks[index]
+    ? [[index, images.file[row], classNames[images.label[row]], classNames[predicted(row)], marks[index]]] : []));
+  const lines = [["index", "path", "label", "prediction", "mark"], ...rows].map((row) => row.map(quote).join(","));
+  const file = new Blob([lines.join("\n") + "\n"], { type: "text/csv" });
+  const link = el("a", { href: URL.createObjectURL(file), download: "marks.csv" });
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+export const startMarks = () => byId("export").addEventListener("click", saveAsCsv);

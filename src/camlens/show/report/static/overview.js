@@ -1,0 +1,64 @@
+/* The model as a whole: the head of the page, its classes, and how sure it is. */
+
+import { byId, el, integer, percent, svg } from "./dom.js";
+import { classNames, data, errorCount, findings, firstModel, models, secondModel } from "./schema.js";
+
+export function drawHead() {
+  const maps = `; maps by HiResCAM at ${firstModel.layers.map((layer) => layer.name).join(" and ")}, in logits`;
+  const inputs = `${integer(data.n)} ${data.split} images of ${data.size.replace("x", "×")}`;
+  byId("about").append(
+    `${integer(firstModel.parameters)} parameters, input ${firstModel.input}; ${inputs}, ${classNames.length} classes` +
+    (errorCount ? maps : ""));
+  byId("figures").append(...models.flatMap(measures).map(([value, name]) =>
+    el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+  byId("findings").append(...findings.map((text) => el("li", {}, text)));
+}
+
+/* What was measured of a model: values with their names. */
+function measures(model) {
+  const [low, high] = model.interval.map((fraction) => (100 * fraction).toFixed(2));
+  return [
+    [`${(100 * model.accuracy).toFixed(2)} %`, `${secondModel ? model.name : "accuracy"} (${low} to ${high})`],
+    [integer(model.errors), model.errors === 1 ? "error" : "errors"],
+    ...(secondModel ? [] : [[`${(100 * model.ece).toFixed(1)} %`, "calibration error"]]),
+  ];
+}
+
+/* Accuracy and precision of each class or, of many, of the hardest. */
+export function drawClasses() {
+  const { perClass } = firstModel;
+  const hardest = perClass.filter(([, n]) => n).sort((a, b) => a[2] - b[2]).slice(0, 20);
+  const listed = classNames.length <= 20 ? perClass : hardest;
+  const bar = (kind, fraction) => el("i", { class: kind, style: { width: `${100 * (fraction ?? 0)}%` } });
+  byId("classes").append(...listed.map(([c, , accuracy, precision]) => el("div", { class: "row" },
+    el("span", { title: classNames[c] }, classNames[c]),
+    el("div", {}, bar("label", accuracy), bar("prediction", precision)),
+    el("span", {}, accuracy === null ? "none" : percent(accuracy)))));
+  if (listed.length < classNames.length) {
+    byId("classes").append(el("p", { class: "key" }, `The ${listed.length} hardest of ${integer(classNames.length)}.`));
+  }
+}
+
+/* The reliability diagram: accuracy by confidence. */
+export function drawCalibration() {
+  const { reliability } = firstModel, [side, left, top] = [250, 38, 6];
+  const x = (fraction) => left + side * fraction, y = (fraction) => top + side * (1 - fraction);
+  const inWords = reliability.map(({ confidence, accuracy, n }) =>
+    `${percent(confidence)} sure: ${percent(accuracy)} of ${n} right`);
+  const chart = svg("svg", {
+    viewBox: "0 0 330 296", role: "img", "aria-label": `Accuracy by confidence. ${inWords.join("; ")}`,
+  });
+  const line = (x1, y1, x2, y2, style) => svg("line", { x1: x(x1), y1: y(y1), x2: x(x2), y2: y(y2), ...style });
+  for (const fraction of [0, 0.5, 1]) chart.append(
+    line(0, fraction, 1, fraction, { stroke: "var(--line)" }),
+    svg("text", { x: left - 6, y: y(fraction) + 4, "text-anchor": "end" }, `${100 * fraction} %`),
+    svg("text", { x: x(fraction), y: top + side + 16, "text-anchor": "middle" }, `${100 * fraction} %`));
+  chart.append(line(0, 0, 1, 1, { stroke: "var(--soft)", "stroke-dasharray": "2 4" }));
+  const largest = Math.max(...reliability.map((bin) => bin.n));
+  for (const { confidence, accuracy, n } of reliability) chart.append(
+    line(confidence, confidence, confidence, accuracy, { stroke: "var(--soft)", "stroke-width": 1 }),
+    svg("circle", { cx: x(confidence), cy: y(accuracy), r: 2 + 6 * Math.sqrt(n / largest), fill: "var(--ink)" }));
+  chart.append(svg("text", { x: x(0.5), y: top + side + 34, "text-anchor": "middle" }, "confidence"));
+  byId("calibration").append(chart, el("p", { class: "key" },
+    "Height: how often it was right; size: how many images. On the dotted line, it is as sure as it is right."));
+}

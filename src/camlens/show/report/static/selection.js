@@ -1,0 +1,49 @@
+/* The errors that are chosen, and their order. */
+
+import {
+  classNames, errorCount, firstModel, images, isWrong, judgedModel, logit, predicted, probability, secondModel,
+  verdictOf, verdicts,
+} from "./schema.js";
+import { view } from "./state.js";
+
+/* With two models an image is fixed, broken or wrong by both. */
+const FILTERS = {
+  errors: (row) => isWrong(firstModel, row),
+  fixed: (row) => isWrong(firstModel, row) && !isWrong(secondModel, row),
+  broken: (row) => !isWrong(firstModel, row) && isWrong(secondModel, row),
+  both: (row) => isWrong(firstModel, row) && isWrong(secondModel, row),
+};
+
+const SORT_KEYS = { // the smallest first
+  confidence: (row) => -probability(judgedModel(row), row, predicted(row)),
+  margin: (row) => logit(judgedModel(row), row, images.label[row]) - logit(judgedModel(row), row, predicted(row)),
+  loss: (row) => -judgedModel(row).loss[row],
+  doubt: (row) => -(verdicts?.doubt[row] ?? 0),
+  index: (row) => images.index[row],
+};
+
+/* The rows of the errors with this label, prediction and verdict, found by number or file. */
+export function selectErrors({ label, prediction, verdict, find } = view) {
+  const filter = FILTERS[view.which] ?? FILTERS.errors, sought = find.trim().toLowerCase();
+  const matches = (row) =>
+    filter(row)
+    && (label === null || images.label[row] === label)
+    && (prediction === null || predicted(row) === prediction)
+    && (!verdict || verdictOf(row) === (verdict === "none" ? "" : verdict))
+    && (!sought || String(images.index[row]) === sought || images.file[row].toLowerCase().includes(sought));
+  const key = SORT_KEYS[view.sort] ?? SORT_KEYS.confidence;
+  return errorRows().filter(matches).sort((a, b) => key(a) - key(b) || a - b);
+}
+
+export const errorRows = () => [...Array(errorCount).keys()];
+
+/* The classes with the most errors, in their order. */
+export function classesWithMostErrors(limit) {
+  const errors = new Array(classNames.length).fill(0);
+  for (const row of errorRows()) {
+    errors[images.label[row]]++;
+    errors[predicted(row)]++;
+  }
+  const order = [...classNames.keys()].sort((a, b) => errors[b] - errors[a] || a - b);
+  return order.slice(0, limit).sort((a, b) => a - b);
+}
