@@ -1,6 +1,8 @@
 """The shape of the house: imports go one way, help is quick and complete, the docs know every command."""
 
 import ast
+import graphlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -8,35 +10,40 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
-from camlens.cli import app
+from camlens.commands.app import app
+from camlens.maps.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "camlens"
-# A module may import from its own folder and from those to its left; train and maps do not know each other.
+# A module may import from its own folder and from the floors before it; rooms of one floor do not know each other.
 FLOORS = [
-    ["errors"],
-    ["files", "progress"],
-    ["data"],
-    ["model"],
-    ["runtime"],
-    ["train", "maps"],
-    ["analyse"],
-    ["show"],
-    ["cli"],
-]
+    ["errors"], ["files", "progress"], ["data"], ["model"], ["runtime"], ["train", "maps"], ["analyse"], ["show"],
+    ["commands"],
+]  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 COMMANDS = typer.main.get_command(app).commands
 
 
+def module_name(path):
+    """The name by which a file of camlens is imported: "data.folder"; "" for the package itself."""
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+FILES = {module_name(path): path for path in SOURCE.rglob("*.py")}
+
+
 def imports(path):
-    """The rooms of camlens that a module imports from, at its top or within functions."""
+    """The modules of camlens that a file imports, at its top or within functions: "data.folder"."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "camlens":
-            parts = node.module.split(".")[1:]
-            yield from [parts[0]] if parts else [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "camlens":
+            module = node.module.removeprefix("camlens").removeprefix(".")
+            for alias in node.names:
+                inner = f"{module}.{alias.name}".removeprefix(".")
+                yield inner if inner in FILES else module
         elif isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("camlens."))
+            yield from (alias.name[8:] for alias in node.names if alias.name.startswith("camlens."))
 
 
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: p.relative_to(SOURCE).as_posix())
@@ -44,8 +51,17 @@ def test_imports_go_one_way(path):
     own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
     if own in ("__init__", "__main__"):
         return  # the front door names what lies behind it
-    for room in imports(path):
-        assert room == own or FLOOR[room] < FLOOR[own], f"{path.name} imports {room}, which lies above it or beside it"
+    for module in imports(path):
+        room = module.split(".")[0]
+        assert room == own or FLOOR[room] < FLOOR[own], f"{path.name} imports {module}, above it or beside it"
+
+
+def test_no_modules_import_each_other():
+    names = {name: set(imports(path)) for name, path in FILES.items() if name not in ("", "__main__")}
+    try:
+        graphlib.TopologicalSorter(names).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 def test_every_folder_has_its_floor():
@@ -64,7 +80,7 @@ def test_help_answers_without_torch():
     code = """if True:
         import sys
         sys.argv = ["camlens", "--help"]
-        from camlens.cli import main
+        from camlens.commands.app import main
         try:
             main()
         except SystemExit as end:
@@ -86,12 +102,27 @@ def test_every_command_has_help_that_ends_with_an_example(name):
         assert getattr(parameter, "help", None), f"{name} {parameter.name} has no help"
 
 
+def test_help_names_the_rows_of_the_tables():
+    said = CliRunner().invoke(app, ["explain", "--help"], env={"COLUMNS": "200"}).output
+    for name in METHODS:
+        assert name in said
+    assert "_methods" not in said
+
+
+def test_the_page_of_commands_is_that_of_their_help():
+    """Made anew by `python docs/commands.py`."""
+    spec = importlib.util.spec_from_file_location("commands_page", ROOT / "docs" / "commands.py")
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    assert page.reference() == (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_has_its_place_in_the_readme(name):
     assert f"camlens {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("folder", ["data", "model", "train", "maps", "analyse", "show"])
+@pytest.mark.parametrize("folder", ["data", "model", "train", "maps", "analyse", "show", "commands"])
 def test_every_folder_has_its_page(folder):
     assert len((ROOT / "docs" / f"{folder}.md").read_text(encoding="utf-8")) > 500
 

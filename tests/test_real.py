@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from camlens.cli import app
+from camlens.commands.app import app
 from camlens.data import cifar10
 
 ROOT = Path(__file__).parent.parent
@@ -68,10 +68,8 @@ def test_gallery_and_explain(camlens, run, cifar10_dir, tmp_path):
         for index, file in zip(maps["index"], maps["files"], strict=True):
             assert test.files[index] == file and test.labels[index] == 3
     Image.fromarray(test.images(torch.tensor([0]))[0].permute(1, 2, 0).numpy()).save(tmp_path / "cat.png")
-    from camlens.cli import app as commands
-
     done = CliRunner().invoke(
-        commands, ["explain", str(tmp_path / "cat.png"), "--model", str(run), "--out", str(tmp_path), "--json"]
+        app, ["explain", str(tmp_path / "cat.png"), "--model", str(run), "--out", str(tmp_path), "--json"]
     )
     assert done.exit_code == 0 and len(json.loads(done.stdout)[0]["classes"]) == 5
 
@@ -84,7 +82,7 @@ def demo(camlens, tmp_path_factory):
 
 def test_the_demo_uses_the_shipped_network(demo):
     out, said = demo
-    assert "The data is CIFAR-10, the network the one that is shipped: resnet18-cifar10." in said
+    assert "Using CIFAR-10 and the network that is shipped, resnet18-cifar10." in said
     assert not (out / "run").exists()
     for name in ("overview", "confusion", "calibration", "misclassified", "gradcam"):
         with Image.open(out / f"{name}.png") as picture:

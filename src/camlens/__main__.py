@@ -1,6 +1,6 @@
 """`python -m camlens`, which `torchrun -m camlens` needs."""
 
-from camlens.cli import main
+from camlens.commands.app import main
 
 if __name__ == "__main__":
     main()

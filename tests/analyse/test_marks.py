@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from camlens.analyse.evaluation import Evaluation
-from camlens.analyse.marks import corrected, read_marks
+from camlens.analyse.marks import corrected, count_marks, read_marks
 from camlens.data.dataset import InMemoryDataset
 from camlens.errors import DataError, UsageError
 
@@ -29,6 +29,7 @@ def test_accuracy_before_and_after(data, tmp_path):
     text = HEAD + '0,a.png,cat,dog,wrong:dog\n1,"b, c.png",dog,cat,ambiguous\n2,d.png,dog,o\'x,real\n'
     marks = read_marks(written(tmp_path, text), data)
     assert marks == {0: "wrong:dog", 1: "ambiguous", 2: "real"}
+    assert count_marks(marks) == (1, 1)
     after = corrected(evaluation, marks)
     assert (evaluation.accuracy, len(data)) == (0.25, 4)
     assert (after.accuracy, len(after.data)) == (2 / 3, 3)

@@ -205,7 +205,7 @@ def test_a_signal_to_torchrun_stops_all_and_saves(folder, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert f"go on with: torchrun … -m camlens train --recipe shapes --data {folder} --set width=4" in errors
+    assert f"resume with: torchrun … -m camlens train --recipe shapes --data {folder} --set width=4" in errors
     again = command(folder, tmp_path / "run", 10, processes=3)
     subprocess.run([*again, "--resume"], check=True, capture_output=True, timeout=300)
     a, b = saved(tmp_path / "run"), saved(tmp_path / "undisturbed")

@@ -48,6 +48,12 @@ def read_marks(path: Path, data: Dataset) -> dict[int, str]:
     return marks
 
 
+def count_marks(marks: dict[int, str]) -> tuple[int, int]:
+    """Count the marks that change the evaluation: wrong labels, and ambiguous images."""
+    wrong_labels = sum(mark.startswith(WRONG) for mark in marks.values())
+    return wrong_labels, sum(mark == "ambiguous" for mark in marks.values())
+
+
 def corrected(evaluation: Evaluation, marks: dict[int, str]) -> Evaluation:
     """The evaluation with wrong labels replaced, and without the images that are ambiguous."""
     data = evaluation.data

@@ -115,6 +115,22 @@ def select_backend(network: nn.Module, classifier: Classifier | None, method: Me
     return TorchBackend(network, classifier, method)
 
 
+def validate(model: Classifier, method: str, layer: str | Sequence[str] | None) -> Method:
+    """Check a method and layers before long work begins, without running the network.
+
+    Returns:
+        The method.
+
+    Raises:
+        UsageError: There is no such method or layer, or they do not go together; as `explain` raises it.
+    """
+    chosen = find_method(method)
+    backend = select_backend(bare(model), model, chosen)
+    if layer or not isinstance(backend, TorchBackend):  # the default layer of a torch network is found by running it
+        backend.resolve_layers(layer or None, model.input_size)
+    return chosen
+
+
 def available_methods(model: nn.Module, layers: Sequence[str]) -> list[str]:
     """Names of the methods that explain these layers of a model: for an ONNX file those whose maps it gives."""
     network = bare(model)

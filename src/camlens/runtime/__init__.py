@@ -1,1 +1,1 @@
-"""Running networks."""
+"""Running a network: devices, processes, predictions."""

@@ -31,11 +31,11 @@ def demo(tmp_path_factory):
 def test_it_says_what_it_uses_and_why_and_ends_with_what_it_made(demo):
     out, said = demo
     first, second = said.splitlines()[:2]
-    assert first == "Not CIFAR-10: CIFAR-10 cannot be downloaded from any of 4 mirrors (--verbose says why)."
-    assert second.startswith("Instead the embedded data set 'shapes'")
+    assert first == "Not using CIFAR-10: CIFAR-10 cannot be downloaded from any of 4 mirrors (--verbose says why)."
+    assert second.startswith("Using the embedded data set 'shapes' instead")
     said, address = said.rstrip().rsplit("\nOpen the error report: ", 1)
     assert address == (out / "report.html").resolve().as_uri()
-    made = said[said.index("made ") + 5 :].split()
+    made = said[said.index("wrote ") + 6 :].split()
     assert made == [str(p.relative_to(out.parent.parent)) for p in map(out.parent.parent.joinpath, made)]
     assert {p.name for p in out.iterdir() if p.is_file()} <= {Path(p).name for p in made}
     for path in made:

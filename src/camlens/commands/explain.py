@@ -1,0 +1,78 @@
+"""`camlens explain`: what is in a picture, and where the network saw it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.table import Table
+from typer import Argument, Option
+
+from camlens.commands import options as opt
+from camlens.commands.console import console, print_json, print_paths
+from camlens.files import out_folder
+
+
+def explain(
+    images: Annotated[list[Path], Argument(metavar="IMAGE...", help="Image files of any kind and size.")],
+    model: opt.ModelOption = None,
+    weights: opt.Weights = None,
+    layer: opt.Layers = None,
+    method: Annotated[
+        str,
+        Option(help='{layer_methods}; "all" of these; or, with the extra captum, {pixel_methods}.'),
+    ] = "grad-cam",
+    target: Annotated[str | None, Option(help="Class to explain.", show_default="the predicted one")] = None,
+    against: Annotated[str | None, Option(help="Explain the difference to this class.")] = None,
+    top: Annotated[int, Option(min=1, help="Number of classes to list.")] = 5,
+    device: opt.Device = "auto",
+    out: opt.Out = Path("out/explain"),
+    as_json: opt.AsJson = False,
+) -> None:
+    """Classify pictures and draw heat maps of the evidence."""
+    from camlens.commands.inputs import load_model
+    from camlens.data.pictures import read_picture
+    from camlens.maps.explain import validate
+    from camlens.progress import track
+    from camlens.show import draw
+
+    classifier = load_model(None, model, weights, device)
+    validate(classifier, "hirescam" if method == "all" else method, layer)
+    for name in filter(None, (target, against)):
+        classifier.class_index(name)
+    pictures = [read_picture(path) for path in images]
+    folder = out_folder(out)
+    explained = [
+        draw.picture(classifier, picture, path.name, layer, method, target, against, top)
+        for path, picture in track(list(zip(images, pictures, strict=True)), "explaining the pictures")
+    ]
+    results: list[dict[str, Any]] = []
+    names = unique_names(path.stem for path in images)  # two folders may hold pictures of one name
+    for path, name, (classes, sheet) in zip(images, names, explained, strict=True):
+        figure = sheet.save(folder / f"{name}.png")
+        results.append({"image": str(path), "classes": dict(classes), "figure": str(figure)})
+    if as_json:
+        print_json(results)
+        return
+    for result in results:
+        console.print(probability_table(result["image"], result["classes"]))
+    print_paths(*(result["figure"] for result in results))
+
+
+def probability_table(title: str, classes: dict[str, float]) -> Table:
+    """Make the table of the most probable classes of a picture."""
+    table = Table("class", "probability", title=title, title_justify="left", box=None, min_width=40)
+    for name, probability in classes.items():
+        table.add_row(name, f"{100 * probability:.1f} %")
+    return table
+
+
+def unique_names(stems: Iterable[str]) -> list[str]:
+    """Number the names that are taken already, also where only their case differs: some file systems ignore it."""
+    taken: dict[str, str] = {}
+    for stem in stems:
+        name, number = stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken[name.casefold()] = name
+    return list(taken.values())

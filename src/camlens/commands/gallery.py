@@ -1,0 +1,70 @@
+"""`camlens gallery`: pictures of the errors, with heat maps."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Option
+
+from camlens.commands import options as opt
+from camlens.commands.console import console, print_paths
+from camlens.errors import CamlensError, UsageError
+from camlens.files import out_folder
+
+Sort = Literal["confidence", "margin", "random"]
+ORDERS: dict[Sort, str] = {
+    "confidence": "the most confident first",
+    "margin": "the largest margins first",
+    "random": "picked at random",
+}
+
+
+def gallery(
+    model: opt.ModelArgument = None,
+    model_option: opt.ModelOption = None,
+    weights: opt.Weights = None,
+    data: opt.Data = "cifar10",
+    data_dir: opt.DataDir = None,
+    split: opt.Split = "test",
+    skip_unreadable: opt.SkipUnreadable = False,
+    layer: opt.Layers = None,
+    method: Annotated[str, Option(help="{layer_methods}.")] = "grad-cam",
+    count: Annotated[int, Option(min=1, help="Number of errors to show.")] = 12,
+    sort: Annotated[Sort, Option(help="Most confident first, largest margin first, or at random.")] = "confidence",
+    true: Annotated[str | None, Option(help="Only errors with this label.")] = None,
+    pred: Annotated[str | None, Option(help="Only errors with this prediction.")] = None,
+    format: Annotated[Literal["png", "pdf"], Option(help="File format of the figures.")] = "png",
+    raw: Annotated[bool, Option("--raw", help="Also write the raw maps: maps.npz.")] = False,
+    seed: opt.Seed = 0,
+    device: opt.Device = "auto",
+    batch: opt.BatchSize = 250,
+    out: opt.Out = Path("out/gallery"),
+) -> None:
+    """Draw misclassified images with heat maps for the prediction, for the label, and of their contrast."""
+    from camlens.analyse.evaluation import evaluate
+    from camlens.commands.inputs import load_model
+    from camlens.data.sources import load_split
+    from camlens.maps.explain import validate
+    from camlens.show import draw
+
+    classifier = load_model(model, model_option, weights, device)
+    chosen = validate(classifier, method, layer)
+    if chosen.level == "pixels":
+        raise UsageError(
+            f"the gallery shows maps of layers, and {chosen.name} explains the pixels; choose another method"
+        )
+    images = classifier.match(load_split(data, split, classifier.input_size, data_dir, skip_unreadable))
+    label, prediction = (None if name is None else classifier.class_index(name) for name in (true, pred))
+    folder = out_folder(out)
+    evaluation = evaluate(classifier, images, batch)
+    indices = evaluation.errors(sort, label, prediction, seed)
+    console.print(evaluation.in_words())
+    if len(indices) == 0:
+        condition = f"{f' labelled {true}' if true else ''}{f' predicted as {pred}' if pred else ''}"
+        raise CamlensError(f"there is no error{condition} to show")
+    subtitle = describe_selection(min(count, len(indices)), len(indices), sort)
+    print_paths(*draw.gallery(evaluation, indices[:count], subtitle, folder, layer, chosen.name, format, raw))
+
+
+def describe_selection(shown: int, total: int, sort: Sort) -> str:
+    """Describe which errors a gallery shows."""
+    return f"{shown} of {total:,} errors, {ORDERS[sort]}."

@@ -1,0 +1,35 @@
+"""`camlens report`: the error report, one HTML file."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument
+
+from camlens.commands import options as opt
+from camlens.commands.console import print_paths
+from camlens.files import out_folder
+
+
+def report(
+    model: opt.ModelArgument = None,
+    second: Annotated[
+        str | None,
+        Argument(metavar="[MODEL_B]", help="A second model: what it fixed and broke.", show_default=False),
+    ] = None,
+    model_option: opt.ModelOption = None,
+    weights: opt.Weights = None,
+    data: opt.Data = "cifar10",
+    data_dir: opt.DataDir = None,
+    skip_unreadable: opt.SkipUnreadable = False,
+    device: opt.Device = "auto",
+    batch: opt.BatchSize = 250,
+    out: opt.Out = Path("out/report"),
+) -> None:
+    """Write one HTML file with every error, its heat maps, its likely cause and the training images behind it."""
+    from camlens.commands.inputs import load_model, load_test_and_train
+    from camlens.show.report import write
+
+    classifier = load_model(model, model_option, weights, device)
+    models = [classifier] if second is None else [classifier, load_model(second, None, None, device)]
+    test, train = load_test_and_train(data, classifier.input_size, data_dir, skip_unreadable)
+    print_paths(write(models, test, train, out_folder(out) / "report.html", batch))

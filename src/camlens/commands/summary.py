@@ -1,0 +1,46 @@
+"""`camlens summary`: the layers of a network."""
+
+from typing import Annotated, Literal
+
+from typer import Argument, Option
+
+from camlens.commands import options as opt
+from camlens.commands.console import print_json
+from camlens.errors import UsageError
+
+
+def summary(
+    network: Annotated[str, Argument(help="{networks}, a run folder, a weights file or module:function.")] = "resnet18",
+    input: Annotated[
+        str | None, Option(help="Input shape: channels x height x width.", show_default="the network's own")
+    ] = None,
+    classes: Annotated[int, Option(min=1, help="Number of classes of a network given by name.")] = 10,
+    width: Annotated[int, Option(min=1, help="Number of channels in its first stage.")] = 64,
+    stem: Annotated[
+        Literal["small", "imagenet"], Option(help="Its first layers: for small images or for ImageNet's.")
+    ] = "small",
+    detail: Annotated[bool, Option("--detail", help="Also print multiply-adds and receptive fields.")] = False,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Print every layer of a network with its output shape and number of parameters."""
+    from dataclasses import asdict
+
+    from camlens.model.checkpoint import find_network
+    from camlens.model.resnet import RESNETS, ResNet
+    from camlens.model.summary import summarise
+
+    named = network in RESNETS
+    module, shape = (ResNet(network, classes, width, stem), (3, 32, 32)) if named else find_network(network)
+    result = summarise(module, parse_shape(input) if input else shape)
+    if as_json:
+        print_json(asdict(result))
+    else:
+        print(result.table(detail))
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Parse "3x32x32"."""
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"--input is {text!r}; expected channels x height x width, like 3x32x32")
+    return tuple(map(int, parts))
