@@ -15,11 +15,12 @@ from pathlib import Path
 from common import arguments, commit, machine, spread, tiny_pictures, tiny_run, write
 
 from camlens.analyse.evaluation import evaluate
+from camlens.analyse.feature_cache import FEATURES_FILE
 from camlens.data import cifar10, folder
 from camlens.data.dataset import Dataset
 from camlens.model import checkpoint
 from camlens.model.classifier import Classifier
-from camlens.show.report import page
+from camlens.show.report import report
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
@@ -66,9 +67,9 @@ def main() -> None:
         times: dict[str, list[float]] = {"evaluation": [], "first report": [], "later report": []}
         for _ in range(1 if options.smoke else options.repeats):  # in turn: what else the machine does falls on all
             times["evaluation"].append(seconds(lambda: evaluate(model, test)))
-            (path.parent / page.FEATURES).unlink(missing_ok=True)
-            for report in ("first report", "later report"):
-                times[report].append(seconds(lambda: page.write([model], test, train, path)))
+            (path.parent / FEATURES_FILE).unlink(missing_ok=True)
+            for name in ("first report", "later report"):
+                times[name].append(seconds(lambda: report(model, test, path, train)))
         if options.smoke:
             print("left out: opening the page in a browser")
         result = {
@@ -76,8 +77,8 @@ def main() -> None:
             "images": {"test": len(test), "train": len(train)},
             "seconds": {name: spread(values) for name, values in times.items()},
             "times_an_evaluation": {
-                report: spread([a / b for a, b in zip(times[report], times["evaluation"], strict=True)])
-                for report in ("first report", "later report")
+                name: spread([a / b for a, b in zip(times[name], times["evaluation"], strict=True)])
+                for name in ("first report", "later report")
             },
             "megabytes": round(path.stat().st_size / 1e6, 2),
             "opening_seconds": None if options.smoke else spread(opening(path, max(5, options.repeats))),

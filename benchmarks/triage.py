@@ -20,13 +20,16 @@ import torch
 from common import ROOT, arguments, commit, machine, write
 
 import camlens
-from camlens.analyse.duplicates import beyond_chance, most_alike
+from camlens.analyse.duplicates import most_similar, similarity_beyond_chance
+from camlens.analyse.error_analysis import analyse
 from camlens.analyse.evaluation import Evaluation
-from camlens.analyse.evidence import Reading, find, read, read_once
-from camlens.analyse.triage import Signs, some_right
+from camlens.analyse.feature_cache import predict_cached
+from camlens.analyse.neighbours import NeighbourSearch, find_neighbours
+from camlens.analyse.signs import sample_correct
+from camlens.analyse.verdicts import Verdicts
 from camlens.data import cifar10, shapes
 from camlens.data.dataset import Dataset
-from camlens.show.report.page import maps_of, shown_classes, signs_of
+from camlens.runtime.predict import predict
 from camlens.train.recipe import RECIPES, Recipe
 from camlens.train.trainer import train
 
@@ -40,14 +43,6 @@ CAUSES = {
 }
 
 
-def judge(model: camlens.Classifier, test: Dataset, known: Dataset, reading: Reading, learned: Reading) -> Signs:
-    """The signs of all errors, as the report measures them."""
-    evaluation = Evaluation(model, test, reading.logits)
-    errors = evaluation.errors("confidence")
-    classes = shown_classes(evaluation, errors)
-    return signs_of(evaluation, maps_of(evaluation, errors, classes), classes, reading, learned, known)
-
-
 def on_shapes(work: Path, recipe: Recipe = RECIPES["shapes"], seeds: Sequence[int] = SEEDS) -> dict[str, Any]:
     """Precision and recall of each verdict, and whether the planted twin is among the evidence."""
     given: Counter[str] = Counter()
@@ -57,11 +52,10 @@ def on_shapes(work: Path, recipe: Recipe = RECIPES["shapes"], seeds: Sequence[in
     for seed in seeds:
         known, test = (shapes.load(split, seed=seed) for split in ("train", "test"))
         model = train(recipe, known, work / str(seed), seed)
-        reading, learned = read(model, test), read(model, known)
-        errors = Evaluation(model, test, reading.logits).errors("confidence")
-        verdicts = judge(model, test, known, reading, learned).verdicts()
-        evidence = find(reading[errors], test.labels[errors], learned, known.labels)
-        for k, (index, verdict) in enumerate(zip(errors.tolist(), verdicts, strict=True)):
+        analysis = analyse(model, test, known)
+        evidence = analysis.training
+        assert evidence is not None
+        for k, (index, verdict) in enumerate(zip(analysis.indices.tolist(), evidence.verdicts.names, strict=True)):
             cause = test.causes[index]
             planted[cause] += 1
             given[verdict or ""] += 1
@@ -69,7 +63,7 @@ def on_shapes(work: Path, recipe: Recipe = RECIPES["shapes"], seeds: Sequence[in
             if cause == "twin":
                 twins += 1
                 burst = (known.twins == index).nonzero()[:, 0]
-                shown = torch.cat([kind[k, :5] for kind in (evidence.nearest, evidence.towards)])
+                shown = torch.cat([kind.indices[k, :5] for kind in (evidence.neighbours, evidence.influence.towards)])
                 found += bool(torch.isin(burst, shown).any())
     return {
         "seeds": list(seeds),
@@ -96,16 +90,20 @@ def on_cifar10(judgements: Path, kept: Path) -> dict[str, Any]:
     model = camlens.load("resnet18-cifar10")
     place = cifar10.find()
     known, test = (model.match(cifar10.load(split, place)) for split in ("train", "test"))
-    learned, reading = read_once(model, known, kept), read(model, test)
-    evaluation = Evaluation(model, test, reading.logits)
-    errors = evaluation.errors("confidence")
-    signs = judge(model, test, known, reading, learned)
+    analysis = analyse(model, test, known, cache=kept)
+    assert analysis.training is not None
+    verdicts = analysis.training.verdicts
+    features, train_features = predict(model, test, features=True).features, predict_cached(model, known, kept).features
+    assert features is not None and train_features is not None
+    search = NeighbourSearch(train_features)
     return {
         "model": model.name,
-        "errors": len(errors),
-        "verdicts": Counter(verdict or "none" for verdict in signs.verdicts()),
-        "doubtful labels": doubtful(judgements, evaluation, errors, signs, reading, learned, known),
-        "near-duplicates": duplicates(judgements, evaluation, reading, learned, known),
+        "errors": len(analysis.indices),
+        "verdicts": Counter(verdict or "none" for verdict in verdicts.names),
+        "doubtful labels": doubtful(
+            judgements, analysis.evaluation, analysis.indices, verdicts, features, known, search
+        ),
+        "near-duplicates": duplicates(judgements, analysis.evaluation, features, known, search),
     }
 
 
@@ -113,10 +111,10 @@ def doubtful(
     judgements: Path,
     evaluation: Evaluation,
     errors: torch.Tensor,
-    signs: Signs,
-    reading: Reading,
-    learned: Reading,
+    verdicts: Verdicts,
+    features: torch.Tensor,
     known: Dataset,
+    search: NeighbourSearch,
 ) -> dict[str, Any]:
     """How well scores find the errors whose label fewer than three of five people confirmed."""
     from cleanlab.rank import get_label_quality_scores
@@ -126,20 +124,19 @@ def doubtful(
     votes = {row["id"]: row["mturk"]["given"] for row in rows}
     judged = torch.tensor([index in votes for index in errors.tolist()])
     bad = torch.tensor([votes.get(index, 5) < 3 for index in errors.tolist()])
-    evidence = find(reading[errors], evaluation.labels[errors], learned, known.labels, count=50)
-    near = known.labels[evidence.nearest.clamp(min=0)]
+    near = known.labels[find_neighbours(search, features[errors], count=50).indices.clamp(min=0)]
     of_label = (near == evaluation.labels[errors][:, None]).float().mean(dim=1)
     of_prediction = (near == evaluation.predictions[errors][:, None]).float().mean(dim=1)
     quality = get_label_quality_scores(
         evaluation.labels[errors].numpy(), evaluation.probabilities[errors].numpy(), method="normalized_margin"
     )
     scores = {
-        "probability margin": signs.prediction - signs.label,
+        "probability margin": verdicts.signs.predicted_probability - verdicts.signs.label_probability,
         "cleanlab, normalised margin": -torch.from_numpy(quality).float(),
         "nearest training images": of_prediction - of_label,
-        "doubt, which the report sorts by": signs.doubt(),
+        "doubt, which the report sorts by": verdicts.doubt,
     }
-    named = torch.tensor([verdict == "label doubtful" for verdict in signs.verdicts()])
+    named = torch.tensor([verdict == "label doubtful" for verdict in verdicts.names])
 
     def quality_of(score: torch.Tensor, among: torch.Tensor) -> dict[str, float]:
         truth, values = bad[among], score[among]
@@ -165,18 +162,19 @@ def doubtful(
 
 
 def duplicates(
-    judgements: Path, evaluation: Evaluation, reading: Reading, learned: Reading, known: Dataset
+    judgements: Path, evaluation: Evaluation, features: torch.Tensor, known: Dataset, search: NeighbourSearch
 ) -> dict[str, Any]:
     """How well near-duplicates are told from pictures that are merely similar, in any class."""
     with (judgements / "duplicates_cifar10.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     images = torch.tensor([int(row["TestID"]) for row in rows])
     same = torch.tensor([int(row["Judgment"]) <= 1 for row in rows])
-    data, right = evaluation.data, some_right(evaluation)
-    usual, _ = most_alike(data.images(right), reading.features[right], known, learned.features)
-    alike, index = most_alike(data.images(images), reading.features[images], known, learned.features)
-    found = alike >= beyond_chance(usual)
-    ranked = same[alike.argsort(descending=True)].cumsum(0)
+    data, correct = evaluation.data, sample_correct(evaluation, 200)
+    of_correct, _ = most_similar(data, correct, features[correct], known, search)
+    similarities, index = most_similar(data, images, features[images], known, search)
+    threshold = similarity_beyond_chance(of_correct)
+    found = similarities >= threshold
+    ranked = same[similarities.argsort(descending=True)].cumsum(0)
     precise = ranked / torch.arange(1, len(rows) + 1) >= 0.9
     there = index == torch.tensor([int(row["TrainID"]) for row in rows])
     return {
@@ -186,7 +184,7 @@ def duplicates(
         "precision": round(float((found & same).sum() / found.sum()), 3),
         "recall at precision 0.9": round(float(ranked[precise].max() / same.sum()), 3),
         "the same training image": round(float(there[same].float().mean()), 3),
-        "found among right images": round(float((usual >= beyond_chance(usual)).float().mean()), 3),
+        "found among right images": round(float((of_correct >= threshold).float().mean()), 3),
     }
 
 
@@ -208,7 +206,7 @@ def main() -> None:
         result["cifar10"] = on_cifar10(options.judgements, options.features)
         found = result["cifar10"]["doubtful labels"]["verdict"]
         verdicts["label doubtful"]["on CIFAR-10"] = {"judged": found["judged"], "right": found["doubtful"]}
-    packaged = ROOT / "src/camlens/analyse/triage.json"
+    packaged = ROOT / "src/camlens/analyse/verdicts.json"
     packaged.write_text(json.dumps(verdicts, indent=2) + "\n", encoding="utf-8")
     write("triage", result | {"machine": machine(), "commit": commit()})
 

@@ -8,7 +8,7 @@ import torch
 import camlens
 import tiny
 from camlens.analyse.evaluation import evaluate
-from camlens.analyse.evidence import fingerprint
+from camlens.analyse.feature_cache import fingerprint
 from camlens.analyse.marks import corrected
 from camlens.data.augment import Augmentation
 from camlens.data.dataset import Dataset

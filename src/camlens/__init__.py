@@ -2,6 +2,8 @@
 
     model  = camlens.load("out/train")                     # or any network: camlens.Classifier(network, ...)
     result = camlens.explain(model, images, method="grad-cam", layer="layer3")
+    analysis = camlens.analyse(model, test, train)         # every error, and what is known of it
+    camlens.report(model, test, "report.html", train)      # the same as one page
 
 Names are imported when they are first used, so that `import camlens` is quick.
 """
@@ -12,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from camlens.analyse.error_analysis import ErrorAnalysis, analyse
     from camlens.maps.explain import explain
     from camlens.maps.explanation import Explanation
     from camlens.model.checkpoint import load
@@ -19,10 +22,11 @@ if TYPE_CHECKING:
     from camlens.show.report.page import report
 
 __version__: str
-__all__ = ["Classifier", "Explanation", "explain", "load", "report"]
+__all__ = ["Classifier", "ErrorAnalysis", "Explanation", "analyse", "explain", "load", "report"]
 
 _HOME = {
     "Classifier": "camlens.model.classifier",
+    "ErrorAnalysis": "camlens.analyse.error_analysis",
     "Explanation": "camlens.maps.explanation",
     "explain": "camlens.maps.explain",
     "load": "camlens.model.checkpoint",
@@ -33,6 +37,8 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("importlib.metadata").version("camlens")
+    if name == "analyse":  # the package, which can be called
+        return import_module("camlens.analyse")
     if name not in _HOME:
         raise AttributeError(f"module 'camlens' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 import oracles
 from camlens.analyse import duplicates
+from camlens.analyse.neighbours import NeighbourSearch
 from camlens.data.dataset import InMemoryDataset
 
 
@@ -19,6 +20,12 @@ def image_set(pixels, labels):
     return InMemoryDataset("noise", "train", ("a", "b"), pixels, torch.tensor(labels), files, "32x32")
 
 
+def most_similar(pixels, features, train, train_features, excluded_labels=None):
+    """Of all these pictures."""
+    data, every = image_set(pixels, [0] * len(pixels)), torch.arange(len(pixels))
+    return duplicates.most_similar(data, every, features, train, NeighbourSearch(train_features), excluded_labels)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
 def test_the_correlation_is_pearsons_at_the_best_shift(seed):
@@ -26,7 +33,7 @@ def test_the_correlation_is_pearsons_at_the_best_shift(seed):
     picture, others = torch.randn(3, 14, 12, generator=numbers), torch.randn(2, 3, 14, 12, generator=numbers)
     others[1] = picture.roll((2, -1), (1, 2)) + 0.1 * others[1]
     found = duplicates.largest_correlation(picture, others)
-    expected = [oracles.correlation_at_best_shift(picture, other, duplicates.SHIFT) for other in others]
+    expected = [oracles.correlation_at_best_shift(picture, other, duplicates.MAX_SHIFT) for other in others]
     assert found.tolist() == pytest.approx(expected, abs=1e-4)
     assert found[1] > 0.9
 
@@ -37,27 +44,27 @@ def test_a_copy_with_another_label_is_found(across, brightness):
     copies = (known[[5, 6]].float() * brightness).byte().roll(across, 3)
     near = features[[5, 6]] + 0.1
     train = image_set(known, [0] * 60)
-    alike, index = duplicates.most_alike(copies, near, train, features, other_than=torch.tensor([1, 1]))
+    alike, index = most_similar(copies, near, train, features, excluded_labels=torch.tensor([1, 1]))
     assert index.tolist() == [5, 6] and float(alike.min()) > 0.8
     other_features = torch.randn(50, 16, generator=torch.Generator().manual_seed(2))
-    strangers, _ = duplicates.most_alike(pictures(50, seed=2), other_features, train, features)
-    much = duplicates.beyond_chance(strangers)
+    strangers, _ = most_similar(pictures(50, seed=2), other_features, train, features)
+    much = duplicates.similarity_beyond_chance(strangers)
     assert float((strangers > much).float().mean()) <= 0.04 and much < float(alike.min())
 
 
 def test_a_copy_with_the_same_label_is_no_contradiction():
     known, features = pictures(10), torch.randn(10, 8)
-    alike, index = duplicates.most_alike(known[:2], features[:2], image_set(known, [0] * 10), features, torch.zeros(2))
+    alike, index = most_similar(known[:2], features[:2], image_set(known, [0] * 10), features, torch.zeros(2))
     assert alike.tolist() == [-1, -1] and index.tolist() == [-1, -1]
 
 
 def test_more_training_images_than_there_are_are_not_asked_for():
     known, features = pictures(3), torch.randn(3, 8)
-    alike, index = duplicates.most_alike(known, features, image_set(known, [0, 1, 0]), features)
+    alike, index = most_similar(known, features, image_set(known, [0, 1, 0]), features)
     assert index.tolist() == [0, 1, 2] and alike.isfinite().all()
 
 
 def test_pictures_of_one_colour_are_compared_too():
     flat, features = torch.full((4, 3, 32, 32), 90, dtype=torch.uint8), torch.randn(4, 8)
-    alike, _ = duplicates.most_alike(flat, features, image_set(flat, [0, 1, 0, 1]), features)
+    alike, _ = most_similar(flat, features, image_set(flat, [0, 1, 0, 1]), features)
     assert alike.isfinite().all()

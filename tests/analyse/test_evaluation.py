@@ -1,5 +1,4 @@
 import json
-import math
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from torch import nn
 
 import oracles
 from camlens import Classifier
-from camlens.analyse.evaluation import Evaluation, evaluate, mcnemar, wilson
+from camlens.analyse.evaluation import Evaluation, evaluate
 from camlens.data.dataset import InMemoryDataset
 from camlens.errors import DataError, ModelError
 from tiny import pixels_of
@@ -36,19 +35,9 @@ def evaluation_of(logits, labels):
     return Evaluation(model_of(), data_of(labels), torch.tensor(logits, dtype=torch.float32))
 
 
-@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_the_interval_is_wilsons(case):
-    right, count = case
-    low, high = wilson(right, count)
-    assert (low, high) == pytest.approx(oracles.wilson_interval(right, count), abs=1e-9)
-    # its ends are the shares p whose distance from what was seen is 1.96 standard deviations of p
-    for end in (low, high):
-        assert abs(right / count - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / count), abs=1e-6)
-
-
 def test_every_image_is_predicted_as_it_would_be_alone():
     model, data = model_of(), data_of([0, 1, 2] * 7 + [1])
-    evaluation = evaluate(model, data, batch=4)
+    evaluation = evaluate(model, data, batch_size=4)
     assert evaluation.logits.shape == (22, 3)
     for row, pixels in enumerate(pixels_of(data)):
         image = (pixels.double() / 255 - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([0.2, 0.3, 0.4])[
@@ -162,14 +151,3 @@ def test_predictions_are_saved_for_others(tmp_path):
         assert saved["class_names"].tolist() == list(NAMES)
         np.testing.assert_allclose(saved["probabilities"].sum(axis=1), 1, rtol=1e-6)
         np.testing.assert_array_equal(saved["logits"], evaluation.logits)
-
-
-@pytest.mark.parametrize(("fixed", "broken"), [(0, 0), (3, 3), (0, 5), (12, 4), (200, 150)])
-def test_mcnemar_by_counting_every_toss_of_a_coin(fixed, broken):
-    """If neither is better, each image that only one has right is a toss of a fair coin."""
-    chances = [1.0]  # of so many heads
-    for _ in range(fixed + broken):
-        chances = [(a + b) / 2 for a, b in zip([0.0, *chances], [*chances, 0.0], strict=True)]
-    far = abs(fixed - (fixed + broken) / 2) - 1e-9
-    expected = sum(chance for heads, chance in enumerate(chances) if abs(heads - (fixed + broken) / 2) >= far)
-    assert mcnemar(fixed, broken) == pytest.approx(expected, rel=1e-9)

@@ -1,3 +1,4 @@
+import base64
 import io
 import json
 import os
@@ -15,8 +16,12 @@ import torch
 from PIL import Image
 
 import camlens
+from camlens.analyse.opinions import PROBABLE_CLASSES
 from camlens.show import explorer
-from camlens.show.report import page as report
+from camlens.show.explorer import answer as explorer_answer
+from camlens.show.explorer import server as explorer_server
+from camlens.show.explorer.server import is_own_name
+from camlens.show.report.page import FACTS_TAG
 from tiny import NAMES, classifier, images
 
 pytestmark = pytest.mark.network
@@ -30,11 +35,11 @@ class Server:
         ready = threading.Event()
         self.address = ""
 
-        def told(address):
+        def on_ready(address):
             self.address = address
             ready.set()
 
-        threading.Thread(target=explorer.serve, args=(explain, text, "127.0.0.1", 0, told), daemon=True).start()
+        threading.Thread(target=explorer.serve, args=(explain, text, "127.0.0.1", 0, on_ready), daemon=True).start()
         assert ready.wait(30)
         self.port = int(self.address.rsplit(":", 1)[1])
 
@@ -65,7 +70,7 @@ def photo(width=40, height=30):
 
 def grid(packed):
     kind = "<i2" if packed["bytes"] == 2 else "i1"
-    values = np.frombuffer(report.base64.b64decode(packed["data"]), kind).reshape(-1, *packed["grid"])
+    values = np.frombuffer(base64.b64decode(packed["data"]), kind).reshape(-1, *packed["grid"])
     return torch.tensor(values * packed["scale"][0], dtype=torch.float32)
 
 
@@ -99,16 +104,16 @@ def test_with_many_classes_the_one_asked_for_is_there(tmp_path):
     order = explain.answer(3, "", "", "")["model"]["classes"][0]
     absent = next(c for c in range(30) if c not in order)
     answer = explain.answer(3, "early", "grad-cam", f"kind {absent}")
-    assert len(order) == report.MOST and answer["model"]["classes"][0][-1] == absent
+    assert len(order) == PROBABLE_CLASSES and answer["model"]["classes"][0][-1] == absent
     found = camlens.explain(model, model.prepare(data.images(torch.tensor([3]))), "grad-cam", "early", absent).maps[0]
     torch.testing.assert_close(grid(answer["chosen"])[-1], found, atol=1e-3, rtol=1e-3)
 
 
 def test_the_report_is_made_once(tmp_path, monkeypatch):
     explorer.prepare(classifier(), images(60), images(40, "train"), tmp_path, 32)
-    monkeypatch.setattr(report, "look", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(explorer_answer, "analyse", lambda *_, **__: pytest.fail("made again"))
     explorer.prepare(classifier(), images(60), images(40, "train"), tmp_path, 32)
-    monkeypatch.setattr(report, "look", lambda *_: (_ for _ in ()).throw(KeyError("other images")))
+    monkeypatch.setattr(explorer_answer, "analyse", lambda *_, **__: (_ for _ in ()).throw(KeyError("other images")))
     with pytest.raises(KeyError, match="other images"):
         explorer.prepare(classifier(), images(61), images(40, "train"), tmp_path, 32)
 
@@ -180,9 +185,9 @@ def test_its_own_names_are_not(server, host):
 
 def test_who_may_reach_it():
     own = socket.gethostname()
-    assert explorer.known("10.0.0.7:8000", "0.0.0.0") and explorer.known(f"{own}:8000", "0.0.0.0")
-    assert explorer.known("box.lan:8000", "box.lan")
-    assert not explorer.known("evil.example:8000", "0.0.0.0") and not explorer.known("10.0.0.7:8000", "127.0.0.1")
+    assert is_own_name("10.0.0.7:8000", "0.0.0.0") and is_own_name(f"{own}:8000", "0.0.0.0")
+    assert is_own_name("box.lan:8000", "box.lan")
+    assert not is_own_name("evil.example:8000", "0.0.0.0") and not is_own_name("10.0.0.7:8000", "127.0.0.1")
     assert [explorer.is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "box.lan")] == [
         True,
         True,
@@ -210,7 +215,7 @@ def test_what_a_browser_may_do_with_it(server):
 
 
 def test_when_many_ask_some_are_told_to_wait(server, monkeypatch):
-    monkeypatch.setattr(explorer, "QUEUE", 2)
+    monkeypatch.setattr(explorer_server, "MAX_WAITING", 2)
     answers = []
     body = file_of(photo(1500, 1500))
     threads = [threading.Thread(target=lambda: answers.append(server.ask(body))) for _ in range(12)]
@@ -319,7 +324,7 @@ def test_a_test_image_is_picked_and_the_link_shows_it_again(tab, server):
 
 def report_facts(server):
     text = server.ask(method="GET", path="/")[1].decode()
-    return json.loads(text.split(report.MARK)[1].split("</script>")[0])
+    return json.loads(text.split(FACTS_TAG)[1].split("</script>")[0])
 
 
 def test_a_bad_upload_is_said_in_the_page(browser, server, tmp_path):

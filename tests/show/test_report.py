@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 import re
 from urllib.parse import parse_qs, urlsplit
@@ -12,7 +14,6 @@ from camlens.analyse.evaluation import evaluate
 from camlens.analyse.marks import read_marks
 from camlens.errors import DataError
 from camlens.maps.overlay import upsample
-from camlens.show.report import page
 from tiny import NAMES, Net, classifier, images, pixels_of
 
 
@@ -29,7 +30,7 @@ def report(tmp_path_factory):
 
 def raw_map(facts, layer, number, c):
     packed = facts["models"][0]["layers"][layer]
-    values = np.frombuffer(page.base64.b64decode(packed["data"]), "<i2" if packed["bytes"] == 2 else "i1")
+    values = np.frombuffer(base64.b64decode(packed["data"]), "<i2" if packed["bytes"] == 2 else "i1")
     classes = facts["models"][0]["classes"]
     whole = values.reshape(len(classes), len(classes[0]), *packed["grid"])
     return torch.tensor(whole[number, classes[number].index(c)] * packed["scale"][number])
@@ -54,8 +55,9 @@ def test_the_page_holds_the_maps_and_cells_add_up(report):
     assert [layer["grid"] for layer in facts["models"][0]["layers"]] == [[8, 8], [4, 4]]
     for number in (0, 5, len(facts["images"]["index"]) - 1):
         index = facts["images"]["index"][number]
-        image = model.prepare(data.images(torch.tensor([index])))
-        found = camlens.explain(model, image, "hirescam", ["early", "late"], "all")
+        found = camlens.explain(
+            model, model.prepare(data.images(torch.tensor([index]))), "hirescam", ["early", "late"], "all"
+        )
         for c in range(3):
             early, late = raw_map(facts, 0, number, c), raw_map(facts, 1, number, c)
             top = float(found.maps["early"].abs().max())
@@ -69,7 +71,7 @@ def test_the_page_holds_the_maps_and_cells_add_up(report):
 def test_pictures_are_those_of_the_errors(report):
     facts, data = facts_of(report), images(150)
     source = facts["pictures"]["sheets"][0].split(",")[1]
-    sheet = np.asarray(Image.open(page.io.BytesIO(page.base64.b64decode(source))).convert("RGB"))
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(source))).convert("RGB"))
     for number, index in enumerate(facts["images"]["index"]):
         y, x = divmod(number, 16)
         cut = sheet[16 * y : 16 * y + 16, 16 * x : 16 * x + 16]

@@ -1,4 +1,4 @@
-"""Near-duplicates: training images that are almost the picture, by their pixels and by their features."""
+"""Near-duplicates: training images that are almost the same picture, by their pixels and by their features."""
 
 from __future__ import annotations
 
@@ -7,108 +7,133 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation
-from camlens.analyse.evidence import Reading
+from camlens.analyse.neighbours import QUERIES, NeighbourSearch
 from camlens.data.dataset import Dataset
 from camlens.data.pictures import resize
 from camlens.progress import Work, track
 
-SIDE = 32  # pixels, at which pictures are compared
-NEAR = 20, 10  # training images compared: the nearest by features, by thumbnails
-SHIFT = 3  # pixels, by which a copy may be moved
-FEW = 20  # right images, with fewer of which it is not known how alike pictures are by chance
+SIDE = 32  # pixels, the size at which images are compared
+NEAREST_BY_FEATURES, NEAREST_BY_THUMBNAIL = 20, 10  # training images compared with each image
+MAX_SHIFT = 3  # pixels by which a copy may be shifted
+MIN_CORRECT = 20  # correctly predicted images needed to tell how similar images are by chance
 
 
-def most_alike(
-    pixels: Tensor, features: Tensor, train: Dataset, learned: Tensor, other_than: Tensor | None = None
+def most_similar(
+    data: Dataset,
+    indices: Tensor,
+    features: Tensor,
+    train: Dataset,
+    search: NeighbourSearch,
+    excluded_labels: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """How alike each picture is to the most alike training image, (N,), and the index of that, (N,).
+    """Find the training image that is most similar to each image.
 
-    pixels, features: (N, 3, H, W) uint8 and (N, C); learned: (M, C), the features of the training images
-    other_than: (N,), labels that the training images must not have, -1 for any; where all compared ones do, -1 and -1
+    Similarity is the mean of the cosine of the centred features and of (c - m) / (1 - m), where c is the correlation
+    of the fine structure at the best shift and m its median over the training images compared: images of one kind
+    have much in common without being the same.
 
-    Likeness is the mean of two figures: the cosine of the features, less their mean, and the correlation c of the
-    pictures' fine structure, for the best shift, beyond its median m over all that are compared, (c - m) / (1 - m):
-    pictures of a kind have much in common without being the same.
+    Args:
+        data: The images.
+        indices: (N,) which of them.
+        features: (N, C) their features.
+        train: The training images.
+        search: Over the features of the training images.
+        excluded_labels: (N,) label that the training image must not have, -1 for none.
+
+    Returns:
+        The similarity, (N,), and the index of the training image, (N,); -1 and -1 where all compared ones are excluded.
     """
-    centre = learned.mean(dim=0)
-    of, by = F.normalize(features - centre), F.normalize(learned - centre)
     with Work("comparing with the training images"):
-        small = [thumbnails(pixels), torch.cat([thumbnails(images) for images in train.batches()])]
-        cosines = [part @ by.T for part in of.split(256)]
-        near = [torch.cat([c.topk(min(NEAR[0], len(by)), dim=1).indices for c in cosines])]
-        near.append(
-            torch.cat([(part @ small[1].T).topk(min(NEAR[1], len(by)), dim=1).indices for part in small[0].split(256)])
-        )
-    pictures, found = fine_structure(pixels), []
-    for k, compared in enumerate(track(torch.cat(near, dim=1), "looking for near-duplicates")):
+        train_thumbnails = torch.cat([thumbnails(images) for images in train.batches()])
+        near = [search.nearest(features, NEAREST_BY_FEATURES).indices]
+        own = torch.cat([thumbnails(images) for images in data.batches(indices=indices)])
+        count = min(NEAREST_BY_THUMBNAIL, len(train_thumbnails))
+        near.append(torch.cat([(part @ train_thumbnails.T).topk(count, dim=1).indices for part in own.split(QUERIES)]))
+    candidates = torch.cat(near, dim=1)  # (N, 30)
+    structures = torch.cat([fine_structure(images) for images in data.batches(indices=indices)])
+    similarities, found = torch.full((len(indices),), -1.0), torch.full((len(indices),), -1)
+    for k, compared in enumerate(track(candidates, "looking for near-duplicates")):
         compared = compared.unique()
-        correlation = largest_correlation(pictures[k], fine_structure(train.images(compared)))
+        correlation = largest_correlation(structures[k], fine_structure(train.images(compared)))
         beyond = (correlation - correlation.median()) / (1 - correlation.median()).clamp(min=1e-6)
-        alike = (beyond + by[compared] @ of[k]) / 2
-        if other_than is not None:
-            alike[train.labels[compared] == other_than[k]] = -1
-        best = int(alike.argmax())
-        found.append((float(alike[best]), int(compared[best]) if alike[best] > -1 else -1))
-    return torch.tensor([alike for alike, _ in found]), torch.tensor([index for _, index in found], dtype=torch.int64)
+        similarity = (beyond + search.cosines(features[k : k + 1], compared)[0]) / 2
+        if excluded_labels is not None:
+            similarity[train.labels[compared] == excluded_labels[k]] = -1
+        best = int(similarity.argmax())
+        similarities[k] = similarity[best]
+        if similarity[best] > -1:
+            found[k] = compared[best]
+    return similarities, found
 
 
-def beyond_chance(likeness: Tensor) -> float:
-    """The likeness that pictures do not have by chance.
+def similarity_beyond_chance(similarities: Tensor) -> float:
+    """The similarity that images do not reach by chance.
 
     It lies above the median by 2.5 times the distance of the tenth percentile from it. The upper half, where the
-    duplicates are, is left aside.
+    duplicates are, is not used.
 
-    likeness: (N,), of some images with the training images most like them
+    Args:
+        similarities: (N,), of some images with the training images most similar to them.
     """
-    return float(likeness.median() + 2.5 * (likeness.median() - likeness.quantile(0.1)))
+    return float(similarities.median() + 2.5 * (similarities.median() - similarities.quantile(0.1)))
 
 
 def find_duplicates(
-    evaluation: Evaluation, errors: Tensor, right: Tensor, reading: Reading, train: Dataset, learned: Reading
+    evaluation: Evaluation, errors: Tensor, correct: Tensor, features: Tensor, train: Dataset, search: NeighbourSearch
 ) -> tuple[Tensor, Tensor]:
-    """Near-duplicates of errors, (E,), in the training set with another label: their indices, (E,), -1 for none.
+    """Find near-duplicates of errors among the training images with another label.
 
-    right: some rightly predicted images, which tell how alike pictures are by chance; with fewer than `FEW` of them
-        none is called a duplicate. Also the likeness, (E,).
+    Args:
+        evaluation: Of the images.
+        errors: (E,) indices of errors.
+        correct: (R,) indices of some correctly predicted images, which tell how similar images are by chance; with
+            fewer than `MIN_CORRECT` of them nothing is called a duplicate.
+        features: (N, C) features of all images.
+        train: The training images.
+        search: Over their features.
+
+    Returns:
+        Indices of the near-duplicates, (E,), -1 for none, and the similarities of the most similar ones, (E,).
     """
-    both = torch.cat([errors, right])
-    other = torch.cat([evaluation.labels[errors], torch.full_like(right, -1)])
-    pixels = torch.cat(list(evaluation.data.batches(indices=both)))
-    likeness, index = most_alike(pixels, reading.features[both], train, learned.features, other)
-    (alike, usual), index = likeness.split([len(errors), len(right)]), index[: len(errors)]
-    enough = alike >= (beyond_chance(usual) if len(right) >= FEW else torch.inf)
-    return index.masked_fill(~enough, -1), alike
+    both = torch.cat([errors, correct])
+    excluded = torch.cat([evaluation.labels[errors], torch.full_like(correct, -1)])
+    similarities, indices = most_similar(evaluation.data, both, features[both], train, search, excluded)
+    of_errors, of_correct = similarities.split([len(errors), len(correct)])
+    threshold = similarity_beyond_chance(of_correct) if len(correct) >= MIN_CORRECT else torch.inf
+    return indices[: len(errors)].masked_fill(of_errors < threshold, -1), of_errors
 
 
 def thumbnails(pixels: Tensor) -> Tensor:
-    """Grey pictures of 8x8 cells, less their mean and of length 1: (N, 64)."""
-    grey = torch.cat([F.adaptive_avg_pool2d(part.float().mean(1, keepdim=True), 8) for part in pixels.split(4096)])
-    return F.normalize(grey.flatten(1) - grey.flatten(1).mean(1, keepdim=True))
+    """Grey images of 8x8 cells, less their mean and of length 1: (N, 3, H, W) uint8 -> (N, 64)."""
+    grey = F.adaptive_avg_pool2d(pixels.float().mean(1, keepdim=True), 8).flatten(1)
+    return F.normalize(grey - grey.mean(1, keepdim=True))
 
 
 def fine_structure(pixels: Tensor, sigma: float = 3.0) -> Tensor:
-    """Pictures (N, 3, 32, 32) less their blur by a Gaussian."""
+    """Images (N, 3, H, W) uint8, resized to 32x32, less their blur by a Gaussian: (N, 3, 32, 32)."""
     reach = torch.arange(-9, 10).float()
     kernel = torch.exp(-(reach**2) / (2 * sigma**2))
     row = (kernel / kernel.sum()).view(1, 1, 1, -1).expand(3, 1, 1, -1)
-    parts = []
-    for part in resize(pixels, (SIDE, SIDE)).split(4096):
-        plain = part.float()
-        across = F.conv2d(F.pad(plain, (9, 9, 9, 9), mode="replicate"), row, groups=3)
-        parts.append(plain - F.conv2d(across, row.transpose(2, 3), groups=3))
-    return torch.cat(parts)
+    images = resize(pixels, (SIDE, SIDE)).float()
+    across = F.conv2d(F.pad(images, (9, 9, 9, 9), mode="replicate"), row, groups=3)
+    return images - F.conv2d(across, row.transpose(2, 3), groups=3)
 
 
-def largest_correlation(picture: Tensor, others: Tensor) -> Tensor:
-    """The correlation of a picture's inside with the others, where it is largest, (n,).
+def largest_correlation(image: Tensor, others: Tensor) -> Tensor:
+    """Pearson's correlation of an image's inside with each other image, at the shift where it is largest.
 
-    picture: (3, H, W); others: (n, 3, H, W). The inside is the picture without `SHIFT` pixels at each edge, so it is
-    looked for at all shifts up to that.
+    Args:
+        image: (3, H, W). Its inside is the image without `MAX_SHIFT` pixels at each edge, so all shifts up to that
+            are tried.
+        others: (n, 3, H, W).
+
+    Returns:
+        (n,), -1 to 1.
     """
-    inside = picture[:, SHIFT:-SHIFT, SHIFT:-SHIFT]
+    inside = image[:, MAX_SHIFT:-MAX_SHIFT, MAX_SHIFT:-MAX_SHIFT]
     pattern = F.normalize((inside - inside.mean()).flatten(), dim=0).view_as(inside)
-    high, wide = inside.shape[1:]
-    both = torch.stack([others.sum(dim=1), others.square().sum(dim=1)], dim=1)
-    sums, squares = F.avg_pool2d(F.avg_pool2d(both, (high, 1), 1), (1, wide), 1).unbind(dim=1)
+    height, width = inside.shape[1:]
+    moments = torch.stack([others.sum(dim=1), others.square().sum(dim=1)], dim=1)  # (n, 2, H, W)
+    sums, squares = F.avg_pool2d(F.avg_pool2d(moments, (height, 1), 1), (1, width), 1).unbind(dim=1)
     energy = (squares - sums.square() / 3) * inside[0].numel()
     return (F.conv2d(others, pattern[None])[:, 0] / energy.clamp(min=1e-6).sqrt()).amax(dim=(1, 2))

@@ -1,8 +1,7 @@
-"""How good a classifier is, and where it is wrong: every image of a split, none dropped."""
+"""How good a classifier is, and which images it gets wrong."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from camlens.analyse.statistics import wilson_interval
 from camlens.data.dataset import Dataset
 from camlens.files import replacing
 from camlens.model.classifier import Classifier
@@ -22,29 +22,14 @@ Sort = Literal["confidence", "margin", "random"]
 BINS = 15  # of equal width in confidence, as in Guo et al. 2017
 
 
-def wilson(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927, "Probable inference", JASA 22, p. 209)."""
-    share, spread = right / count, z * z / count
-    centre = share + spread / 2
-    half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))
-
-
-def mcnemar(fixed: int, broken: int) -> float:
-    """The exact two-sided p-value that two classifiers are equally good, by the images that only one has right.
-
-    McNemar 1947, Psychometrika 12, p. 153, with the binomial distribution in place of chi-square.
-    """
-    few, count = min(fixed, broken), fixed + broken
-    tail = sum(math.comb(count, k) for k in range(few + 1))
-    return min(1.0, 2 * tail / (1 << count))
-
-
 @dataclass(frozen=True)
 class Evaluation:
-    """What a classifier says of a split.
+    """A classifier's predictions for a whole split.
 
-    logits: (N, K) float32, in the order of `data`, on the CPU
+    Attributes:
+        model: The classifier.
+        data: The images, with the classes in the model's order.
+        logits: (N, K) float32, in the order of `data`, on the CPU.
     """
 
     model: Classifier
@@ -73,9 +58,8 @@ class Evaluation:
 
     @property
     def margins(self) -> Tensor:
-        """By how many logits the prediction beat the label, (N,); 0 where it is the label."""
-        best, label = self.logits.amax(dim=1), self.logits.gather(1, self.labels[:, None])[:, 0]
-        return best - label
+        """Logit of the prediction minus logit of the label, (N,); 0 where they are the same class."""
+        return self.logits.amax(dim=1) - self.logits.gather(1, self.labels[:, None])[:, 0]
 
     @property
     def wrong(self) -> Tensor:
@@ -84,12 +68,12 @@ class Evaluation:
 
     @property
     def confusion(self) -> Tensor:
-        """Images by label (row) and prediction (column), (K, K) int64."""
+        """Number of images by label (row) and prediction (column), (K, K) int64."""
         return multiclass_confusion_matrix(self.predictions, self.labels, num_classes=len(self.data.class_names))
 
     @property
     def accuracy(self) -> float:
-        """The share of images whose prediction is the label."""
+        """Fraction of the images whose prediction is the label."""
         return int((~self.wrong).sum()) / len(self.data)
 
     @property
@@ -98,34 +82,37 @@ class Evaluation:
 
         Guo et al. 2017, arXiv 1706.04599, Eq. 3.
         """
-        # not torchmetrics' (1.9): it gives a confidence of exactly 1 a bin of its own
+        # not torchmetrics' (1.9), which puts a confidence of exactly 1 in a bin of its own
         return sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in self.reliability()) / len(self.data)
 
     def errors(
         self, sort: Sort = "confidence", label: int | None = None, prediction: int | None = None, seed: int = 0
     ) -> Tensor:
-        """Indices of the misclassified images, most telling first.
+        """Indices of the misclassified images, (E,) int64.
 
-        sort: by falling confidence in the wrong answer, by falling logit margin over the label, or at random by `seed`
-        label, prediction: only those of this class, taken for this class
+        Args:
+            sort: By falling confidence in the wrong class, by falling margin over the label, or in random order.
+            label: Only errors with this label.
+            prediction: Only errors with this prediction.
+            seed: Of the random order.
         """
-        chosen = self.wrong
+        selected = self.wrong
         if label is not None:
-            chosen = chosen & (self.labels == label)
+            selected = selected & (self.labels == label)
         if prediction is not None:
-            chosen = chosen & (self.predictions == prediction)
-        indices = chosen.nonzero()[:, 0]
+            selected = selected & (self.predictions == prediction)
+        indices = selected.nonzero()[:, 0]
         if sort == "random":
             return indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))]
-        worth = self.confidences if sort == "confidence" else self.margins
-        return indices[worth[indices].argsort(descending=True, stable=True)]
+        values = self.confidences if sort == "confidence" else self.margins
+        return indices[values[indices].argsort(descending=True, stable=True)]
 
     def reliability(self) -> list[dict[str, float]]:
-        """For each bin of confidence that has images: how many, their mean confidence and their accuracy."""
-        place = (self.confidences.double() * BINS).ceil().long() - 1
+        """For each bin of confidence that has images: its ends, number of images, mean confidence and accuracy."""
+        bins = (self.confidences.double() * BINS).ceil().long() - 1
         rows = []
-        for number in place.unique().tolist():
-            inside = place == number
+        for number in bins.unique().tolist():
+            inside = bins == number
             rows.append(
                 {
                     "from": number / BINS,
@@ -138,10 +125,10 @@ class Evaluation:
         return rows
 
     def metrics(self) -> dict[str, Any]:
-        """All figures, ready for JSON. Shares are fractions of 1."""
+        """All metrics, ready for JSON; accuracies are fractions of 1."""
         errors, count = int(self.wrong.sum()), len(self.data)
         confusion = self.confusion
-        right, of_class, predicted = confusion.diag(), confusion.sum(dim=1), confusion.sum(dim=0)
+        correct, of_class, predicted = confusion.diag(), confusion.sum(dim=1), confusion.sum(dim=0)
         return {
             "model": self.model.name,
             "data": self.data.name,
@@ -149,13 +136,13 @@ class Evaluation:
             "n": count,
             "errors": errors,
             "accuracy": self.accuracy,
-            "interval": list(wilson(count - errors, count)),
+            "interval": list(wilson_interval(count - errors, count)),
             "ece": self.calibration_error,
             "per_class": {
                 name: {
                     "n": int(of_class[k]),
-                    "accuracy": int(right[k]) / int(of_class[k]) if of_class[k] else None,
-                    "precision": int(right[k]) / int(predicted[k]) if predicted[k] else None,
+                    "accuracy": int(correct[k]) / int(of_class[k]) if of_class[k] else None,
+                    "precision": int(correct[k]) / int(predicted[k]) if predicted[k] else None,
                 }
                 for k, name in enumerate(self.data.class_names)
             },
@@ -167,7 +154,7 @@ class Evaluation:
     def in_words(self) -> str:
         """The accuracy as a line for people."""
         errors, count = int(self.wrong.sum()), len(self.data)
-        low, high = wilson(count - errors, count)
+        low, high = wilson_interval(count - errors, count)
         where = f"{self.model.name} on {self.data.name}, {self.data.split}"
         interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f}"
         wrong = f"{errors:,} error" if errors == 1 else f"{errors:,} errors"
@@ -190,13 +177,22 @@ class Evaluation:
             )
 
 
-def evaluate(model: Classifier, data: Dataset, batch: int = 250, processes: Processes = SINGLE_PROCESS) -> Evaluation:
-    """Predict every image of `data`, as it is and once (no test-time augmentation); several processes share them out.
+def evaluate(
+    model: Classifier, data: Dataset, batch_size: int = 250, processes: Processes = SINGLE_PROCESS
+) -> Evaluation:
+    """Predict every image of a data set, once and as it is (no test-time augmentation).
 
-    The images may be of any size and the classes in any order: the evaluation has them in the model's.
-    Raises `DataError` where the classes differ, `ModelError` where the network gives logits that are not numbers.
+    Args:
+        model: The classifier.
+        data: Images of any size, with the model's classes in any order.
+        batch_size: Images predicted at a time, at most.
+        processes: The processes that share the images; each returns the evaluation of all.
+
+    Raises:
+        DataError: The data set has other classes.
+        ModelError: The network gives logits that are not finite.
     """
     data = model.match(data)
-    predictions = predict(model, data, batch, processes=processes)
+    predictions = predict(model, data, batch_size, processes=processes)
     predictions.check_finite(model.name)
     return Evaluation(model, data, predictions.logits)

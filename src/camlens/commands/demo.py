@@ -31,21 +31,22 @@ def demo(
     verbose: Annotated[bool, Option("--verbose", help="Give the full reason where CIFAR-10 cannot be used.")] = False,
 ) -> None:
     """Run everything once: data, network, evaluation, errors, heat maps and the error report."""
+    from camlens.analyse.error_analysis import analyse
+    from camlens.analyse.feature_cache import FEATURES_FILE
     from camlens.runtime.devices import pick_device
     from camlens.show import draw
-    from camlens.show.report import page
+    from camlens.show.report import write_report
 
     where, folder = pick_device(device), out_folder(out)
     source, train_images, test_images = load_data(data_dir, verbose)
     paths = [draw.overview([train_images, test_images], seed, folder)]
     model, model_paths = get_model(source, train_images, folder, seed, where)
     paths += [*model_paths, write_summary(model, folder)]
-    evaluations, features = page.predicted([model], test_images)
-    paths += draw_errors(evaluations[0], folder)
-    console.print(evaluations[0].in_words())
-    report = folder / "report.html"
-    write_text(report, page.html(page.look_at(evaluations, features, limit_train_images(train_images), folder)))
-    print_paths(*paths, *folder.glob(page.FEATURES), report)
+    analysis = analyse(model, test_images, limit_train_images(train_images), cache=folder / FEATURES_FILE)
+    paths += draw_errors(analysis.evaluation, folder)
+    console.print(analysis.evaluation.in_words())
+    report = write_report(analysis, folder / "report.html")
+    print_paths(*paths, *folder.glob(FEATURES_FILE), report)
     console.print(f"Open the error report: {report.resolve().as_uri()}")
 
 

@@ -26,10 +26,14 @@ def report(
     out: opt.Out = Path("out/report"),
 ) -> None:
     """Write one HTML file with every error, its heat maps, its likely cause and the training images behind it."""
+    from camlens.analyse.error_analysis import analyse
+    from camlens.analyse.feature_cache import FEATURES_FILE
     from camlens.commands.inputs import load_model, load_test_and_train
-    from camlens.show.report import write
+    from camlens.show.report import write_report
 
     classifier = load_model(model, model_option, weights, device)
-    models = [classifier] if second is None else [classifier, load_model(second, None, None, device)]
+    other = None if second is None else load_model(second, None, None, device)
     test, train = load_test_and_train(data, classifier.input_size, data_dir, skip_unreadable)
-    print_paths(write(models, test, train, out_folder(out) / "report.html", batch))
+    folder = out_folder(out)
+    analysis = analyse(classifier, test, train, other, folder / FEATURES_FILE, batch)
+    print_paths(write_report(analysis, folder / "report.html"))

@@ -1,5 +1,5 @@
 """The error report: one HTML file that shows what a classifier gets wrong, and why."""
 
-from camlens.show.report.page import report, write
+from camlens.show.report.page import report, write_report
 
-__all__ = ["report", "write"]
+__all__ = ["report", "write_report"]

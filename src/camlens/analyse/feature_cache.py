@@ -1,0 +1,83 @@
+"""Predictions with features, kept in a file so that the training images are predicted once for each network."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from itertools import chain
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from camlens.data.dataset import Dataset
+from camlens.files import replacing
+from camlens.model.classifier import Classifier, bare
+from camlens.progress import announce
+from camlens.runtime.predict import Predictions, predict
+
+FEATURES_FILE = "features.safetensors"  # its name beside a report
+TIMED = 64  # images by which the time for all is estimated
+
+
+def predict_cached(
+    model: Classifier, data: Dataset, path: Path | None, batch_size: int = 250, key: str | None = None
+) -> Predictions:
+    """Logits and features of every image, read from a file where it holds those of this network and these images.
+
+    Otherwise the time that it will take is announced, and the predictions are written to the file.
+
+    Args:
+        model: A network that ends in a linear layer.
+        data: Images of the model's classes.
+        path: The .safetensors file; None to keep nothing.
+        batch_size: Images predicted at a time, at most.
+        key: `fingerprint(model, data)` where it is known already.
+    """
+    if path is None:
+        return predict(model, data, batch_size, features=True)
+    key = key or fingerprint(model, data)
+    kept = load_predictions(path, key)
+    if kept is not None:
+        return kept
+    sample = data.subset(torch.arange(min(TIMED, len(data))))
+    began = time.monotonic()
+    predict(model, sample, batch_size, features=True)
+    seconds = (time.monotonic() - began) / len(sample) * len(data)
+    announce(f"the features of the {len(data):,} images of {data.name}, {data.split}, are computed once", seconds)
+    predictions = predict(model, data, batch_size, features=True)
+    if predictions.features is not None:
+        with replacing(path) as temporary:
+            tensors = {"logits": predictions.logits, "features": predictions.features.half()}
+            save_file(tensors, temporary, {"of": key})
+    return predictions
+
+
+def load_predictions(path: Path, key: str) -> Predictions | None:
+    """The predictions kept under this key; None where the file is missing, damaged or holds others."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("of") != key:
+                return None
+            return Predictions(file.get_tensor("logits"), file.get_tensor("features").float())
+    except Exception:  # a damaged file raises errors of many kinds
+        path.unlink(missing_ok=True)
+        return None
+
+
+def fingerprint(model: Classifier, data: Dataset) -> str:
+    """The SHA-256 of a network's classes, input and weights and of a data set's images and labels."""
+    digest = hashlib.sha256(repr((model.class_names, model.input_size)).encode())
+    weights = bare(model).state_dict().values()
+    for tensor in chain([model.mean, model.std], weights, data.batches(), [data.labels]):
+        digest.update(raw_bytes(tensor))
+    return digest.hexdigest()
+
+
+def raw_bytes(tensor: Tensor) -> bytes:
+    """The numbers of a tensor as they lie in memory."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,149 @@
+"""What the explorer answers: a network's prediction for one picture, with maps and the nearest training images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from camlens.analyse.error_analysis import analyse, identify
+from camlens.analyse.evaluation import Evaluation
+from camlens.analyse.feature_cache import FEATURES_FILE, predict_cached
+from camlens.analyse.neighbours import NeighbourSearch
+from camlens.analyse.opinions import METHOD, Opinion, compute_maps, form_opinion
+from camlens.data.dataset import Dataset, InMemoryDataset
+from camlens.data.pictures import decode_picture
+from camlens.errors import UsageError
+from camlens.files import out_folder, write_text
+from camlens.maps.methods import METHODS, find_method
+from camlens.model.classifier import Classifier
+from camlens.runtime.predict import predict
+from camlens.show.report.packing import pack_maps, pack_pictures
+from camlens.show.report.page import read_facts, to_html
+from camlens.show.report.render import render_facts, render_identity, render_opinion, render_training_images
+from camlens.show.report.schema import Answer, ChosenLayer, Facts, Live, TrainingImages
+
+MAX_PIXELS = 50_000_000
+MAX_SIDE = 320  # pixels, to which larger pictures are made smaller for the page
+NEAREST = 6  # training images
+
+
+class Explorer:
+    """Answers what a network predicts for a single picture.
+
+    Args:
+        model: The classifier.
+        data: The evaluated images, whose numbers can be asked for.
+        train: The training images, or None.
+        train_features: Their features, (M, C), or None.
+    """
+
+    def __init__(self, model: Classifier, data: Dataset, train: Dataset | None, train_features: Tensor | None) -> None:
+        self.model, self.data, self.train = model, data, train
+        self.search = None if train_features is None else NeighbourSearch(train_features)
+
+    def answer(self, picture: int | bytes, layer: str = "", method: str = "", class_name: str = "") -> Answer:
+        """Predict and explain a picture.
+
+        Args:
+            picture: Number of an image of the data set, or the content of a picture's file.
+            layer: A layer to explain besides the last; "" for the last where there is a method, else none.
+            method: Method at that layer; "" for the report's.
+            class_name: A class that must be explained; "" for none.
+
+        Raises:
+            DataError: The file is no picture.
+            UsageError: There is no such image, layer, method or class.
+        """
+        image, frames = (self.image(picture), 1) if isinstance(picture, int) else decode_picture(picture, MAX_PIXELS)
+        number = picture if isinstance(picture, int) else None
+        label = None if number is None else int(self.data.labels[number])
+        file = "your picture" if number is None else self.data.files[number]
+        evaluation, features = self.evaluate(image, label or 0, file)
+        opinion = form_opinion(
+            evaluation,
+            torch.zeros(1, dtype=torch.int64),
+            layers=self.model.layers[-1:],
+            extra_class=self.model.class_index(class_name) if class_name else None,
+        )
+        return {
+            "index": number,
+            "file": file,
+            "label": label,
+            "size": [image.height, image.width],
+            "frames": frames,
+            "model": render_opinion(opinion),
+            "chosen": self.explain(opinion, layer, method) if layer or method else None,
+            "pictures": pack_pictures([shrink(image)], 1, (image.height, image.width), MAX_SIDE),
+            "evidence": self.nearest(features),
+        }
+
+    def image(self, number: int) -> Image.Image:
+        """An image of the data set. Raises `UsageError` where there is none of this number."""
+        if not 0 <= number < len(self.data):
+            raise UsageError(f"there is no image {number}; {self.data.name} has 0 to {len(self.data) - 1}")
+        return Image.fromarray(self.data.images(torch.tensor([number]))[0].permute(1, 2, 0).numpy())
+
+    def evaluate(self, image: Image.Image, label: int, file: str) -> tuple[Evaluation, Tensor | None]:
+        """Predict an image: its evaluation as a data set of one image, and its features, (1, C)."""
+        data = InMemoryDataset(
+            name=self.data.name,
+            split=self.data.split,
+            class_names=self.model.class_names,
+            pixels=self.model.denormalise(self.model.prepare(image)).cpu(),
+            labels=torch.tensor([label]),
+            files=(file,),
+            original_size=f"{image.height}x{image.width}",
+        )
+        predictions = predict(self.model, data, 1, features=True)
+        predictions.check_finite(self.model.name)
+        return Evaluation(self.model, data, predictions.logits), predictions.features
+
+    def explain(self, opinion: Opinion, layer: str, method: str) -> ChosenLayer:
+        """Maps of the explained classes at a layer, by a method."""
+        layer, method = layer or self.model.layers[-1], find_method(method or METHOD).name
+        maps = compute_maps(opinion.evaluation, opinion.indices, opinion.classes, [layer], method)[layer]
+        return {"method": method, **pack_maps(layer, maps, precise=True)}
+
+    def nearest(self, features: Tensor | None) -> TrainingImages | None:
+        """The training images with the most similar features."""
+        if features is None or self.search is None or self.train is None:
+            return None
+        return render_training_images({"nearest": self.search.nearest(features, NEAREST)}, self.train)
+
+
+def shrink(image: Image.Image) -> Tensor:
+    """A picture of at most `MAX_SIDE` pixels a side for the page, (1, 3, h, w) uint8."""
+    factor = min(1.0, MAX_SIDE / max(image.size))
+    width, height = (max(1, round(factor * side)) for side in image.size)
+    small = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    pixels = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8)
+    return pixels.view(1, small.height, small.width, 3).permute(0, 3, 1, 2)
+
+
+def prepare(
+    model: Classifier, test: Dataset, train: Dataset | None, out: Path, batch_size: int
+) -> tuple[Explorer, str]:
+    """Make an explorer and its page.
+
+    The report in the folder `out` is used where it is of this model and these images; otherwise it is written there.
+    """
+    test, train = model.match(test), None if train is None else model.match(train)
+    path, cache = out_folder(out) / "report.html", out / FEATURES_FILE
+    identity = identify(model, test, train)
+    facts = read_facts(path)
+    if facts is None or any(facts.get(key) != value for key, value in render_identity(identity).items()):
+        facts = render_facts(analyse(model, test, train, cache=cache, batch_size=batch_size))
+        write_text(path, to_html(facts))
+    train_features = None
+    if train is not None and facts["plane"] is not None:  # the network has features
+        train_features = predict_cached(model, train, cache, batch_size, identity.train).features
+    live: Live = {
+        "methods": [name for name, method in METHODS.items() if method.needs == ("activations", "gradients")],
+        "method": METHOD,
+        "layers": list(model.layers),
+    }
+    served: Facts = {**facts, "live": live}
+    return Explorer(model, test, train, train_features), to_html(served)

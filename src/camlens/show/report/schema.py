@@ -1,0 +1,171 @@
+"""The JSON between Python and the page's script, described once.
+
+`Facts` is the JSON in a report's page, `Answer` what the explorer's server returns for one image. E errors are listed
+in the order of `ErrorAnalysis.indices`; n classes of each are explained. Binary data are base64, little-endian.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+
+class Pictures(TypedDict):
+    """Pictures side by side on sheets."""
+
+    count: int  # pictures on all sheets
+    columns: int  # pictures in a row of a sheet
+    per: int  # pictures on a full sheet
+    size: list[int]  # height and width of a picture on the sheet, in pixels
+    sheets: list[str]  # data URIs
+
+
+class Layer(TypedDict):
+    """Maps at one layer: value = integer * scale of its image."""
+
+    name: str
+    grid: list[int]  # height and width in cells
+    bytes: Literal[1, 2]  # of an integer
+    scale: list[float]  # of each image
+    data: str  # int8 or int16, (E, n, h, w)
+
+
+class ChosenLayer(Layer):
+    """Maps by a method that was asked for."""
+
+    method: str
+
+
+class OpinionFacts(TypedDict):
+    """What a model predicts for the images."""
+
+    prediction: list[int]  # (E,) classes
+    classes: list[list[int]]  # (E, n) explained classes, the most probable first
+    probability: list[list[float]]  # (E, n)
+    logit: list[list[float]]  # (E, n)
+    rest: list[list[float]]  # (E, n) logit minus the sum of the last layer's map
+    exact: bool  # whether the rest of a class is the same for all images: the bias
+    loss: list[float]  # (E,) cross-entropy
+    layers: list[Layer]  # from the input to the output; the cells of the last add up to the logit less the rest
+
+
+# Images whose confidence is above `from` and at most `to`: their number, mean confidence and accuracy.
+ReliabilityBin = TypedDict(
+    "ReliabilityBin", {"from": float, "to": float, "n": int, "confidence": float, "accuracy": float}
+)
+
+
+class ModelFacts(OpinionFacts):
+    """A model's metrics beside its opinion."""
+
+    name: str
+    parameters: int
+    input: str  # "224×224"
+    accuracy: float
+    interval: list[float]  # 95 %
+    ece: float  # expected calibration error
+    errors: int
+    reliability: list[ReliabilityBin]
+    right: list[int]  # correctly predicted images of each class
+    perClass: list[list[float | None]]  # class, number of images, accuracy, precision
+
+
+class DataFacts(TypedDict):
+    """The evaluated data set."""
+
+    name: str
+    split: str
+    n: int
+    size: str  # of the original images, "32x32"
+
+
+class ImageFacts(TypedDict):
+    """The E images that a model gets wrong."""
+
+    index: list[int]  # in the data set
+    file: list[str]
+    label: list[int]
+
+
+class TrainingImages(TypedDict):
+    """Training images behind the errors, each once, and lists of them for each error."""
+
+    index: list[int]  # in the training set
+    file: list[str]
+    label: list[int]
+    pictures: Pictures
+    lists: dict[str, list[list[int]]]  # by kind: for each error, positions in `index`; -1 for none
+    scores: dict[str, list[list[float]]]  # by kind: cosines, like the lists
+
+
+class VerdictFacts(TypedDict):
+    """The verdicts on the errors of the first model."""
+
+    of: list[str | None]  # the verdict on each
+    why: list[str]  # its reason in words
+    doubt: list[float]  # doubt in each label, 0 to 1
+    reliability: dict[str, dict[str, Any]]  # verdicts.json
+
+
+class Plane(TypedDict):
+    """All images of the data set in a plane."""
+
+    points: str  # uint16, (N, 2): across and upwards
+    label: str  # uint16, (N,)
+    share: float  # fraction of the variance in the plane
+
+
+class Live(TypedDict):
+    """What can be asked for where the page is served."""
+
+    methods: list[str]
+    method: str  # by default
+    layers: list[str]
+
+
+class IdentityFacts(TypedDict):
+    """What a page is of, by which it is recognised."""
+
+    id: str  # fingerprint of the network and the test images
+    learned: str | None  # fingerprint of the network and the training images
+    camlens: str  # version
+
+
+class ReportFacts(IdentityFacts):
+    """The JSON in a report's page."""
+
+    data: DataFacts
+    names: list[str]  # of the classes
+    images: ImageFacts
+    models: list[ModelFacts]  # one or two
+    pictures: Pictures
+    side: list[int]  # height and width of the images as evaluated
+    evidence: TrainingImages | None  # kinds: nearest, towards, away
+    verdicts: VerdictFacts | None
+    plane: Plane | None
+    findings: list[str]
+
+
+class Facts(ReportFacts, total=False):
+    """The same where the page is served."""
+
+    live: Live
+
+
+class Answer(TypedDict):
+    """What the explorer returns for one image: the lists have one entry."""
+
+    index: int | None  # in the data set; None for an uploaded picture
+    file: str
+    label: int | None
+    size: list[int]  # height and width of the picture
+    frames: int  # more than 1 for an animation
+    model: OpinionFacts
+    chosen: ChosenLayer | None
+    pictures: Pictures
+    evidence: TrainingImages | None  # kind: nearest
+
+
+class Refusal(TypedDict):
+    """What the explorer returns instead where it cannot answer."""
+
+    error: str
