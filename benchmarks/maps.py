@@ -97,7 +97,8 @@ def of_timm(name: str, device: str) -> Setting:
     network, images = timm.create_model(name, pretrained=False).eval(), torch.randn(16, 3, 224, 224)
     classes = [str(k) for k in range(1000)]
     model = Classifier(network, classes, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (224, 224), name).to(device)
-    assert model.layers[-1] == OTHERS[name], f"{name}: the peers are given {OTHERS[name]}, we take {model.layers[-1]}"
+    last = model.find_layers()[-1]
+    assert last == OTHERS[name], f"{name}: the peers are given {OTHERS[name]}, we take {last}"
     return Setting(model, images.to(device), OTHERS[name])
 
 

@@ -18,7 +18,7 @@ from camlens.analyse.evaluation import evaluate
 from camlens.analyse.feature_cache import FEATURES_FILE
 from camlens.data import cifar10, folder
 from camlens.data.dataset import Dataset
-from camlens.model import checkpoint
+from camlens.model import loading
 from camlens.model.classifier import Classifier
 from camlens.show.report import report
 
@@ -50,10 +50,10 @@ def opening(path: Path, repeats: int) -> list[float]:
 def subject(smoke: bool, work: Path) -> tuple[Classifier, Dataset, Dataset]:
     """The network, its test images and its training images."""
     if not smoke:
-        return checkpoint.load("resnet18-cifar10"), cifar10.load("test"), cifar10.load("train")
+        return loading.load("resnet18-cifar10"), cifar10.load("test"), cifar10.load("train")
     pictures = tiny_pictures(work / "pictures")
     test, train = (folder.load(pictures, split, (16, 16)) for split in ("test", "train"))
-    return checkpoint.load(tiny_run(work / "run", pictures)), test, train
+    return loading.load(tiny_run(work / "run", pictures)), test, train
 
 
 def main() -> None:

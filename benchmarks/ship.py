@@ -13,7 +13,7 @@ from recipes import recipe_of
 from camlens.analyse.evaluation import evaluate
 from camlens.data import cifar10, folder
 from camlens.data.dataset import Dataset
-from camlens.model import checkpoint
+from camlens.model import checkpoint, loading
 from camlens.train.run_folder import RunFolder
 
 NAME = "resnet18-cifar10"
@@ -68,8 +68,8 @@ def ship(run: Path, recipe: str, test: Dataset, place: Path, remark: str, traine
     holdout = config.recipe.holdout
     with tempfile.TemporaryDirectory() as work:  # judged as it will be loaded, then put in its place
         half = Path(work) / place.name
-        checkpoint.save(half, checkpoint.load(run), half=True)
-        evaluation = evaluate(checkpoint.load(half), test)
+        checkpoint.save(half, loading.load(run), half=True)
+        evaluation = evaluate(loading.load(half), test)
         place.parent.mkdir(exist_ok=True)
         place.write_bytes(half.read_bytes())
     metrics = evaluation.metrics()

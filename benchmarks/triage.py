@@ -29,6 +29,7 @@ from camlens.analyse.signs import sample_correct
 from camlens.analyse.verdicts import Verdicts
 from camlens.data import cifar10, shapes
 from camlens.data.dataset import Dataset
+from camlens.model.classifier import align
 from camlens.runtime.predict import predict
 from camlens.train.recipe import RECIPES, Recipe
 from camlens.train.trainer import train
@@ -89,7 +90,7 @@ def on_cifar10(judgements: Path, kept: Path) -> dict[str, Any]:
     """Doubtful labels and near-duplicates against what people judged."""
     model = camlens.load("resnet18-cifar10")
     place = cifar10.find()
-    known, test = (model.match(cifar10.load(split, place)) for split in ("train", "test"))
+    known, test = (align(model, cifar10.load(split, place))[1] for split in ("train", "test"))
     analysis = analyse(model, test, known, cache=kept)
     assert analysis.training is not None
     verdicts = analysis.training.verdicts

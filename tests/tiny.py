@@ -5,6 +5,7 @@ from torch import nn
 
 import camlens
 from camlens.data.dataset import InMemoryDataset
+from camlens.model.resnet import ResNet
 
 NAMES = ("cat", "<img src=x onerror=alert(1)>", 'a "quoted", name')
 
@@ -47,3 +48,20 @@ def images(count, split="test", names=NAMES, side=16):
 def pixels_of(data):
     """All images of a data set, (N, 3, H, W) uint8."""
     return data.images(torch.arange(len(data)))
+
+
+def trained_resnet(**options):
+    """One of our networks as a classifier, with numbers that no fresh one has."""
+    torch.manual_seed(1)
+    network = ResNet(**{"classes": 3, "width": 2, **options})
+    for buffer in network.buffers():
+        buffer.add_(torch.rand(buffer.shape).to(buffer.dtype) + 1)
+    mean, std = (1 / 3, 0.4822, 0.4465), (0.2471, 2 / 7, 0.2616)
+    return camlens.Classifier(network, ("cat", "dog", "frog"), mean, std, (24, 32), name="mine")
+
+
+def assert_equal_states(first, second):
+    """Assert that two networks have the same tensors, bit for bit."""
+    first, second = first.state_dict(), second.state_dict()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) and first[key].dtype == second[key].dtype for key in first)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from camlens.analyse.error_analysis import ErrorAnalysis, analyse
     from camlens.maps.explain import explain
     from camlens.maps.explanation import Explanation
-    from camlens.model.checkpoint import load
     from camlens.model.classifier import Classifier
+    from camlens.model.loading import load
     from camlens.show.report.page import report
 
 __version__: str
@@ -29,7 +29,7 @@ _HOME = {
     "ErrorAnalysis": "camlens.analyse.error_analysis",
     "Explanation": "camlens.maps.explanation",
     "explain": "camlens.maps.explain",
-    "load": "camlens.model.checkpoint",
+    "load": "camlens.model.loading",
     "report": "camlens.show.report.page",
 }
 

@@ -7,7 +7,8 @@ from torch import nn
 from camlens.data.dataset import InMemoryDataset
 from camlens.data.pictures import read_picture
 from camlens.errors import DataError, ModelError, UsageError
-from camlens.model.classifier import Classifier, bare, feature_maps
+from camlens.model.classifier import Classifier, align, bare
+from camlens.model.layers import feature_maps
 from camlens.model.resnet import ResNet
 
 NAMES = ("cat", "dog", "frog")
@@ -56,7 +57,7 @@ def classifier(network=None, **options):
     return Classifier(network or vgg(), **{**about, **options})
 
 
-def imageset(class_names, name="data"):
+def data_set(class_names, name="data"):
     count = len(class_names)
     files = tuple(map(str, range(count)))
     pixels = torch.zeros(count, 3, 8, 8, dtype=torch.uint8)
@@ -124,11 +125,21 @@ def test_floats_are_taken_as_they_are():
     ids=["resnet", "vgg", "mobilenet", "parallel"],
 )
 def test_the_last_layer_at_each_resolution_is_found(network, layers):
-    assert classifier(network()).layers == layers
+    model = classifier(network())
+    assert model.find_layers() == layers == model.layers
 
 
 def test_chosen_layers_are_kept():
-    assert classifier(layers=["4", "6"]).layers == ("4", "6")
+    assert classifier(layers=["4", "6"]).find_layers() == ("4", "6")
+
+
+def test_layers_are_found_once():
+    network, calls = vgg(), []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    model = classifier(network)
+    assert not calls and model.chosen_layers is None, "making a classifier does not run it"
+    assert model.find_layers() == model.find_layers() == model.chosen_layers
+    assert len(calls) == 1
 
 
 def test_feature_maps_are_listed_in_the_order_of_their_making_with_their_sizes():
@@ -183,7 +194,7 @@ def test_looking_for_layers_leaves_the_network_as_it_was():
 )
 def test_a_network_without_layers_to_look_at(network, message):
     with pytest.raises(ModelError, match=message):
-        _ = classifier(network).layers
+        classifier(network).find_layers()
 
 
 # --- classes
@@ -205,25 +216,31 @@ def test_an_unknown_class_is_told_with_the_known_ones(wanted):
 
 
 def test_data_of_the_same_classes_is_taken_as_it_is():
-    data = imageset(NAMES)
-    assert classifier().match(data) is data
+    model, data = classifier(), data_set(NAMES)
+    assert align(model, data) == (model, data)
 
 
 def test_data_in_another_order_gets_the_networks_numbers():
     model = classifier()
-    matched = model.match(imageset(("frog", "cat", "dog")))
-    assert matched.class_names == model.class_names == NAMES
+    same, matched = align(model, data_set(("frog", "cat", "dog")))
+    assert same is model and matched.class_names == model.class_names == NAMES
     assert matched.labels.tolist() == [2, 0, 1]
 
 
-def test_a_network_that_only_knows_numbers_learns_the_names_from_the_data():
-    model, data = classifier(class_names=("0", "1", "2")), imageset(("frog", "cat", "dog"))
-    assert model.match(data) is data
-    assert model.class_names == ("frog", "cat", "dog")
+def test_a_network_that_only_knows_numbers_takes_the_names_of_the_data():
+    model, data = classifier(class_names=("0", "1", "2")), data_set(("frog", "cat", "dog"))
+    model.network.train()
+    named, matched = align(model, data)
+    assert matched is data and named.class_names == ("frog", "cat", "dog")
+    assert model.class_names == ("0", "1", "2"), "the one that was given is not changed"
+    assert named.network is model.network and named.training and named.network.training
+    assert (named.input_size, named.name, named.mean is model.mean) == (model.input_size, model.name, True)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(named.eval()(images), model.eval()(images))
 
 
 def test_names_that_are_numbers_in_both_are_names():
-    matched = classifier(class_names=("0", "1", "2")).match(imageset(("2", "0", "1")))
+    _, matched = align(classifier(class_names=("0", "1", "2")), data_set(("2", "0", "1")))
     assert matched.labels.tolist() == [2, 0, 1], "the picture of a two is a two in whatever order the data lists it"
 
 
@@ -231,7 +248,7 @@ def test_names_that_are_numbers_in_both_are_names():
 @pytest.mark.parametrize("known", [NAMES, ("0", "1", "2", "3", "4")])
 def test_data_of_other_classes_is_refused(known, names):
     with pytest.raises(DataError, match=rf"VGG knows {len(known)} classes \(.*\), data has {len(names)} \(cat, dog"):
-        classifier(class_names=known, name="VGG").match(imageset(names))
+        align(classifier(class_names=known, name="VGG"), data_set(names))
 
 
 # --- logits and construction

@@ -17,7 +17,7 @@ import tiny
 from camlens.analyse.evaluation import evaluate
 from camlens.errors import ModelError, UsageError
 from camlens.maps.explain import explain
-from camlens.model import checkpoint
+from camlens.model import loading
 from camlens.model.classifier import Classifier
 from camlens.model.resnet import ResNet
 from camlens.show.export.write import write
@@ -62,7 +62,7 @@ def test_layer3_of_other_resnets(tmp_path, name, stem, side):
     model = resnet(name, 2, stem, side)
     found = write(model, tmp_path / "model.onnx", tiny.images(8, side=side), layer3=True)
     assert found["largest_difference"]["maps"] < 1e-4
-    made = checkpoint.load(tmp_path / "model.onnx")
+    made = loading.load(tmp_path / "model.onnx")
     images = torch.randn(3, 3, side, side)
     ours, theirs = (explain(one, images, "hirescam", "layer3", 1).maps for one in (model, made))
     torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-4)

@@ -20,7 +20,7 @@ from camlens.analyse.signs import CORRECT_IMAGES, Signs, measure_signs, sample_c
 from camlens.analyse.verdicts import Verdicts, decide
 from camlens.data.dataset import Dataset
 from camlens.errors import DataError
-from camlens.model.classifier import Classifier
+from camlens.model.classifier import Classifier, align
 from camlens.progress import Work
 from camlens.runtime.predict import Predictions, predict
 
@@ -102,8 +102,8 @@ def analyse(
     Raises:
         DataError: Labels or images do not fit the network, or the second model has other classes.
     """
-    data = model.match(as_dataset(model, test, "test", keep_originals=second is not None))
-    known = None if train is None else model.match(as_dataset(model, train, "train"))
+    model, data = align(model, as_dataset(model, test, "test", keep_originals=second is not None))
+    known = None if train is None else align(model, as_dataset(model, train, "train"))[1]
     if second is not None and second.class_names != model.class_names:
         raise DataError(
             f"{second.name} has not the classes of {model.name}, in their order; compare two models of the same classes"

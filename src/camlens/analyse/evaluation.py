@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from camlens.analyse.statistics import wilson_interval
 from camlens.data.dataset import Dataset
 from camlens.files import replacing
-from camlens.model.classifier import Classifier
+from camlens.model.classifier import Classifier, align
 from camlens.runtime.predict import predict
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
 
@@ -192,7 +192,7 @@ def evaluate(
         DataError: The data set has other classes.
         ModelError: The network gives logits that are not finite.
     """
-    data = model.match(data)
+    model, data = align(model, data)
     predictions = predict(model, data, batch_size, processes=processes)
     predictions.check_finite(model.name)
     return Evaluation(model, data, predictions.logits)

@@ -113,7 +113,7 @@ def compute_maps(
     if len(indices) == 0:
         return {}
     model, data = evaluation.model, evaluation.data
-    layers = list(layers or model.layers[-2:])
+    layers = list(layers or model.find_layers()[-2:])
     parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     batches = list(zip(indices.split(BATCH_SIZE), classes.split(BATCH_SIZE), strict=True))
     for batch, targets in track(batches, "explaining the errors"):

@@ -53,7 +53,7 @@ def demo(
 def load_data(data_dir: Path | None, verbose: bool) -> tuple[str, Dataset, Dataset]:
     """Load CIFAR-10 where possible, otherwise `shapes`, and say which and why: its name, train and test images."""
     from camlens.data.sources import load_split
-    from camlens.model.checkpoint import shipped
+    from camlens.model.loading import shipped
 
     try:
         if opt.SHIPPED_MODEL not in shipped():
@@ -73,7 +73,7 @@ def load_data(data_dir: Path | None, verbose: bool) -> tuple[str, Dataset, Datas
 
 def get_model(source: str, train: Dataset, folder: Path, seed: int, device: str) -> tuple[Classifier, list[Path]]:
     """Load the shipped network for CIFAR-10 or train one on `shapes`: the model, and the files that this wrote."""
-    from camlens.model.checkpoint import load
+    from camlens.model.loading import load
     from camlens.train.recipe import find_recipe
     from camlens.train.resume import resolve_settings
     from camlens.train.run_folder import RunFolder

@@ -14,7 +14,7 @@ def env(data_dir: opt.DataDir = None, as_json: opt.AsJson = False) -> None:
     import torch
 
     from camlens.data import cifar10
-    from camlens.model.checkpoint import shipped
+    from camlens.model.loading import shipped
     from camlens.runtime.devices import available_devices
 
     facts = {

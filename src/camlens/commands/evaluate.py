@@ -32,10 +32,12 @@ def evaluate(
     from camlens.analyse.marks import corrected, count_marks, read_marks
     from camlens.commands.inputs import load_model
     from camlens.data.sources import load_split
+    from camlens.model.classifier import align
     from camlens.show import draw
 
     classifier = load_model(model, model_option, weights, device)
-    images = classifier.match(load_split(data, split, classifier.input_size, data_dir, skip_unreadable))
+    images = load_split(data, split, classifier.input_size, data_dir, skip_unreadable)
+    classifier, images = align(classifier, images)
     marks = read_marks(corrections, images) if corrections else None
     folder = out_folder(out)
     evaluation = evaluate_model(classifier, images, batch)

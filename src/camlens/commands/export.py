@@ -37,8 +37,8 @@ def export(
 
     classifier = load_model(model, model_option, weights, "cpu")
     for name in layer or ():
-        if name not in ("layer3", classifier.layers[-1]):
-            raise unknown("layer", name, ("layer3", classifier.layers[-1]), "an export")
+        if name not in ("layer3", classifier.find_layers()[-1]):
+            raise unknown("layer", name, ("layer3", classifier.find_layers()[-1]), "an export")
     test, train = load_test_and_train(data, classifier.input_size, data_dir, skip_unreadable)
     path = out_folder(out) / "model.onnx"
     comparison = write(classifier, path, test, train, layer3="layer3" in (layer or ()), int8=int8)

@@ -44,6 +44,7 @@ def gallery(
     from camlens.commands.inputs import load_model
     from camlens.data.sources import load_split
     from camlens.maps.explain import validate
+    from camlens.model.classifier import align
     from camlens.show import draw
 
     classifier = load_model(model, model_option, weights, device)
@@ -52,7 +53,8 @@ def gallery(
         raise UsageError(
             f"the gallery shows maps of layers, and {chosen.name} explains the pixels; choose another method"
         )
-    images = classifier.match(load_split(data, split, classifier.input_size, data_dir, skip_unreadable))
+    images = load_split(data, split, classifier.input_size, data_dir, skip_unreadable)
+    classifier, images = align(classifier, images)
     label, prediction = (None if name is None else classifier.class_index(name) for name in (true, pred))
     folder = out_folder(out)
     evaluation = evaluate(classifier, images, batch)

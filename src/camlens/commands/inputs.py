@@ -9,8 +9,8 @@ from camlens.data.dataset import Dataset
 from camlens.data.pictures import Size
 from camlens.data.sources import load_split, splits_of
 from camlens.errors import UsageError
-from camlens.model.checkpoint import load
 from camlens.model.classifier import Classifier
+from camlens.model.loading import load
 from camlens.runtime.devices import pick_device
 
 

@@ -25,7 +25,7 @@ def summary(
     """Print every layer of a network with its output shape and number of parameters."""
     from dataclasses import asdict
 
-    from camlens.model.checkpoint import find_network
+    from camlens.model.loading import find_network
     from camlens.model.resnet import RESNETS, ResNet
     from camlens.model.summary import summarise
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from camlens.maps.overlay import stretch, upsample
 from camlens.model.forward import hooked, isolated_forward, micro_batch_size
-from camlens.model.grid import as_grid
+from camlens.model.layers import as_grid
 from camlens.progress import track
 
 

@@ -87,7 +87,7 @@ def gallery(
         ending: "png" or "pdf".
         raw: Whether to write the raw maps, maps.npz, too.
     """
-    errors = explain_errors(evaluation, indices, list(layers or evaluation.model.layers[-2:]), method)
+    errors = explain_errors(evaluation, indices, list(layers or evaluation.model.find_layers()[-2:]), method)
     cases = [as_case(evaluation.data, error) for error in errors]
     title = f"What {evaluation.model.name} gets wrong on {evaluation.data.name}"
     with Work("drawing the errors"):

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from camlens.data.dataset import Dataset
 from camlens.errors import UsageError
-from camlens.model import checkpoint
+from camlens.model import loading
 from camlens.model.classifier import Classifier, bare
 from camlens.model.resnet import RESNETS, ResNet
 from camlens.train.recipe import Recipe
@@ -107,7 +107,7 @@ def create_train_state(
         seed: Start of the random weights.
         device: Where the network computes.
         channels_last: Memory layout of the weights.
-        init: The model whose weights training starts from, as `checkpoint.load` takes it; empty for random weights.
+        init: The model whose weights training starts from, as `loading.load` takes it; empty for random weights.
 
     Raises:
         UsageError: `init` is not of the recipe's architecture, or `sync_norm` has no GPU.
@@ -141,7 +141,7 @@ def load_init(network: ResNet, init: str, class_names: tuple[str, ...]) -> Chann
     Raises:
         UsageError: It is of another architecture.
     """
-    other = checkpoint.load(init)
+    other = loading.load(init)
     source = bare(other)
     wanted = {key: value for key, value in network.architecture.items() if key != "classes"}
     actual = {key: value for key, value in getattr(source, "architecture", {}).items() if key != "classes"}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from camlens.data.dataset import Dataset
 from camlens.errors import CamlensError, UsageError
-from camlens.model import checkpoint
+from camlens.model import checkpoint, loading
 from camlens.model.classifier import Classifier
 from camlens.progress import Work
 from camlens.runtime.predict import predict
@@ -280,7 +280,7 @@ class Trainer:
         """The classifier with the weights that the main process has kept, in evaluation mode."""
         classifier = self.state.classifier
         if self.processes.is_main:
-            classifier.network.load_state_dict(checkpoint.load(self.folder.path).network.state_dict())
+            classifier.network.load_state_dict(loading.load(self.folder.path).network.state_dict())
         self.processes.broadcast(classifier.network)
         return classifier.eval()
 

@@ -19,9 +19,9 @@ from camlens.maps.channels import ablated_logits, masked_logits
 from camlens.maps.inputs import layer_names, unknown_layer
 from camlens.maps.methods import Method
 from camlens.maps.pooled_head import pooled_head
-from camlens.model.classifier import Classifier, feature_maps
+from camlens.model.classifier import Classifier
 from camlens.model.forward import hooked, isolated_forward, micro_batch_size
-from camlens.model.grid import as_grid
+from camlens.model.layers import as_grid, feature_maps
 
 
 class TorchBackend:
@@ -46,7 +46,7 @@ class TorchBackend:
                 raise unknown_layer(name, feature_maps(self.network, image_size), owner)
         if names:
             return names, ""
-        layers = list(self.classifier.layers if self.classifier else feature_maps(self.network, image_size))
+        layers = list(self.classifier.find_layers() if self.classifier else feature_maps(self.network, image_size))
         if not layers:
             raise ModelError(f"{type(self.network).__name__} has no layer with a feature map (B, C, h, w)")
         return layers[-1:], f"{layers[-1]} is the last layer with a feature map on whose cells the logits depend"

@@ -18,7 +18,7 @@ from camlens.data.pictures import decode_picture
 from camlens.errors import UsageError
 from camlens.files import out_folder, write_text
 from camlens.maps.methods import METHODS, find_method
-from camlens.model.classifier import Classifier
+from camlens.model.classifier import Classifier, align
 from camlens.runtime.predict import predict
 from camlens.show.report.packing import pack_maps, pack_pictures
 from camlens.show.report.page import read_facts, to_html
@@ -65,7 +65,7 @@ class Explorer:
         opinion = form_opinion(
             evaluation,
             torch.zeros(1, dtype=torch.int64),
-            layers=self.model.layers[-1:],
+            layers=self.model.find_layers()[-1:],
             extra_class=self.model.class_index(class_name) if class_name else None,
         )
         return {
@@ -103,7 +103,7 @@ class Explorer:
 
     def explain(self, opinion: Opinion, layer: str, method: str) -> ChosenLayer:
         """Maps of the explained classes at a layer, by a method."""
-        layer, method = layer or self.model.layers[-1], find_method(method or METHOD).name
+        layer, method = layer or self.model.find_layers()[-1], find_method(method or METHOD).name
         maps = compute_maps(opinion.evaluation, opinion.indices, opinion.classes, [layer], method)[layer]
         return {"method": method, **pack_maps(layer, maps, precise=True)}
 
@@ -130,7 +130,8 @@ def prepare(
 
     The report in the folder `out` is used where it is of this model and these images; otherwise it is written there.
     """
-    test, train = model.match(test), None if train is None else model.match(train)
+    model, test = align(model, test)
+    train = None if train is None else align(model, train)[1]
     path, cache = out_folder(out) / "report.html", out / FEATURES_FILE
     identity = identify(model, test, train)
     facts = read_facts(path)
@@ -143,7 +144,7 @@ def prepare(
     live: Live = {
         "methods": [name for name, method in METHODS.items() if method.needs == ("activations", "gradients")],
         "method": METHOD,
-        "layers": list(model.layers),
+        "layers": list(model.find_layers()),
     }
     served: Facts = {**facts, "live": live}
     return Explorer(model, test, train, train_features), to_html(served)

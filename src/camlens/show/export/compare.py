@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from camlens.data.dataset import Dataset
 from camlens.errors import ModelError
 from camlens.maps.explain import explain
-from camlens.model.classifier import Classifier
+from camlens.model.classifier import Classifier, align
 from camlens.progress import track
 
 COMPARED_IMAGES = 512  # test images, on which a file in float32 is compared
@@ -86,9 +86,9 @@ def compare(model: Classifier, exported: Classifier, test: Dataset, count: int, 
         count: How many of them to take, evenly spaced, at least; fewer where there are fewer.
         batch_size: Images at a time.
     """
-    test = model.match(test)
+    model, test = align(model, test)
     chosen = torch.arange(0, len(test), max(1, len(test) // count))
-    layers = list(exported.layers)
+    layers = list(exported.find_layers())
     logit_difference, map_difference, right = 0.0, 0.0, [0, 0]
     correlations: list[float] = []
     for indices in track(chosen.split(batch_size), "comparing the file with the network"):

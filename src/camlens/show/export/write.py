@@ -52,7 +52,7 @@ def write(
         raise UsageError("the maps of layer3 are exported in float32 alone; leave --int8 or --layer layer3 away")
     if int8 and train is None:
         raise UsageError("--int8 is calibrated on training images, and the data has none")
-    network, layer = bare(model), model.layers[-1]
+    network, layer = bare(model), model.find_layers()[-1]
     if OnnxBackend.handles(network):
         raise UsageError(f"{model.name} is an ONNX file already; give the network that it was made from")
     if layer3 and not isinstance(network, ResNet):

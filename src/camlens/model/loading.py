@@ -1,0 +1,156 @@
+"""`load`: from what a user names as a model to a classifier."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camlens.errors import ModelError, UsageError
+from camlens.model import exported
+from camlens.model.checkpoint import WEIGHTS, load_state, read_facts, read_state
+from camlens.model.classifier import Classifier, bare
+from camlens.model.foreign import IMAGENET, recognise
+from camlens.model.resnet import ResNet
+
+log = logging.getLogger("camlens")
+SHIPPED = Path(__file__).parent / "weights"
+SUFFIXES = (".onnx", ".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
+
+
+def shipped() -> tuple[str, ...]:
+    """The names of the networks that are shipped with the package."""
+    return tuple(sorted(path.stem for path in SHIPPED.glob("*.safetensors")))
+
+
+def load(model: str | Path = "resnet18-cifar10", weights: str | Path | None = None) -> Classifier:
+    """Load a classifier, in evaluation mode and on the CPU.
+
+    Args:
+        model: One of these:
+
+            - the name of a shipped network
+            - a run folder
+            - an ONNX file that `camlens export` wrote
+            - a file of weights that camlens wrote, or of a ResNet of torchvision, timm or kuangliu/pytorch-cifar
+            - `module:function`, a function without arguments that makes a `Classifier` or a bare network
+        weights: A state dict for the network that `module:function` makes (`.safetensors`, or `.pt` of tensors alone).
+
+    Raises:
+        ModelError: There is no such network, or the weights belong to another.
+    """
+    spec = str(model)
+    path = Path(model)
+    if path.is_dir():
+        path = path / WEIGHTS
+        if not path.exists():
+            raise ModelError(f"{model} is no run folder: it has no {WEIGHTS}")
+    elif spec in shipped():
+        path = SHIPPED / f"{spec}.safetensors"
+    elif path.suffix not in SUFFIXES and ":" in spec:
+        return _from_function(spec, None if weights is None else Path(weights))
+    elif path.suffix not in SUFFIXES:
+        names = ", ".join(shipped()) or "none in this version: train one with camlens train"
+        raise ModelError(
+            f"no model {spec!r}; give a run folder, a .safetensors or .onnx file, module:function "
+            f"or the name of a shipped network ({names})"
+        )
+    if weights is not None:
+        raise UsageError(f"--weights goes with module:function; {spec} has its own")
+    return exported.load(path) if path.suffix == ".onnx" else _from_file(path)
+
+
+def _from_file(path: Path) -> Classifier:
+    state, written = read_state(path), read_facts(path)
+    if written is None:
+        found = recognise(state)
+        if found is None:
+            raise ModelError(
+                f"{path} does not say which network it belongs to: camlens did not write it, and its names are of no "
+                f"ResNet of torchvision, timm or kuangliu/pytorch-cifar; "
+                f"give the network too: --model module:function --weights {path.name}"
+            )
+        foreign, state, assumed = found
+        load_state(bare(foreign), state, path)
+        log.warning("%s is %s", path.name, assumed)
+        return foreign.eval()
+    try:
+        facts: dict[str, Any] = json.loads(written)
+        network = ResNet(**facts["architecture"])
+        about = {key: facts[key] for key in ("class_names", "mean", "std", "input_size")}
+        model = Classifier(network, **about, name=facts["architecture"]["name"]).eval()
+        if len(model.class_names) != network.fc.out_features:
+            raise ValueError(f"{len(model.class_names)} class names for {network.fc.out_features} classes")
+    except (ValueError, KeyError, TypeError, UsageError) as error:
+        raise ModelError(f"{path}: its metadata is not what camlens writes: {error!r}") from error
+    load_state(network, state, path)
+    return model
+
+
+def _from_function(spec: str, weights: Path | None) -> Classifier:
+    made = call(spec)
+    if not isinstance(made, nn.Module):
+        raise ModelError(f"{spec} gave a {type(made).__name__}; expected a camlens.Classifier or a torch.nn.Module")
+    network = made.network if isinstance(made, Classifier) else made
+    if weights is not None:
+        load_state(network, read_state(weights), weights)
+    if isinstance(made, Classifier):
+        return made.eval()
+    return assume(made.eval(), spec)
+
+
+def find_network(spec: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The bare network that `load` would wrap and the shape of its input; 3x224x224 where it does not say."""
+    made = call(spec) if ":" in spec and not Path(spec).exists() else load(spec)
+    if not isinstance(made, nn.Module):
+        raise ModelError(f"{spec} gave a {type(made).__name__}; expected a camlens.Classifier or a torch.nn.Module")
+    if spec.endswith(".onnx"):
+        raise UsageError(f"{spec} is an ONNX file, whose layers are not listed; give the network it was made from")
+    height, width = made.input_size if isinstance(made, Classifier) else (224, 224)
+    return bare(made), (3, height, width)
+
+
+def assume(network: nn.Module, spec: str) -> Classifier:
+    """A bare network as a classifier, with ImageNet's conventions and numbers for class names; a warning says so."""
+    parameter = next(network.parameters(), torch.zeros(()))
+    try:
+        with torch.no_grad():
+            logits = network(torch.zeros(1, 3, 224, 224, device=parameter.device, dtype=parameter.dtype))
+    except Exception as error:
+        raise ModelError(
+            f"{spec} gave a bare network that does not take 3x224x224 images; let it return "
+            f"camlens.Classifier(network, class_names=..., mean=..., std=..., input_size=...) ({error})"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+        raise ModelError(f"{spec} gave a network whose output is not logits (B, K)")
+    log.warning(
+        "%s gave a bare network: taking 3x224x224 images normalised as ImageNet's are, and class names from the data; "
+        "let it return a camlens.Classifier to say otherwise",
+        spec,
+    )
+    return Classifier(network, [str(c) for c in range(logits.shape[1])], *IMAGENET, (224, 224))
+
+
+def call(spec: str) -> Any:
+    """What `module:function` returns; the module is looked for in the current folder too.
+
+    Raises `ModelError` where there is no such function or it fails.
+    """
+    module_name, _, function_name = spec.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except Exception as error:  # a module may raise anything
+        raise ModelError(f"cannot find {spec}: {error}") from error
+    try:
+        return function()
+    except Exception as error:  # a user's function may raise anything
+        raise ModelError(f"{spec}() failed: {type(error).__name__}: {error}") from error
