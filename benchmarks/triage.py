@@ -132,7 +132,7 @@ def doubtful(
         evaluation.labels[errors].numpy(), evaluation.probabilities[errors].numpy(), method="normalized_margin"
     )
     scores = {
-        "probability margin": verdicts.signs.predicted_probability - verdicts.signs.label_probability,
+        "probability margin": verdicts.signs.prediction_probability - verdicts.signs.label_probability,
         "cleanlab, normalised margin": -torch.from_numpy(quality).float(),
         "nearest training images": of_prediction - of_label,
         "doubt, which the report sorts by": verdicts.doubt,

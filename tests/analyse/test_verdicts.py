@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[2]
 def signs(**given):
     """Of one error with no sign at all, but for those given."""
     usual = {
-        "duplicate": -1, "similarity": 0.2, "typicality": 0.5, "label_probability": 0.25, "predicted_probability": 0.6,
+        "duplicate": -1, "similarity": 0.2, "typicality": 0.5, "label_probability": 0.25, "prediction_probability": 0.6,
         "other_probability": 0.05, "enlarged_gain": 0.0, "crop_probability": 0.1, "crop_clarity": 0.0,
-        "label_without": 0.2, "predicted_without": 0.3, "scatter": 0.3, "confusions": 3,
+        "label_without": 0.2, "prediction_without": 0.3, "scatter": 0.3, "confusions": 3,
     }  # fmt: skip
     return Signs(**{name: torch.tensor([value]) for name, value in (usual | given).items()})
 
@@ -32,12 +32,12 @@ def signs(**given):
         ({"enlarged_gain": 0.5}, "small"),
         ({"crop_probability": 0.9, "crop_clarity": 0.5, "typicality": 0.1}, "ambiguous"),
         ({"crop_probability": 0.9, "crop_clarity": 0.5, "typicality": 0.5}, None),
-        ({"crop_probability": 0.9, "crop_clarity": 0.5, "typicality": 0.1, "predicted_without": 0.6}, None),
+        ({"crop_probability": 0.9, "crop_clarity": 0.5, "typicality": 0.1, "prediction_without": 0.6}, None),
         ({"label_without": 0.7}, "ambiguous"),
-        ({"label_probability": 0.41, "predicted_probability": 0.45}, "ambiguous"),
+        ({"label_probability": 0.41, "prediction_probability": 0.45}, "ambiguous"),
         ({"scatter": 0.9, "typicality": 0.01}, "unusual"),
         ({"scatter": 0.9, "typicality": 0.6}, None),
-        ({"predicted_probability": 0.95}, "confident mistake"),
+        ({"prediction_probability": 0.95}, "confident mistake"),
     ],
 )
 def test_the_verdict_follows_from_the_signs(given, verdict):
@@ -51,7 +51,7 @@ def test_the_verdict_follows_from_the_signs(given, verdict):
 
 def test_a_measurement_that_was_not_made_is_no_sign_and_in_no_reason():
     nan = float("nan")
-    missing = dict.fromkeys(("enlarged_gain", "crop_probability", "label_without", "predicted_without"), nan)
+    missing = dict.fromkeys(("enlarged_gain", "crop_probability", "label_without", "prediction_without"), nan)
     assert decide(signs(**missing)).names == [None]
     (reason,) = decide(signs(label_without=0.7, crop_probability=nan)).reasons
     assert reason and "nan" not in reason
@@ -59,7 +59,7 @@ def test_a_measurement_that_was_not_made_is_no_sign_and_in_no_reason():
 
 def test_the_most_doubtful_label_is_a_sure_typical_and_rare_confusion():
     kinds = [
-        signs(predicted_probability=p, typicality=t, confusions=c)
+        signs(prediction_probability=p, typicality=t, confusions=c)
         for p, t, c in ((0.95, 0.9, 1), (0.5, 0.1, 9), (0.7, 0.5, 4))
     ]
     together = replace(kinds[0], **{f: torch.cat([getattr(k, f) for k in kinds]) for f in Signs.__dataclass_fields__})

@@ -134,7 +134,7 @@ def test_what_a_second_model_fixed_and_broke(tmp_path):
         and f"fixed {fixed} errors" in facts["findings"][0]
         and f"broke {broken} " in facts["findings"][0]
     )
-    with pytest.raises(DataError, match="has not the classes of tiny, in their order"):
+    with pytest.raises(DataError, match="does not have the classes of tiny in the same order"):
         names = (NAMES[1], NAMES[0], NAMES[2])
         camlens.report(a, data, tmp_path / "b.html", second=classifier(names=names))
 

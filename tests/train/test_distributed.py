@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from camlens.data import source
 from camlens.data.augment import Augmentation
+from camlens.data.sources import load_split
 from camlens.model.resnet import ResNet
 from camlens.runtime.processes import Processes
 from camlens.train.loader import TrainLoader
@@ -105,7 +105,7 @@ def test_two_processes_equal_one_that_accumulates_the_two_halves(folder, tmp_pat
     assert saved(tmp_path / "run")["step"] == 20
     assert output.count("of 11 images") == 1, "one process reports"
 
-    images = source.load(str(folder), "train", (12, 12))
+    images = load_split(str(folder), "train", (12, 12))
     learn = torch.randperm(95, generator=torch.Generator().manual_seed(0))[20:]
     how = Augmentation(crop=1, cutout=4)
     halves = [TrainLoader(images, learn, 15, 0, how, torch.device("cpu"), Processes(rank, 2)) for rank in (0, 1)]
@@ -143,7 +143,7 @@ def test_no_image_is_counted_twice(folder, undisturbed):
     from camlens.analyse.evaluation import evaluate
 
     model = camlens.load(undisturbed)
-    found = evaluate(model, source.load(str(folder), "test", (12, 12))).metrics()
+    found = evaluate(model, load_split(str(folder), "test", (12, 12))).metrics()
     reported = json.loads((undisturbed / "metrics.json").read_text(encoding="utf-8"))
     assert reported["n"] == 11 and reported["accuracy"] == found["accuracy"]
     assert reported["ece"] == pytest.approx(found["ece"], abs=1e-5)

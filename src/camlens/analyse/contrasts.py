@@ -24,7 +24,7 @@ class ExplainedError:
         label: The label.
         prediction: The predicted class.
         label_probability: Probability of the label.
-        predicted_probability: Probability of the prediction.
+        prediction_probability: Probability of the prediction.
         maps: For each layer the raw maps (h, w) for the prediction, for the label, and of their contrast.
     """
 
@@ -32,7 +32,7 @@ class ExplainedError:
     label: int
     prediction: int
     label_probability: float
-    predicted_probability: float
+    prediction_probability: float
     maps: dict[str, tuple[Tensor, Tensor, Tensor]]
 
 
@@ -64,7 +64,7 @@ def explain_batch(evaluation: Evaluation, batch: Tensor, layers: Sequence[str], 
             label=int(labels[row]),
             prediction=int(predictions[row]),
             label_probability=float(probabilities[row, labels[row]]),
-            predicted_probability=float(probabilities[row, predictions[row]]),
+            prediction_probability=float(probabilities[row, predictions[row]]),
             maps={
                 layer: (for_prediction[layer][row].cpu(), for_label[layer][row].cpu(), contrast[layer][row].cpu())
                 for layer in layers

@@ -106,7 +106,7 @@ def analyse(
     known = None if train is None else align(model, as_dataset(model, train, "train"))[1]
     if second is not None and second.class_names != model.class_names:
         raise DataError(
-            f"{second.name} has not the classes of {model.name}, in their order; compare two models of the same classes"
+            f"{second.name} does not have the classes of {model.name} in the same order; compare two models that do"
         )
     predictions = predict(model, data, batch_size, features=True)
     predictions.check_finite(model.name)
@@ -175,7 +175,7 @@ def measure_signs_of(
         evaluation,
         errors,
         maps=maps,
-        predicted_maps=maps[torch.arange(count), place],
+        prediction_maps=maps[torch.arange(count), place],
         correct_maps=correct_maps.get(layer, maps[:0]),
         features=features,
         train=train,

@@ -56,7 +56,7 @@ def explain_picture(
     Raises:
         UsageError: Unknown method, layer or class, or both classes are the same.
     """
-    explained_layers = list(layers or model.layers[-2:])
+    explained_layers = list(layers or model.find_layers()[-2:])
     names = available_methods(model, explained_layers) if method == "all" else [find_method(method).name]
     explanations = []
     for name in names:

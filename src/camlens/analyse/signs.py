@@ -40,13 +40,13 @@ class Signs:
         similarity: Of the most similar training image, as in `camlens.analyse.duplicates`.
         typicality: Fraction of the correctly predicted images that are farther from their nearest training images.
         label_probability: Probability of the label.
-        predicted_probability: Probability of the prediction.
+        prediction_probability: Probability of the prediction.
         other_probability: Mean probability of the classes that are not predicted.
         enlarged_gain: Rise of the label's probability from a wide to a narrow crop of all evidence.
         crop_probability: For untypical errors, probability of the prediction in a wide crop of its own evidence.
         crop_clarity: Fraction of the correctly predicted images with a less probable prediction than that.
         label_without: Probability of the label where a narrow window on the prediction's evidence is hidden.
-        predicted_without: Probability of the prediction there.
+        prediction_without: Probability of the prediction there.
         scatter: 0 to 1, how little evidence there is and how scattered: mean of the fractions of the correctly
             predicted images with more evidence and with evidence in fewer places.
         confusions: Number of errors with the same label and prediction.
@@ -56,13 +56,13 @@ class Signs:
     similarity: Tensor
     typicality: Tensor
     label_probability: Tensor
-    predicted_probability: Tensor
+    prediction_probability: Tensor
     other_probability: Tensor
     enlarged_gain: Tensor
     crop_probability: Tensor
     crop_clarity: Tensor
     label_without: Tensor
-    predicted_without: Tensor
+    prediction_without: Tensor
     scatter: Tensor
     confusions: Tensor
 
@@ -71,7 +71,7 @@ def measure_signs(
     evaluation: Evaluation,
     errors: Tensor,
     maps: Tensor,
-    predicted_maps: Tensor,
+    prediction_maps: Tensor,
     correct_maps: Tensor,
     features: Tensor,
     train: Dataset,
@@ -83,7 +83,7 @@ def measure_signs(
         evaluation: Of the images.
         errors: (E,) their indices.
         maps: (E, n, h, w) raw maps of the errors for n classes each, at one layer.
-        predicted_maps: (E, h, w) those for the prediction.
+        prediction_maps: (E, h, w) those for the prediction.
         correct_maps: (R, n, h, w) raw maps of some correctly predicted images.
         features: (N, C) features of all images.
         train: The training images.
@@ -95,13 +95,13 @@ def measure_signs(
         evaluation.predictions[errors],
         evaluation.probabilities[errors],
     )
-    label_probability, predicted_probability = of_class(probabilities, labels), of_class(probabilities, predictions)
-    other_probability = (1 - predicted_probability) / (probabilities.shape[1] - 1)
+    label_probability, prediction_probability = of_class(probabilities, labels), of_class(probabilities, predictions)
+    other_probability = (1 - prediction_probability) / (probabilities.shape[1] - 1)
     correct = sample_correct(evaluation, CORRECT_IMAGES)
     duplicate, similarity = find_duplicates(evaluation, errors, correct, features, train, search)
     typicality = measure_typicality(search, features[errors], features[sample_correct(evaluation, CORRECT_FEATURES)])
     evidence, correct_evidence = maps.abs().sum(dim=1), correct_maps.abs().sum(dim=1)  # (E, h, w), (R, h, w)
-    positive = predicted_maps.clamp(min=0)
+    positive = prediction_maps.clamp(min=0)
 
     undecided = (duplicate < 0) & ~is_label_doubtful(typicality, label_probability, other_probability)
     narrow = torch.stack(
@@ -123,13 +123,13 @@ def measure_signs(
         similarity=similarity,
         typicality=typicality,
         label_probability=label_probability,
-        predicted_probability=predicted_probability,
+        prediction_probability=prediction_probability,
         other_probability=other_probability,
         enlarged_gain=narrow - wide,
         crop_probability=crop,
         crop_clarity=fraction_below(crop, evaluation.confidences[~evaluation.wrong]),
         label_without=of_class(without, labels),
-        predicted_without=of_class(without, predictions),
+        prediction_without=of_class(without, predictions),
         scatter=(more_places + less_evidence) / 2,
         confusions=evaluation.confusion[labels, predictions].float(),
     )

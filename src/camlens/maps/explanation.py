@@ -18,6 +18,7 @@ from camlens.maps.overlay import displayable, overlay, upsample
 from camlens.model.classifier import Classifier
 
 T = TypeVar("T")
+MAX_IMAGES, MAX_CLASSES = 12, 10  # shown in a notebook
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,4 +134,21 @@ class Explanation:
         return results[self.layers[0]] if self.single_layer else results
 
     def _repr_html_(self) -> str:
-        return to_html(self)
+        shown = min(MAX_IMAGES, len(self.logits))
+        rows = [self._captioned_pictures(row) for row in range(shown)]
+        heading = f"{self.method} at {', '.join(self.layers)}. {self.why}"
+        return to_html(heading, rows, len(self.logits) - shown)
+
+    def _captioned_pictures(self, row: int) -> list[tuple[str, Image.Image]]:
+        """An image with its prediction, and its heat maps with class, layer and range."""
+        picture = self.pictures[row]
+        probability = float(self.logits[row].float().softmax(dim=0).max())
+        prediction = f"{self.class_name(int(self.prediction[row]))} {100 * probability:.1f} %"
+        captioned = [(prediction, Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()))]
+        minus = "" if self.against is None else f" − {self.class_name(int(self.against[row]))}"
+        classes = self.target[row].reshape(-1).tolist()[:MAX_CLASSES]
+        for layer, maps in self.layer_maps.items():
+            for index, one in zip(classes, maps[row].reshape(-1, *maps.shape[-2:]), strict=False):
+                values = f"{float(one.min()):.2g} … {float(one.max()):.2g}"
+                captioned.append((f"{self.class_name(index)}{minus}, {layer}, {values}", overlay(picture, one)))
+        return captioned

@@ -24,7 +24,12 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 
 
 def unwrapped_keys(state: Mapping[str, Tensor], own: Collection[str] = ()) -> dict[str, Tensor]:
-    """The state without the words that wrappers put before every name, unless the names are `own` as they are."""
+    """Remove the prefixes that wrappers put before every name of a state dict.
+
+    Args:
+        state: Tensors by name.
+        own: Names of the network's own, which are kept as they are.
+    """
     found = dict(state)
     while found and not set(found) & set(own):
         prefix = next((word for word in WRAPPERS if all(key.startswith(word) for key in found)), None)
@@ -35,10 +40,17 @@ def unwrapped_keys(state: Mapping[str, Tensor], own: Collection[str] = ()) -> di
 
 
 def recognise(state: Mapping[str, Tensor]) -> tuple[Classifier, dict[str, Tensor], str] | None:
-    """The classifier that these weights belong to, not yet filled; the weights by its names; what was assumed of it.
+    """Recognise the ResNet that a state dict belongs to.
 
-    None where they are of no ResNet. Weights do not say how images were normalised nor what the classes are called;
-    what the projects do by default is assumed.
+    Weights do not say how images were normalised or what the classes are called; the defaults of the projects are
+    assumed.
+
+    Args:
+        state: Tensors by name.
+
+    Returns:
+        A classifier without these weights, the weights under its own names, and in words what was assumed; None where
+        the weights are of no ResNet.
     """
     ours = unwrapped_keys(state)
     kuangliu = "linear.weight" in ours

@@ -67,19 +67,10 @@ def load(model: str | Path = "resnet18-cifar10", weights: str | Path | None = No
 
 
 def _from_file(path: Path) -> Classifier:
+    """The classifier in a file of weights that camlens wrote, or that another project wrote for a ResNet."""
     state, written = read_state(path), read_facts(path)
     if written is None:
-        found = recognise(state)
-        if found is None:
-            raise ModelError(
-                f"{path} does not say which network it belongs to: camlens did not write it, and its names are of no "
-                f"ResNet of torchvision, timm or kuangliu/pytorch-cifar; "
-                f"give the network too: --model module:function --weights {path.name}"
-            )
-        foreign, state, assumed = found
-        load_state(bare(foreign), state, path)
-        log.warning("%s is %s", path.name, assumed)
-        return foreign.eval()
+        return _from_foreign_state(state, path)
     try:
         facts: dict[str, Any] = json.loads(written)
         network = ResNet(**facts["architecture"])
@@ -93,31 +84,41 @@ def _from_file(path: Path) -> Classifier:
     return model
 
 
+def _from_foreign_state(state: dict[str, Tensor], path: Path) -> Classifier:
+    """The classifier for a state dict of another project, recognised by the names in it."""
+    recognised = recognise(state)
+    if recognised is None:
+        raise ModelError(
+            f"{path} does not say which network it belongs to: camlens did not write it, and its names are of no "
+            f"ResNet of torchvision, timm or kuangliu/pytorch-cifar; "
+            f"give the network too: --model module:function --weights {path.name}"
+        )
+    model, state, assumptions = recognised
+    load_state(bare(model), state, path)
+    log.warning("%s is %s", path.name, assumptions)
+    return model.eval()
+
+
 def _from_function(spec: str, weights: Path | None) -> Classifier:
-    made = call(spec)
-    if not isinstance(made, nn.Module):
-        raise ModelError(f"{spec} gave a {type(made).__name__}; expected a camlens.Classifier or a torch.nn.Module")
+    """The classifier that a user's function makes, with weights from a file where one is given."""
+    made = _call_for_module(spec)
     network = made.network if isinstance(made, Classifier) else made
     if weights is not None:
         load_state(network, read_state(weights), weights)
-    if isinstance(made, Classifier):
-        return made.eval()
-    return assume(made.eval(), spec)
+    return made.eval() if isinstance(made, Classifier) else _with_imagenet_defaults(made.eval(), spec)
 
 
 def find_network(spec: str) -> tuple[nn.Module, tuple[int, int, int]]:
     """The bare network that `load` would wrap and the shape of its input; 3x224x224 where it does not say."""
-    made = call(spec) if ":" in spec and not Path(spec).exists() else load(spec)
-    if not isinstance(made, nn.Module):
-        raise ModelError(f"{spec} gave a {type(made).__name__}; expected a camlens.Classifier or a torch.nn.Module")
+    made = _call_for_module(spec) if ":" in spec and not Path(spec).exists() else load(spec)
     if spec.endswith(".onnx"):
         raise UsageError(f"{spec} is an ONNX file, whose layers are not listed; give the network it was made from")
     height, width = made.input_size if isinstance(made, Classifier) else (224, 224)
     return bare(made), (3, height, width)
 
 
-def assume(network: nn.Module, spec: str) -> Classifier:
-    """A bare network as a classifier, with ImageNet's conventions and numbers for class names; a warning says so."""
+def _with_imagenet_defaults(network: nn.Module, spec: str) -> Classifier:
+    """A bare network as a classifier, prepared for as ImageNet's are and with numbered classes; a warning says so."""
     parameter = next(network.parameters(), torch.zeros(()))
     try:
         with torch.no_grad():
@@ -137,11 +138,8 @@ def assume(network: nn.Module, spec: str) -> Classifier:
     return Classifier(network, [str(c) for c in range(logits.shape[1])], *IMAGENET, (224, 224))
 
 
-def call(spec: str) -> Any:
-    """What `module:function` returns; the module is looked for in the current folder too.
-
-    Raises `ModelError` where there is no such function or it fails.
-    """
+def _call_for_module(spec: str) -> nn.Module:
+    """The module that `module:function` returns; the Python module is looked for in the current folder too."""
     module_name, _, function_name = spec.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -151,6 +149,9 @@ def call(spec: str) -> Any:
     except Exception as error:  # a module may raise anything
         raise ModelError(f"cannot find {spec}: {error}") from error
     try:
-        return function()
+        made = function()
     except Exception as error:  # a user's function may raise anything
         raise ModelError(f"{spec}() failed: {type(error).__name__}: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise ModelError(f"{spec} gave a {type(made).__name__}; expected a camlens.Classifier or a torch.nn.Module")
+    return made

@@ -17,18 +17,18 @@ Stem = Literal["small", "imagenet"]
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution that a CPU trains on grids of few cells as one matrix product.
+    """A convolution that is trained on small grids as one matrix product on a CPU.
 
-    Its own kernels fill each row of the grid up to 16 or 32 cells, so most of their work there is on zeros.
+    The CPU kernels pad each row of the grid to 16 or 32 cells, so on small grids most of their work is on zeros.
     """
 
-    FEW = 4  # cells a side
+    SMALL_GRID = 4  # cells per side
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of x (B, C, H, W)."""
         (down, across), (high, wide) = self.stride, self.kernel_size
         h, w = -(-x.shape[2] // down), -(-x.shape[3] // across)
-        if not (self.training and x.device.type == "cpu" and max(h, w) <= self.FEW):
+        if not (self.training and x.device.type == "cpu" and max(h, w) <= self.SMALL_GRID):
             return super().forward(x)
         cells = F.pad(x.permute(0, 2, 3, 1), (0, 0, wide // 2, wide // 2, high // 2, high // 2))
         shifted = [
@@ -108,11 +108,14 @@ RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
 class ResNet(nn.Module):
     """A residual network: (B, 3, H, W) -> logits (B, classes).
 
-    name: a row of `RESNETS`
-    width: channels of the first stage; each further stage has twice as many
-    stem: "small" is one 3x3 convolution, for images like CIFAR's; "imagenet" divides the size by four first
+    Args:
+        name: A row of `RESNETS`.
+        classes: Number of classes K.
+        width: Channels of the first stage; each further stage has twice as many.
+        stem: "small" is one 3x3 convolution, for images like CIFAR's; "imagenet" divides the size by four first.
 
-    Raises `UsageError` for a name that is no row, or a width or number of classes below 1.
+    Raises:
+        UsageError: There is no such row, or a width or number of classes below 1.
     """
 
     def __init__(self, name: str = "resnet18", classes: int = 10, width: int = 64, stem: Stem = "small") -> None:

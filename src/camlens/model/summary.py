@@ -1,4 +1,4 @@
-"""What a network is made of: its layers, output shapes, parameters, and what they cost and see."""
+"""The layer table of a network: output shapes, parameters, multiply-adds and receptive fields."""
 
 from __future__ import annotations
 
@@ -21,9 +21,14 @@ Shape = tuple[int, ...]
 class Row:
     """One call of a module.
 
-    shape: of its output, without the batch; parameters: its own, those of its children not counted, and counted
-    once where it is called several times; multiply_adds: for one image, children included; receptive_field: height
-    and width in input pixels of what one output cell sees, None where it sees everything or is no feature map
+    Args:
+        name: The module's name in the network.
+        kind: The name of its class.
+        shape: The shape of its output, without the batch.
+        parameters: Its own parameters, without those of its children; 0 at every call but the first.
+        multiply_adds: For one image, children included.
+        receptive_field: Height and width in input pixels of what one output cell depends on; None where that is
+            everything or the output is no feature map.
     """
 
     name: str
@@ -73,10 +78,16 @@ class Summary:
 
 
 def summarise(network: nn.Module, input_shape: Shape) -> Summary:
-    """Run one image of zeros, (C, H, W), through the network and note every module that is called.
+    """Run one image of zeros through the network and record every module that is called.
 
     `Sequential` and other containers that only pass data on have no row of their own. The network is left as it was.
-    Raises `ModelError` where the network does not take such an input.
+
+    Args:
+        network: The network.
+        input_shape: Channels, height and width of its input.
+
+    Raises:
+        ModelError: The network does not take such an input.
     """
     parameter = next(network.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device

@@ -107,7 +107,7 @@ def as_case(data: Dataset, error: ExplainedError) -> Case:
         label=data.class_names[error.label],
         prediction=data.class_names[error.prediction],
         label_probability=error.label_probability,
-        prediction_probability=error.predicted_probability,
+        prediction_probability=error.prediction_probability,
         maps=error.maps,
     )
 

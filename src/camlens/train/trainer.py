@@ -123,8 +123,8 @@ class Trainer:
             Stopped: After SIGINT or SIGTERM; the last step is saved.
         """
         self.processes.call_on_main(self.folder.write_config, self.config)
-        work = Work("training", self.total_steps, self.state.step, shown=self.processes.is_main)
-        with self.signals, work as self.progress:
+        self.progress = Work("training", self.total_steps, self.state.step, shown=self.processes.is_main)
+        with self.signals, self.progress:
             self.progress.say(describe_compute(self.compute, self.config.compute_reasons))
             while self.state.epoch < self.recipe.epochs:
                 for batch in self.remaining_batches():

@@ -1,0 +1,129 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import camlens
+from camlens.analyse.evaluation import evaluate
+from camlens.errors import DataError
+from tiny import NAMES, Net, classifier, images, pixels_of
+
+
+@pytest.fixture(scope="module")
+def analysis():
+    return camlens.analyse(classifier(), images(80), images(60, "train"))
+
+
+def test_the_package_is_called_and_imported_from():
+    """One name for both, in whichever order; neither loads anything heavy before it is used."""
+    code = """if True:
+        import sys
+        import camlens
+        assert callable(camlens.analyse) and "torch" not in sys.modules and "numpy" not in sys.modules
+        import camlens.analyse.evaluation
+        assert callable(camlens.analyse) and callable(camlens.analyse.evaluation.evaluate)
+        from camlens import ErrorAnalysis, analyse
+        from camlens.analyse.error_analysis import analyse as function
+        assert analyse is camlens.analyse and function is not analyse
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_everything_is_of_the_same_errors(analysis):
+    model, data = classifier(), images(80)
+    evaluation = evaluate(model, data)
+    assert isinstance(analysis, camlens.ErrorAnalysis) and len(analysis.opinions) == 1
+    assert torch.equal(analysis.indices, evaluation.errors("confidence"))
+    assert torch.equal(analysis.evaluation.logits, evaluation.logits)
+    count, training = len(analysis.indices), analysis.training
+    lists = (training.neighbours, training.influence.towards, training.influence.away)
+    assert all(ranked.indices.shape == ranked.scores.shape == (count, 6) for ranked in lists)
+    assert len(training.verdicts.names) == len(training.verdicts.reasons) == len(training.verdicts.doubt) == count
+    assert analysis.projection.points.shape == (80, 2) and 0 < analysis.projection.explained_variance <= 1
+    assert len(analysis.findings) == 3 and analysis.findings[2].startswith("The verdicts: ")
+
+
+def test_opinions_are_what_the_library_explains(analysis):
+    (opinion,), model, data = analysis.opinions, classifier(), images(80)
+    inputs = model.prepare(data.images(analysis.indices))
+    expected = camlens.explain(model, inputs, "hirescam", ["early", "late"], opinion.classes).by_layer()
+    assert list(opinion.maps) == ["early", "late"]
+    for layer, maps in opinion.maps.items():
+        torch.testing.assert_close(maps, expected[layer])
+    assert torch.equal(opinion.classes[:, 0], opinion.predictions) and opinion.is_exact
+    bias = model.network.fc.bias.detach()
+    torch.testing.assert_close(opinion.remainder, bias[opinion.classes], rtol=0, atol=1e-3)
+    loss = nn.functional.cross_entropy(
+        analysis.evaluation.logits[analysis.indices], data.labels[analysis.indices], reduction="none"
+    )
+    torch.testing.assert_close(opinion.losses, loss)
+
+
+def test_what_there_is_without_training_images_features_or_errors():
+    bare = camlens.analyse(classifier(), images(80))
+    assert bare.training is None and bare.projection is not None and "hardest class" in bare.findings[2]
+    other = camlens.analyse(classifier(Net()), images(40), images(40, "train"))
+    assert other.training is None and other.projection is None
+    data = images(20)
+    right = camlens.analyse(
+        classifier(), data.with_labels(evaluate(classifier(), data).predictions), images(9, "train")
+    )
+    assert len(right.indices) == 0 and right.training is None and right.opinions[0].maps == {}
+
+
+class Watched(nn.Module):
+    """Remembers the size of the images that it was given."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.late, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 3)
+        self.sizes = set()
+
+    def forward(self, images):
+        self.sizes.add(tuple(images.shape[2:]))
+        return self.fc(self.late(images).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_the_second_model_sees_the_pictures_at_its_own_size(pairs):
+    """And as they were: what the first one's smaller input loses is not lost to it."""
+    data = images(30, side=32)
+    second = camlens.Classifier(Watched(), NAMES, (0.5,) * 3, (0.25,) * 3, (32, 32), layers=["late"])
+    given = [(image, int(label)) for image, label in zip(pixels_of(data), data.labels, strict=True)] if pairs else data
+    analysis = camlens.analyse(classifier(side=16), given, second=second)
+    assert second.network.sizes == {(32, 32)}
+    with torch.no_grad():
+        expected = second.eval()(second.prepare(pixels_of(data)))
+    torch.testing.assert_close(analysis.opinions[1].evaluation.logits, expected, rtol=1e-4, atol=1e-4)
+    if pairs:
+        assert analysis.test.size == (16, 16), "the first one's"
+
+
+def test_a_second_model_of_other_classes_is_refused():
+    other = classifier(names=(NAMES[1], NAMES[0], NAMES[2]))
+    with pytest.raises(DataError, match="does not have the classes of tiny in the same order"):
+        camlens.analyse(classifier(), images(20), second=other)
+
+
+def test_errors_explained_by_contrast(analysis):
+    from camlens.analyse.contrasts import explain_errors
+
+    evaluation, model = analysis.evaluation, classifier()
+    errors = explain_errors(evaluation, analysis.indices[:14], ["late"], "grad-cam")
+    assert [error.index for error in errors] == analysis.indices[:14].tolist()
+    for error in (errors[0], errors[13]):
+        image = model.prepare(images(80).images(torch.tensor([error.index])))
+        for kind, (method, target, against) in enumerate(
+            [
+                ("grad-cam", error.prediction, None),
+                ("grad-cam", error.label, None),
+                ("hirescam", error.prediction, error.label),
+            ]
+        ):
+            expected = camlens.explain(model, image, method, "late", target, against).maps[0]
+            torch.testing.assert_close(error.maps["late"][kind], expected, rtol=1e-4, atol=1e-4)
+        assert error.prediction_probability == pytest.approx(float(evaluation.confidences[error.index]))

@@ -1,0 +1,126 @@
+"""Both sides of the JSON between Python and the page's script, by its schema."""
+
+import re
+import types
+from importlib.resources import files
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pytest
+import torch
+
+import camlens
+from camlens.show.explorer.answer import prepare
+from camlens.show.report import schema
+from camlens.show.report.page import read_facts, to_html
+from camlens.show.report.render import render_facts
+from tiny import Net, classifier, images
+
+SCRIPTS = sorted((p for p in (files("camlens.show.report") / "static").iterdir() if p.name.endswith(".js")), key=str)
+
+
+def is_typed_dict(kind):
+    return hasattr(kind, "__required_keys__")
+
+
+def violations(value, kind, where="facts"):
+    """Where a value is not of a type, one line each."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return []
+    if is_typed_dict(kind):
+        if not isinstance(value, dict):
+            return [f"{where} is a {type(value).__name__}"]
+        hints = get_type_hints(kind)
+        wrong = [f"{where}.{key} is missing" for key in kind.__required_keys__ - value.keys()]
+        wrong += [f"{where}.{key} is not in the schema" for key in value.keys() - hints.keys()]
+        return wrong + [w for k in value.keys() & hints.keys() for w in violations(value[k], hints[k], f"{where}.{k}")]
+    if origin is list:
+        if not isinstance(value, list):
+            return [f"{where} is a {type(value).__name__}"]
+        return [w for n, item in enumerate(value) for w in violations(item, arguments[0], f"{where}[{n}]")]
+    if origin is dict:
+        return [w for key, item in value.items() for w in violations(item, arguments[1], f"{where}[{key!r}]")]
+    if origin in (Union, types.UnionType):
+        return [] if any(not violations(value, one) for one in arguments) else [f"{where} is {value!r:.60}"]
+    if origin is Literal:
+        return [] if value in arguments else [f"{where} is {value!r}"]
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    return [] if fits else [f"{where} is {value!r:.60}, not {kind.__name__}"]
+
+
+def better():
+    model = classifier()
+    with torch.no_grad():
+        model.network.fc.bias += torch.tensor([0.5, -0.5, 0.2])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("network", "given"),
+    [
+        (None, {"train": images(40, "train")}),
+        (None, {"train": images(40, "train"), "second": better()}),
+        (Net(), {}),
+        (None, {}),
+    ],
+    ids=["all", "two models", "no features", "no training images"],
+)
+def test_what_python_writes_is_of_the_schema(network, given, tmp_path):
+    facts = render_facts(camlens.analyse(classifier(network), images(60), **given))
+    assert violations(facts, schema.ReportFacts) == []
+    assert ("train" in given) == (facts["evidence"] is not None) == (facts["verdicts"] is not None)
+    (tmp_path / "page.html").write_text(to_html(facts), encoding="utf-8")
+    assert read_facts(tmp_path / "page.html") == facts, "the page holds it unchanged"
+    assert read_facts(tmp_path / "none.html") is None
+
+
+def test_what_the_explorer_answers_is_of_the_schema(tmp_path):
+    explorer, page = prepare(classifier(), images(40), images(40, "train"), tmp_path, 32)
+    (tmp_path / "live.html").write_text(page, encoding="utf-8")
+    assert violations(read_facts(tmp_path / "live.html"), schema.Facts) == []
+    explorer.image(5).save(tmp_path / "picture.png")
+    for asked in ((3,), (4, "early", "grad-cam"), ((tmp_path / "picture.png").read_bytes(),)):
+        assert violations(explorer.answer(*asked), schema.Answer, "answer") == []
+
+
+def test_the_schema_is_strict():
+    facts = render_facts(camlens.analyse(classifier(), images(60)))
+    assert violations(facts | {"more": 1}, schema.ReportFacts) == ["facts.more is not in the schema"]
+    assert violations({k: v for k, v in facts.items() if k != "plane"}, schema.ReportFacts) == [
+        "facts.plane is missing"
+    ]
+    assert violations(facts | {"names": "cat"}, schema.ReportFacts) == ["facts.names is a str"]
+
+
+def parts(kind):
+    """The typed dicts in a type."""
+    return [kind] if is_typed_dict(kind) else [part for one in get_args(kind) for part in parts(one)]
+
+
+def unknown_in(script, name, kind):
+    """The chains like `name.a?.b` in a script that lead to a key that there is not."""
+    for chain in re.findall(rf"(?<![\w.$]){name}((?:\??\.\w+)+)", script):
+        inside = [kind]
+        for key in re.findall(r"\w+", chain):
+            if not inside:
+                break  # a list or a text: what follows is JavaScript's
+            found = [get_type_hints(one)[key] for one in inside if key in get_type_hints(one)]
+            if not found:
+                yield name + chain
+                break
+            inside = [part for one in found for part in parts(one) if get_origin(one) is not list]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_the_script_reads_what_there_is(path):
+    script = path.read_text(encoding="utf-8")
+    names = {
+        "facts": schema.Facts, "images": schema.ImageFacts, "model": schema.ModelFacts, "firstModel": schema.ModelFacts,
+        "secondModel": schema.ModelFacts,
+    }  # fmt: skip
+    assert [chain for name, kind in names.items() for chain in unknown_in(script, name, kind)] == []
+
+
+def test_what_the_script_must_not_read_is_found():
+    assert list(unknown_in("facts.plane?.points + facts.plain", "facts", schema.Facts)) == ["facts.plain"]
+    assert list(unknown_in("facts.data.m; facts.names.length", "facts", schema.Facts)) == ["facts.data.m"]
