@@ -13,13 +13,15 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 from typer.core import TyperCommand
 
+from camlens.data.sources import FOLDER, SOURCES
+
 SHIPPED_MODEL = "resnet18-cifar10"
 
 MODEL_HELP = f"{SHIPPED_MODEL}, a run folder, a weights file, a file from camlens export, or module:function."
 ModelArgument = Annotated[str | None, Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=SHIPPED_MODEL)]
 ModelOption = Annotated[str | None, Option("--model", metavar="MODEL", help=MODEL_HELP, show_default=SHIPPED_MODEL)]
 Weights = Annotated[Path | None, Option(help="Weights for the network that module:function returns.")]
-DATA_HELP = "cifar10, shapes, shapes-shortcut, or a folder with train/<class>/* and test/<class>/*."
+DATA_HELP = f"{', '.join(SOURCES)}, or {FOLDER}."
 Data = Annotated[str, Option(help=DATA_HELP)]
 DataDir = Annotated[Path | None, Option(help="Where to look for CIFAR-10 first, and to download it to.")]
 SkipUnreadable = Annotated[bool, Option("--skip-unreadable", help="Skip image files that cannot be read.")]
