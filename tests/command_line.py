@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 from camlens.commands.app import app
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (210, 50, 40)}  # the classes of the fixture `pictures`
-SMALL = ["--set", "width=4", "--set", "sizes=16", "--set", "batch=8", "--set", "rate=0.1"]
+SMALL = ["--set", "width=4", "--set", "sizes=16", "--set", "batch_size=8", "--set", "learning_rate=0.1"]
 
 
 def camlens(*arguments, code=0):

@@ -11,7 +11,7 @@ from camlens.analyse.evaluation import evaluate
 from camlens.analyse.feature_cache import fingerprint
 from camlens.analyse.marks import corrected
 from camlens.data.augment import Augmentation
-from camlens.data.dataset import Dataset
+from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.data.pictures import resize
 from camlens.show import draw
 from camlens.train.loader import TrainLoader
@@ -87,6 +87,15 @@ def test_predicting_and_training(test_set, train_set):
     assert len(corrected(evaluation, {0: "ambiguous", 3: "wrong:cat"}).data) == 1_299
     loader = TrainLoader(train_set, torch.arange(1_100), 100, 0, Augmentation(), torch.device("cpu"))
     assert sum(len(batch.images) for batch in loader.batches(0, 12, 1.0)) == 1_100
+    assert loader.resident is None, "a data set that is not in memory is not put there"
+
+
+def test_training_batches_are_those_of_a_data_set_in_memory():
+    lazy = Drawn(60, "train")
+    resident = InMemoryDataset("drawn", "train", tiny.NAMES, lazy.in_memory(), lazy.labels, lazy.files, "16x16")
+    settings = (torch.arange(50), 16, 0, Augmentation(crop=1), torch.device("cpu"))
+    pairs = zip(*(TrainLoader(data, *settings).batches(1, 12, 1.0) for data in (lazy, resident)), strict=True)
+    assert all(torch.equal(ours.images, theirs.images) for ours, theirs in pairs)
 
 
 def test_a_report_and_a_gallery(test_set, train_set, tmp_path):

@@ -63,10 +63,10 @@ def test_twenty_classes_of_ones_own_from_given_weights(run, tmp_path):
     assert "add --set network=resnet18 --set width=4" in wider
 
 
-def test_the_pace_is_chosen_and_can_be_decided(pictures, tmp_path):
+def test_the_compute_options_are_chosen_and_can_be_fixed(pictures, tmp_path):
     command = ["train", "--data", pictures, *SMALL, "--set", "epochs=1", "--no-channels-last", "--bf16"]
     result = CliRunner().invoke(app, [*map(str, command), "--out", str(tmp_path)])
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    assert config["pace"] == {"bf16": True, "compiled": False, "channels_last": False}
-    assert config["pace_reasons"]["bf16"] == "as asked for"
+    assert config["compute"] == {"bf16": True, "compiled": False, "channels_last": False}
+    assert config["compute_reasons"]["bf16"] == "as asked for"
     assert "bfloat16 (as asked for), not compiled (the run sees fewer than 200,000 images" in result.stderr

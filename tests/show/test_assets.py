@@ -100,6 +100,6 @@ def test_the_modules_do_as_modules_what_they_do_in_the_page(browser, tmp_path):
 
 
 def test_the_policy_names_style_and_script_alone():
-    policy = page.policy(live=False)
+    policy = page.content_security_policy(live=False)
     assert len(re.findall("sha256-", policy)) == 2 and "unsafe" not in policy
     assert "connect-src 'none'" in policy and policy.startswith("default-src 'none'; ")

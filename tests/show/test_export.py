@@ -102,6 +102,14 @@ def test_maps_of_a_file_are_those_of_its_network(exported, method):
         assert theirs.layers == ours.layers == ("layer4",)
 
 
+def test_under_autocast_the_maps_of_a_file_are_still_float32(exported):
+    _, path, _ = exported
+    images = torch.randn(2, 3, 32, 32)
+    expected = explain(loading.load(path), images, "hirescam").maps
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(explain(loading.load(path), images, "hirescam").maps, expected)
+
+
 @pytest.mark.parametrize(("method", "layer"), [("layercam", "layer4"), ("grad-cam", "layer3"), ("eigen-cam", "layer4")])
 def test_what_a_file_does_not_hold(exported, method, layer):
     with pytest.raises(UsageError, match=f"{method} at {layer} takes the network itself"):

@@ -169,7 +169,7 @@ def test_a_finished_run_cannot_fail_on_its_way_out(folder, tmp_path, monkeypatch
     (tmp_path / "sitecustomize.py").write_text(
         "import atexit, os\nif os.environ.get('RANK') == '1':\n    atexit.register(os.abort)\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
     output, _ = finish(start(folder, tmp_path / "run", epochs=1))
     assert str(tmp_path / "run" / "metrics.json") in output
 

@@ -46,7 +46,7 @@ def predict_cached(
     began = time.monotonic()
     predict(model, sample, batch_size, features=True)
     seconds = (time.monotonic() - began) / len(sample) * len(data)
-    announce(f"the features of the {len(data):,} images of {data.name}, {data.split}, are computed once", seconds)
+    announce(f"the features of the {len(data):,} images of {data.name}, {data.split}, are read once", seconds)
     predictions = predict(model, data, batch_size, features=True)
     if predictions.features is not None:
         with replacing(path) as temporary:

@@ -6,9 +6,7 @@ from collections import Counter
 
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.statistics import mcnemar_p_value, wilson_interval
-from camlens.analyse.verdicts import Verdicts
-
-SURE = 0.8  # confidence above which the network is sure
+from camlens.analyse.verdicts import SURE, Verdicts
 
 
 def summarise_errors(evaluation: Evaluation, verdicts: Verdicts | None) -> list[str]:

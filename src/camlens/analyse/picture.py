@@ -57,13 +57,13 @@ def explain_picture(
         UsageError: Unknown method, layer or class, or both classes are the same.
     """
     explained_layers = list(layers or model.find_layers()[-2:])
-    names = available_methods(model, explained_layers) if method == "all" else [find_method(method).name]
+    methods = available_methods(model, explained_layers) if method == "all" else [find_method(method).name]
     explanations = []
-    for name in names:
-        level, of_class = METHODS[name].level, METHODS[name].explains_class
+    for method_name in methods:
+        level, of_class = METHODS[method_name].level, METHODS[method_name].explains_class
         chosen_layers = (list(layers) if layers else None) if level == "pixels" else explained_layers
         second = against if of_class or method != "all" else None  # of all methods, some know no class
-        explanations.append(explain(model, image, name, chosen_layers, target, second))
+        explanations.append(explain(model, image, method_name, chosen_layers, target, second))
     first = explanations[0]
     target_name = model.class_names[int(first.target[0])]
     against_name = None if first.against is None else model.class_names[int(first.against[0])]

@@ -23,7 +23,7 @@ LOSS = 0.07  # fall of the prediction's probability: at most this in a crop of i
 CLOSE = 0.36  # probability of both classes from which they are close
 SECOND = 0.45  # probability of the label, without the prediction's evidence, from which it is a second object
 SCATTERED = 0.7  # scatter from which the evidence is little and scattered
-SURE = 0.8  # probability of the prediction from which the network is sure
+SURE = 0.8  # probability of the prediction from which the network counts as sure
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def explain(
         parts = []
         for rows in track(micro_batches(len(batch), backend.micro_batch_size(batch)), "explaining the images"):
             forward_pass = backend.run(batch[rows], layers)
-            check_finite(forward_pass.logits)
+            check_finite(forward_pass.logits, len(batch))
             target_index = targets.select(rows, forward_pass.logits)
             against_index = None if versus is None else versus.select(rows, forward_pass.logits)
             maps = maps_of_targets(forward_pass, chosen, target_index, against_index)
@@ -99,11 +99,12 @@ def maps_of_targets(forward_pass: ForwardPass, method: Method, target: Tensor, a
     return [torch.stack(of_layer, dim=1) for of_layer in zip(*columns, strict=True)]
 
 
-def check_finite(logits: Tensor) -> None:
-    """Raise `ModelError` where logits (B, K) are not finite."""
+def check_finite(logits: Tensor, total: int) -> None:
+    """Raise `ModelError` where the logits (B, K) of a micro-batch, of `total` images in all, are not finite."""
     bad = int((~logits.isfinite().all(dim=1)).sum())
     if bad:
-        raise ModelError(f"the network gave logits that are not finite for {bad} of {len(logits)} images")
+        where = "" if len(logits) == total else " of a micro-batch"
+        raise ModelError(f"the network gave logits that are not finite for {bad} of {len(logits)} images{where}")
 
 
 def select_backend(network: nn.Module, classifier: Classifier | None, method: Method) -> Backend:

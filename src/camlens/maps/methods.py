@@ -127,6 +127,7 @@ class Method:
         unit: Unit of the map's cells.
         weights: From logits (B, K), target (B,) and against (B,) or None to the weight of each logit in y, (B, K).
         level: Whether it explains the cells of a layer or the pixels of the input.
+        explains_class: Whether the map depends on the class at all.
     """
 
     name: str
@@ -135,11 +136,7 @@ class Method:
     unit: Literal["logits", "activation", "gradient"] = "logits"
     weights: Callable[[Tensor, Tensor, Tensor | None], Tensor] = logit_weights
     level: Literal["layer", "pixels"] = "layer"
-
-    @property
-    def explains_class(self) -> bool:
-        """Whether the map depends on the class at all."""
-        return self.needs != ("activations",)
+    explains_class: bool = True
 
     def arguments(self, evidence: Any) -> list[Any]:
         """Take what the formula needs from the evidence that a backend gives."""
@@ -156,7 +153,7 @@ METHODS: dict[str, Method] = {
         Method("hirescam", hirescam),
         Method("layercam", layercam),
         Method("xgrad-cam", xgrad_cam),
-        Method("eigen-cam", eigen_cam, ("activations",), "activation"),
+        Method("eigen-cam", eigen_cam, ("activations",), "activation", explains_class=False),
         Method("score-cam", score_cam, ("activations", "masked_logit"), "activation"),
         Method("ablation-cam", ablation_cam, ("activations", "logit", "ablated_logit"), "activation"),
         Method("finer-cam", grad_cam, weights=nearest_class_weights),  # Zhang et al. 2025, arXiv 2501.11309, Eq. 4 to 6

@@ -37,7 +37,7 @@ def integrated_gradients(network: nn.Module, images: Tensor, weights: Tensor) ->
         ModelError: captum is not installed.
     """
     with captum("integrated-gradients") as attr:
-        explainer = attr.IntegratedGradients(ExplainedLogit(network))
+        explainer = attr.IntegratedGradients(LogitModule(network))
         return sum_over_colours(explainer.attribute(images, n_steps=STEPS, additional_forward_args=(weights,)))
 
 
@@ -47,7 +47,7 @@ def smoothgrad(network: nn.Module, images: Tensor, weights: Tensor) -> Tensor:
     Smilkov et al. 2017, arXiv 1706.03825.
     """
     with captum("smoothgrad") as attr:
-        attributions = attr.NoiseTunnel(attr.Saliency(ExplainedLogit(network))).attribute(
+        attributions = attr.NoiseTunnel(attr.Saliency(LogitModule(network))).attribute(
             images,
             nt_type="smoothgrad",
             nt_samples=SAMPLES,
@@ -64,7 +64,7 @@ def guided_backprop(network: nn.Module, images: Tensor, weights: Tensor) -> Tens
     Springenberg et al. 2014, arXiv 1412.6806.
     """
     with captum("guided-backprop") as attr:
-        explainer = attr.GuidedBackprop(ExplainedLogit(network))
+        explainer = attr.GuidedBackprop(LogitModule(network))
         return sum_over_colours(explainer.attribute(images, additional_forward_args=(weights,)))
 
 
@@ -86,7 +86,7 @@ def sum_over_colours(attributions: Tensor) -> Tensor:
     return attributions.detach().sum(dim=1)
 
 
-class ExplainedLogit(nn.Module):
+class LogitModule(nn.Module):
     """Maps images (B, 3, H, W) and weights of the logits (B, K) to y (B,).
 
     captum's Guided Backpropagation overrides the gradient of ReLU modules only; a functional ReLU would silently give

@@ -36,10 +36,6 @@ class Exported(nn.Module):
         """Logits (B, K) of normalised images (B, 3, H, W)."""
         return self.run(images, ())[0]
 
-    def gives(self, method: str, layer: str) -> bool:
-        """Whether its maps make those of a method at a layer: at the last one Grad-CAM's are their positive part."""
-        return method == "hirescam" or (layer == self.exact and method in ("grad-cam", "finer-cam"))
-
     def run(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
         """Logits (B, K), and the maps (B, K, h, w) of each of these layers."""
         from onnxruntime import RunOptions

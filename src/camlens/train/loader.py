@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from camlens.data.augment import Augmentation, augment, draw_positions, mix
-from camlens.data.dataset import Dataset
+from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.errors import DataError, UsageError
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
 from camlens.train.recipe import Recipe
@@ -80,7 +80,8 @@ class TrainLoader:
         self.flipped = torch.rand(count, generator=random_generator(self.seed, count)) < 0.5  # in even epochs
         self.mean_colour = torch.tensor(self.data.channel_statistics()[0], device=self.device).mul(255).round()
         self.bounds = batch_bounds(len(self.indices), self.batch_size, self.processes.world_size)
-        self.pixels = torch.empty(0)
+        self.resized: Dataset | None = None
+        self.resident: Tensor | None = None
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -96,12 +97,20 @@ class TrainLoader:
         rank, world_size = self.processes.rank, self.processes.world_size
         return slice(*(start + (end - start) * number // world_size for number in (rank, rank + 1)))
 
-    def pixels_at(self, side: int) -> Tensor:
-        """All images at this size, (N, 3, side, side) uint8, on the device; kept until another size is asked for."""
-        if self.pixels.shape[2:] != (side, side):
-            batches = self.data.resized((side, side)).batches()
-            self.pixels = torch.cat([images.to(self.device) for images in batches])
-        return self.pixels
+    def resize(self, side: int) -> None:
+        """Let the images have this size. Those of a data set in memory are kept on the device as a whole."""
+        if self.resized is not None and self.resized.size == (side, side):
+            return
+        self.resized = self.data.resized((side, side))
+        if isinstance(self.resized, InMemoryDataset):
+            self.resident = torch.cat([images.to(self.device) for images in self.resized.batches()])
+
+    def images(self, indices: Tensor) -> Tensor:
+        """The images with these indices at the size of `resize`, (n, 3, side, side) uint8, on the device."""
+        if self.resident is not None:
+            return self.resident[indices]
+        assert self.resized is not None, "resize comes first"
+        return self.resized.images(indices.cpu()).to(self.device)
 
     def batches(self, epoch: int, side: int, scale: float, first: int = 0) -> Iterator[Batch]:
         """The batches of an epoch.
@@ -112,7 +121,8 @@ class TrainLoader:
             scale: Multiplies the lengths of the augmentation.
             first: Number of the batch to start from.
         """
-        pixels, count = self.pixels_at(side), len(self.indices)
+        self.resize(side)
+        count = len(self.indices)
         crop, cutout = round(self.augmentation.crop * scale), round(self.augmentation.cutout * scale)
         order = self.indices[epoch_order(count, self.seed, epoch)]
         flipped = torch.zeros(count, dtype=torch.bool)
@@ -122,7 +132,7 @@ class TrainLoader:
         order, flipped, positions = (drawn.to(self.device) for drawn in (order, flipped, positions))
         for number, (start, end) in enumerate(pairwise(self.bounds[first:]), first):
             part = self.local_part(start, end)
-            images, labels = pixels[order[part]], self.labels[order[part]]
+            images, labels = self.images(order[part]), self.labels[order[part]]
             images = augment(images, positions[:, part], flipped[part], crop, cutout, self.mean_colour)
             random = np.random.default_rng((self.seed, epoch, number, self.processes.rank))
             images, lam = mix(images, random, self.augmentation.mixup, self.augmentation.cutmix)

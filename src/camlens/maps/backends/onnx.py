@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, einsum, nn
 
 from camlens.errors import UsageError
@@ -70,5 +71,6 @@ class OnnxForwardPass:
 
     def maps(self, weights: Tensor) -> list[Tensor]:
         """Maps (B, h, w) of y = sum_k weights_k logits_k at each layer: HiResCAM is linear in y."""
-        maps = [einsum("bkhw,bk->bhw", of_layer, weights) for of_layer in self.hirescam]
+        with torch.autocast(weights.device.type, enabled=False):
+            maps = [einsum("bkhw,bk->bhw", of_layer, weights) for of_layer in self.hirescam]
         return maps if self.signed else [one.relu() for one in maps]

@@ -7,6 +7,7 @@ it requires a gradient, so nothing there is recorded.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -135,6 +136,41 @@ class CapturedLayer:
         return masked_logits(self.network, self.images, self.activations, self.logits.detach())
 
 
+@dataclass
+class Evidence:
+    """What a method may need of a layer to explain y = sum_k weights_k logits_k; see `camlens.maps.methods`.
+
+    Attributes:
+        layer: The layer.
+        weights: (B, K).
+        gradients: dy/dA, (B, C, h, w); None where the method does not need them.
+    """
+
+    layer: CapturedLayer
+    weights: Tensor
+    gradients: Tensor | None
+
+    @property
+    def activations(self) -> Tensor:
+        """A, (B, C, h, w)."""
+        return self.layer.activations
+
+    @property
+    def logit(self) -> Tensor:
+        """y, (B,)."""
+        return (at_least_float32(self.layer.logits.detach()) * self.weights).sum(dim=1)
+
+    @property
+    def ablated_logit(self) -> Tensor:
+        """y without each channel of the layer, (B, C)."""
+        return (at_least_float32(self.layer.ablated_logits) * self.weights[:, None]).sum(dim=2)
+
+    @property
+    def masked_logit(self) -> Tensor:
+        """y of the image seen through each channel, (B, C); NaN for a constant channel."""
+        return (at_least_float32(self.layer.masked_logits) * self.weights[:, None]).sum(dim=2)
+
+
 class TorchForwardPass:
     """A micro-batch in the network: its logits (B, K) and the layers on the way."""
 
@@ -143,32 +179,27 @@ class TorchForwardPass:
 
     def maps(self, weights: Tensor) -> list[Tensor]:
         """Maps (B, h, w) of y = sum_k weights_k logits_k at each layer, from weights (B, K)."""
-        explained = ExplainedLogit(self, weights)
-        arguments = [self.method.arguments(Evidence(explained, number)) for number in range(len(self.layers))]
+        gradients = self.gradients(weights) if "gradients" in self.method.needs else [None] * len(self.layers)
+        arguments = [  # may run the network, under the caller's autocast
+            self.method.arguments(Evidence(layer, weights, gradient))
+            for layer, gradient in zip(self.layers, gradients, strict=True)
+        ]
         with torch.no_grad(), torch.autocast(weights.device.type, enabled=False):
             return [self.method.formula(*of_layer) for of_layer in arguments]
 
-
-class ExplainedLogit:
-    """y = sum_k weights_k logits_k, (B,), and its gradients by all layers, computed together."""
-
-    def __init__(self, forward_pass: TorchForwardPass, weights: Tensor) -> None:
-        self.layers, self.logits, self.weights = forward_pass.layers, forward_pass.logits, weights
-
-    @cached_property
-    def gradients(self) -> list[Tensor]:
-        """dy/dA of each layer, (B, C, h, w).
+    def gradients(self, weights: Tensor) -> Sequence[Tensor | None]:
+        """dy/dA of each layer, (B, C, h, w), in one backward pass.
 
         Raises:
             ModelError: The logits do not depend on a layer, or only on tokens that are no cells of the image.
         """
         if all(layer.head is not None for layer in self.layers):
-            return [layer.pooled_gradient(self.weights) for layer in self.layers]
+            return [layer.pooled_gradient(weights) for layer in self.layers]
         if not self.logits.requires_grad:
             names = ", ".join(layer.name for layer in self.layers)
             raise ModelError(f"the logits do not depend on {names} in a way that can be differentiated")
         outputs = [layer.output for layer in self.layers]
-        weights = self.weights.to(self.logits.dtype)
+        weights = weights.to(self.logits.dtype)
         gradients = torch.autograd.grad(self.logits, outputs, weights, retain_graph=True, allow_unused=True)
         for layer, gradient in zip(self.layers, gradients, strict=True):
             if gradient is None:
@@ -179,40 +210,3 @@ class ExplainedLogit:
                     "take an earlier layer"
                 )
         return [at_least_float32(layer.grid(gradient)) for layer, gradient in zip(self.layers, gradients, strict=True)]
-
-    def of(self, logits: Tensor) -> Tensor:
-        """y of logits (B, K), or of each channel's logits (B, C, K): (B,) or (B, C)."""
-        weights = self.weights if logits.ndim == 2 else self.weights[:, None]
-        return (at_least_float32(logits.detach()) * weights).sum(dim=-1)
-
-
-class Evidence:
-    """What a method may need of one layer; see `camlens.maps.methods`."""
-
-    def __init__(self, explained: ExplainedLogit, number: int) -> None:
-        self.explained, self.number, self.layer = explained, number, explained.layers[number]
-
-    @property
-    def activations(self) -> Tensor:
-        """A, (B, C, h, w)."""
-        return self.layer.activations
-
-    @property
-    def gradients(self) -> Tensor:
-        """dy/dA, (B, C, h, w)."""
-        return self.explained.gradients[self.number]
-
-    @property
-    def logit(self) -> Tensor:
-        """y, (B,)."""
-        return self.explained.of(self.layer.logits)
-
-    @property
-    def ablated_logit(self) -> Tensor:
-        """y without each channel of the layer, (B, C)."""
-        return self.explained.of(self.layer.ablated_logits)
-
-    @property
-    def masked_logit(self) -> Tensor:
-        """y of the image seen through each channel, (B, C); NaN for a constant channel."""
-        return self.explained.of(self.layer.masked_logits)
