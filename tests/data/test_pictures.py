@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
@@ -12,6 +13,9 @@ from camlens.errors import DataError
 
 Colour = tuple[int, int, int]
 RED, GREEN, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (255, 255, 255), (0, 0, 0)
+OLD_PILLOW = pytest.mark.skipif(
+    int(PIL.__version__.split(".")[0]) < 13, reason="needs Pillow 13, which reads its own file"
+)
 
 
 def picture(path: Path, size: tuple[int, int] = (8, 8), colour: Colour = RED) -> Path:
@@ -43,7 +47,7 @@ def pixel(path: Path, at: tuple[int, int] = (0, 0)) -> Colour:
         ("CMYK", (0, 255, 255, 0), "tif", RED),
         ("CMYK", (255, 0, 255, 0), "tif", GREEN),
         ("CMYK", (0, 0, 0, 255), "tif", BLACK),
-        ("YCbCr", (76, 85, 255), "tif", (254, 0, 0)),
+        pytest.param("YCbCr", (76, 85, 255), "tif", (254, 0, 0), marks=OLD_PILLOW),
         ("I;16", 0, "png", BLACK),
         ("I;16", 257 * 99, "png", (99, 99, 99)),
         ("I;16", 65535, "tif", WHITE),

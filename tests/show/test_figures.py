@@ -47,7 +47,8 @@ def test_overview_names_and_counts_every_class(tmp_path):
     pictures = [torch.stack([picture()] * 3)] * 2
     sheet = figures.overview("cifar10", "facts", ["cat", "dog"], ["5 train", "4 train"], pictures)
     assert {"cifar10", "facts", "cat", "dog", "5 train", "4 train"} <= set(texts(sheet))
-    assert drawn(sheet, tmp_path / "a.png").shape == (round(sheet.height * 2), round(sheet.width * 2), 3)
+    height, width, _ = drawn(sheet, tmp_path / "a.png").shape
+    assert (height, width) == pytest.approx((sheet.height * 2, sheet.width * 2), abs=1)  # matplotlib 3.10 cuts 451.99
 
 
 def test_confusion_writes_each_number_and_colours_errors_alone():

@@ -3,7 +3,7 @@
 from camlens.commands import options as opt
 from camlens.commands.console import console, print_json
 
-LIBRARIES = ("torch", "numpy", "Pillow", "matplotlib", "safetensors", "torchmetrics")
+LIBRARIES = ("numpy", "Pillow", "matplotlib", "safetensors", "torchmetrics")
 
 
 def env(data_dir: opt.DataDir = None, as_json: opt.AsJson = False) -> None:
@@ -21,6 +21,7 @@ def env(data_dir: opt.DataDir = None, as_json: opt.AsJson = False) -> None:
         "camlens": version("camlens"),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "torch": torch.__version__,  # names the build too, like 2.13.0+cpu
         **{name: version(name) for name in LIBRARIES},
         "threads": torch.get_num_threads(),
         "devices": available_devices(),
