@@ -16,9 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ROOT, arguments, commit, git, machine, write
-
-from maps import interval, most_memory
 
 LAYERS = ["layer1", "layer2", "layer3", "layer4"]
 PROCESSES = 3  # of each version, one after the other
@@ -67,10 +64,16 @@ def serve(images: Path) -> None:
         print(time.perf_counter() - began, flush=True)
 
 
+def most_memory() -> float:
+    """The most memory that this process had, in MB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
 def start(tree: Path, images: Path) -> subprocess.Popen[str]:
     """A process that serves a version."""
     environment = os.environ | {"PYTHONPATH": str(tree / "src")}
-    command = [sys.executable, Path(__file__), str(tree), "--serve", images]
+    command = [sys.executable, Path(__file__), "--serve", images]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment)
 
@@ -90,6 +93,8 @@ def stop(processes: list[subprocess.Popen[str]]) -> None:
 
 def measure(trees: list[Path], images: Path, names: list[str], rounds: int, processes: int) -> dict[str, Any]:
     """Seconds of both versions and their ratios, new to old."""
+    from maps import interval
+
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     memory = []
     for _ in range(processes):
@@ -132,14 +137,15 @@ def noise_images(path: Path, count: int = 24) -> None:
 
 def main() -> None:
     """Measure and write results/versions.json."""
+    if len(sys.argv) == 3 and sys.argv[1] == "--serve":  # with another version of camlens, which the rest does not know
+        serve(Path(sys.argv[2]))
+        return
+    from common import ROOT, arguments, commit, git, machine, write
+
     parser = arguments(__doc__)
     parser.add_argument("old", type=Path, nargs="?", default=ROOT, help="another checkout")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--serve", type=Path, help="used by the script itself")
     options = parser.parse_args()
-    if options.serve:
-        serve(options.serve)
-        return
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images.pt"
         if options.smoke:

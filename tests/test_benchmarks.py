@@ -13,7 +13,7 @@ BENCHMARKS = ROOT / "benchmarks"
 SCRIPTS = sorted(path for path in BENCHMARKS.glob("*.py") if path.name not in ("common.py", "report.py"))
 
 
-LINUX = {"explorer", "exits", "kill", "maps"}  # read /proc, or signal and start processes as Unix does
+LINUX = {"explorer", "exits", "kill", "maps", "versions"}  # read /proc, or signal and start processes as Unix does
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
