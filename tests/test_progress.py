@@ -59,14 +59,32 @@ def test_the_time_left_counts_the_steps_of_this_call(monkeypatch):
 
 def test_a_bar_in_a_terminal(quick, monkeypatch):
     screen = io.StringIO()
-    terminal = Console(file=screen, force_terminal=True, width=100)
-    monkeypatch.setattr(progress, "Console", lambda **_settings: terminal)
+    terminal = Console(file=screen, force_terminal=True, force_interactive=True, width=100)
+    monkeypatch.setattr(progress, "console", terminal)
     with Work("counting", 2) as work:
         time.sleep(0.2)
         work.step(note="fast")
         work.say("a line")
         time.sleep(0.3)
     assert "counting" in screen.getvalue() and " 50%" in screen.getvalue() and "a line" in screen.getvalue()
+
+
+def test_lines_in_a_terminal_that_cannot_draw_a_bar(quick, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(progress, "console", Console(file=screen, force_terminal=True, width=100))
+    with Work("thinking"):
+        time.sleep(0.2)
+    assert screen.getvalue() == "thinking …\n"
+
+
+def test_brackets_in_a_name_are_no_markup(quick, monkeypatch):
+    screen = io.StringIO()
+    settings = {"force_terminal": True, "force_interactive": True, "width": 100, "markup": False, "emoji": False}
+    monkeypatch.setattr(progress, "console", Console(file=screen, **settings))
+    with Work("reading [red]:cat:", 2):
+        time.sleep(0.2)
+    assert "reading [red]:cat:" in screen.getvalue()
 
 
 def test_work_within_work_shows_nothing(quick, capsys):

@@ -1,14 +1,13 @@
 """Writing files so that a crash never leaves half of one."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from camlens.errors import CamlensError
 
@@ -18,21 +17,16 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed over `path`.
 
     If the body fails, the old file stays as it was and the temporary one is removed.
-    An operating-system error (no space, no permission) becomes a `CamlensError` that names the file.
+
+    Raises:
+        CamlensError: The operating system refused (no space, no permission); the message names `path`.
     """
+    temporary = path.with_name(f".{path.stem}-{uuid4().hex}{path.suffix}")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    except OSError as error:
-        raise CamlensError(f"cannot write {path}: {error.strerror}") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
+        temporary.touch()
         yield temporary
-        with temporary.open("rb") as written:
+        with temporary.open("rb+") as written:
             os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a result is an ordinary one
         temporary.replace(path)
         if os.name == "posix":  # the new name, too, survives a power cut
             folder = os.open(path.parent, os.O_RDONLY)
@@ -41,7 +35,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise CamlensError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def leftovers(path: Path) -> list[Path]:
@@ -61,14 +56,14 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def out_folder(path: Path) -> Path:
-    """Make the folder `path` and check that files can be written in it, before any work is done.
+    """Create the folder `path` and check that files can be written in it, before any work is done.
 
-    Raises `CamlensError` where it is a file or cannot be written.
+    Raises:
+        CamlensError: `path` is a file, or nothing can be written there.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        tempfile.TemporaryFile(dir=path).close()
     except FileExistsError as error:
         raise CamlensError(f"--out {path} is a file; give a folder") from error
     except OSError as error:
