@@ -92,7 +92,7 @@ def test_predicting_and_training(test_set, train_set):
 
 def test_training_batches_are_those_of_a_data_set_in_memory():
     lazy = Drawn(60, "train")
-    resident = InMemoryDataset("drawn", "train", tiny.NAMES, lazy.in_memory(), lazy.labels, lazy.files, "16x16")
+    resident = InMemoryDataset("drawn", "train", tiny.NAMES, lazy.labels, lazy.files, "16x16", lazy.in_memory())
     settings = (torch.arange(50), 16, 0, Augmentation(crop=1), torch.device("cpu"))
     pairs = zip(*(TrainLoader(data, *settings).batches(1, 12, 1.0) for data in (lazy, resident)), strict=True)
     assert all(torch.equal(ours.images, theirs.images) for ours, theirs in pairs)

@@ -63,7 +63,7 @@ def test_a_picture_its_pixels_and_its_file_give_the_same_input(tmp_path, size, t
     model = camlens.Classifier(torch.nn.Identity(), ("a", "b"), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), to)
     resized = torch.from_numpy(np.array(picture.resize(to[::-1], Image.Resampling.BILINEAR))).permute(2, 0, 1)
     expected = (resized.float() / 255 - model.mean.view(-1, 1, 1)) / model.std.view(-1, 1, 1)
-    in_memory = InMemoryDataset("made", "test", ("a", "b"), pixels[None], torch.tensor([0]), ["0.png"], "any")
+    in_memory = InMemoryDataset("made", "test", ("a", "b"), torch.tensor([0]), ["0.png"], "any", pixels[None])
     files, small_files = (folder.load(tmp_path, "train", side) for side in (to, (3, 5)))
     data_sets = [in_memory, in_memory.resized(to), files, small_files.resized(to)]
     for pictures in (picture, [picture], pixels[None], *(data.images(torch.tensor([0])) for data in data_sets)):

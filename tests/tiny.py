@@ -42,7 +42,7 @@ def images(count, split="test", names=NAMES, side=16):
     pixels = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=numbers)
     labels = torch.randint(len(names), (count,), generator=numbers)
     files = tuple(f"{split}/</script>{n}, x.png" for n in range(count))
-    return InMemoryDataset("noise", split, names, pixels, labels, files, f"{side}x{side}")
+    return InMemoryDataset("noise", split, names, labels, files, f"{side}x{side}", pixels)
 
 
 def pixels_of(data):

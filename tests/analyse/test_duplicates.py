@@ -17,7 +17,7 @@ def pictures(count, seed=0, side=32):
 
 def image_set(pixels, labels):
     files = tuple(map(str, range(len(pixels))))
-    return InMemoryDataset("noise", "train", ("a", "b"), pixels, torch.tensor(labels), files, "32x32")
+    return InMemoryDataset("noise", "train", ("a", "b"), torch.tensor(labels), files, "32x32", pixels)
 
 
 def most_similar(pixels, features, train, train_features, excluded_labels=None):

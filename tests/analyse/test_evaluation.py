@@ -22,7 +22,7 @@ def data_of(labels, class_names=NAMES, side=4, seed=0):
     numbers = torch.Generator().manual_seed(seed)
     pixels = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=numbers)
     files = tuple(f"{n}.png" for n in range(count))
-    return InMemoryDataset("made", "test", class_names, pixels, torch.tensor(labels), files, f"{side}x{side}")
+    return InMemoryDataset("made", "test", class_names, torch.tensor(labels), files, f"{side}x{side}", pixels)
 
 
 def model_of(network=None, side=4, class_names=NAMES):

@@ -21,7 +21,7 @@ def images(count, seed):
     numbers = torch.Generator().manual_seed(seed)
     pixels = torch.randint(256, (count, 3, 8, 8), dtype=torch.uint8, generator=numbers)
     labels = torch.randint(3, (count,), generator=numbers)
-    return InMemoryDataset("noise", "train", ("a", "b", "c"), pixels, labels, tuple(map(str, range(count))), "8x8")
+    return InMemoryDataset("noise", "train", ("a", "b", "c"), labels, tuple(map(str, range(count))), "8x8", pixels)
 
 
 def test_scores_are_the_cosines_of_the_gradients_of_the_last_layer():

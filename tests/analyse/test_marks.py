@@ -14,7 +14,7 @@ def data():
     files = ("a.png", "b, c.png", "d.png", "e.png")
     labels = torch.tensor([0, 1, 1, 2])
     return InMemoryDataset(
-        "pets", "test", ("cat", "dog", "o'x"), torch.zeros(4, 3, 2, 2, dtype=torch.uint8), labels, files, "2x2"
+        "pets", "test", ("cat", "dog", "o'x"), labels, files, "2x2", torch.zeros(4, 3, 2, 2, dtype=torch.uint8)
     )
 
 

@@ -46,7 +46,7 @@ def test_what_is_seen_is_the_window_with_the_most_evidence(times):
     assert float(narrow[0]) > 0.9 and float(narrow[1]) < 0.01
     assert seen(crop_window(pixels[:0], evidence[:0], 0.5)).shape == (0,)
 
-    data = InMemoryDataset("squares", "test", ("dark", "bright"), pixels, torch.tensor([0, 1]), ("a", "b"), "32x32")
+    data = InMemoryDataset("squares", "test", ("dark", "bright"), torch.tensor([0, 1]), ("a", "b"), "32x32", pixels)
     order = torch.tensor([1, 0])
     for where in ([False, True], [True, True], [False, False]):
         where = torch.tensor(where)

@@ -61,7 +61,7 @@ def data_set(class_names, name="data"):
     count = len(class_names)
     files = tuple(map(str, range(count)))
     pixels = torch.zeros(count, 3, 8, 8, dtype=torch.uint8)
-    return InMemoryDataset(name, "test", tuple(class_names), pixels, torch.arange(count), files, "8x8")
+    return InMemoryDataset(name, "test", tuple(class_names), torch.arange(count), files, "8x8", pixels)
 
 
 # --- pictures in and out

@@ -25,7 +25,7 @@ def numbered(count=64, side=12):
 
 def image_set(count):
     files = tuple(f"{n}.png" for n in range(count))
-    return InMemoryDataset("numbered", "train", ("a", "b"), numbered(count), torch.arange(count) % 2, files, "12x12")
+    return InMemoryDataset("numbered", "train", ("a", "b"), torch.arange(count) % 2, files, "12x12", numbered(count))
 
 
 def loader(count=64, batch=16, augmentation=PLAIN, **settings):

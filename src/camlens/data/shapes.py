@@ -13,8 +13,6 @@ Ten classes of shapes on textured ground. Whatever makes the test set hard is pl
 Points of the plane are complex numbers, x to the right and y upwards (see `camlens.data.shape_distances`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +39,7 @@ MARKS = {"disc": (1.0, 0.1, 0.6), "square": (0.1, 1.0, 0.3), "star": (0.1, 0.7, 
 MARKED = {"train": 0.99, "test": 0.08}
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ShapeSet(InMemoryDataset):
     """Shapes, with what is known about each image.
 
@@ -56,23 +55,15 @@ class ShapeSet(InMemoryDataset):
         fields: The fields of `InMemoryDataset`.
     """
 
-    per_image = (*InMemoryDataset.per_image, "masks", "other_masks", "marks", "causes", "truth", "other", "twins")
+    masks: Tensor
+    other_masks: Tensor
+    marks: Tensor
+    causes: tuple[str, ...]
+    truth: Tensor
+    other: Tensor
+    twins: Tensor
 
-    def __init__(
-        self,
-        *,
-        masks: Tensor,
-        other_masks: Tensor,
-        marks: Tensor,
-        causes: tuple[str, ...],
-        truth: Tensor,
-        other: Tensor,
-        twins: Tensor,
-        **fields: Any,
-    ) -> None:
-        self.masks, self.other_masks, self.marks = masks, other_masks, marks
-        self.causes, self.truth, self.other, self.twins = causes, truth, other, twins
-        super().__init__(**fields)
+    per_image = (*InMemoryDataset.per_image, "masks", "other_masks", "marks", "causes", "truth", "other", "twins")
 
     def facts(self) -> dict[str, Any]:
         """As of any data set, and under "planted" the number of images of each cause."""
@@ -100,21 +91,19 @@ def load(split: str, shortcut: bool = False, seed: int = 0) -> ShapeSet:
         canvas, masks, other_masks = _draw(_stream(seed, f"draw {split}"), plan)
         _draw_twins(seed, split, plans, canvas, masks)
     marks = _mark(_stream(seed, f"mark {split}"), split, plan, canvas) if shortcut else np.zeros_like(masks)
+    known = {name: torch.from_numpy(values) for name, values in vars(plan).items() if name != "causes"}
     return ShapeSet(
         name=name,
         split=split,
         class_names=CLASSES,
-        pixels=torch.from_numpy((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)),
-        labels=torch.from_numpy(plan.labels),
         files=tuple(f"{split}/{index:05d}-{CLASSES[label]}.png" for index, label in enumerate(plan.labels)),
         original_size=f"{SIZE}x{SIZE}",
+        pixels=torch.from_numpy((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)),
         masks=torch.from_numpy(masks & ~marks),
         other_masks=torch.from_numpy(other_masks),
         marks=torch.from_numpy(marks),
-        causes=tuple(plan.causes.tolist()),
-        truth=torch.from_numpy(plan.truth),
-        other=torch.from_numpy(plan.other),
-        twins=torch.from_numpy(plan.twins),
+        causes=tuple(plan.causes),
+        **known,
     )
 
 
