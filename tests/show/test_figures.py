@@ -4,9 +4,8 @@ import torch
 from PIL import Image
 
 from camlens.maps.overlay import BLUE, ORANGE, overlay
-from camlens.show import figures
-from camlens.show.figures import Case, ExplainedPicture
-from camlens.show.figures.parts import as_array, enlarge, percent, shared_scale
+from camlens.show.figures import charts, pictures
+from camlens.show.figures.pictures import Case, ExplainedPicture, percent, shared_scale
 from camlens.show.figures.sheet import CONTRAST, TO_LABEL, TO_PREDICTION, Sheet, shorten, text_width
 from camlens.show.palette import LABEL, PREDICTION
 
@@ -36,7 +35,7 @@ def drawn(sheet, path):
 
 def test_small_pictures_are_drawn_with_sharp_square_pixels(tmp_path):
     sheet = Sheet(100, 80)
-    sheet.picture(10, 8, 64, as_array(enlarge(picture(), 64)))
+    sheet.picture(10, 8, 64, picture())
     area = drawn(sheet, tmp_path / "a.png")[16 : 16 + 128, 20 : 20 + 128]
     blocks = area.reshape(32, 4, 32, 4, 3)
     assert (blocks == blocks[:, :1, :, :1]).all()
@@ -44,8 +43,8 @@ def test_small_pictures_are_drawn_with_sharp_square_pixels(tmp_path):
 
 
 def test_overview_names_and_counts_every_class(tmp_path):
-    pictures = [torch.stack([picture()] * 3)] * 2
-    sheet = figures.overview("cifar10", "facts", ["cat", "dog"], ["5 train", "4 train"], pictures)
+    rows = [torch.stack([picture()] * 3)] * 2
+    sheet = pictures.overview("cifar10", "facts", ["cat", "dog"], ["5 train", "4 train"], rows)
     assert {"cifar10", "facts", "cat", "dog", "5 train", "4 train"} <= set(texts(sheet))
     height, width, _ = drawn(sheet, tmp_path / "a.png").shape
     assert (height, width) == pytest.approx((sheet.height * 2, sheet.width * 2), abs=1)  # matplotlib 3.10 cuts 451.99
@@ -53,7 +52,7 @@ def test_overview_names_and_counts_every_class(tmp_path):
 
 def test_confusion_writes_each_number_and_colours_errors_alone():
     matrix = np.array([[90, 10, 0], [0, 100, 0], [40, 0, 60]])
-    sheet = figures.confusion("a network", matrix, ["cat", "dog", "bird"])
+    sheet = charts.confusion("a network", matrix, ["cat", "dog", "bird"])
     assert sorted(t for t in texts(sheet) if t.isdigit()) == sorted(["90", "10", "100", "40", "60"])
     colours = sheet.figure.axes[0].images[0].get_array()
     grey = colours[0, 0]
@@ -68,13 +67,13 @@ def test_confusion_writes_each_number_and_colours_errors_alone():
 def test_confusion_of_any_number_of_classes_can_be_drawn(tmp_path, classes):
     matrix = np.random.default_rng(0).integers(0, 3, (classes, classes))
     names = [f"quite a long name of class {n}" for n in range(classes)]
-    assert drawn(figures.confusion("many", matrix, names), tmp_path / "a.png").shape[0] > 300
+    assert drawn(charts.confusion("many", matrix, names), tmp_path / "a.png").shape[0] > 300
 
 
 def test_calibration_draws_each_bin_at_its_accuracy():
     bins = [{"from": 0.4, "to": 0.5, "n": 20, "confidence": 0.46, "accuracy": 0.3},
             {"from": 0.9, "to": 1.0, "n": 80, "confidence": 0.97, "accuracy": 0.95}]  # fmt: skip
-    upper, lower = figures.calibration("t", "f", bins).figure.axes
+    upper, lower = charts.calibration("t", "f", bins).figure.axes
     assert [bar.get_height() for bar in upper.patches] == [0.3, 0.95]
     assert [bar.get_height() for bar in lower.patches] == [20, 80]
     np.testing.assert_array_equal(upper.lines[1].get_xydata(), [[0.46, 0.3], [0.97, 0.95]])
@@ -85,18 +84,18 @@ def test_curves_mark_what_was_kept_and_where_the_size_changed():
         {"epoch": n + 1, "size": size, "train_loss": 2 - n / 2, "held_out_loss": 2 - n / 3, "held_out_accuracy": share}
         for n, (size, share) in enumerate([(16, 0.3), (24, 0.6), (24, 0.5)])
     ]
-    sheet = figures.curves("a run", rows)
+    sheet = charts.curves("a run", rows)
     assert "60.0%, kept" in texts(sheet)
     assert [t.strip() for t in texts(sheet) if "px" in t] == ["24 px", "24 px"]  # once in each plot
-    assert figures.curves("one epoch", rows[:1]).figure.axes
+    assert charts.curves("one epoch", rows[:1]).figure.axes
     for row in rows:
         row["held_out_loss"] = row["held_out_accuracy"] = float("nan")
-    loss, accuracy = figures.curves("none held out", rows).figure.axes
+    loss, accuracy = charts.curves("none held out", rows).figure.axes
     assert loss.get_visible() and not accuracy.get_visible()
 
 
 def test_misclassified_names_label_and_prediction_in_their_colours():
-    sheet = figures.misclassified("title", "facts", [case()] * 7)
+    sheet = pictures.misclassified("title", "facts", [case()] * 7)
     colours = {t.get_text(): t.get_color() for t in sheet.figure.texts}
     assert (colours["cat"], colours["dog"]) == (LABEL, PREDICTION)
     assert {"3.0 %", "88 %", "test/3.png"} <= set(colours)
@@ -105,7 +104,7 @@ def test_misclassified_names_label_and_prediction_in_their_colours():
 
 def test_gradcam_says_grid_scale_and_emptiness():
     cases = [case(), case(label="a name that is far too long for its place", index=4)]
-    sheet = figures.gradcam("title", "facts", cases, "grad-cam", "hirescam")
+    sheet = pictures.gradcam("title", "facts", cases, "grad-cam", "hirescam")
     said = texts(sheet)
     assert "8×8 cells; grad-cam, contrast by hirescam" in said and "4×4 cells; grad-cam, contrast by hirescam" in said
     assert said.count("no positive evidence") == 2  # layer3, for the label, in both cases
@@ -116,9 +115,9 @@ def test_gradcam_says_grid_scale_and_emptiness():
 def test_no_text_leaves_the_sheet_or_lies_on_other_text(tmp_path):
     cases = [case(index=n, file=f"test/a_long_name_of_a_file_{n}.png") for n in range(3)]
     for sheet in (
-        figures.gradcam("title", "3 of 20 errors, the most confident first.", cases, "grad-cam", "hirescam"),
-        figures.misclassified("title", "3 of 20 errors, the most confident first.", cases),
-        figures.explained(
+        pictures.gradcam("title", "3 of 20 errors, the most confident first.", cases, "grad-cam", "hirescam"),
+        pictures.misclassified("title", "3 of 20 errors, the most confident first.", cases),
+        pictures.explained(
             ExplainedPicture("p.png", picture(), [("cat", 0.9), ("dog", 0.1)], "cat", "dog"),
             {"l": torch.rand(4, 4)},
             "hirescam",
@@ -176,11 +175,11 @@ def test_a_sheet_is_written_as_its_name_says(tmp_path, ending):
 
 def test_a_dollar_in_a_name_is_a_dollar(tmp_path):
     assert text_width("$x_1$ and $", 8) == pytest.approx(text_width("x_1 and ", 8) + 3 * text_width("$", 8), rel=0.05)
-    figures.misclassified("title", "facts", [case(label="$x_1$", prediction="$\\bad{$", file="a$b$.png")]).save(
+    pictures.misclassified("title", "facts", [case(label="$x_1$", prediction="$\\bad{$", file="a$b$.png")]).save(
         tmp_path / "a.png"
     )
 
 
 def test_a_character_that_the_font_lacks_is_noted(tmp_path, caplog):
-    figures.misclassified("title", "facts", [case(label="猫")]).save(tmp_path / "a.png")
+    pictures.misclassified("title", "facts", [case(label="猫")]).save(tmp_path / "a.png")
     assert "a.png: Glyph" in caplog.text and caplog.text.count("Glyph") == 1

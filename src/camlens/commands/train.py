@@ -117,11 +117,11 @@ def train_and_draw(settings: RunSettings, images: Dataset, **options: Any) -> tu
 
 def draw_curves(trainer: Trainer) -> None:
     """Draw the metrics of the run's epochs, once there are any."""
-    from camlens.show import figures
+    from camlens.show.figures import charts
 
     if trainer.processes.is_main and (rows := trainer.folder.read_metrics()):
         title = f"{trainer.recipe.network} on {trainer.data.name}"
-        figures.curves(title, rows).save(trainer.folder.curves)
+        charts.curves(title, rows).save(trainer.folder.curves)
 
 
 def resume_command() -> str:

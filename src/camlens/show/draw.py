@@ -1,7 +1,5 @@
 """Figures of data, evaluations and errors, as files in a folder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camlens.analyse.contrasts import ExplainedError, explain_errors
+from camlens.analyse.contrasts import explain_errors
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.opinions import METHOD as CONTRAST_METHOD
 from camlens.analyse.picture import explain_picture
@@ -18,50 +16,48 @@ from camlens.data.dataset import Dataset
 from camlens.files import replacing, write_json
 from camlens.model.classifier import Classifier
 from camlens.progress import Work
-from camlens.show import figures
-from camlens.show.figures import Case, ExplainedPicture
+from camlens.show.figures import charts, pictures
+from camlens.show.figures.pictures import Case, ExplainedPicture
 from camlens.show.figures.sheet import Sheet
 
+PER_CLASS = 10  # images of each class in an overview
+MAX_CLASSES = 100  # in an overview
 
-def overview(sets: Sequence[Dataset], seed: int, folder: Path, shown: int = 10, max_classes: int = 100) -> Path:
+
+def overview(sets: Sequence[Dataset], seed: int, folder: Path) -> Path:
     """Draw overview.png: each class of the first split, with its counts and some images.
 
     Args:
         sets: The splits.
         seed: Chooses the images.
         folder: Where to write it.
-        shown: Images of each class.
-        max_classes: Classes drawn, at most.
     """
     first = sets[0]
-    names = first.class_names[:max_classes]
+    names = first.class_names[:MAX_CLASSES]
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for label in range(len(names)):
         of_class = (first.labels == label).nonzero()[:, 0]
-        rows.append(first.images(of_class[torch.randperm(len(of_class), generator=generator)[:shown]]))
+        rows.append(first.images(of_class[torch.randperm(len(of_class), generator=generator)[:PER_CLASS]]))
     counts = [" + ".join(f"{s.counts()[k]:,} {s.split}" for s in sets) for k in range(len(names))]
-    facts = [f"{sum(map(len, sets)):,} images, {first.original_size}, {len(first.class_names)} classes"]
-    if len(first.class_names) > max_classes:
-        facts.append(f"the first {max_classes} are shown")
-    sheet = figures.overview(first.name, ", ".join(facts), names, counts, rows)
-    return sheet.save(folder / "overview.png")
+    facts = f"{sum(map(len, sets)):,} images, {first.original_size}, {len(first.class_names)} classes"
+    if len(first.class_names) > MAX_CLASSES:
+        facts += f", the first {MAX_CLASSES} are shown"
+    return pictures.overview(first.name, facts, names, counts, rows).save(folder / "overview.png")
 
 
 def evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
     """Write metrics.json, predictions.npz, confusion.png and calibration.png."""
-    metrics = evaluation.metrics()
-    title = f"{evaluation.model.name} on {evaluation.data.name}, {evaluation.data.split}"
+    data, metrics = evaluation.data, evaluation.metrics()
+    title = f"{evaluation.model.name} on {data.name}, {data.split}"
+    error = f"expected calibration error {100 * metrics['ece']:.1f} %, {metrics['n']:,} images"
     write_json(folder / "metrics.json", metrics)
     evaluation.save_predictions(folder / "predictions.npz")
-    error = f"expected calibration error {100 * metrics['ece']:.1f} %, {metrics['n']:,} images"
     return [
         folder / "metrics.json",
         folder / "predictions.npz",
-        figures.confusion(title, evaluation.confusion.numpy(), evaluation.data.class_names).save(
-            folder / "confusion.png"
-        ),
-        figures.calibration(title, error, metrics["reliability"]).save(folder / "calibration.png"),
+        charts.confusion(title, evaluation.confusion.numpy(), data.class_names).save(folder / "confusion.png"),
+        charts.calibration(title, error, metrics["reliability"]).save(folder / "calibration.png"),
     ]
 
 
@@ -87,29 +83,27 @@ def gallery(
         ending: "png" or "pdf".
         raw: Whether to write the raw maps, maps.npz, too.
     """
-    errors = explain_errors(evaluation, indices, list(layers or evaluation.model.find_layers()[-2:]), method)
-    cases = [as_case(evaluation.data, error) for error in errors]
-    title = f"What {evaluation.model.name} gets wrong on {evaluation.data.name}"
+    data, model = evaluation.data, evaluation.model
+    cases = [
+        Case(
+            picture=data.images(torch.tensor([error.index]))[0],
+            index=error.index,
+            file=data.files[error.index],
+            label=data.class_names[error.label],
+            prediction=data.class_names[error.prediction],
+            label_probability=error.label_probability,
+            prediction_probability=error.prediction_probability,
+            maps=error.maps,
+        )
+        for error in explain_errors(evaluation, indices, list(layers or model.find_layers()[-2:]), method)
+    ]
+    title = f"What {model.name} gets wrong on {data.name}"
     with Work("drawing the errors"):
         paths = [
-            figures.misclassified(title, facts, cases).save(folder / f"misclassified.{ending}"),
-            figures.gradcam(title, facts, cases, method, CONTRAST_METHOD).save(folder / f"gradcam.{ending}"),
+            pictures.misclassified(title, facts, cases).save(folder / f"misclassified.{ending}"),
+            pictures.gradcam(title, facts, cases, method, CONTRAST_METHOD).save(folder / f"gradcam.{ending}"),
         ]
     return [*paths, save_maps(folder / "maps.npz", cases)] if raw else paths
-
-
-def as_case(data: Dataset, error: ExplainedError) -> Case:
-    """An explained error as figures take it."""
-    return Case(
-        picture=data.images(torch.tensor([error.index]))[0],
-        index=error.index,
-        file=data.files[error.index],
-        label=data.class_names[error.label],
-        prediction=data.class_names[error.prediction],
-        label_probability=error.label_probability,
-        prediction_probability=error.prediction_probability,
-        maps=error.maps,
-    )
 
 
 def picture(
@@ -131,9 +125,9 @@ def picture(
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     subject = ExplainedPicture(title, pixels, found.probabilities, found.target, found.against)
     if method == "all":
-        return found.probabilities, figures.methods(subject, found.maps)
+        return found.probabilities, pictures.methods(subject, found.maps)
     ((name, maps),) = found.maps.items()
-    return found.probabilities, figures.explained(subject, maps, name)
+    return found.probabilities, pictures.explained(subject, maps, name)
 
 
 def save_maps(path: Path, cases: Sequence[Case]) -> Path:

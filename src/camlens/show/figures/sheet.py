@@ -1,6 +1,4 @@
-"""A sheet of paper to place pictures, text and bars on, to the pixel."""
-
-from __future__ import annotations
+"""A sheet of paper on which pictures, text and bars are placed to the pixel."""
 
 import functools
 import logging
@@ -11,60 +9,75 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
+from torch import Tensor
 
 from camlens.files import replacing
+from camlens.maps.overlay import overlay
 from camlens.progress import Work
 from camlens.show.palette import INK, LABEL_FILL, LINE, PAPER, PREDICTION_FILL, SOFT
-
-Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
 
 TO_PREDICTION = LinearSegmentedColormap.from_list("to prediction", [PAPER, PREDICTION_FILL])
 TO_LABEL = LinearSegmentedColormap.from_list("to label", [PAPER, LABEL_FILL])
 CONTRAST = LinearSegmentedColormap.from_list("contrast", [LABEL_FILL, PAPER, PREDICTION_FILL])
 
 MARGIN = 24
-DPI = 200  # of what is written; a unit of the sheet is 1/100 inch, two pixels
+DPI = 200  # of the file; a unit of the sheet is 1/100 inch, two pixels
 
 
 class Sheet:
-    """A figure with the origin at its top left corner, measured in units of 1/100 inch."""
+    """A figure with the origin at its top left corner, measured in units of 1/100 inch.
 
-    def __init__(self, width: float, height: float) -> None:
+    Args:
+        width: Width in units.
+        height: Height in units.
+        title: Heading, shortened if it is too long.
+    """
+
+    def __init__(self, width: float, height: float, title: str = "") -> None:
         self.width, self.height = math.ceil(width), math.ceil(height)  # whole pixels keep pictures sharp
         self.figure = Figure(figsize=(self.width / 100, self.height / 100), dpi=DPI, facecolor=PAPER)
+        if title:
+            self.text(MARGIN, MARGIN - 4, shorten(title, self.width - 2 * MARGIN, 13, "bold"), 13, weight="bold")
 
     def axes(self, x: float, y: float, width: float, height: float) -> Axes:
         """A coordinate system on a part of the sheet."""
         box = (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
         return self.figure.add_axes(box)
 
-    def picture(self, x: float, y: float, side: float, pixels: Pixels) -> None:
-        """A picture in a square, with square pixels and its proportions kept."""
+    def picture(self, x: float, y: float, side: float, pixels: Tensor, map: Tensor | None = None, **style: Any) -> None:
+        """A picture in a square, with its proportions kept and small pixels sharp; with a map, its overlay.
+
+        Args:
+            x: Left edge.
+            y: Top edge.
+            side: Side of the square.
+            pixels: The picture, (3, H, W) uint8.
+            map: Raw map, (h, w).
+            **style: Other arguments of `camlens.maps.overlay.overlay`.
+        """
+        factor = max(1, round(side * DPI / 100 / max(pixels.shape[1:])))
+        pixels = pixels.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
+        drawn = pixels.permute(1, 2, 0).numpy() if map is None else np.asarray(overlay(pixels, map, **style))
         axes = self.axes(x, y, side, side)
-        axes.imshow(pixels, interpolation="none" if max(pixels.shape[:2]) <= side * DPI / 100 else "antialiased")
+        axes.imshow(drawn, interpolation="none" if max(drawn.shape) <= side * DPI / 100 else "antialiased")
         axes.set_axis_off()
 
     def text(self, x: float, y: float, text: str, size: float = 8, colour: str = INK, **style: Any) -> None:
         """A line of text whose top is at `y`. `size` is in points."""
-        style = {"ha": "left", "va": "top", "parse_math": False, **style}  # a dollar in a name is a dollar
+        style = {"va": "top", "parse_math": False, **style}  # a dollar in a name is a dollar
         self.figure.text(x / self.width, 1 - y / self.height, text, size=size, color=colour, **style)
 
-    def title(self, text: str) -> None:
-        """The heading of the sheet, shortened where it is too long."""
-        self.text(MARGIN, MARGIN - 4, shorten(text, self.width - 2 * MARGIN, 13, "bold"), 13, weight="bold")
-
-    def line(self, x: float, y: float, parts: Sequence[tuple[str, str]], size: float = 8, **style: Any) -> None:
+    def line(self, x: float, y: float, parts: Sequence[tuple[str, str]], size: float = 8) -> None:
         """Pieces of text, each with its colour, one after the other."""
         for piece, colour in parts:
-            self.text(x, y, piece, size, colour, **style)
-            x += text_width(piece, size, style.get("weight", "normal"))
+            self.text(x, y, piece, size, colour)
+            x += text_width(piece, size)
 
     def box(self, x: float, y: float, width: float, height: float, colour: str) -> None:
         """A filled rectangle."""
@@ -77,22 +90,21 @@ class Sheet:
         axes = self.axes(x, y, width, 5)
         axes.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=colours, interpolation="bilinear")
         axes.set(xticks=[], yticks=[])
-        for spine in axes.spines.values():
-            spine.set(color=LINE, linewidth=0.5)
+        axes.spines[:].set(color=LINE, linewidth=0.5)
         self.text(x, y + 8, ends[0], 6, SOFT)
         self.text(x + width, y + 8, ends[1], 6, SOFT, ha="right")
 
     def save(self, path: Path) -> Path:
-        """Write the sheet as what the name's ending says (.png, .pdf, .svg), replacing `path` in one step."""
+        """Write the sheet as a .png, .pdf or .svg file, as the name says, replacing `path` in one step."""
         with (
             Work(f"drawing {path.name}"),
             replacing(path) as temporary,
-            warnings.catch_warnings(record=True) as remarks,
+            warnings.catch_warnings(record=True) as caught,
         ):
             warnings.simplefilter("default")
             self.figure.savefig(temporary, dpi=DPI, facecolor=PAPER)
-        for remark in remarks:  # such as a character that the font lacks
-            logging.getLogger("camlens").warning("%s: %s", path.name, remark.message)
+        for warning in caught:  # such as a character that the font lacks
+            logging.getLogger("camlens").warning("%s: %s", path.name, warning.message)
         return path
 
 
@@ -102,15 +114,14 @@ def text_width(text: str, size: float, weight: str = "normal") -> float:
     if not text.strip():
         return 0.32 * size * 100 / 72 * len(text)
     shown = text.replace(" ", "\N{NO-BREAK SPACE}").replace("$", r"\$")
-    # the path of a trailing space is empty: measure with a stroke behind it and take the stroke off
-    both, stroke = (
-        TextPath((0, 0), t, size=size, prop=FontProperties(weight=weight)).get_extents().x1 for t in (f"{shown}|", "|")
-    )
-    return float(both - stroke) * 100 / 72
+    font = FontProperties(weight=weight)
+    # the outline of a trailing space is empty: measure with a bar behind the text and subtract the bar
+    both, bar = (TextPath((0, 0), t, size=size, prop=font).get_extents().x1 for t in (f"{shown}|", "|"))
+    return float(both - bar) * 100 / 72
 
 
 def shorten(text: str, width: float, size: float, weight: str = "normal") -> str:
-    """The text, shortened in its middle until it fits into `width` units: names of a kind often differ at the end."""
+    """The text, shortened in its middle until it fits into `width` units: similar names often differ at the end."""
     room = 0.95 * width  # drawn glyphs are a little wider than their outlines
     shown, kept = text, len(text)
     while kept > 0 and text_width(shown, size, weight) > room:

@@ -1,0 +1,305 @@
+"""Pictures and the heat maps that explain them: of a data set, of its errors, of any picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from matplotlib.colors import LinearSegmentedColormap
+from torch import Tensor
+
+from camlens.maps.methods import METHODS
+from camlens.maps.overlay import BLUE, ORANGE, Colour
+from camlens.show.figures.sheet import CONTRAST, MARGIN, TO_LABEL, TO_PREDICTION, Sheet, shorten, text_width
+from camlens.show.palette import INK, LABEL, LINE, PAPER, PREDICTION, SOFT
+
+SIDE = 128  # of a picture or a heat map among many
+LARGE = 224  # of the picture that is explained
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a map explains, and its colours.
+
+    Attributes:
+        name: In words, for the heading of a column.
+        colour: Colour of the heading.
+        colours: Colour bar.
+        positive: Colour of positive values on an overlay.
+        signed: Whether negative values count as well.
+    """
+
+    name: str
+    colour: str
+    colours: LinearSegmentedColormap
+    positive: Colour
+    signed: bool = False
+
+
+FOR_PREDICTION = Kind("for the prediction", PREDICTION, TO_PREDICTION, ORANGE)
+FOR_LABEL = Kind("for the label", LABEL, TO_LABEL, BLUE)
+DIFFERENCE = Kind("prediction less label", INK, CONTRAST, ORANGE, signed=True)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A misclassified image and the maps that explain it.
+
+    Attributes:
+        picture: The image, (3, H, W) uint8.
+        index: Its index in the split.
+        file: Its name.
+        label: Name of the label.
+        prediction: Name of the predicted class.
+        label_probability: Probability of the label, 0..1.
+        prediction_probability: Probability of the prediction, 0..1.
+        maps: For each layer the raw maps (h, w) for the prediction, for the label, and of their contrast.
+    """
+
+    picture: Tensor
+    index: int
+    file: str
+    label: str
+    prediction: str
+    label_probability: float
+    prediction_probability: float
+    maps: dict[str, tuple[Tensor, Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class ExplainedPicture:
+    """A picture and the class that is explained.
+
+    Attributes:
+        title: Heading.
+        picture: The picture, (3, H, W) uint8.
+        probabilities: Names of the most probable classes with their probabilities, 0..1.
+        target: Name of the explained class.
+        against: Name of the class whose logit is subtracted, or None.
+    """
+
+    title: str
+    picture: Tensor
+    probabilities: Sequence[tuple[str, float]]
+    target: str
+    against: str | None = None
+
+
+def overview(
+    title: str, facts: str, class_names: Sequence[str], counts: Sequence[str], pictures: Sequence[Tensor]
+) -> Sheet:
+    """Draw a row for each class: its name, how many images it has, and some of them.
+
+    Args:
+        title: Heading.
+        facts: Line of text below the heading.
+        class_names: K names.
+        counts: For each class, how many images it has, in words.
+        pictures: For each class some images, (n, 3, H, W) uint8.
+    """
+    side, gap = 64, 6
+    names = [shorten(name, 200, 9, "bold") for name in class_names]
+    name_width = max(*(text_width(n, 9, "bold") for n in names), *(text_width(n, 7) for n in counts)) + 24
+    columns = max(map(len, pictures))
+    width = 2 * MARGIN + max(name_width + columns * (side + gap) - gap, text_width(facts, 8))
+    sheet = Sheet(width, 2 * MARGIN + 44 + len(names) * (side + gap) - gap, title)
+    sheet.text(MARGIN, MARGIN + 18, facts, 8, SOFT)
+    for row, (name, count, row_pictures) in enumerate(zip(names, counts, pictures, strict=True)):
+        y = MARGIN + 44 + row * (side + gap)
+        sheet.text(MARGIN, y + side / 2 - 13, name, 9, weight="bold")
+        sheet.text(MARGIN, y + side / 2 + 4, count, 7, SOFT)
+        for column, picture in enumerate(row_pictures):
+            sheet.picture(MARGIN + name_width + column * (side + gap), y, side, picture)
+    return sheet
+
+
+def misclassified(title: str, facts: str, cases: Sequence[Case], columns: int = 6) -> Sheet:
+    """Draw the pictures alone, each with its label (blue) and the prediction (orange).
+
+    Args:
+        title: Heading.
+        facts: Which errors these are, in words.
+        cases: The images.
+        columns: The largest number of pictures side by side.
+    """
+    gap, text_height = 20, 46
+    columns = min(columns, max(4, len(cases)))
+    rows = -(-len(cases) // columns)
+    width = 2 * MARGIN + columns * (SIDE + gap) - gap
+    sheet = Sheet(width, 2 * MARGIN + 44 + rows * (SIDE + text_height + gap) - gap, title)
+    write_meaning(sheet, facts)
+    for number, case in enumerate(cases):
+        row, column = divmod(number, columns)
+        y = MARGIN + 44 + row * (SIDE + text_height + gap)
+        draw_case(sheet, MARGIN + column * (SIDE + gap), y, case, gap=6, file_width=SIDE)
+    return sheet
+
+
+def gradcam(title: str, facts: str, cases: Sequence[Case], method: str, contrast_method: str) -> Sheet:
+    """Draw, for each error and layer, the evidence for the prediction and for the label, and their contrast.
+
+    The maps of one layer share one scale, so that they can be compared down the column; larger values get full colour.
+
+    Args:
+        title: Heading.
+        facts: Which errors these are, in words.
+        cases: The images, with maps of the same layers.
+        method: Name of the method of the maps for a class.
+        contrast_method: Name of the method of the contrasts.
+    """
+    gap, layer_gap, text_height, top = 10, 30, 54, MARGIN + 118
+    layer_width = layer_gap + 3 * SIDE + 2 * gap
+    width = 2 * MARGIN + SIDE + len(cases[0].maps) * layer_width
+    sheet = Sheet(width, top + len(cases) * (SIDE + text_height) - 6 + MARGIN, title)
+    write_meaning(sheet, facts)
+    rows = [(top + row * (SIDE + text_height), case) for row, case in enumerate(cases)]
+    for y, case in rows:
+        draw_case(sheet, MARGIN, y, case, gap=4, file_width=SIDE + layer_gap - 4)
+    for number, (layer, (first, *_)) in enumerate(cases[0].maps.items()):
+        left = MARGIN + SIDE + layer_gap + number * layer_width
+        grid = f"{first.shape[0]}×{first.shape[1]} cells; {method}, contrast by {contrast_method}"
+        sheet.text(left, MARGIN + 48, layer, 9, weight="bold")
+        sheet.text(left + text_width(layer, 9, "bold") + 10, MARGIN + 49, grid, 8, SOFT)
+        evidence = shared_scale([m for case in cases for m in case.maps[layer][:2]])
+        difference = shared_scale([case.maps[layer][2] for case in cases])
+        columns = ((FOR_PREDICTION, evidence), (FOR_LABEL, evidence), (DIFFERENCE, difference))
+        for column, (kind, scale) in enumerate(columns):
+            x = left + column * (SIDE + gap)
+            unit = METHODS[method].unit
+            ends = (f"−{scale:.2g}", f"+{scale:.2g} logits") if kind.signed else ("0", f"{scale:.2g} {unit}")
+            sheet.text(x, MARGIN + 66, kind.name, 8, kind.colour)
+            sheet.scale(x, MARGIN + 84, SIDE, kind.colours, ends)
+            for y, case in rows:
+                draw_heat_map(sheet, x, y, case.picture, case.maps[layer][column], kind, scale)
+    return sheet
+
+
+def explained(subject: ExplainedPicture, maps: dict[str, Tensor], method: str) -> Sheet:
+    """Draw a picture beside its heat map at each layer, interpolated and in the cells of the layer.
+
+    Args:
+        subject: The picture.
+        maps: For each layer the raw map, (h, w).
+        method: Name of the method.
+    """
+    gap, top = 16, MARGIN + 64
+    second = top + LARGE + gap
+    height = second + max(LARGE, 20 * len(subject.probabilities)) + 40 + MARGIN
+    sheet = Sheet(2 * MARGIN + (1 + len(maps)) * (LARGE + gap) - gap, height, subject.title)
+    if METHODS[method].explains_class:
+        write_question(sheet, f"{method}: why", subject, 0.4 * (sheet.width - 2 * MARGIN))
+    else:
+        sheet.text(MARGIN, MARGIN + 20, f"{method}: what is seen, whatever the class", 9, SOFT)
+    sheet.picture(MARGIN, top, LARGE, subject.picture)
+    draw_probabilities(sheet, second + 4, subject)
+    cell = "pixel" if METHODS[method].level == "pixels" else "cell"
+    for number, (layer, map) in enumerate(maps.items(), 1):
+        x = MARGIN + number * (LARGE + gap)
+        sheet.text(x, top - 16, f"{layer}, {map.shape[0]}×{map.shape[1]} {cell}s", 8, weight="bold")
+        sheet.picture(x, top, LARGE, subject.picture, map)
+        sheet.picture(x, second, LARGE, subject.picture, map, smooth=False)
+        y, full, unit = second + LARGE + 10, f"{float(map.abs().max()):.2g}", f"{METHODS[method].unit} a {cell}"
+        if map.max() <= 0:
+            sheet.text(x, y, "no positive evidence here", 8, SOFT)
+        elif map.min() < 0:
+            sheet.scale(x, y, LARGE, CONTRAST, (f"−{full} {unit}", f"+{full}"))
+        else:
+            sheet.scale(x, y, LARGE, TO_PREDICTION, ("0", f"{full} {unit}"))
+    return sheet
+
+
+def methods(subject: ExplainedPicture, maps: dict[str, dict[str, Tensor]]) -> Sheet:
+    """Draw a picture as every method explains it: a column for each method, a row for each layer.
+
+    Each map has a scale of its own.
+
+    Args:
+        subject: The picture.
+        maps: For each method and layer the raw map, (h, w).
+    """
+    gap, left, top, row_height = 12, MARGIN + LARGE + 28, MARGIN + 78, SIDE + 48
+    layers = max(map(len, maps.values()))
+    height = max(layers * row_height, LARGE + 16 + 20 * len(subject.probabilities))
+    sheet = Sheet(left + len(maps) * (SIDE + gap) - gap + MARGIN, top + height + MARGIN, subject.title)
+    write_question(sheet, "why", subject, 0.4 * sheet.width)
+    sheet.picture(MARGIN, top, LARGE, subject.picture)
+    draw_probabilities(sheet, top + LARGE + 16, subject)
+    for column, (method, of_method) in enumerate(maps.items()):
+        x = left + column * (SIDE + gap)
+        name = method if METHODS[method].explains_class else f"{method}, any class"
+        sheet.text(x, MARGIN + 46, name, 9, weight="bold")
+        for row, (layer, map_) in enumerate(of_method.items()):
+            y = top + row * row_height
+            sheet.text(x, y - 14, f"{layer}, {map_.shape[0]}×{map_.shape[1]}", 7, SOFT)
+            draw_heat_map(sheet, x, y, subject.picture, map_, DIFFERENCE if map_.min() < 0 else FOR_PREDICTION)
+            sheet.text(x, y + SIDE + 4, METHODS[method].unit, 6.5, SOFT)
+    return sheet
+
+
+def write_meaning(sheet: Sheet, facts: str) -> None:
+    """Write a line with the meaning of the colours and the facts."""
+    meaning = [("blue", LABEL), (" is the label, ", SOFT), ("orange", PREDICTION), (" the prediction. ", SOFT)]
+    sheet.line(MARGIN, MARGIN + 18, [*meaning, (facts, SOFT)])
+
+
+def write_question(sheet: Sheet, words: str, subject: ExplainedPicture, width: float) -> None:
+    """Write why this class and not that, the names shortened to `width` units."""
+    pieces = [(f"{words} ", SOFT), (shorten(subject.target, width, 9), PREDICTION)]
+    if subject.against is not None:
+        pieces += [(" and not ", SOFT), (shorten(subject.against, width - 50, 9), LABEL)]
+    sheet.line(MARGIN, MARGIN + 20, [*pieces, ("?", SOFT)], 9)
+
+
+def draw_case(sheet: Sheet, x: float, y: float, case: Case, gap: float, file_width: float) -> None:
+    """Draw a misclassified picture and, `gap` below it, label and prediction with their probabilities, and the file."""
+    sheet.picture(x, y, SIDE, case.picture)
+    y += SIDE + gap
+    label = (case.label, case.label_probability, LABEL)
+    prediction = (case.prediction, case.prediction_probability, PREDICTION)
+    for name, probability, colour in (label, prediction):
+        width = SIDE - text_width(percent(probability), 8) - 6
+        sheet.text(x, y, shorten(name, width, 8, "bold"), 8, colour, weight="bold")
+        sheet.text(x + SIDE, y, percent(probability), 8, colour, ha="right")
+        y += 14
+    sheet.text(x, y + 1, shorten(case.file, file_width, 6), 6, SOFT)
+
+
+def draw_heat_map(
+    sheet: Sheet, x: float, y: float, picture: Tensor, map: Tensor, kind: Kind, scale: float | None = None
+) -> None:
+    """Draw a heat map on its picture, with the range of its values; `scale` as for `overlay`."""
+    sheet.picture(x, y, SIDE, picture, map, scale=scale, positive=kind.positive)
+    low, high = float(map.min()), float(map.max())
+    if kind.signed or high > 0:
+        values = f"{low:+.2g} to {high:+.2g}" if kind.signed else f"up to {high:.2g}"
+        sheet.text(x + SIDE, y + SIDE + 4, values.replace("-", "−"), 6.5, SOFT, ha="right")
+    else:
+        sheet.box(x, y + SIDE - 18, SIDE, 18, PAPER)
+        sheet.text(x + SIDE / 2, y + SIDE - 14, "no positive evidence", 7, SOFT, ha="center")
+
+
+def draw_probabilities(sheet: Sheet, y: float, subject: ExplainedPicture) -> None:
+    """Draw the most probable classes with bars, below the picture."""
+    widest = max(text_width(name, 8, "bold") for name, _ in subject.probabilities)
+    name_width = min(widest, LARGE * 0.45) + 8
+    bar_x, bar_width = MARGIN + name_width, LARGE - name_width - 44
+    colours = {subject.against: LABEL, subject.target: PREDICTION}
+    for name, probability in subject.probabilities:
+        colour, weight = colours.get(name, INK), "bold" if name in colours else "normal"
+        sheet.text(MARGIN, y, shorten(name, name_width - 8, 8), 8, colour, weight=weight)
+        sheet.box(bar_x, y + 1, bar_width, 9, LINE)
+        sheet.box(bar_x, y + 1, bar_width * probability, 9, colours.get(name, SOFT))
+        sheet.text(MARGIN + LARGE, y, percent(probability), 8, SOFT, ha="right")
+        y += 20
+
+
+def shared_scale(maps: Sequence[Tensor]) -> float:
+    """The value that gets full colour: 90 % of the maps stay within it, so that one extreme does not fade the rest."""
+    return float(torch.stack([m.abs().max().float() for m in maps]).quantile(0.9)) or 1.0
+
+
+def percent(probability: float) -> str:
+    """A probability in words: "88 %", "2.1 %", "< 0.1 %"."""
+    if probability < 0.001:
+        return "< 0.1 %"
+    digits = 1 if probability < 0.1 or 0.995 <= probability < 1 else 0
+    return f"{100 * probability:.{digits}f} %"
