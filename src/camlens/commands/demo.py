@@ -33,7 +33,7 @@ def demo(
     """Run everything once: data, network, evaluation, errors, heat maps and the error report."""
     from camlens.analyse.error_analysis import analyse
     from camlens.analyse.feature_cache import FEATURES_FILE
-    from camlens.runtime.devices import pick_device
+    from camlens.runtime.processes import pick_device
     from camlens.show import draw
     from camlens.show.report import write_report
 

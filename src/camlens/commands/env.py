@@ -15,7 +15,7 @@ def env(data_dir: opt.DataDir = None, as_json: opt.AsJson = False) -> None:
 
     from camlens.data import cifar10
     from camlens.model.loading import shipped
-    from camlens.runtime.devices import available_devices
+    from camlens.runtime.processes import available_devices
 
     facts = {
         "camlens": version("camlens"),

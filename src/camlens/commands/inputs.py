@@ -11,7 +11,7 @@ from camlens.data.sources import load_split, splits_of
 from camlens.errors import UsageError
 from camlens.model.classifier import Classifier
 from camlens.model.loading import load
-from camlens.runtime.devices import pick_device
+from camlens.runtime.processes import pick_device
 
 
 def load_if_present(data: str, split: str, size: Size, data_dir: Path | None, skip_unreadable: bool) -> Dataset | None:

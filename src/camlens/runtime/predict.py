@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,8 @@ from camlens.model.forward import evaluation_mode, micro_batch_size, uncompiled
 from camlens.progress import track
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
 
+Images = Dataset | Tensor | Iterable[Tensor]
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -24,8 +26,8 @@ class Predictions:
 
     Args:
         logits: (N, K) float32.
-        features: The inputs of the network's last linear layer, (N, C) float32 rounded to float16; None where they
-            were not asked for or the logits do not come from a linear layer.
+        features: The inputs of the network's last linear layer, (N, C) float32 rounded to float16; None if they were
+            not asked for or the logits do not come from a linear layer.
     """
 
     logits: Tensor
@@ -40,17 +42,15 @@ class Predictions:
         return self.logits.softmax(dim=1)
 
     def check_finite(self, model_name: str) -> None:
-        """Raise `ModelError` where some logits are infinite or not a number."""
-        finite = self.logits.isfinite().all(dim=1)
-        if not bool(finite.all()):
-            bad = int((~finite).sum())
-            raise ModelError(f"{model_name} gave logits that are not finite for {bad} of {len(finite)} images")
+        """Raise `ModelError` if some logits are infinite or not a number."""
+        if bad := int((~self.logits.isfinite().all(dim=1)).sum()):
+            raise ModelError(f"{model_name} gave logits that are not finite for {bad} of {len(self.logits)} images")
 
 
 @torch.no_grad()
 def predict(
     model: Classifier,
-    data: Dataset | Tensor | Iterable[Tensor],
+    data: Images,
     batch_size: int = 250,
     features: bool = False,
     processes: Processes = SINGLE_PROCESS,
@@ -82,8 +82,8 @@ def predict(
     if isinstance(data, Dataset):
         description = description or f"predicting {data.name}, {data.split}"
     batches, total = _micro_batches(model, data, batch_size, processes, indices)
-    logits, head_inputs, has_features = [], [], features
-    with evaluation_mode(model), _recorded_linear_layers(model, features) as recorded:
+    logits, head_inputs = [torch.empty(0, len(model.class_names))], [torch.empty(0)]
+    with evaluation_mode(model), _recorded_heads(model, features) as recorded:
         for images in track(batches, description or "predicting", total, shown=processes.is_main):
             if before_batch:
                 before_batch()
@@ -91,67 +91,49 @@ def predict(
                 continue
             output = model(model.prepare(images))
             logits.append(output.float().cpu())
-            if has_features:
-                head_input = _input_of(output, recorded)
-                if head_input is None:
-                    has_features = False
-                else:
+            for head_input, head_output in recorded[-1:]:
+                if head_output is output and head_input.ndim == 2:
                     head_inputs.append(head_input.half().float().cpu())
             recorded.clear()
 
-    all_logits = processes.gather(torch.cat([torch.empty(0, len(model.class_names)), *logits]))
-    if not features or processes.any(not has_features):
+    all_logits = processes.gather(torch.cat(logits))
+    if not features or processes.any(len(head_inputs) < len(logits)):
         return Predictions(all_logits)
-    return Predictions(all_logits, processes.gather(torch.cat([torch.empty(0), *head_inputs])))
+    return Predictions(all_logits, processes.gather(torch.cat(head_inputs)))
 
 
 def _micro_batches(
-    model: Classifier,
-    data: Dataset | Tensor | Iterable[Tensor],
-    batch_size: int,
-    processes: Processes,
-    indices: Tensor | None,
+    model: Classifier, data: Images, batch_size: int, processes: Processes, indices: Tensor | None
 ) -> tuple[Iterator[Tensor], int | None]:
-    """The batches that this process runs, (B, 3, H, W) uint8 each, and their number where it is known.
+    """The batches that this process runs, (B, 3, H, W) uint8 each, and their number if it is known.
 
-    Every process gets equally many batches of a data set; some are empty where another process has more images.
+    Every process gets equally many batches of a data set; some are empty if another process has more images.
     """
     example = torch.empty(1, device=model.device).expand(batch_size, 3, *model.input_size)  # takes no memory
     size = min(batch_size, micro_batch_size(model, example))
     if isinstance(data, Dataset):
         indices = torch.arange(len(data)) if indices is None else indices
         count = max(1, math.ceil(math.ceil(len(indices) / processes.world_size) / size))
-        return (data.images(part) for part in processes.split(indices).tensor_split(count)), count
+        mine = indices.tensor_split(processes.world_size)[processes.rank]
+        return (data.images(part) for part in mine.tensor_split(count)), count
     if isinstance(data, Tensor):
         return iter(data.split(size)), math.ceil(len(data) / size)
     return (part for images in data for part in images.split(size)), None
 
 
 @contextmanager
-def _recorded_linear_layers(model: Classifier, enabled: bool) -> Iterator[list[tuple[Tensor, Tensor]]]:
+def _recorded_heads(model: Classifier, enabled: bool) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Record input and output of every linear layer with as many outputs as there are classes."""
     recorded: list[tuple[Tensor, Tensor]] = []
-    if not enabled:
-        yield recorded
-        return
 
     def record(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         recorded.append((inputs[0], output))
 
-    network, classes = bare(model), len(model.class_names)
-    heads = [m for m in network.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
-    handles = [head.register_forward_hook(record) for head in heads]
-    try:
-        with uncompiled(network):
-            yield recorded
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _input_of(logits: Tensor, recorded: list[tuple[Tensor, Tensor]]) -> Tensor | None:
-    """The input (B, C) of the recorded layer that gave the logits; None where no layer did."""
-    if not recorded:
-        return None
-    layer_input, output = recorded[-1]
-    return layer_input if output is logits and layer_input.ndim == 2 else None
+    network = bare(model)
+    with ExitStack() as stack:
+        if enabled:
+            stack.enter_context(uncompiled(network))
+            for module in network.modules():
+                if isinstance(module, nn.Linear) and module.out_features == len(model.class_names):
+                    stack.callback(module.register_forward_hook(record).remove)
+        yield recorded

@@ -1,6 +1,4 @@
-"""The processes of one run, on one machine or several, started by torchrun."""
-
-from __future__ import annotations
+"""Where a network runs: the devices of this machine, and the processes that torchrun starts on one or several."""
 
 import os
 import time
@@ -17,11 +15,35 @@ from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from camlens.errors import CamlensError, UsageError
+from camlens.errors import CamlensError, UsageError, unknown
 
 P = ParamSpec("P")
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)  # for a process that no longer answers, or downloads for the others
+
+
+def available_devices() -> list[str]:
+    """List the devices that torch can use here, slowest first: "cpu", then "mps" and "cuda" if present."""
+    available = {"cpu": True, "mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
+    return [name for name, present in available.items() if present]
+
+
+def pick_device(name: str = "auto") -> str:
+    """Choose a device by its name.
+
+    Args:
+        name: "cpu", "cuda" or "mps"; "auto" for the fastest that is available.
+
+    Returns:
+        The name of the device, as torch takes it.
+
+    Raises:
+        UsageError: This machine has no such device.
+    """
+    devices = available_devices()
+    if name != "auto" and name not in devices:
+        raise unknown("device", name, ["auto", *devices], "this machine")
+    return devices[-1] if name == "auto" else name
 
 
 @dataclass(frozen=True)
@@ -47,11 +69,7 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on at least one process."""
-        if self.world_size == 1:
-            return flag
-        flags = torch.tensor(int(flag))
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return bool(flags)
+        return flag if self.world_size == 1 else bool(self.sum(torch.tensor(int(flag))))
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of the tensors of all processes; `values` is overwritten."""
@@ -67,16 +85,16 @@ class Processes:
         """
         if self.world_size == 1:
             return function(*args, **kwargs)
-        result, error = None, None
+        result: Any = None
         if self.is_main:
             try:
                 result = function(*args, **kwargs)
-            except CamlensError as raised:
-                error = raised
-        box: list[Any] = [result, error and error.exit_code]
+            except CamlensError as error:
+                result = error
+        box = [result]
         dist.broadcast_object_list(box)
-        if box[1] is not None:
-            raise error or SystemExit(box[1])
+        if isinstance(box[0], CamlensError):
+            raise result if self.is_main else SystemExit(box[0].exit_code)
         return cast(T, box[0])
 
     def broadcast(self, module: nn.Module) -> None:
@@ -84,10 +102,6 @@ class Processes:
         if self.world_size > 1:
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, 0)
-
-    def split(self, indices: Tensor) -> Tensor:
-        """The indices that this process handles; each index goes to one process."""
-        return indices.tensor_split(self.world_size)[self.rank]
 
     def gather(self, part: Tensor) -> Tensor:
         """The tensors of all processes concatenated in the order of their ranks, on the CPU."""
@@ -124,19 +138,19 @@ class Processes:
 SINGLE_PROCESS = Processes()
 
 
-def is_torchrun() -> bool:
-    """Whether torchrun started this process."""
-    return dist.is_available() and dist.is_torchelastic_launched()
-
-
 def launch_id() -> str:
     """torchrun's id of the job that this process belongs to; empty without torchrun."""
-    return os.environ.get("TORCHELASTIC_RUN_ID", "") if is_torchrun() else ""
+    return os.environ.get("TORCHELASTIC_RUN_ID", "")
+
+
+def is_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return dist.is_torchelastic_launched()
 
 
 def was_restarted() -> bool:
     """Whether torchrun restarted this process after one on this machine had failed."""
-    return is_torchrun() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def fresh_store(store: Store, rank: int, world_size: int) -> Store:
@@ -175,10 +189,10 @@ def join_processes(device: str) -> Iterator[tuple[Processes, str]]:
         device: "cpu", "cuda" or "mps".
 
     Yields:
-        The processes, and the device of this one: its own GPU where the device is "cuda".
+        The processes, and the device of this one: its own GPU if the device is "cuda".
 
     Raises:
-        UsageError: There is no device for each process.
+        UsageError: There are fewer devices than processes.
     """
     if not is_torchrun():
         yield SINGLE_PROCESS, device
@@ -187,10 +201,10 @@ def join_processes(device: str) -> Iterator[tuple[Processes, str]]:
     if device == "mps":
         raise UsageError("several processes cannot share this GPU (mps); give --device cpu")
     if device == "cuda":
-        if local_rank >= torch.cuda.device_count():
+        if local_rank >= (count := torch.cuda.device_count()):
             raise UsageError(
-                f"process {local_rank} of this machine has no GPU, there are {torch.cuda.device_count()}; "
-                f"give torchrun --nproc-per-node {torch.cuda.device_count()}"
+                f"process {local_rank} of this machine has no GPU, there are {count}; "
+                f"give torchrun --nproc-per-node {count}"
             )
         device = f"cuda:{local_rank}"
         torch.cuda.set_device(local_rank)
