@@ -50,8 +50,7 @@ def train(
     """Train a network into a run folder and evaluate it on the test images; with torchrun, on many processes."""
     from camlens.analyse.evaluation import evaluate
     from camlens.commands.inputs import load_if_present
-    from camlens.runtime.processes import pick_device
-    from camlens.runtime.processes import join_processes
+    from camlens.runtime.processes import join_processes, pick_device
     from camlens.train.recipe import find_recipe
     from camlens.train.resume import resolve_settings
     from camlens.train.run_folder import RunFolder
