@@ -24,8 +24,8 @@ from camlens.analyse.duplicates import most_similar, similarity_beyond_chance
 from camlens.analyse.error_analysis import analyse
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.feature_cache import predict_cached
-from camlens.analyse.neighbours import NeighbourSearch, find_neighbours
-from camlens.analyse.signs import sample_correct
+from camlens.analyse.measurements import sample_correct
+from camlens.analyse.training_images import NeighbourSearch, find_neighbours
 from camlens.analyse.verdicts import Verdicts
 from camlens.data import cifar10, shapes
 from camlens.data.dataset import Dataset
@@ -132,7 +132,7 @@ def doubtful(
         evaluation.labels[errors].numpy(), evaluation.probabilities[errors].numpy(), method="normalized_margin"
     )
     scores = {
-        "probability margin": verdicts.signs.prediction_probability - verdicts.signs.label_probability,
+        "probability margin": verdicts.measurements.prediction_probability - verdicts.measurements.label_probability,
         "cleanlab, normalised margin": -torch.from_numpy(quality).float(),
         "nearest training images": of_prediction - of_label,
         "doubt, which the report sorts by": verdicts.doubt,

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 import oracles
 from camlens.analyse import duplicates
-from camlens.analyse.neighbours import NeighbourSearch
+from camlens.analyse.training_images import NeighbourSearch
 from camlens.data.dataset import InMemoryDataset
 
 

@@ -7,7 +7,9 @@ from torch import nn
 
 import camlens
 from camlens.analyse.evaluation import evaluate
+from camlens.analyse.explanations import explain_errors
 from camlens.errors import DataError
+from camlens.show.draw import as_case
 from tiny import NAMES, Net, classifier, images, pixels_of
 
 
@@ -35,7 +37,7 @@ def test_the_package_is_called_and_imported_from():
 def test_everything_is_of_the_same_errors(analysis):
     model, data = classifier(), images(80)
     evaluation = evaluate(model, data)
-    assert isinstance(analysis, camlens.ErrorAnalysis) and len(analysis.opinions) == 1
+    assert isinstance(analysis, camlens.ErrorAnalysis) and len(analysis.explanations) == 1
     assert torch.equal(analysis.indices, evaluation.errors("confidence"))
     assert torch.equal(analysis.evaluation.logits, evaluation.logits)
     count, training = len(analysis.indices), analysis.training
@@ -46,20 +48,20 @@ def test_everything_is_of_the_same_errors(analysis):
     assert len(analysis.findings) == 3 and analysis.findings[2].startswith("The verdicts: ")
 
 
-def test_opinions_are_what_the_library_explains(analysis):
-    (opinion,), model, data = analysis.opinions, classifier(), images(80)
+def test_explanations_are_what_the_library_explains(analysis):
+    (explained,), model, data = analysis.explanations, classifier(), images(80)
     inputs = model.prepare(data.images(analysis.indices))
-    expected = camlens.explain(model, inputs, "hirescam", ["early", "late"], opinion.classes).by_layer()
-    assert list(opinion.maps) == ["early", "late"]
-    for layer, maps in opinion.maps.items():
+    expected = camlens.explain(model, inputs, "hirescam", ["early", "late"], explained.classes).by_layer()
+    assert list(explained.maps) == ["early", "late"]
+    for layer, maps in explained.maps.items():
         torch.testing.assert_close(maps, expected[layer])
-    assert torch.equal(opinion.classes[:, 0], opinion.predictions) and opinion.is_exact
+    assert torch.equal(explained.classes[:, 0], explained.predictions) and explained.is_exact
     bias = model.network.fc.bias.detach()
-    torch.testing.assert_close(opinion.remainder, bias[opinion.classes], rtol=0, atol=1e-3)
+    torch.testing.assert_close(explained.remainder, bias[explained.classes], rtol=0, atol=1e-3)
     loss = nn.functional.cross_entropy(
         analysis.evaluation.logits[analysis.indices], data.labels[analysis.indices], reduction="none"
     )
-    torch.testing.assert_close(opinion.losses, loss)
+    torch.testing.assert_close(explained.losses, loss)
 
 
 def test_what_there_is_without_training_images_features_or_errors():
@@ -71,7 +73,7 @@ def test_what_there_is_without_training_images_features_or_errors():
     right = camlens.analyse(
         classifier(), data.with_labels(evaluate(classifier(), data).predictions), images(9, "train")
     )
-    assert len(right.indices) == 0 and right.training is None and right.opinions[0].maps == {}
+    assert len(right.indices) == 0 and right.training is None and right.explanations[0].maps == {}
 
 
 class Watched(nn.Module):
@@ -98,7 +100,7 @@ def test_the_second_model_sees_the_pictures_at_its_own_size(pairs):
     assert second.network.sizes == {(32, 32)}
     with torch.no_grad():
         expected = second.eval()(second.prepare(pixels_of(data)))
-    torch.testing.assert_close(analysis.opinions[1].evaluation.logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(analysis.explanations[1].evaluation.logits, expected, rtol=1e-4, atol=1e-4)
     if pairs:
         assert analysis.test.size == (16, 16), "the first one's"
 
@@ -110,20 +112,21 @@ def test_a_second_model_of_other_classes_is_refused():
 
 
 def test_errors_explained_by_contrast(analysis):
-    from camlens.analyse.contrasts import explain_errors
-
-    evaluation, model = analysis.evaluation, classifier()
-    errors = explain_errors(evaluation, analysis.indices[:14], ["late"], "grad-cam")
-    assert [error.index for error in errors] == analysis.indices[:14].tolist()
-    for error in (errors[0], errors[13]):
-        image = model.prepare(images(80).images(torch.tensor([error.index])))
+    evaluation, model, indices = analysis.evaluation, classifier(), analysis.indices[:14]
+    maps = explain_errors(evaluation, indices, ["late"], "grad-cam")["late"]
+    assert maps.shape[:2] == (14, 3)
+    for row in (0, 13):
+        index = indices[row]
+        case = as_case(evaluation, int(index), {"late": maps[row]})
+        assert case.prediction_probability == pytest.approx(float(evaluation.confidences[index]))
+        image = model.prepare(images(80).images(index[None]))
+        label, prediction = int(evaluation.labels[index]), int(evaluation.predictions[index])
         for kind, (method, target, against) in enumerate(
             [
-                ("grad-cam", error.prediction, None),
-                ("grad-cam", error.label, None),
-                ("hirescam", error.prediction, error.label),
+                ("grad-cam", prediction, None),
+                ("grad-cam", label, None),
+                ("hirescam", prediction, label),
             ]
         ):
             expected = camlens.explain(model, image, method, "late", target, against).maps[0]
-            torch.testing.assert_close(error.maps["late"][kind], expected, rtol=1e-4, atol=1e-4)
-        assert error.prediction_probability == pytest.approx(float(evaluation.confidences[error.index]))
+            torch.testing.assert_close(maps[row, kind], expected, rtol=1e-4, atol=1e-4)

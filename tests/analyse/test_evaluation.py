@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 import oracles
 from camlens import Classifier
-from camlens.analyse.evaluation import Evaluation, evaluate
+from camlens.analyse.evaluation import Evaluation, evaluate, wilson_interval
 from camlens.data.dataset import InMemoryDataset
 from camlens.errors import DataError, ModelError
 from tiny import pixels_of
@@ -151,3 +152,13 @@ def test_predictions_are_saved_for_others(tmp_path):
         assert saved["class_names"].tolist() == list(NAMES)
         np.testing.assert_allclose(saved["probabilities"].sum(axis=1), 1, rtol=1e-6)
         np.testing.assert_array_equal(saved["logits"], evaluation.logits)
+
+
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_interval_is_wilsons(case):
+    right, count = case
+    low, high = wilson_interval(right, count)
+    assert (low, high) == pytest.approx(oracles.wilson_interval(right, count), abs=1e-9)
+    # its ends are the proportions p whose distance from what was seen is 1.96 standard deviations of p
+    for end in (low, high):
+        assert abs(right / count - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / count), abs=1e-6)

@@ -1,24 +1,23 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from camlens.analyse.signs import Signs
+from camlens.analyse.measurements import Measurements
 from camlens.analyse.verdicts import decide, label_doubt, reliability
 
 ROOT = Path(__file__).parents[2]
 
 
-def signs(**given):
-    """Of one error with no sign at all, but for those given."""
+def measured(**given):
+    """Of one error to which no rule applies, but for what is given."""
     usual = {
-        "duplicate": -1, "similarity": 0.2, "typicality": 0.5, "label_probability": 0.25, "prediction_probability": 0.6,
+        "duplicate": -1, "typicality": 0.5, "label_probability": 0.25, "prediction_probability": 0.6,
         "other_probability": 0.05, "enlarged_gain": 0.0, "crop_probability": 0.1, "crop_clarity": 0.0,
         "label_without": 0.2, "prediction_without": 0.3, "scatter": 0.3, "confusions": 3,
     }  # fmt: skip
-    return Signs(**{name: torch.tensor([value]) for name, value in (usual | given).items()})
+    return Measurements(**{name: torch.tensor([value]) for name, value in (usual | given).items()})
 
 
 @pytest.mark.parametrize(
@@ -40,8 +39,8 @@ def signs(**given):
         ({"prediction_probability": 0.95}, "confident mistake"),
     ],
 )
-def test_the_verdict_follows_from_the_signs(given, verdict):
-    verdicts = decide(signs(**given))
+def test_the_verdict_follows_from_what_is_measured(given, verdict):
+    verdicts = decide(measured(**given))
     assert verdicts.names == [verdict]
     (reason,) = verdicts.reasons
     assert bool(reason) == (verdict is not None) and "nan" not in reason
@@ -49,20 +48,21 @@ def test_the_verdict_follows_from_the_signs(given, verdict):
         assert "17" in reason
 
 
-def test_a_measurement_that_was_not_made_is_no_sign_and_in_no_reason():
+def test_a_measurement_that_was_not_made_is_in_no_rule_and_no_reason():
     nan = float("nan")
     missing = dict.fromkeys(("enlarged_gain", "crop_probability", "label_without", "prediction_without"), nan)
-    assert decide(signs(**missing)).names == [None]
-    (reason,) = decide(signs(label_without=0.7, crop_probability=nan)).reasons
+    assert decide(measured(**missing)).names == [None]
+    (reason,) = decide(measured(label_without=0.7, crop_probability=nan)).reasons
     assert reason and "nan" not in reason
 
 
 def test_the_most_doubtful_label_is_a_sure_typical_and_rare_confusion():
     kinds = [
-        signs(prediction_probability=p, typicality=t, confusions=c)
+        measured(prediction_probability=p, typicality=t, confusions=c)
         for p, t, c in ((0.95, 0.9, 1), (0.5, 0.1, 9), (0.7, 0.5, 4))
     ]
-    together = replace(kinds[0], **{f: torch.cat([getattr(k, f) for k in kinds]) for f in Signs.__dataclass_fields__})
+    fields = Measurements.__dataclass_fields__
+    together = Measurements(**{f: torch.cat([getattr(k, f) for k in kinds]) for f in fields})
     doubt = label_doubt(together)
     assert doubt.argsort(descending=True).tolist() == [0, 2, 1]
     assert float(doubt.min()) >= 0 and float(doubt.max()) <= 1

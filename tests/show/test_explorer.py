@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import camlens
-from camlens.analyse.opinions import PROBABLE_CLASSES
+from camlens.analyse.explanations import PROBABLE_CLASSES
 from camlens.show import explorer
 from camlens.show.explorer import answer as explorer_answer
 from camlens.show.explorer import server as explorer_server

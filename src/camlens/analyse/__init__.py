@@ -1,7 +1,5 @@
 """Error analysis: `camlens.analyse(model, test, train)`, and the modules it is made of."""
 
-from __future__ import annotations
-
 import sys
 from types import ModuleType
 from typing import Any

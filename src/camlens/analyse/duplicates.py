@@ -1,13 +1,11 @@
 """Near-duplicates: training images that are almost the same picture, by their pixels and by their features."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation
-from camlens.analyse.neighbours import QUERIES, NeighbourSearch
+from camlens.analyse.training_images import QUERIES, NeighbourSearch
 from camlens.data.dataset import Dataset
 from camlens.data.pictures import resize
 from camlens.progress import Work, track
@@ -45,13 +43,13 @@ def most_similar(
     """
     with Work("comparing with the training images"):
         train_thumbnails = torch.cat([thumbnails(images) for images in train.batches()])
-        near = [search.nearest(features, NEAREST_BY_FEATURES).indices]
-        own = torch.cat([thumbnails(images) for images in data.batches(indices=indices)])
-        count = min(NEAREST_BY_THUMBNAIL, len(train_thumbnails))
-        near.append(torch.cat([(part @ train_thumbnails.T).topk(count, dim=1).indices for part in own.split(QUERIES)]))
-    candidates = torch.cat(near, dim=1)  # (N, 30)
+        own_thumbnails = torch.cat([thumbnails(images) for images in data.batches(indices=indices)])
+        count = min(NEAREST_BY_THUMBNAIL, len(train))
+        alike = [(part @ train_thumbnails.T).topk(count, dim=1).indices for part in own_thumbnails.split(QUERIES)]
+        near = search.nearest(features, NEAREST_BY_FEATURES).indices
+        candidates = torch.cat([near, torch.cat(alike)], dim=1)  # (N, 30)
     structures = torch.cat([fine_structure(images) for images in data.batches(indices=indices)])
-    similarities, found = torch.full((len(indices),), -1.0), torch.full((len(indices),), -1)
+    similarities, found = torch.empty(len(indices)), torch.empty_like(indices)
     for k, compared in enumerate(track(candidates, "looking for near-duplicates")):
         compared = compared.unique()
         correlation = largest_correlation(structures[k], fine_structure(train.images(compared)))
@@ -59,11 +57,9 @@ def most_similar(
         similarity = (beyond + search.cosines(features[k : k + 1], compared)[0]) / 2
         if excluded_labels is not None:
             similarity[train.labels[compared] == excluded_labels[k]] = -1
-        best = int(similarity.argmax())
-        similarities[k] = similarity[best]
-        if similarity[best] > -1:
-            found[k] = compared[best]
-    return similarities, found
+        similarities[k], best = similarity.max(dim=0)
+        found[k] = compared[best]
+    return similarities, found.masked_fill(similarities == -1, -1)
 
 
 def similarity_beyond_chance(similarities: Tensor) -> float:
@@ -79,28 +75,28 @@ def similarity_beyond_chance(similarities: Tensor) -> float:
 
 
 def find_duplicates(
-    evaluation: Evaluation, errors: Tensor, correct: Tensor, features: Tensor, train: Dataset, search: NeighbourSearch
-) -> tuple[Tensor, Tensor]:
+    evaluation: Evaluation, errors: Tensor, correct: Tensor, train: Dataset, search: NeighbourSearch
+) -> Tensor:
     """Find near-duplicates of errors among the training images with another label.
 
     Args:
-        evaluation: Of the images.
+        evaluation: Of the images, with features.
         errors: (E,) indices of errors.
         correct: (R,) indices of some correctly predicted images, which tell how similar images are by chance; with
             fewer than `MIN_CORRECT` of them nothing is called a duplicate.
-        features: (N, C) features of all images.
         train: The training images.
         search: Over their features.
 
     Returns:
-        Indices of the near-duplicates, (E,), -1 for none, and the similarities of the most similar ones, (E,).
+        Indices of the near-duplicates, (E,), -1 for none.
     """
+    assert evaluation.features is not None
     both = torch.cat([errors, correct])
     excluded = torch.cat([evaluation.labels[errors], torch.full_like(correct, -1)])
-    similarities, indices = most_similar(evaluation.data, both, features[both], train, search, excluded)
+    similarities, found = most_similar(evaluation.data, both, evaluation.features[both], train, search, excluded)
     of_errors, of_correct = similarities.split([len(errors), len(correct)])
     threshold = similarity_beyond_chance(of_correct) if len(correct) >= MIN_CORRECT else torch.inf
-    return indices[: len(errors)].masked_fill(of_errors < threshold, -1), of_errors
+    return found[: len(errors)].masked_fill(of_errors < threshold, -1)
 
 
 def thumbnails(pixels: Tensor) -> Tensor:

@@ -1,28 +1,30 @@
 """`analyse`: all that is known of a model's errors on a data set, computed once."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation, evaluate
+from camlens.analyse.explanations import ExplainedPredictions, explain_predictions
 from camlens.analyse.feature_cache import fingerprint, predict_cached
 from camlens.analyse.findings import compare_models, summarise_errors
-from camlens.analyse.influence import Influence, find_influence
-from camlens.analyse.neighbours import NeighbourSearch, RankedImages, find_neighbours
-from camlens.analyse.opinions import Opinion, classes_to_explain, compute_maps, form_opinion
-from camlens.analyse.pairs import Pairs, as_dataset
-from camlens.analyse.projection import Projection, project
-from camlens.analyse.signs import CORRECT_IMAGES, Signs, measure_signs, sample_correct
+from camlens.analyse.measurements import measure
+from camlens.analyse.training_images import Influence, NeighbourSearch, RankedImages, find_influence, find_neighbours
 from camlens.analyse.verdicts import Verdicts, decide
-from camlens.data.dataset import Dataset
+from camlens.data.dataset import Dataset, InMemoryDataset
+from camlens.data.pictures import upright_rgb
 from camlens.errors import DataError
 from camlens.model.classifier import Classifier, align
+from camlens.model.preprocess import to_pixels
 from camlens.progress import Work
-from camlens.runtime.predict import Predictions, predict
+from camlens.runtime.predict import Predictions
+
+Pairs = Iterable[tuple[Any, int]]  # an image and the index of its class
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,19 @@ class TrainingEvidence:
 
 
 @dataclass(frozen=True)
+class Projection:
+    """All images of a data set in the plane of the two first principal components of their features.
+
+    Attributes:
+        points: (N, 2) float32; the long tail of each axis points up, as its sign is arbitrary.
+        explained_variance: Fraction of the variance in the plane, 0 to 1.
+    """
+
+    points: Tensor
+    explained_variance: float
+
+
+@dataclass(frozen=True)
 class ErrorAnalysis:
     """All that is known of the errors of a model, or of two.
 
@@ -58,7 +73,7 @@ class ErrorAnalysis:
         train: The training images, or None.
         indices: The images that a model gets wrong, (E,) int64: those of the first model by falling confidence, then
             the others of the second. All lists of errors are in this order.
-        opinions: For each model, what it predicts for these images, with maps.
+        explanations: For each model, what it predicts for these images, with maps.
         training: What training has to do with the first model's errors; None without training images, without errors,
             or where the network does not end in a linear layer.
         projection: All test images in a plane; None where the network does not end in a linear layer.
@@ -69,7 +84,7 @@ class ErrorAnalysis:
     test: Dataset
     train: Dataset | None
     indices: Tensor
-    opinions: tuple[Opinion, ...]
+    explanations: tuple[ExplainedPredictions, ...]
     training: TrainingEvidence | None
     projection: Projection | None
     findings: list[str]
@@ -77,7 +92,7 @@ class ErrorAnalysis:
     @property
     def evaluation(self) -> Evaluation:
         """The first model's evaluation."""
-        return self.opinions[0].evaluation
+        return self.explanations[0].evaluation
 
 
 def analyse(
@@ -108,31 +123,79 @@ def analyse(
         raise DataError(
             f"{second.name} does not have the classes of {model.name} in the same order; compare two models that do"
         )
-    predictions = predict(model, data, batch_size, features=True)
-    predictions.check_finite(model.name)
-    evaluations = [Evaluation(model, data, predictions.logits)]
+    evaluations = [evaluate(model, data, batch_size, features=True)]
     if second is not None:
         evaluations.append(evaluate(second, data.resized(second.input_size), batch_size))
     errors = [evaluation.errors("confidence") for evaluation in evaluations]
     indices = torch.cat([errors[0], *(other[~torch.isin(other, errors[0])] for other in errors[1:])])
-    opinions = tuple(form_opinion(evaluation, indices) for evaluation in evaluations)
-    identity = identify(model, data, known)
-    training = None
-    if known is not None and predictions.features is not None and len(errors[0]):
+    explanations = tuple(explain_predictions(evaluation, indices) for evaluation in evaluations)
+    identity, training, features = identify(model, data, known), None, evaluations[0].features
+    if known is not None and features is not None and len(errors[0]):
         path = None if cache is None else Path(cache)
         train_predictions = predict_cached(model, known, path, batch_size, identity.train)
-        training = study_training(opinions[0], errors[0], predictions, known, train_predictions)
+        training = study_training(explanations[0], len(errors[0]), known, train_predictions)
     verdicts = None if training is None else training.verdicts
     return ErrorAnalysis(
         identity=identity,
         test=data,
         train=known,
         indices=indices,
-        opinions=opinions,
+        explanations=explanations,
         training=training,
-        projection=None if predictions.features is None else project(predictions.features),
+        projection=None if features is None else project(features),
         findings=compare_models(*evaluations) if len(evaluations) == 2 else summarise_errors(evaluations[0], verdicts),
     )
+
+
+def as_dataset(model: Classifier, data: Dataset | Pairs, split: str, keep_originals: bool = False) -> Dataset:
+    """Make a data set of pairs, with a model's classes and at its input size; a data set is returned as it is.
+
+    Args:
+        model: The classifier.
+        data: A data set, or images with the indices of their classes. An image is a PIL image, a uint8 tensor
+            (3, H, W), or a float tensor as the network takes it.
+        split: "train" or "test".
+        keep_originals: Whether to keep the images as they came too, for a model with another input size.
+
+    Raises:
+        DataError: There are no images, or a label is none of the model's classes.
+    """
+    if isinstance(data, Dataset):
+        return data
+    pixels, labels, originals = [], [], []
+    for number, (image, label) in enumerate(data):
+        picture = as_picture(model, image)
+        if not 0 <= int(label) < len(model.class_names):
+            raise DataError(
+                f"image {number} has the label {label}; expected 0 to {len(model.class_names) - 1}, "
+                f"the classes of {model.name}"
+            )
+        pixels.append(to_pixels(picture, model.input_size)[0])
+        labels.append(int(label))
+        if keep_originals:
+            originals.append(picture)
+    if not labels:
+        raise DataError("the data have no images")
+    height, width = model.input_size
+    return InMemoryDataset(
+        name="data",
+        split=split,
+        class_names=model.class_names,
+        pixels=torch.stack(pixels),
+        labels=torch.tensor(labels),
+        files=tuple(f"{split} image {number}" for number in range(len(labels))),
+        original_size=f"{height}x{width}",
+        originals=originals or None,
+    )
+
+
+def as_picture(model: Classifier, image: Image.Image | Tensor) -> Image.Image:
+    """An image as an RGB picture."""
+    if not isinstance(image, Tensor):
+        return upright_rgb(image)
+    if image.is_floating_point():
+        image = model.denormalise(image[None].to(model.device))[0]
+    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
 
 
 def identify(model: Classifier, test: Dataset, train: Dataset | None) -> Identity:
@@ -141,43 +204,31 @@ def identify(model: Classifier, test: Dataset, train: Dataset | None) -> Identit
 
 
 def study_training(
-    opinion: Opinion, errors: Tensor, predictions: Predictions, train: Dataset, train_predictions: Predictions
+    explained: ExplainedPredictions, count: int, train: Dataset, train_predictions: Predictions
 ) -> TrainingEvidence:
     """Find what training has to do with errors.
 
     Args:
-        opinion: Of the model, the first images of which are the errors.
-        errors: Indices of its errors, (E,).
-        predictions: For all evaluated images, with features.
+        explained: Predictions of the network.
+        count: How many of these images, the first ones, are its errors.
         train: The training images.
         train_predictions: For these, with features.
     """
-    assert predictions.features is not None and train_predictions.features is not None
+    evaluation, errors = explained.evaluation, explained.indices[:count]
+    assert evaluation.features is not None and train_predictions.features is not None
     search = NeighbourSearch(train_predictions.features)
-    labels = opinion.evaluation.labels[errors]
     with Work("looking for the training images behind the errors"):
-        neighbours = find_neighbours(search, predictions.features[errors])
-        influence = find_influence(predictions[errors], labels, train_predictions, train.labels)
-    signs = measure_signs_of(opinion, errors, predictions.features, train, search)
-    return TrainingEvidence(neighbours, influence, decide(signs))
+        neighbours = find_neighbours(search, evaluation.features[errors])
+        predictions = Predictions(evaluation.logits, evaluation.features)[errors]
+        influence = find_influence(predictions, evaluation.labels[errors], train_predictions, train.labels)
+    return TrainingEvidence(neighbours, influence, decide(measure(explained, count, train, search)))
 
 
-def measure_signs_of(
-    opinion: Opinion, errors: Tensor, features: Tensor, train: Dataset, search: NeighbourSearch
-) -> Signs:
-    """Measure the signs of errors by the maps of an opinion at the last layer but one."""
-    evaluation, count, layer = opinion.evaluation, len(errors), next(iter(opinion.maps))
-    maps, predictions = opinion.maps[layer][:count], evaluation.predictions[errors]
-    place = (opinion.classes[:count] == predictions[:, None]).int().argmax(dim=1)
-    compared = sample_correct(evaluation, CORRECT_IMAGES)[::2]
-    correct_maps = compute_maps(evaluation, compared, classes_to_explain(evaluation, compared), [layer])
-    return measure_signs(
-        evaluation,
-        errors,
-        maps=maps,
-        prediction_maps=maps[torch.arange(count), place],
-        correct_maps=correct_maps.get(layer, maps[:0]),
-        features=features,
-        train=train,
-        search=search,
-    )
+def project(features: Tensor) -> Projection:
+    """Project features (N, C) by principal component analysis."""
+    centred = features - features.mean(dim=0)
+    _, singular_values, axes = torch.pca_lowrank(centred, q=min(6, *centred.shape), center=False, niter=4)
+    points = centred @ axes[:, :2]
+    points = points * points.pow(3).mean(dim=0).sign()
+    explained = singular_values[:2].pow(2).sum() / centred.pow(2).sum().clamp(min=1e-12)
+    return Projection(points, float(explained))

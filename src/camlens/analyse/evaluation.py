@@ -1,7 +1,6 @@
 """How good a classifier is, and which images it gets wrong."""
 
-from __future__ import annotations
-
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from camlens.analyse.statistics import wilson_interval
 from camlens.data.dataset import Dataset
 from camlens.files import replacing
 from camlens.model.classifier import Classifier, align
@@ -30,11 +28,13 @@ class Evaluation:
         model: The classifier.
         data: The images, with the classes in the model's order.
         logits: (N, K) float32, in the order of `data`, on the CPU.
+        features: The inputs of the network's last linear layer, (N, C), as `Predictions` has them, or None.
     """
 
     model: Classifier
     data: Dataset
     logits: Tensor
+    features: Tensor | None = None
 
     @property
     def labels(self) -> Tensor:
@@ -113,15 +113,10 @@ class Evaluation:
         rows = []
         for number in bins.unique().tolist():
             inside = bins == number
-            rows.append(
-                {
-                    "from": number / BINS,
-                    "to": (number + 1) / BINS,
-                    "n": int(inside.sum()),
-                    "confidence": float(self.confidences[inside].double().mean()),
-                    "accuracy": float((~self.wrong[inside]).double().mean()),
-                }
-            )
+            confidence = float(self.confidences[inside].double().mean())
+            accuracy = float((~self.wrong[inside]).double().mean())
+            ends = {"from": number / BINS, "to": (number + 1) / BINS}
+            rows.append({**ends, "n": int(inside.sum()), "confidence": confidence, "accuracy": accuracy})
         return rows
 
     def metrics(self) -> dict[str, Any]:
@@ -155,11 +150,9 @@ class Evaluation:
         """The accuracy as a line for people."""
         errors, count = int(self.wrong.sum()), len(self.data)
         low, high = wilson_interval(count - errors, count)
-        where = f"{self.model.name} on {self.data.name}, {self.data.split}"
-        interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f}"
-        wrong = f"{errors:,} error" if errors == 1 else f"{errors:,} errors"
         return (
-            f"{where}: {100 * self.accuracy:.2f} % of {count:,} images right ({interval}), {wrong}, "
+            f"{self.model.name} on {self.data.name}, {self.data.split}: {100 * self.accuracy:.2f} % of {count:,} "
+            f"images right (95 % interval {100 * low:.2f} to {100 * high:.2f}), {counted(errors, 'error')}, "
             f"calibration error {100 * self.calibration_error:.1f} %"
         )
 
@@ -178,7 +171,11 @@ class Evaluation:
 
 
 def evaluate(
-    model: Classifier, data: Dataset, batch_size: int = 250, processes: Processes = SINGLE_PROCESS
+    model: Classifier,
+    data: Dataset,
+    batch_size: int = 250,
+    processes: Processes = SINGLE_PROCESS,
+    features: bool = False,
 ) -> Evaluation:
     """Predict every image of a data set, once and as it is (no test-time augmentation).
 
@@ -187,12 +184,37 @@ def evaluate(
         data: Images of any size, with the model's classes in any order.
         batch_size: Images predicted at a time, at most.
         processes: The processes that share the images; each returns the evaluation of all.
+        features: Whether to keep the features too, where the network ends in a linear layer.
 
     Raises:
         DataError: The data set has other classes.
         ModelError: The network gives logits that are not finite.
     """
     model, data = align(model, data)
-    predictions = predict(model, data, batch_size, processes=processes)
+    predictions = predict(model, data, batch_size, features, processes)
     predictions.check_finite(model.name)
-    return Evaluation(model, data, predictions.logits)
+    return Evaluation(model, data, predictions.logits, predictions.features)
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Confidence interval of a proportion, by default at 95 %.
+
+    Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22, p. 209.
+
+    Args:
+        successes: Number of successes, 0 to `trials`.
+        trials: Number of trials, at least 1.
+        z: Normal quantile of the confidence level.
+
+    Returns:
+        Lower and upper end, each between 0 and 1.
+    """
+    proportion, spread = successes / trials, z * z / trials
+    centre = proportion + spread / 2
+    half = z * math.sqrt(proportion * (1 - proportion) / trials + spread / (4 * trials))
+    return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: "1 error", "2 errors"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

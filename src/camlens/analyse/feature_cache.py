@@ -1,16 +1,14 @@
 """Predictions with features, kept in a file so that the training images are predicted once for each network."""
 
-from __future__ import annotations
-
 import hashlib
 import time
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from camlens.data.dataset import Dataset
 from camlens.files import replacing
@@ -39,9 +37,9 @@ def predict_cached(
     if path is None:
         return predict(model, data, batch_size, features=True)
     key = key or fingerprint(model, data)
-    kept = load_predictions(path, key)
-    if kept is not None:
-        return kept
+    with suppress(Exception), safe_open(path, "pt") as file:  # a damaged file raises errors of many kinds
+        if (file.metadata() or {}).get("of") == key:
+            return Predictions(file.get_tensor("logits"), file.get_tensor("features").float())
     sample = data.subset(torch.arange(min(TIMED, len(data))))
     began = time.monotonic()
     predict(model, sample, batch_size, features=True)
@@ -49,24 +47,10 @@ def predict_cached(
     announce(f"the features of the {len(data):,} images of {data.name}, {data.split}, are read once", seconds)
     predictions = predict(model, data, batch_size, features=True)
     if predictions.features is not None:
+        tensors = {"logits": predictions.logits, "features": predictions.features.half()}
         with replacing(path) as temporary:
-            tensors = {"logits": predictions.logits, "features": predictions.features.half()}
             save_file(tensors, temporary, {"of": key})
     return predictions
-
-
-def load_predictions(path: Path, key: str) -> Predictions | None:
-    """The predictions kept under this key; None where the file is missing, damaged or holds others."""
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("of") != key:
-                return None
-            return Predictions(file.get_tensor("logits"), file.get_tensor("features").float())
-    except Exception:  # a damaged file raises errors of many kinds
-        path.unlink(missing_ok=True)
-        return None
 
 
 def fingerprint(model: Classifier, data: Dataset) -> str:
@@ -74,10 +58,5 @@ def fingerprint(model: Classifier, data: Dataset) -> str:
     digest = hashlib.sha256(repr((model.class_names, model.input_size)).encode())
     weights = bare(model).state_dict().values()
     for tensor in chain([model.mean, model.std], weights, data.batches(), [data.labels]):
-        digest.update(raw_bytes(tensor))
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def raw_bytes(tensor: Tensor) -> bytes:
-    """The numbers of a tensor as they lie in memory."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,11 +1,9 @@
 """The main findings about a model's errors, or about the differences of two models, in words."""
 
-from __future__ import annotations
-
+import math
 from collections import Counter
 
-from camlens.analyse.evaluation import Evaluation
-from camlens.analyse.statistics import mcnemar_p_value, wilson_interval
+from camlens.analyse.evaluation import Evaluation, counted, wilson_interval
 from camlens.analyse.verdicts import SURE, Verdicts
 
 
@@ -80,6 +78,15 @@ def compare_models(first: Evaluation, second: Evaluation) -> list[str]:
     ]
 
 
-def counted(count: int, noun: str) -> str:
-    """A number with its noun: "1 error", "2 errors"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def mcnemar_p_value(fixed: int, broken: int) -> float:
+    """Exact two-sided p-value of McNemar's test that two classifiers are equally good.
+
+    McNemar 1947, Psychometrika 12, p. 153, with the binomial distribution in place of chi-square.
+
+    Args:
+        fixed: Images that only the second classifier predicts correctly.
+        broken: Images that only the first classifier predicts correctly.
+    """
+    smaller, count = min(fixed, broken), fixed + broken
+    tail = sum(math.comb(count, k) for k in range(smaller + 1))
+    return min(1.0, 2 * tail / (1 << count))

@@ -1,7 +1,5 @@
 """What a person has decided about errors, as the report's page saves it, and what the accuracy is by that."""
 
-from __future__ import annotations
-
 import csv
 from dataclasses import replace
 from pathlib import Path

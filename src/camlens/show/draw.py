@@ -8,10 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camlens.analyse.contrasts import explain_errors
 from camlens.analyse.evaluation import Evaluation
-from camlens.analyse.opinions import METHOD as CONTRAST_METHOD
-from camlens.analyse.picture import explain_picture
+from camlens.analyse.explanations import METHOD as CONTRAST_METHOD
+from camlens.analyse.explanations import explain_errors, explain_picture
 from camlens.data.dataset import Dataset
 from camlens.files import replacing, write_json
 from camlens.model.classifier import Classifier
@@ -83,27 +82,34 @@ def gallery(
         ending: "png" or "pdf".
         raw: Whether to write the raw maps, maps.npz, too.
     """
-    data, model = evaluation.data, evaluation.model
+    maps = explain_errors(evaluation, indices, list(layers or evaluation.model.find_layers()[-2:]), method)
     cases = [
-        Case(
-            picture=data.images(torch.tensor([error.index]))[0],
-            index=error.index,
-            file=data.files[error.index],
-            label=data.class_names[error.label],
-            prediction=data.class_names[error.prediction],
-            label_probability=error.label_probability,
-            prediction_probability=error.prediction_probability,
-            maps=error.maps,
-        )
-        for error in explain_errors(evaluation, indices, list(layers or model.find_layers()[-2:]), method)
+        as_case(evaluation, index, {layer: of_layer[row] for layer, of_layer in maps.items()})
+        for row, index in enumerate(indices.tolist())
     ]
-    title = f"What {model.name} gets wrong on {data.name}"
+    title = f"What {evaluation.model.name} gets wrong on {evaluation.data.name}"
     with Work("drawing the errors"):
         paths = [
             pictures.misclassified(title, facts, cases).save(folder / f"misclassified.{ending}"),
             pictures.gradcam(title, facts, cases, method, CONTRAST_METHOD).save(folder / f"gradcam.{ending}"),
         ]
     return [*paths, save_maps(folder / "maps.npz", cases)] if raw else paths
+
+
+def as_case(evaluation: Evaluation, index: int, maps: dict[str, Tensor]) -> Case:
+    """An error and its maps as figures take them."""
+    data, probabilities = evaluation.data, evaluation.probabilities[index]
+    label, prediction = int(evaluation.labels[index]), int(evaluation.predictions[index])
+    return Case(
+        picture=data.images(torch.tensor([index]))[0],
+        index=index,
+        file=data.files[index],
+        label=data.class_names[label],
+        prediction=data.class_names[prediction],
+        label_probability=float(probabilities[label]),
+        prediction_probability=float(probabilities[prediction]),
+        maps=maps,
+    )
 
 
 def picture(
@@ -116,7 +122,7 @@ def picture(
     against: str | None = None,
     top: int = 5,
 ) -> tuple[list[tuple[str, float]], Sheet]:
-    """Explain a picture (`camlens.analyse.picture`) and draw it.
+    """Explain a picture (`camlens.analyse.explanations`) and draw it.
 
     Returns:
         The most probable classes with their probabilities, and the sheet.

@@ -9,20 +9,19 @@ from PIL import Image
 from torch import Tensor
 
 from camlens.analyse.error_analysis import analyse, identify
-from camlens.analyse.evaluation import Evaluation
+from camlens.analyse.evaluation import evaluate
+from camlens.analyse.explanations import METHOD, ExplainedPredictions, compute_maps, explain_predictions
 from camlens.analyse.feature_cache import FEATURES_FILE, predict_cached
-from camlens.analyse.neighbours import NeighbourSearch
-from camlens.analyse.opinions import METHOD, Opinion, compute_maps, form_opinion
+from camlens.analyse.training_images import NeighbourSearch
 from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.data.pictures import decode_picture
 from camlens.errors import UsageError
 from camlens.files import out_folder, write_text
 from camlens.maps.methods import METHODS, find_method
 from camlens.model.classifier import Classifier, align
-from camlens.runtime.predict import predict
 from camlens.show.report.packing import pack_maps, pack_pictures
 from camlens.show.report.page import read_facts, to_html
-from camlens.show.report.render import render_facts, render_identity, render_opinion, render_training_images
+from camlens.show.report.render import render_facts, render_identity, render_predictions, render_training_images
 from camlens.show.report.schema import Answer, ChosenLayer, Facts, Live, TrainingImages
 
 MAX_PIXELS = 50_000_000
@@ -61,8 +60,8 @@ class Explorer:
         number = picture if isinstance(picture, int) else None
         label = None if number is None else int(self.data.labels[number])
         file = "your picture" if number is None else self.data.files[number]
-        evaluation, features = self.evaluate(image, label or 0, file)
-        opinion = form_opinion(
+        evaluation = evaluate(self.model, self.as_dataset(image, label or 0, file), batch_size=1, features=True)
+        explained = explain_predictions(
             evaluation,
             torch.zeros(1, dtype=torch.int64),
             layers=self.model.find_layers()[-1:],
@@ -74,10 +73,10 @@ class Explorer:
             "label": label,
             "size": [image.height, image.width],
             "frames": frames,
-            "model": render_opinion(opinion),
-            "chosen": self.explain(opinion, layer, method) if layer or method else None,
+            "model": render_predictions(explained),
+            "chosen": self.explain(explained, layer, method) if layer or method else None,
             "pictures": pack_pictures([shrink(image)], 1, (image.height, image.width), MAX_SIDE),
-            "evidence": self.nearest(features),
+            "evidence": self.nearest(evaluation.features),
         }
 
     def image(self, number: int) -> Image.Image:
@@ -86,9 +85,9 @@ class Explorer:
             raise UsageError(f"there is no image {number}; {self.data.name} has 0 to {len(self.data) - 1}")
         return Image.fromarray(self.data.images(torch.tensor([number]))[0].permute(1, 2, 0).numpy())
 
-    def evaluate(self, image: Image.Image, label: int, file: str) -> tuple[Evaluation, Tensor | None]:
-        """Predict an image: its evaluation as a data set of one image, and its features, (1, C)."""
-        data = InMemoryDataset(
+    def as_dataset(self, image: Image.Image, label: int, file: str) -> InMemoryDataset:
+        """An image as a data set of one."""
+        return InMemoryDataset(
             name=self.data.name,
             split=self.data.split,
             class_names=self.model.class_names,
@@ -97,14 +96,11 @@ class Explorer:
             files=(file,),
             original_size=f"{image.height}x{image.width}",
         )
-        predictions = predict(self.model, data, 1, features=True)
-        predictions.check_finite(self.model.name)
-        return Evaluation(self.model, data, predictions.logits), predictions.features
 
-    def explain(self, opinion: Opinion, layer: str, method: str) -> ChosenLayer:
+    def explain(self, explained: ExplainedPredictions, layer: str, method: str) -> ChosenLayer:
         """Maps of the explained classes at a layer, by a method."""
         layer, method = layer or self.model.find_layers()[-1], find_method(method or METHOD).name
-        maps = compute_maps(opinion.evaluation, opinion.indices, opinion.classes, [layer], method)[layer]
+        maps = compute_maps(explained.evaluation, explained.indices, explained.classes, [layer], method)[layer]
         return {"method": method, **pack_maps(layer, maps, precise=True)}
 
     def nearest(self, features: Tensor | None) -> TrainingImages | None:

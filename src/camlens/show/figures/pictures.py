@@ -52,7 +52,7 @@ class Case:
         prediction: Name of the predicted class.
         label_probability: Probability of the label, 0..1.
         prediction_probability: Probability of the prediction, 0..1.
-        maps: For each layer the raw maps (h, w) for the prediction, for the label, and of their contrast.
+        maps: For each layer the raw maps for the prediction, for the label, and of their contrast, (3, h, w).
     """
 
     picture: Tensor
@@ -62,7 +62,7 @@ class Case:
     prediction: str
     label_probability: float
     prediction_probability: float
-    maps: dict[str, tuple[Tensor, Tensor, Tensor]]
+    maps: dict[str, Tensor]
 
 
 @dataclass(frozen=True)

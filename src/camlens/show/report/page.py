@@ -10,9 +10,8 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from camlens.analyse.error_analysis import ErrorAnalysis, analyse
+from camlens.analyse.error_analysis import ErrorAnalysis, Pairs, analyse
 from camlens.analyse.feature_cache import FEATURES_FILE
-from camlens.analyse.pairs import Pairs
 from camlens.data.dataset import Dataset
 from camlens.files import out_folder, write_text
 from camlens.model.classifier import Classifier

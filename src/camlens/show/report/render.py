@@ -7,19 +7,18 @@ from importlib.metadata import version
 import torch
 from torch import Tensor
 
-from camlens.analyse.error_analysis import ErrorAnalysis, Identity
-from camlens.analyse.neighbours import RankedImages
-from camlens.analyse.opinions import Opinion
-from camlens.analyse.projection import Projection
+from camlens.analyse.error_analysis import ErrorAnalysis, Identity, Projection
+from camlens.analyse.explanations import ExplainedPredictions
+from camlens.analyse.training_images import RankedImages
 from camlens.analyse.verdicts import Verdicts, reliability
 from camlens.data.dataset import Dataset
 from camlens.show.report.packing import PER_SHEET, encode, pack_maps, pack_pictures, round_values
 from camlens.show.report.schema import (
     IdentityFacts,
     ModelFacts,
-    OpinionFacts,
     Pictures,
     Plane,
+    PredictionFacts,
     ReportFacts,
     TrainingImages,
     VerdictFacts,
@@ -50,7 +49,7 @@ def render_facts(analysis: ErrorAnalysis) -> ReportFacts:
             "file": [data.files[index] for index in indices.tolist()],
             "label": data.labels[indices].tolist(),
         },
-        "models": [render_model(opinion) for opinion in analysis.opinions],
+        "models": [render_model(explained) for explained in analysis.explanations],
         "pictures": render_pictures(data, indices, MAX_SIDE),
         "side": list(data.size),
         "evidence": evidence,
@@ -69,9 +68,9 @@ def render_identity(identity: Identity) -> IdentityFacts:
     }
 
 
-def render_model(opinion: Opinion) -> ModelFacts:
-    """A model's metrics and opinion."""
-    evaluation = opinion.evaluation
+def render_model(explained: ExplainedPredictions) -> ModelFacts:
+    """A model's metrics and predictions."""
+    evaluation = explained.evaluation
     model, metrics = evaluation.model, evaluation.metrics()
     return {
         "name": model.name,
@@ -84,22 +83,22 @@ def render_model(opinion: Opinion) -> ModelFacts:
         "reliability": metrics["reliability"],
         "right": evaluation.confusion.diag().tolist(),
         "perClass": [[k, *of_class.values()] for k, of_class in enumerate(metrics["per_class"].values())],
-        **render_opinion(opinion),
+        **render_predictions(explained),
     }
 
 
-def render_opinion(opinion: Opinion) -> OpinionFacts:
+def render_predictions(explained: ExplainedPredictions) -> PredictionFacts:
     """What a model predicts for the images, and the maps behind it."""
-    last = list(opinion.maps)[-1:]
+    last = list(explained.maps)[-1:]
     return {
-        "prediction": opinion.predictions.tolist(),
-        "classes": opinion.classes.tolist(),
-        "probability": round_values(opinion.probabilities, 4),
-        "logit": round_values(opinion.logits, 4),
-        "rest": round_values(opinion.remainder, 4),
-        "exact": opinion.is_exact,
-        "loss": round_values(opinion.losses, 3),
-        "layers": [pack_maps(layer, maps, precise=layer in last) for layer, maps in opinion.maps.items()],
+        "prediction": explained.predictions.tolist(),
+        "classes": explained.classes.tolist(),
+        "probability": round_values(explained.probabilities, 4),
+        "logit": round_values(explained.logits, 4),
+        "rest": round_values(explained.remainder, 4),
+        "exact": explained.is_exact,
+        "loss": round_values(explained.losses, 3),
+        "layers": [pack_maps(layer, maps, precise=layer in last) for layer, maps in explained.maps.items()],
     }
 
 

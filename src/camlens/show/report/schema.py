@@ -35,7 +35,7 @@ class ChosenLayer(Layer):
     method: str
 
 
-class OpinionFacts(TypedDict):
+class PredictionFacts(TypedDict):
     """What a model predicts for the images."""
 
     prediction: list[int]  # (E,) classes
@@ -54,8 +54,8 @@ ReliabilityBin = TypedDict(
 )
 
 
-class ModelFacts(OpinionFacts):
-    """A model's metrics beside its opinion."""
+class ModelFacts(PredictionFacts):
+    """A model's metrics beside its predictions."""
 
     name: str
     parameters: int
@@ -159,7 +159,7 @@ class Answer(TypedDict):
     label: int | None
     size: list[int]  # height and width of the picture
     frames: int  # more than 1 for an animation
-    model: OpinionFacts
+    model: PredictionFacts
     chosen: ChosenLayer | None
     pictures: Pictures
     evidence: TrainingImages | None  # kind: nearest

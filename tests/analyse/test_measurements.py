@@ -3,8 +3,14 @@ import torch
 from torch import nn
 
 import camlens
-from camlens.analyse.signs import count_places
-from camlens.analyse.windows import crop_window, find_windows, hide_window, predict_edited
+from camlens.analyse.measurements import (
+    count_places,
+    crop_window,
+    find_windows,
+    fraction_below,
+    hide_window,
+    predict_edited,
+)
 from camlens.data.dataset import InMemoryDataset
 from camlens.runtime.predict import predict
 
@@ -13,6 +19,12 @@ def test_evidence_in_few_or_many_places():
     evidence = torch.zeros(3, 4, 4)
     evidence[0, 1, 2], evidence[1], evidence[2, :2] = 5, 1, 2
     assert count_places(evidence).tolist() == pytest.approx([1, 16, 8])
+
+
+def test_the_fraction_that_is_smaller():
+    reference = torch.tensor([3.0, 1.0, 2.0, 2.0])
+    assert fraction_below(torch.tensor([0.0, 2.0, 2.5, 9.0]), reference).tolist() == [0, 0.25, 0.75, 1]
+    assert fraction_below(torch.tensor([1.0]), reference[:0]).tolist() == [0]
 
 
 class Brightest(nn.Module):

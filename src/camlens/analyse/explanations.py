@@ -1,0 +1,204 @@
+"""Predictions explained by maps: those of a data set's errors, and that of a single picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from camlens.analyse.evaluation import Evaluation
+from camlens.errors import UsageError
+from camlens.maps.explain import available_methods, explain
+from camlens.maps.methods import METHODS, find_method
+from camlens.model.classifier import Classifier
+from camlens.progress import track
+
+METHOD = "hirescam"  # signed, and behind the last layer of a pooled linear head its cells add up to the logit
+MAX_CLASSES = 10  # up to this number, all classes are explained
+PROBABLE_CLASSES = 8  # of more classes, only the most probable are explained, the label always among them
+MAPS_BATCH, CONTRASTS_BATCH = 128, 12  # images explained at a time
+
+
+@dataclass(frozen=True)
+class ExplainedPredictions:
+    """A model's predictions for E images, with maps of their most probable classes.
+
+    Attributes:
+        evaluation: Of the whole data set.
+        indices: Positions of the images in it, (E,) int64.
+        classes: The explained classes of each image, (E, n) int64, the most probable first.
+        maps: For each layer, from the input to the output, the raw maps in logits, (E, n, h, w); empty for no images.
+    """
+
+    evaluation: Evaluation
+    indices: Tensor
+    classes: Tensor
+    maps: dict[str, Tensor]
+
+    @property
+    def predictions(self) -> Tensor:
+        """The predicted classes, (E,) int64."""
+        return self.evaluation.predictions[self.indices]
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Probabilities of the explained classes, (E, n)."""
+        return self.evaluation.probabilities[self.indices].gather(1, self.classes)
+
+    @property
+    def logits(self) -> Tensor:
+        """Logits of the explained classes, (E, n)."""
+        return self.evaluation.logits[self.indices].gather(1, self.classes)
+
+    @property
+    def losses(self) -> Tensor:
+        """The cross-entropy of each image, (E,)."""
+        evaluation, indices = self.evaluation, self.indices
+        return F.cross_entropy(evaluation.logits[indices], evaluation.labels[indices], reduction="none")
+
+    @property
+    def remainder(self) -> Tensor:
+        """Each logit minus the sum of the last layer's map, (E, n): behind a pooled linear head, the bias."""
+        return self.logits - list(self.maps.values())[-1].sum(dim=(2, 3)) if self.maps else self.logits
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether each class has the same remainder in every image: then it is the bias."""
+        classes, place = self.classes.flatten().unique(return_inverse=True)
+        remainder = self.remainder.flatten()
+        low, high = (
+            torch.empty(len(classes)).scatter_reduce(0, place, remainder, reduce, include_self=False)
+            for reduce in ("amin", "amax")
+        )
+        return len(classes) > 0 and bool((high - low).max() < 1e-3)
+
+
+def explain_predictions(
+    evaluation: Evaluation, indices: Tensor, layers: Sequence[str] | None = None, extra_class: int | None = None
+) -> ExplainedPredictions:
+    """Explain the most probable classes of some images, and the label.
+
+    Args:
+        evaluation: Of the data set.
+        indices: The images, (E,) int64.
+        layers: By default the model's last two.
+        extra_class: A class to explain in any case; it takes the last place where it is not among the others.
+    """
+    classes = evaluation.logits[indices].argsort(dim=1, descending=True, stable=True)  # the prediction first
+    if classes.shape[1] > MAX_CLASSES:
+        classes = classes[:, :PROBABLE_CLASSES].clone()
+    required = [evaluation.labels[indices]]
+    if extra_class is not None:
+        required.append(torch.full_like(indices, extra_class))
+    for wanted in required:
+        missing = (classes != wanted[:, None]).all(dim=1)
+        classes[missing, -1] = wanted[missing]
+    return ExplainedPredictions(evaluation, indices, classes, compute_maps(evaluation, indices, classes, layers))
+
+
+def compute_maps(
+    evaluation: Evaluation,
+    indices: Tensor,
+    classes: Tensor,
+    layers: Sequence[str] | None = None,
+    method: str = METHOD,
+) -> dict[str, Tensor]:
+    """Raw maps of images (E,) for their classes (E, n): for each layer (E, n, h, w); empty for no images."""
+    if len(indices) == 0:
+        return {}
+    model, data = evaluation.model, evaluation.data
+    layers = list(layers or model.find_layers()[-2:])
+    batches = list(zip(indices.split(MAPS_BATCH), classes.split(MAPS_BATCH), strict=True))
+    parts = []
+    for batch, targets in track(batches, "explaining the errors"):
+        maps = explain(model, model.prepare(data.images(batch)), method, layers, targets).by_layer()
+        parts.append([maps[layer].cpu() for layer in layers])
+    return dict(zip(layers, map(torch.cat, zip(*parts, strict=True)), strict=True))
+
+
+def explain_errors(evaluation: Evaluation, indices: Tensor, layers: Sequence[str], method: str) -> dict[str, Tensor]:
+    """Maps of errors for the prediction, for the label, and of their contrast, in this order.
+
+    Args:
+        evaluation: Of the data set.
+        indices: The errors, (E,) int64, at least one.
+        layers: Names of layers.
+        method: The method of the maps for prediction and label; contrasts are always HiResCAM's, whose cells add up
+            to the margin.
+
+    Returns:
+        For each layer the raw maps, (E, 3, h, w).
+    """
+    model, parts = evaluation.model, []
+    for batch in track(indices.split(CONTRASTS_BATCH), "explaining the errors"):
+        images = model.prepare(evaluation.data.images(batch))
+        predictions, labels = evaluation.predictions[batch], evaluation.labels[batch]
+        kinds = [
+            explain(model, images, method, layers, predictions).by_layer(),
+            explain(model, images, method, layers, labels).by_layer(),
+            explain(model, images, METHOD, layers, predictions, against=labels).by_layer(),
+        ]
+        parts.append([torch.stack([maps[layer].cpu() for maps in kinds], dim=1) for layer in layers])
+    return dict(zip(layers, map(torch.cat, zip(*parts, strict=True)), strict=True))
+
+
+@dataclass(frozen=True)
+class PictureExplanation:
+    """What a classifier predicts for a picture, and maps of one class.
+
+    Attributes:
+        probabilities: Names and probabilities of the most probable classes, in that order.
+        target: Name of the explained class.
+        against: Name of the class whose logit is subtracted, or None.
+        maps: For each method and layer the raw map, (h, w).
+    """
+
+    probabilities: list[tuple[str, float]]
+    target: str
+    against: str | None
+    maps: dict[str, dict[str, Tensor]]
+
+
+def explain_picture(
+    model: Classifier,
+    image: Image.Image,
+    layers: Sequence[str] | None = None,
+    method: str = "grad-cam",
+    target: str | None = None,
+    against: str | None = None,
+    top: int = 5,
+    name: str = "the picture",
+) -> PictureExplanation:
+    """Predict a picture of any kind and explain a class.
+
+    Args:
+        model: The classifier.
+        image: The picture, of any size.
+        layers: Names of layers; by default the model's last two. None for a method that explains the pixels.
+        method: A name in `METHODS`, or "all" for all that explain these layers.
+        target: Name or index of the class to explain; by default the predicted one.
+        against: Name or index of a second class, whose logit is subtracted.
+        top: How many of the most probable classes to list.
+        name: What the picture is called in messages.
+
+    Raises:
+        UsageError: Unknown method, layer or class, or both classes are the same.
+    """
+    explained_layers = list(layers or model.find_layers()[-2:])
+    names = available_methods(model, explained_layers) if method == "all" else [find_method(method).name]
+    explanations = []
+    for chosen in map(METHODS.__getitem__, names):
+        asked = layers if chosen.level == "pixels" else explained_layers
+        second = against if chosen.explains_class or method != "all" else None  # of all methods, some know no class
+        explanations.append(explain(model, image, chosen.name, asked or None, target, second))
+    first = explanations[0]
+    target_name = first.class_name(int(first.target[0]))
+    against_name = None if first.against is None else first.class_name(int(first.against[0]))
+    if target_name == against_name:
+        raise UsageError(f"{name}: why {target_name} and not {against_name}? Give another class to explain it against")
+    probabilities, classes = first.logits[0].softmax(dim=0).sort(descending=True, stable=True)
+    best = zip(map(first.class_name, classes[:top].tolist()), probabilities[:top].tolist(), strict=True)
+    maps = {e.method: {layer: maps[0].cpu() for layer, maps in e.by_layer().items()} for e in explanations}
+    return PictureExplanation(list(best), target_name, against_name, maps)

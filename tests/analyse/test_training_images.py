@@ -1,0 +1,109 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import oracles
+from camlens.analyse.training_images import (
+    NeighbourSearch,
+    RankedImages,
+    find_influence,
+    find_neighbours,
+    limit_reuse,
+)
+from camlens.data.dataset import InMemoryDataset
+from camlens.model.classifier import Classifier
+from camlens.runtime.predict import Predictions, predict
+from tiny import pixels_of
+
+
+def features(count, seed):
+    return torch.rand(count, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_nearest_are_those_with_the_largest_cosine():
+    train, error = features(40, 3), features(1, 4)
+    found = find_neighbours(NeighbourSearch(train), error, count=5)
+    centre = train.mean(dim=0)
+    cosines = nn.functional.cosine_similarity(error - centre, train - centre)
+    assert found.indices[0].tolist() == cosines.argsort(descending=True)[:5].tolist()
+    torch.testing.assert_close(found.scores[0], cosines.sort(descending=True).values[:5])
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_the_mean_of_the_largest_cosines(count):
+    numbers = torch.Generator().manual_seed(0)
+    some, train = torch.randn(5, 7, generator=numbers), torch.randn(40, 7, generator=numbers)[:count]
+    expected = oracles.nearness(some.double(), train.double(), 10)
+    found = NeighbourSearch(train).nearest(some, 10)
+    assert found.scores.shape == (5, min(10, count)), "more training images than there are are not asked for"
+    assert found.scores.mean(dim=1).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_cosines_with_some_of_the_training_images():
+    search, some = NeighbourSearch(features(40, 3)), features(4, 4)
+    chosen = torch.tensor([7, 0, 33])
+    torch.testing.assert_close(search.cosines(some, chosen), search.cosines(some)[:, chosen])
+
+
+@given(st.integers(1, 60), st.integers(1, 30), st.integers(1, 8), st.integers(0, 10**6))
+def test_no_image_is_in_more_than_a_twentieth_of_the_lists(rows, width, count, seed):
+    numbers = torch.Generator().manual_seed(seed)
+    indices = torch.stack([torch.randperm(35, generator=numbers)[:width] for _ in range(rows)])
+    scores = torch.rand(rows, width, generator=numbers).sort(dim=1, descending=True).values
+    found = limit_reuse(RankedImages(indices, scores), count)
+    chosen, kept = found.indices, found.scores
+    used = torch.bincount(chosen[chosen >= 0], minlength=35)
+    assert used.max() <= max(1, rows // 20)
+    for row in range(rows):
+        there = chosen[row][chosen[row] >= 0].tolist()
+        assert len(set(there)) == len(there) and set(there) <= set(indices[row].tolist())
+        assert kept[row, : len(there)].tolist() == sorted(kept[row, : len(there)].tolist(), reverse=True)
+        left = [i for i in indices[row].tolist() if i not in there]
+        assert len(there) == min(count, width) or all(used[i] == max(1, rows // 20) for i in left), (
+            "none was left out freely"
+        )
+
+
+def classifier():
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return Classifier(nn.Sequential(body, nn.Linear(6, 3)), ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3, (8, 8))
+
+
+def images(count, seed):
+    numbers = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (count, 3, 8, 8), dtype=torch.uint8, generator=numbers)
+    labels = torch.randint(3, (count,), generator=numbers)
+    return InMemoryDataset("noise", "train", ("a", "b", "c"), labels, tuple(map(str, range(count))), "8x8", pixels)
+
+
+def test_scores_are_the_cosines_of_the_gradients_of_the_last_layer():
+    """Against the slow way: the gradients themselves, by autograd, of each image alone."""
+    model, train, test = classifier(), images(30, 1), images(8, 2)
+    predictions, known = predict(model, test, features=True), predict(model, train, features=True)
+    found = find_influence(predictions, test.labels, known, train.labels, count=30)
+    slow = oracles.gradient_cosines(
+        model.network, model.prepare(pixels_of(test)), test.labels, model.prepare(pixels_of(train)), train.labels
+    )
+    for error in range(len(test)):
+        for ranked, sign in ((found.towards, -1), (found.away, 1)):
+            chosen = [index for index in ranked.indices[error].tolist() if index >= 0]
+            scores = ranked.scores[error][: len(chosen)]
+            assert chosen, "each error has some"
+            torch.testing.assert_close(scores, slow[error][chosen], rtol=0, atol=2e-3)  # features are in float16
+            assert (sign * scores).tolist() == sorted((sign * scores).tolist(), reverse=True)
+
+
+def test_an_image_of_training_explains_itself():
+    numbers = torch.Generator().manual_seed(5)
+    train = Predictions(torch.randn(50, 3, generator=numbers), torch.rand(50, 5, generator=numbers))
+    labels = torch.randint(3, (50,), generator=torch.Generator().manual_seed(6))
+    search = NeighbourSearch(train.features)
+    for index in (0, 17, 49):
+        one = torch.tensor([index])
+        found = find_influence(train[one], labels[one], train, labels)
+        assert find_neighbours(search, train.features[one]).indices[0, 0] == index
+        assert found.away.indices[0, 0] == index
+        assert found.away.scores[0, 0] == pytest.approx(1, abs=1e-5)
