@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from camlens.data import cifar10, download
+from camlens.data import cifar10
 from camlens.errors import DataError, UsageError
 from tiny import pixels_of
 
@@ -137,7 +137,7 @@ def elsewhere(
         monkeypatch.chdir(tmp_path_factory.mktemp("work"))
         monkeypatch.delenv("CAMLENS_DATA", raising=False)
         monkeypatch.setenv("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", str(cache))
-        monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
+        monkeypatch.setattr(cifar10, "PAUSES", (0.0, 0.0))
 
 
 # --- reading
@@ -412,7 +412,7 @@ def test_an_interrupted_run_keeps_its_part(data: Data, tmp_path: Path, monkeypat
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(download, "PAUSES", (1.0,))
+    monkeypatch.setattr(cifar10, "PAUSES", (1.0,))
     monkeypatch.setattr(time, "sleep", interrupted)
     with serving(Mirror(data.archive, cuts=[4000])) as mirror:
         with pytest.raises(KeyboardInterrupt):
@@ -471,7 +471,7 @@ def test_without_any_mirror_the_message_says_what_to_do(data: Data, tmp_path: Pa
 def test_mirrors_that_hang_do_not_hold_up_for_long(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: str
 ) -> None:
-    monkeypatch.setattr(download, "PATIENCE", 0.4)
+    monkeypatch.setattr(cifar10, "PATIENCE", 0.4)
     start = time.monotonic()
     with pytest.raises(DataError, match="no answer"):
         cifar10.download(tmp_path, [hanging] * 4)
@@ -483,7 +483,7 @@ def test_mirrors_that_hang_do_not_hold_up_for_long(
 def test_a_name_that_is_looked_up_forever(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: released.wait(30) and [])
-    monkeypatch.setattr(download, "PATIENCE", 0.2)
+    monkeypatch.setattr(cifar10, "PATIENCE", 0.2)
     start = time.monotonic()
     with pytest.raises(DataError, match="no answer"):
         cifar10.download(tmp_path, ["http://black.hole/"] * 2)
@@ -492,7 +492,7 @@ def test_a_name_that_is_looked_up_forever(data: Data, tmp_path: Path, monkeypatc
 
 
 def test_a_stalled_connection_is_resumed(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "STALL", 0.3)
+    monkeypatch.setattr(cifar10, "STALL", 0.3)
     with serving(Mirror(data.archive, cuts=[70_000])) as mirror:
         answer, waited = mirror.answer, threading.Event()
 
@@ -509,7 +509,7 @@ def test_a_stalled_connection_is_resumed(data: Data, tmp_path: Path, monkeypatch
 
 
 def test_a_slow_mirror_is_not_cut(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "PATIENCE", 0.2)
+    monkeypatch.setattr(cifar10, "PATIENCE", 0.2)
     with serving(Mirror(data.archive, cuts=[1])) as mirror:
         answer = mirror.answer
 

