@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from camlens.data.sources import SOURCES, load_split, splits_of
+from camlens.data.sources import SOURCES, Request, Source, load_split, splits_of
 from camlens.errors import DataError
 
 
@@ -11,6 +11,14 @@ def test_every_name_has_its_splits():
     assert all(splits_of(name) == ["train", "test"] for name in SOURCES)
     assert load_split("shapes", "test").name == "shapes"
     assert load_split("shapes-shortcut", "test").name == "shapes-shortcut"
+
+
+def test_a_row_for_a_kind_of_file_gets_its_path_and_all_options(monkeypatch, tmp_path):
+    asked, path = [], str(tmp_path / "Photos.NPZ")
+    monkeypatch.setitem(SOURCES, ".npz", Source(asked.append, ("test",)))
+    load_split(path, "test", (8, 6), tmp_path, skip_unreadable=True)
+    assert asked == [Request(path, "test", (8, 6), tmp_path, True)]
+    assert splits_of(path) == ["test"]
 
 
 def test_what_is_neither_a_name_nor_a_folder(tmp_path):

@@ -1,6 +1,6 @@
 """The data sets that can be named: a table of those with a name of their own, and folders of pictures.
 
-Importing this module imports no torch, so that the command line can list the names quickly.
+Importing this module does not import torch, so that the command line can list the names quickly.
 """
 
 from __future__ import annotations
@@ -18,41 +18,48 @@ if TYPE_CHECKING:
 FOLDER = "a folder with train/<class>/* and test/<class>/*"
 
 
+class Request(NamedTuple):
+    """The arguments of `load_split`, of which each source takes what it needs."""
+
+    source: str
+    split: str
+    size: Size
+    data_dir: Path | None
+    skip_unreadable: bool
+
+
 class Source(NamedTuple):
-    """A data set with a name.
+    """A data set with a name, or a kind of file that holds one.
 
     Args:
-        load: Loads a split, given its name and the folder for downloads, or None for the usual places.
+        load: Loads a split.
         splits: The splits that it has.
     """
 
-    load: Callable[[str, Path | None], Dataset]
+    load: Callable[[Request], Dataset]
     splits: tuple[str, ...] = ("train", "test")
 
 
-def _cifar10(split: str, data_dir: Path | None) -> Dataset:
+def _cifar10(request: Request) -> Dataset:
     from camlens.data import cifar10
 
-    return cifar10.load(split, data_dir)
+    return cifar10.load(request.split, request.data_dir)
 
 
-def _shapes(split: str, _data_dir: Path | None) -> Dataset:
+def _shapes(request: Request) -> Dataset:
     from camlens.data import shapes
 
-    return shapes.load(split)
+    return shapes.load(request.split, shortcut=request.source == "shapes-shortcut")
 
 
-def _shapes_shortcut(split: str, _data_dir: Path | None) -> Dataset:
-    from camlens.data import shapes
+def _folder(request: Request) -> Dataset:
+    from camlens.data import folder
 
-    return shapes.load(split, shortcut=True)
+    return folder.load(Path(request.source), request.split, request.size, request.skip_unreadable)
 
 
-SOURCES = {
-    "cifar10": Source(_cifar10),
-    "shapes": Source(_shapes),
-    "shapes-shortcut": Source(_shapes_shortcut),
-}
+# A key is a name, or the ending of a file, like ".npz": the request's `source` is then the path of such a file.
+SOURCES = {"cifar10": Source(_cifar10), "shapes": Source(_shapes), "shapes-shortcut": Source(_shapes)}
 
 
 def load_split(
@@ -61,7 +68,7 @@ def load_split(
     """Load one split of a data set.
 
     Args:
-        source: A name in `SOURCES`, or a folder with train/<class>/* and test/<class>/*.
+        source: A name in `SOURCES`, a file whose ending is there, or a folder with train/<class>/* and test/<class>/*.
         split: "train" or "test".
         size: Height and width to which the pictures of a folder are resized; others keep their own size.
         data_dir: Where CIFAR-10 is looked for first, and downloaded to.
@@ -70,19 +77,23 @@ def load_split(
     Raises:
         DataError: There is no such data, or it cannot be read.
     """
-    if source in SOURCES:
-        return SOURCES[source].load(split, data_dir)
+    return _find(source).load(Request(source, split, size, data_dir, skip_unreadable))
+
+
+def splits_of(source: str) -> list[str]:
+    """The splits that a data set has; for a folder, those that are in it.
+
+    Raises:
+        DataError: There is no such data.
+    """
+    return list(_find(source).splits) or ["train"]
+
+
+def _find(source: str) -> Source:
+    if found := SOURCES.get(source) or SOURCES.get(Path(source).suffix.lower()):
+        return found
     if not Path(source).is_dir():
         raise DataError(f"no data {source!r}; give {', '.join(SOURCES)} or {FOLDER}")
     from camlens.data import folder
 
-    return folder.load(Path(source), split, size, skip_unreadable)
-
-
-def splits_of(source: str) -> list[str]:
-    """The splits that a data set has; of a folder, those that lie in it."""
-    if source in SOURCES:
-        return list(SOURCES[source].splits)
-    from camlens.data import folder
-
-    return folder.splits(Path(source)) or ["train"]
+    return Source(_folder, tuple(folder.splits(Path(source))))
