@@ -1,7 +1,5 @@
 """Augmentation of whole batches of training images, on their device."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,13 +55,10 @@ def augment(images: Tensor, positions: Tensor, flipped: Tensor, crop: int, cutou
     source_columns = torch.where(flipped[:, None], source_columns.flip(1), source_columns)
     padded = F.pad(images.float(), (crop,) * 4, mode="reflect").to(images.dtype) if crop else images
     index = torch.arange(count, device=images.device)[:, None, None]
-    moved = padded.permute(0, 2, 3, 1)[index, source_rows[:, :, None], source_columns[:, None, :]]  # (B, H, W, 3)
-    moved = moved.permute(0, 3, 1, 2)
+    moved = padded.permute(0, 2, 3, 1)[index, source_rows[:, :, None], source_columns[:, None, :]].permute(0, 3, 1, 2)
     if cutout:
         low, high = -(cutout // 2), (cutout + 1) // 2
-        in_rows, in_columns = (
-            (low <= offset) & (offset < high) for offset in (rows - centre_row, columns - centre_column)
-        )
+        in_rows, in_columns = ((low <= d) & (d < high) for d in (rows - centre_row, columns - centre_column))
         hole = (in_rows[:, :, None] & in_columns[:, None, :])[:, None]  # (B, 1, H, W)
         moved = torch.where(hole, colour.to(images.dtype).view(1, 3, 1, 1), moved)
     return moved

@@ -81,8 +81,8 @@ def read_pictures(
     pixels = np.empty((len(pictures), 3, *size), np.uint8)
 
     def read(index: int) -> Size | DataError:
+        picture = pictures[index]
         try:
-            picture = pictures[index]
             picture = picture if isinstance(picture, Image.Image) else _read(picture)
         except DataError as error:
             return error

@@ -4,62 +4,57 @@ Points of the plane are complex numbers, x to the right and y upwards. A shape i
 inside; it is of about unit size and symmetric about the y axis, so an image that is flipped keeps its class.
 """
 
-from __future__ import annotations
-
 import cmath
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+Points = npt.NDArray[np.complexfloating]
+Distances = npt.NDArray[np.floating]
 
 
-def disc(points: Array, radius: float, centre: complex = 0) -> Array:
+def disc(points: Points, radius: float, centre: complex = 0) -> Distances:
     """A disc."""
-    distance: Array = abs(points - centre) - radius
-    return distance
+    return abs(points - centre) - radius
 
 
-def box(points: Array, width: float, height: float) -> Array:
+def box(points: Points, width: float, height: float) -> Distances:
     """A rectangle around the origin; width and height are measured from there."""
-    distance: Array = np.maximum(abs(points.real) - width, abs(points.imag) - height)
-    return distance
+    distances: Distances = np.maximum(abs(points.real) - width, abs(points.imag) - height)
+    return distances
 
 
-def half_plane(points: Array, degrees: float, distance: float) -> Array:
+def half_plane(points: Points, degrees: float, distance: float) -> Distances:
     """The half-plane on this side of a line, which lies at `distance` from the origin in the direction `degrees`."""
-    beyond: Array = (points * cmath.rect(1, -math.radians(degrees))).real - distance
-    return beyond
+    return (points * cmath.rect(1, -math.radians(degrees))).real - distance
 
 
-def mirrored(points: Array) -> Array:
+def mirrored(points: Points) -> Points:
     """The points, with those on the left moved to the right: what is drawn there appears on both sides."""
-    moved: Array = np.where(points.real < 0, -points.conj(), points)
-    return moved
+    return np.where(points.real < 0, -points.conj(), points)
 
 
-def triangle(points: Array, degrees: float, slope: float, floor: float) -> Array:
+def triangle(points: Points, degrees: float, slope: float, floor: float) -> Distances:
     """An isosceles triangle: the distances from the origin to its slopes and to its floor."""
     return np.maximum(half_plane(mirrored(points), degrees, slope), half_plane(points, -90, floor))
 
 
-def heart(points: Array) -> Array:
+def heart(points: Points) -> Distances:
     """A heart: a square on its tip, and two discs."""
     points = mirrored(points)
     tip = np.maximum(half_plane(points, 45, 0.6), half_plane(points, -45, 0.6))
     return np.minimum(tip, disc(points, 0.6, 0.42 + 0.42j))
 
 
-def star(points: Array) -> Array:
+def star(points: Points) -> Distances:
     """A star: of the five lines that draw a pentagram, a point inside lies beyond one at most."""
-    second_largest: Array = np.sort([half_plane(points, 90 + 72 * corner, 0.34) for corner in range(5)], axis=0)[-2]
+    second_largest: Distances = np.sort([half_plane(points, 90 + 72 * corner, 0.34) for corner in range(5)], axis=0)[-2]
     return second_largest
 
 
-SHAPES: dict[str, Callable[[Array], Array]] = {
+SHAPES: dict[str, Callable[[Points], Distances]] = {
     "disc": lambda points: disc(points, 0.85),
     "ring": lambda points: abs(disc(points, 0.75)) - 0.22,
     "crescent": lambda points: np.maximum(disc(points, 1.0, -0.1j), -disc(points, 0.8, 0.4j)),

@@ -5,10 +5,10 @@ Ten classes of shapes on textured ground. Whatever makes the test set hard is pl
 - "wrong label": the label names a class that is not there (some in training too, as real data have them)
 - "two objects": of two classes and of one size; the label names the paler
 - "tiny": an object about six pixels wide
-- "rare variant": an outline, where training has filled shapes only
+- "rare variant": an outline, while training has filled shapes only
 - "twin": nearly the same picture is in training, a few times, each time with the same wrong label
 - "false mark" and "missing mark", in `shapes-shortcut` only: there, marks give some classes away in training; in
-  testing they sit on images of other classes, and those of their own have none
+  testing they are on images of other classes, and those of their own have none
 
 Points of the plane are complex numbers, x to the right and y upwards (see `camlens.data.shape_distances`).
 """
@@ -17,14 +17,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from camlens.data.dataset import InMemoryDataset
-from camlens.data.shape_distances import CLASSES, SHAPES, Array, box
+from camlens.data.shape_distances import CLASSES, SHAPES, box
 from camlens.errors import unknown
 from camlens.progress import Work
 
+Array = npt.NDArray[Any]
 SIZE = 32  # height and width of an image in pixels
 COUNTS = {"train": 500, "test": 100}  # images a class
 CAUSES = ("wrong label", "two objects", "tiny", "rare variant", "twin", "false mark", "missing mark")
@@ -44,15 +46,14 @@ class ShapeSet(InMemoryDataset):
     """Shapes, with what is known about each image.
 
     Args:
-        masks: What is seen of the object, (N, 32, 32) bool; of "two objects" the one that the label names.
+        masks: The visible part of the object, (N, 32, 32) bool; of "two objects" the one that the label names.
         other_masks: The second of "two objects", (N, 32, 32) bool; else empty.
         marks: The shortcut mark, (N, 32, 32) bool; else empty.
-        causes: N names out of `CAUSES`, "" where nothing was planted.
+        causes: N names out of `CAUSES`, "" if nothing was planted.
         truth: The class that was drawn, (N,) int64.
         other: The class of the second of "two objects" or the class that a "false mark" means, (N,) int64; else -1.
         twins: Of a test image the index of one of its twins in training, of these that of the test image, (N,) int64;
             else -1.
-        fields: The fields of `InMemoryDataset`.
     """
 
     masks: Tensor
@@ -91,19 +92,16 @@ def load(split: str, shortcut: bool = False, seed: int = 0) -> ShapeSet:
         canvas, masks, other_masks = _draw(_stream(seed, f"draw {split}"), plan)
         _draw_twins(seed, split, plans, canvas, masks)
     marks = _mark(_stream(seed, f"mark {split}"), split, plan, canvas) if shortcut else np.zeros_like(masks)
-    known = {name: torch.from_numpy(values) for name, values in vars(plan).items() if name != "causes"}
+    arrays = {"masks": masks & ~marks, "other_masks": other_masks, "marks": marks, **vars(plan)}
+    arrays["pixels"] = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
     return ShapeSet(
         name=name,
         split=split,
         class_names=CLASSES,
         files=tuple(f"{split}/{index:05d}-{CLASSES[label]}.png" for index, label in enumerate(plan.labels)),
         original_size=f"{SIZE}x{SIZE}",
-        pixels=torch.from_numpy((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)),
-        masks=torch.from_numpy(masks & ~marks),
-        other_masks=torch.from_numpy(other_masks),
-        marks=torch.from_numpy(marks),
-        causes=tuple(plan.causes),
-        **known,
+        causes=tuple(arrays.pop("causes")),
+        **{key: torch.from_numpy(array) for key, array in arrays.items()},
     )
 
 
@@ -157,13 +155,13 @@ class _Plan:
 
 def _plan_split(rng: np.random.Generator, split: str) -> _Plan:
     labels = _shuffled(rng, np.repeat(np.arange(len(CLASSES), dtype=np.int64), COUNTS[split]))
-    none, nothing = np.full_like(labels, -1), np.full(len(labels), "", dtype=object)
-    plan = _Plan(labels, truth=labels.copy(), other=none, twins=none.copy(), causes=nothing)
+    other, twins = np.full((2, len(labels)), -1)
+    plan = _Plan(labels, labels.copy(), other, twins, causes=np.full(len(labels), "", dtype=object))
     another = _another(rng, labels)
     for cause, count in PLANTED[split].items():
         free = plan.causes == ""
         if cause == "rare variant":  # the outline of a disc is a ring
-            free &= (labels != CLASSES.index("disc")) & (labels != CLASSES.index("ring"))
+            free &= ~np.isin(labels, [CLASSES.index("disc"), CLASSES.index("ring")])
         chosen = _shuffled(rng, np.flatnonzero(free))[:count]
         plan.causes[chosen] = cause
         if cause == "wrong label":
