@@ -28,14 +28,6 @@ Pairs = Iterable[tuple[Any, int]]  # an image and the index of its class
 
 
 @dataclass(frozen=True)
-class Identity:
-    """Fingerprints of a network with its test images, and with its training images."""
-
-    test: str
-    train: str | None
-
-
-@dataclass(frozen=True)
 class TrainingEvidence:
     """What training has to do with the E errors of the first model.
 
@@ -68,7 +60,7 @@ class ErrorAnalysis:
     """All that is known of the errors of a model, or of two.
 
     Attributes:
-        identity: What it is an analysis of.
+        fingerprints: Of the network with its test images, and with its training images or None.
         test: The evaluated images, with the first model's order of classes.
         train: The training images, or None.
         indices: The images that a model gets wrong, (E,) int64: those of the first model by falling confidence, then
@@ -80,7 +72,7 @@ class ErrorAnalysis:
         findings: The main findings in words.
     """
 
-    identity: Identity
+    fingerprints: tuple[str, str | None]
     test: Dataset
     train: Dataset | None
     indices: Tensor
@@ -129,14 +121,13 @@ def analyse(
     errors = [evaluation.errors("confidence") for evaluation in evaluations]
     indices = torch.cat([errors[0], *(other[~torch.isin(other, errors[0])] for other in errors[1:])])
     explanations = tuple(explain_predictions(evaluation, indices) for evaluation in evaluations)
-    identity, training, features = identify(model, data, known), None, evaluations[0].features
+    fingerprints, training, features = identify(model, data, known), None, evaluations[0].features
     if known is not None and features is not None and len(errors[0]):
-        path = None if cache is None else Path(cache)
-        train_predictions = predict_cached(model, known, path, batch_size, identity.train)
+        train_predictions = predict_cached(model, known, cache, batch_size, fingerprints[1])
         training = study_training(explanations[0], len(errors[0]), known, train_predictions)
     verdicts = None if training is None else training.verdicts
     return ErrorAnalysis(
-        identity=identity,
+        fingerprints=fingerprints,
         test=data,
         train=known,
         indices=indices,
@@ -166,27 +157,18 @@ def as_dataset(model: Classifier, data: Dataset | Pairs, split: str, keep_origin
     for number, (image, label) in enumerate(data):
         picture = as_picture(model, image)
         if not 0 <= int(label) < len(model.class_names):
-            raise DataError(
-                f"image {number} has the label {label}; expected 0 to {len(model.class_names) - 1}, "
-                f"the classes of {model.name}"
-            )
+            expected = f"0 to {len(model.class_names) - 1}, the classes of {model.name}"
+            raise DataError(f"image {number} has the label {label}; expected {expected}")
         pixels.append(to_pixels(picture, model.input_size)[0])
         labels.append(int(label))
         if keep_originals:
             originals.append(picture)
     if not labels:
         raise DataError("the data have no images")
-    height, width = model.input_size
-    return InMemoryDataset(
-        name="data",
-        split=split,
-        class_names=model.class_names,
-        pixels=torch.stack(pixels),
-        labels=torch.tensor(labels),
-        files=tuple(f"{split} image {number}" for number in range(len(labels))),
-        original_size=f"{height}x{width}",
-        originals=originals or None,
-    )
+    files = tuple(f"{split} image {number}" for number in range(len(labels)))
+    size = "x".join(map(str, model.input_size))
+    all_pixels, all_labels = torch.stack(pixels), torch.tensor(labels)
+    return InMemoryDataset("data", split, model.class_names, all_labels, files, size, all_pixels, originals or None)
 
 
 def as_picture(model: Classifier, image: Image.Image | Tensor) -> Image.Image:
@@ -198,9 +180,9 @@ def as_picture(model: Classifier, image: Image.Image | Tensor) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
 
 
-def identify(model: Classifier, test: Dataset, train: Dataset | None) -> Identity:
-    """The fingerprints of a network with its test images and with its training images."""
-    return Identity(fingerprint(model, test), None if train is None else fingerprint(model, train))
+def identify(model: Classifier, test: Dataset, train: Dataset | None) -> tuple[str, str | None]:
+    """The fingerprints of a network with its test images, and with its training images or None."""
+    return fingerprint(model, test), None if train is None else fingerprint(model, train)
 
 
 def study_training(

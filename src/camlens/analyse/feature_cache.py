@@ -21,7 +21,7 @@ TIMED = 64  # images by which the time for all is estimated
 
 
 def predict_cached(
-    model: Classifier, data: Dataset, path: Path | None, batch_size: int = 250, key: str | None = None
+    model: Classifier, data: Dataset, path: str | Path | None, batch_size: int = 250, key: str | None = None
 ) -> Predictions:
     """Logits and features of every image, read from a file where it holds those of this network and these images.
 
@@ -36,7 +36,7 @@ def predict_cached(
     """
     if path is None:
         return predict(model, data, batch_size, features=True)
-    key = key or fingerprint(model, data)
+    path, key = Path(path), key or fingerprint(model, data)
     with suppress(Exception), safe_open(path, "pt") as file:  # a damaged file raises errors of many kinds
         if (file.metadata() or {}).get("of") == key:
             return Predictions(file.get_tensor("logits"), file.get_tensor("features").float())

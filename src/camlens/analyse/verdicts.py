@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import compress
 from typing import Any
 
 import torch
@@ -21,15 +22,6 @@ CLOSE = 0.36  # probability of both classes from which they are close
 SECOND = 0.45  # probability of the label, without the prediction's evidence, from which it is a second object
 SCATTERED = 0.7  # scatter from which the evidence is little and scattered
 SURE = 0.8  # probability of the prediction from which the network counts as sure
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A verdict, the errors it applies to, (E,) bool, and its reason for one of them in words."""
-
-    verdict: str
-    applies: Callable[[Measurements], Tensor]
-    reason: Callable[[Measurements, int], str]
 
 
 @dataclass(frozen=True)
@@ -73,53 +65,44 @@ def percent(probability: Tensor, digits: int = 0) -> str:
     return f"{100 * probability:.{digits}f} %"
 
 
-# The first rule that applies gives the verdict.
-RULES = (
-    Rule(
-        "near-duplicate",
+# By verdict: the errors it may be given to, (E,) bool, and its reason for one of them. The first that applies is given.
+RULES: dict[str, tuple[Callable[[Measurements], Tensor], Callable[[Measurements, int], str]]] = {
+    "near-duplicate": (
         lambda m: m.duplicate >= 0,
         lambda m, k: f"training image {int(m.duplicate[k])} is almost the same picture, with another label",
     ),
-    Rule(
-        "label doubtful",
+    "label doubtful": (
         lambda m: is_label_doubtful(m.typicality, m.label_probability, m.other_probability),
         lambda m, k: (
             f"more typical than {percent(m.typicality[k])} of the images that it has right, "
             f"and the label has only {percent(m.label_probability[k], 1)}"
         ),
     ),
-    Rule(
-        "small",
+    "small": (
         lambda m: m.enlarged_gain >= ENLARGED,
         lambda m, k: f"enlarged, the label gains {100 * m.enlarged_gain[k]:.0f} points of probability",
     ),
-    Rule("ambiguous", is_ambiguous, reason_for_ambiguous),
-    Rule(
-        "unusual",
+    "ambiguous": (is_ambiguous, reason_for_ambiguous),
+    "unusual": (
         lambda m: (m.typicality < TYPICAL) & (m.scatter >= SCATTERED),
         lambda m, k: (
             f"less typical than {percent(1 - m.typicality[k])} of the images that it has right, "
             "and the evidence is little and scattered"
         ),
     ),
-    Rule(
-        "confident mistake",
+    "confident mistake": (
         lambda m: m.prediction_probability >= SURE,
         lambda m, k: f"the prediction has {percent(m.prediction_probability[k])}, and no other sign is there",
     ),
-)
+}
 
 
 def decide(measurements: Measurements) -> Verdicts:
     """Give each error the verdict of the first rule that applies."""
-    applies = torch.stack([rule.applies(measurements) for rule in RULES], dim=1).tolist()  # (E, rules)
-    rules = [RULES[row.index(True)] if any(row) else None for row in applies]
-    return Verdicts(
-        names=[None if rule is None else rule.verdict for rule in rules],
-        reasons=["" if rule is None else rule.reason(measurements, k) for k, rule in enumerate(rules)],
-        doubt=label_doubt(measurements),
-        measurements=measurements,
-    )
+    applies = torch.stack([applies(measurements) for applies, _ in RULES.values()], dim=1).tolist()  # (E, rules)
+    names = [next(compress(RULES, row), None) for row in applies]
+    reasons = ["" if name is None else RULES[name][1](measurements, k) for k, name in enumerate(names)]
+    return Verdicts(names, reasons, label_doubt(measurements), measurements)
 
 
 def label_doubt(m: Measurements) -> Tensor:

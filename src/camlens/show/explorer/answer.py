@@ -129,14 +129,14 @@ def prepare(
     model, test = align(model, test)
     train = None if train is None else align(model, train)[1]
     path, cache = out_folder(out) / "report.html", out / FEATURES_FILE
-    identity = identify(model, test, train)
+    fingerprints = identify(model, test, train)
     facts = read_facts(path)
-    if facts is None or any(facts.get(key) != value for key, value in render_identity(identity).items()):
+    if facts is None or any(facts.get(key) != value for key, value in render_identity(*fingerprints).items()):
         facts = render_facts(analyse(model, test, train, cache=cache, batch_size=batch_size))
         write_text(path, to_html(facts))
     train_features = None
     if train is not None and facts["plane"] is not None:  # the network has features
-        train_features = predict_cached(model, train, cache, batch_size, identity.train).features
+        train_features = predict_cached(model, train, cache, batch_size, fingerprints[1]).features
     live: Live = {
         "methods": [name for name, method in METHODS.items() if "gradients" in method.needs],
         "method": METHOD,

@@ -7,7 +7,7 @@ from importlib.metadata import version
 import torch
 from torch import Tensor
 
-from camlens.analyse.error_analysis import ErrorAnalysis, Identity, Projection
+from camlens.analyse.error_analysis import ErrorAnalysis, Projection
 from camlens.analyse.explanations import ExplainedPredictions
 from camlens.analyse.training_images import RankedImages
 from camlens.analyse.verdicts import Verdicts, reliability
@@ -41,7 +41,7 @@ def render_facts(analysis: ErrorAnalysis) -> ReportFacts:
         evidence = render_training_images(kinds, analysis.train)
         verdicts = render_verdicts(training.verdicts)
     return {
-        **render_identity(analysis.identity),
+        **render_identity(*analysis.fingerprints),
         "data": {"name": data.name, "split": data.split, "n": len(data), "size": data.original_size},
         "names": list(data.class_names),
         "images": {
@@ -59,11 +59,11 @@ def render_facts(analysis: ErrorAnalysis) -> ReportFacts:
     }
 
 
-def render_identity(identity: Identity) -> IdentityFacts:
+def render_identity(test: str, train: str | None) -> IdentityFacts:
     """What a page is of."""
     return {
-        "id": identity.test[:16],
-        "learned": None if identity.train is None else identity.train[:16],
+        "id": test[:16],
+        "learned": None if train is None else train[:16],
         "camlens": version("camlens"),
     }
 
