@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from camlens.errors import UsageError
-from camlens.train.recipe import RECIPES, Recipe, change_recipe, find_recipe, recipe_from_json
+from camlens.train.recipe import RECIPES, SCHEDULE, Recipe, change_recipe, find_recipe, recipe_from_json
 
 
 def test_the_last_epoch_has_the_last_size():
@@ -22,12 +22,14 @@ def test_the_learning_rate_rises_and_falls_in_straight_lines():
         assert recipe.learning_rate_at(progress) == pytest.approx(learning_rate)
     assert Recipe(learning_rate=0.4, warmup=0).learning_rate_at(0) == pytest.approx(0.4)
     assert Recipe(learning_rate=0.4, warmup=1).learning_rate_at(0.5) == pytest.approx(0.2)
+    assert SCHEDULE["learning_rate"] == "linear warmup, linear decay to 0", "config.json says these values"
 
 
 def test_the_moving_average_is_short_at_first():
     recipe = Recipe(ema_decay=0.98)
     assert [recipe.ema_decay_at(step) for step in (0, 8, 80, 440, 10_000)] == [0.1, 0.5, 0.9, 0.98, 0.98]
     assert Recipe(ema_decay=0).ema_decay_at(100) == 0
+    assert SCHEDULE["ema_decay"] == "min(ema_decay, (1 + step) / (10 + step))", "config.json says these values"
 
 
 def test_epochs_by_steps():

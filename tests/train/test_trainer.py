@@ -12,15 +12,12 @@ import camlens
 from camlens.data.dataset import InMemoryDataset
 from camlens.errors import CamlensError, DataError, UsageError
 from camlens.model import checkpoint
-from camlens.progress import Work
 from camlens.train.compute import ComputeOptions
 from camlens.train.loader import Batch, split_held_out
-from camlens.train.recipe import OLD_NAMES, Recipe
-from camlens.train.resume import resolve_settings
-from camlens.train.run_folder import RunFolder
-from camlens.train.signals import Stopped, StopSignals
+from camlens.train.recipe import OLD_NAMES, SCHEDULE, Recipe
+from camlens.train.run_folder import RunFolder, resolve_settings
 from camlens.train.state import create_train_state
-from camlens.train.trainer import Trainer, train
+from camlens.train.trainer import Stopped, Trainer, collect_signals, prepare, train
 from tiny import pixels_of
 
 checkpoint_save = checkpoint.save
@@ -52,7 +49,7 @@ def undisturbed(data, tmp_path_factory):
 def new_trainer(recipe, data, out, seed=0):
     """A trainer that computes in float32 on this processor."""
     settings = resolve_settings(RunFolder(out), recipe, seed=seed, compute={"bf16": False, "compiled": False})
-    return Trainer(settings, data)
+    return prepare(settings, data)
 
 
 def state_of(out):
@@ -66,15 +63,15 @@ def same(a, b):
 
 @contextmanager
 def stopping_after(last_step, number=signal.SIGTERM):
-    original = Work.step
+    original = Trainer.record_step
 
-    def step(self, *args, **more):
-        original(self, *args, **more)
-        if self.done == last_step:
+    def record_step(trainer):
+        original(trainer)
+        if trainer.state.step == last_step:
             signal.raise_signal(number)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Work, "step", step)
+        patch.setattr(Trainer, "record_step", record_step)
         yield
 
 
@@ -134,7 +131,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(data, undisturbed, tmp_pat
 def test_a_signal_after_the_last_step_is_not_lost():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     try:
-        with pytest.raises(KeyboardInterrupt), StopSignals():
+        with pytest.raises(KeyboardInterrupt), collect_signals([]):
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -163,7 +160,7 @@ def test_a_step_is_nesterov_with_decay_on_matrices_alone(data, tmp_path):
     """Sutskever et al. 2013 as torch writes it: v = m v + g, w = w - r (g + m v)."""
     trainer = new_trainer(replace(TINY, label_smoothing=0.2), data, tmp_path)
     state = trainer.state
-    state.set_learning_rate(0.1)
+    state.set_schedule(0.1, ema_decay=0.9)
     images, labels = state.classifier.normalise(pixels_of(data)[:16]), data.labels[:16]
     batch = Batch(pixels_of(data)[:16], labels, labels.roll(1), lam=1.0, weight=1.0)
     expected = copy.deepcopy(state.network).double()
@@ -226,7 +223,7 @@ def test_few_images_get_more_epochs(data, tmp_path):
 
 
 @pytest.mark.parametrize("with_reasons", [True, False])
-def test_a_run_of_an_older_version_goes_on(data, undisturbed, tmp_path, with_reasons):
+def test_a_run_of_an_older_version_goes_on(data, undisturbed, tmp_path, caplog, with_reasons):
     with stopping_after(7), pytest.raises(Stopped):
         train(TINY, data, tmp_path)
     state = torch.load(tmp_path / STATE, weights_only=True)
@@ -235,6 +232,7 @@ def test_a_run_of_an_older_version_goes_on(data, undisturbed, tmp_path, with_rea
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     new = copy.deepcopy(config)
     config["pace"] = config.pop("compute")
+    del config["schedule"]
     if with_reasons:
         config["pace_reasons"] = config.pop("compute_reasons")
     else:
@@ -245,8 +243,24 @@ def test_a_run_of_an_older_version_goes_on(data, undisturbed, tmp_path, with_rea
     train(TINY, data, tmp_path, resume=True)
     assert len(RunFolder(tmp_path).read_metrics()) == 3
     assert same(state_of(tmp_path), state_of(undisturbed))
+    assert not caplog.messages, "its schedule is not known"
     if with_reasons:
         assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8")) == new
+
+
+def test_a_run_that_began_with_another_schedule_goes_on_and_says_so(data, undisturbed, tmp_path, caplog):
+    with stopping_after(7), pytest.raises(Stopped):
+        train(TINY, data, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert config["schedule"] == SCHEDULE
+    config["schedule"]["ema_decay"] = "constant"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    train(TINY, data, tmp_path, resume=True)
+    assert f"schedule.ema_decay: constant before, {SCHEDULE['ema_decay']} now" in caplog.text
+    assert same(state_of(tmp_path), state_of(undisturbed))
+    caplog.clear()
+    train(TINY, data, tmp_path, resume=True)
+    assert not caplog.messages, "config.json has the schedule of the last steps"
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_state(data, undisturbed, tmp_path):
@@ -273,16 +287,8 @@ def test_a_weight_that_is_no_number_is_never_saved(data, undisturbed, tmp_path, 
     assert same(state_of(tmp_path), state_of(undisturbed))
 
 
-def test_a_full_disk_keeps_the_old_checkpoint(data, undisturbed, tmp_path, full_disk, monkeypatch):
-    original = Work.step
-
-    def step(self, *args, **more):
-        original(self, *args, **more)
-        if self.done == 3:
-            signal.raise_signal(signal.SIGTERM)
-
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Work, "step", step)
+def test_a_full_disk_keeps_the_old_checkpoint(data, undisturbed, tmp_path, full_disk):
+    with stopping_after(3), pytest.raises(Stopped):
         train(TINY, data, tmp_path)
     before = (tmp_path / STATE).read_bytes()
     with (
@@ -305,22 +311,14 @@ def test_what_a_killed_run_left_half_written_is_removed(data, undisturbed, tmp_p
 
 
 @pytest.mark.parametrize("compute", [{"compiled": True}, {"bf16": True}, {"channels_last": False}], ids=str)
-def test_a_run_goes_on_exactly_with_any_options(data, tmp_path, monkeypatch, compute):
+def test_a_run_goes_on_exactly_with_any_options(data, tmp_path, compute):
     recipe = replace(TINY, epochs=2, sizes=(12,))
     settings = {"bf16": False, "compiled": False, **compute}
     train(recipe, data, tmp_path / "whole", compute=settings)
     assert json.loads((tmp_path / "whole" / "config.json").read_text(encoding="utf-8"))["compute"] == asdict(
         ComputeOptions(**settings)
     )
-    original = Work.step
-
-    def step(self, *args, **more):
-        original(self, *args, **more)
-        if self.done == 4:
-            signal.raise_signal(signal.SIGTERM)
-
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Work, "step", step)
+    with stopping_after(4), pytest.raises(Stopped):
         train(recipe, data, tmp_path / "parts", compute=settings)
     train(recipe, data, tmp_path / "parts", resume=True)  # the options are kept, and why
     configs = [json.loads((tmp_path / run / "config.json").read_text(encoding="utf-8")) for run in ("whole", "parts")]
@@ -358,7 +356,9 @@ def test_a_run_may_begin_with_other_weights(data, undisturbed, tmp_path, caplog)
     network = camlens.load(undisturbed).network
     for images, fresh in ((three, True), (data, False)):
         caplog.clear()
-        begun = create_train_state(TINY, images, 1, torch.device("cpu"), init=str(undisturbed))
+        begun = create_train_state(
+            TINY, images.class_names, images.channel_statistics(), 1, torch.device("cpu"), init=str(undisturbed)
+        )
         for key, value in begun.network.state_dict().items():
             if key.startswith("fc."):
                 assert fresh != (value.shape == network.state_dict()[key].shape)

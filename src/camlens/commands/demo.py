@@ -75,8 +75,7 @@ def get_model(source: str, train: Dataset, folder: Path, seed: int, device: str)
     """Load the shipped network for CIFAR-10 or train one on `shapes`: the model, and the files that this wrote."""
     from camlens.model.loading import load
     from camlens.train.recipe import find_recipe
-    from camlens.train.resume import resolve_settings
-    from camlens.train.run_folder import RunFolder
+    from camlens.train.run_folder import RunFolder, resolve_settings
 
     if source == "cifar10":
         return load(opt.SHIPPED_MODEL).to(device), []

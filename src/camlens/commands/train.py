@@ -17,7 +17,7 @@ from camlens.files import write_json
 if TYPE_CHECKING:
     from camlens.data.dataset import Dataset
     from camlens.model.classifier import Classifier
-    from camlens.train.resume import RunSettings
+    from camlens.train.run_folder import RunSettings
     from camlens.train.trainer import Trainer
 
 
@@ -52,8 +52,7 @@ def train(
     from camlens.commands.inputs import load_if_present
     from camlens.runtime.processes import join_processes, pick_device
     from camlens.train.recipe import find_recipe
-    from camlens.train.resume import resolve_settings
-    from camlens.train.run_folder import RunFolder
+    from camlens.train.run_folder import RunFolder, resolve_settings
 
     compute = {"bf16": bf16, "compiled": compiled, "channels_last": channels_last}
     with join_processes(pick_device(device)) as (processes, local_device):
@@ -95,15 +94,14 @@ def train_and_draw(settings: RunSettings, images: Dataset, **options: Any) -> tu
     Args:
         settings: What `resolve_settings` returned.
         images: The training images.
-        **options: Other arguments of `Trainer`.
+        **options: Other arguments of `prepare`.
 
     Returns:
         The trained model and the files written.
     """
-    from camlens.train.signals import Stopped
-    from camlens.train.trainer import Trainer
+    from camlens.train.trainer import Stopped, prepare
 
-    trainer = Trainer(settings, images, **options)
+    trainer = prepare(settings, images, **options)
     try:
         model = trainer.fit()
     except Stopped as stopped:
@@ -119,7 +117,7 @@ def draw_curves(trainer: Trainer) -> None:
     from camlens.show.figures import charts
 
     if trainer.processes.is_main and (rows := trainer.folder.read_metrics()):
-        title = f"{trainer.recipe.network} on {trainer.data.name}"
+        title = f"{trainer.recipe.network} on {trainer.loader.data.name}"
         charts.curves(title, rows).save(trainer.folder.curves)
 
 

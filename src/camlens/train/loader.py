@@ -1,9 +1,7 @@
-"""Training batches: all images lie on the device as uint8, and whole batches are augmented there.
+"""Training batches: images lie on the device as uint8 if memory holds them, and whole batches are augmented there.
 
 Every random number depends on the seed and the place in training alone, so that a resumed run draws the same.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,6 +62,9 @@ class TrainLoader:
         augmentation: How the images are changed.
         device: Where the batches are made.
         processes: Each gets its part of every batch.
+
+    Attributes:
+        statistics: Mean and standard deviation of each channel of the data, as fractions of 255.
     """
 
     data: Dataset
@@ -75,13 +76,14 @@ class TrainLoader:
     processes: Processes = SINGLE_PROCESS
 
     def __post_init__(self) -> None:
-        self.labels = self.data.labels.to(self.device)
         count = len(self.data)
+        self.labels = self.data.labels.to(self.device)
         self.flipped = torch.rand(count, generator=random_generator(self.seed, count)) < 0.5  # in even epochs
-        self.mean_colour = torch.tensor(self.data.channel_statistics()[0], device=self.device).mul(255).round()
+        self.statistics = self.data.channel_statistics()
+        self.mean_colour = torch.tensor(self.statistics[0], device=self.device).mul(255).round()
         self.bounds = batch_bounds(len(self.indices), self.batch_size, self.processes.world_size)
-        self.resized: Dataset | None = None
-        self.resident: Tensor | None = None
+        self.resized = self.data
+        self.resident: Tensor | None = None  # the resized images, if they are all on the device
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -98,18 +100,16 @@ class TrainLoader:
         return slice(*(start + (end - start) * number // world_size for number in (rank, rank + 1)))
 
     def resize(self, side: int) -> None:
-        """Let the images have this size. Those of a data set in memory are kept on the device as a whole."""
-        if self.resized is not None and self.resized.size == (side, side):
-            return
-        self.resized = self.data.resized((side, side))
-        if isinstance(self.resized, InMemoryDataset):
+        """Use images of this size from now on. Those of a data set in memory are kept on the device as a whole."""
+        if self.resized.size != (side, side):
+            self.resized, self.resident = self.data.resized((side, side)), None
+        if self.resident is None and isinstance(self.resized, InMemoryDataset):
             self.resident = torch.cat([images.to(self.device) for images in self.resized.batches()])
 
     def images(self, indices: Tensor) -> Tensor:
         """The images with these indices at the size of `resize`, (n, 3, side, side) uint8, on the device."""
         if self.resident is not None:
             return self.resident[indices]
-        assert self.resized is not None, "resize comes first"
         return self.resized.images(indices.cpu()).to(self.device)
 
     def batches(self, epoch: int, side: int, scale: float, first: int = 0) -> Iterator[Batch]:
@@ -122,12 +122,10 @@ class TrainLoader:
             first: Number of the batch to start from.
         """
         self.resize(side)
-        count = len(self.indices)
-        crop, cutout = round(self.augmentation.crop * scale), round(self.augmentation.cutout * scale)
+        how, count = self.augmentation, len(self.indices)
+        crop, cutout = round(how.crop * scale), round(how.cutout * scale)
         order = self.indices[epoch_order(count, self.seed, epoch)]
-        flipped = torch.zeros(count, dtype=torch.bool)
-        if self.augmentation.flip:
-            flipped = self.flipped[order] ^ bool(epoch % 2)
+        flipped = self.flipped[order] ^ bool(epoch % 2) if how.flip else torch.zeros(count, dtype=torch.bool)
         positions = draw_positions(count, side, crop, random_generator(self.seed, epoch, 0))
         order, flipped, positions = (drawn.to(self.device) for drawn in (order, flipped, positions))
         for number, (start, end) in enumerate(pairwise(self.bounds[first:]), first):
@@ -135,17 +133,15 @@ class TrainLoader:
             images, labels = self.images(order[part]), self.labels[order[part]]
             images = augment(images, positions[:, part], flipped[part], crop, cutout, self.mean_colour)
             random = np.random.default_rng((self.seed, epoch, number, self.processes.rank))
-            images, lam = mix(images, random, self.augmentation.mixup, self.augmentation.cutmix)
-            yield Batch(
-                images, labels, labels.roll(1), lam, weight=len(labels) * self.processes.world_size / (end - start)
-            )
+            images, lam = mix(images, random, how.mixup, how.cutmix)
+            yield Batch(images, labels, labels.roll(1), lam, len(labels) * self.processes.world_size / (end - start))
 
 
 def batch_bounds(count: int, batch_size: int, world_size: int = 1) -> list[int]:
     """Where the batches of `count` images start, and where the last one ends.
 
     One image left over makes no batch: BatchNorm has no variance to learn from it. Statistics of few images are
-    noise, so where less than half a batch is left over, the last two batches are made equal.
+    noise, so if less than half a batch is left over, the last two batches are made equal.
     """
     full, rest = divmod(count, batch_size)
     bounds = [number * batch_size for number in range(full + 1)]

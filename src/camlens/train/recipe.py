@@ -21,6 +21,11 @@ OLD_NAMES = {  # of fields; still read
     "smoothing": "label_smoothing",
     "average": "ema_decay",
 }
+# how learning rate and EMA decay change: config.json says it, so change it together with the formulas below
+SCHEDULE = {
+    "learning_rate": "linear warmup, linear decay to 0",
+    "ema_decay": "min(ema_decay, (1 + step) / (10 + step))",
+}
 
 
 def field(default: Any, valid: Callable[[Recipe], bool], expected: str) -> Any:
@@ -173,9 +178,7 @@ def recipe_from_json(values: dict[str, Any]) -> Recipe:
     try:
         return Recipe(**{**values, "sizes": tuple(values["sizes"])})
     except (TypeError, KeyError) as error:
-        raise UsageError(
-            f"the run's recipe is not one of this version: {error}; start anew in another --out"
-        ) from error
+        raise UsageError(f"the run's recipe is of another version: {error}; start anew in another --out") from error
 
 
 def _parse(name: str, text: str, like: object) -> object:

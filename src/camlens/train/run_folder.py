@@ -1,4 +1,4 @@
-"""The run folder: the files that a run leaves behind, and what config.json says of the run."""
+"""The run folder: its files, the settings in its config.json, and whether a run is resumed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import csv
 import hashlib
 import io
 import json
-import math
+import logging
 import platform
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from camlens.data.dataset import Dataset
 from camlens.errors import CamlensError, UsageError
 from camlens.files import leftovers, out_folder, replacing, write_json, write_text
 from camlens.model.checkpoint import WEIGHTS
-from camlens.train.compute import ComputeOptions
-from camlens.train.recipe import Recipe, recipe_from_json
+from camlens.runtime.processes import SINGLE_PROCESS, Processes, launch_id, was_restarted
+from camlens.train.compute import ComputeOptions, choose_compute
+from camlens.train.recipe import RECIPES, SCHEDULE, Recipe, change_recipe, recipe_from_json
 
 Row = dict[str, float | int]  # of metrics.csv
-OLD_NAMES = {"pace": "compute", "pace_reasons": "compute_reasons"}  # of keys; still read
+DEFAULT_RECIPE = RECIPES["quick"]
+OLD_NAMES = {"pace": "compute", "pace_reasons": "compute_reasons"}  # of keys in config.json; still read
 
 
 def library_versions() -> dict[str, str]:
@@ -45,6 +48,7 @@ class RunConfig:
         launch: torchrun's id of the job; empty without torchrun.
         compute: Precision, compilation and memory layout.
         compute_reasons: Why, by field of `compute`.
+        schedule: The formulas of learning rate and EMA decay, as in `SCHEDULE`; empty in files of older versions.
         versions: Of what computes.
         platform: Operating system and processor.
     """
@@ -58,13 +62,13 @@ class RunConfig:
     launch: str
     compute: ComputeOptions
     compute_reasons: dict[str, str]
+    schedule: dict[str, str] = field(default_factory=SCHEDULE.copy)
     versions: dict[str, str] = field(default_factory=library_versions)
     platform: str = field(default_factory=platform.platform)
 
     def to_json(self) -> dict[str, Any]:
         """The contents as they come back from a file."""
-        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return content
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> RunConfig:
@@ -74,7 +78,8 @@ class RunConfig:
             KeyError, TypeError, ValueError: The file is damaged.
             UsageError: The recipe is not one of this version.
         """
-        content = {"compute_reasons": {}} | {OLD_NAMES.get(key, key): value for key, value in content.items()}
+        content = {OLD_NAMES.get(key, key): value for key, value in content.items()}
+        content = {"compute_reasons": {}, "schedule": {}} | content  # older files lack them
         content["compute"] = ComputeOptions(**content["compute"])
         complete = isinstance(content["recipe"], dict) and content["data"]["source"] and content["device"]
         if not (complete and isinstance(content["init"] + content["launch"], str)):
@@ -84,20 +89,16 @@ class RunConfig:
         content["recipe"] = recipe_from_json(content["recipe"])
         return cls(**content)
 
-    def differences(self, other: RunConfig) -> list[str]:
-        """What `other` has different of all that must stay when a run is resumed, one line each."""
+    def differences(self, other: RunConfig, *names: str) -> list[str]:
+        """What `other` has different in these fields, one line each: "recipe.epochs: 20 before, 2 now"."""
+        pairs: dict[str, tuple[Any, Any]] = {}
         before, now = self.to_json(), other.to_json()
-        differences = [
-            f"{part}.{key}: {before[part].get(key)} before, {value} now"
-            for part in ("recipe", "data")
-            for key, value in now[part].items()
-            if before[part].get(key) != value
-        ]
-        return differences + [
-            f"{key}: {before[key]} before, {now[key]} now"
-            for key in ("seed", "init", "processes")
-            if before[key] != now[key]
-        ]
+        for name in names:
+            if isinstance(now[name], dict):
+                pairs |= {f"{name}.{key}": (before[name].get(key), value) for key, value in now[name].items()}
+            else:
+                pairs[name] = before[name], now[name]
+        return [f"{name}: {old} before, {new} now" for name, (old, new) in pairs.items() if old != new]
 
 
 def describe_data(data: Dataset, source: str) -> dict[str, Any]:
@@ -184,23 +185,22 @@ class RunFolder:
         write_text(self.metrics, text.getvalue())
 
     def read_checkpoint(self) -> dict[str, Any] | None:
-        """The state in checkpoint.pt; None where none was written yet.
+        """The state in checkpoint.pt; None if none was written yet.
 
         Raises:
             CamlensError: It is damaged, or missing from a run that had one.
         """
-        if not self.checkpoint.exists():
-            if rows := self.read_metrics():
-                raise CamlensError(
-                    f"cannot resume {self}: its {self.checkpoint.name} is gone, though {len(rows)} epochs were "
-                    "trained; put it back, or start anew in another --out"
-                )
-            return None
-        try:
-            state: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except Exception as error:  # unpickling raises many kinds
-            raise CamlensError(f"cannot resume from {self.checkpoint}: {error}") from error
-        return state
+        if self.checkpoint.exists():
+            try:
+                return torch.load(self.checkpoint, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+            except Exception as error:  # unpickling raises many kinds
+                raise CamlensError(f"cannot resume from {self.checkpoint}: {error}") from error
+        if rows := self.read_metrics():
+            raise CamlensError(
+                f"cannot resume {self}: its {self.checkpoint.name} is gone, though {len(rows)} epochs were trained; "
+                "put it back, or start anew in another --out"
+            )
+        return None
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
         """Replace checkpoint.pt in one step."""
@@ -210,11 +210,111 @@ class RunFolder:
             temporary.write_bytes(content.getbuffer())
 
 
-def describe_epoch(row: Row, epochs: int) -> str:
-    """A row of the metrics as a line of text."""
-    accuracy = row["held_out_accuracy"]
-    held_out = "" if math.isnan(accuracy) else f"held-out accuracy {100 * accuracy:.1f} %  "
-    return (
-        f"epoch {row['epoch']}/{epochs}  {row['size']}x{row['size']}  loss {row['train_loss']:.3f}  "
-        f"{held_out}{row['images_per_second']:,.0f} images/s"
-    )
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run is started or resumed with.
+
+    Args:
+        folder: The run folder.
+        recipe: What is trained and how.
+        seed: Start of all random choices.
+        source: How the user named the data; empty for the data's own name.
+        init: The model whose weights training starts from; empty for random weights.
+        device: "cpu", "cuda", "cuda:1" or "mps".
+        compute: Fields of `ComputeOptions` that the user fixes; the others are the resumed run's if it was trained on
+            a device of this type, and are otherwise chosen for the device.
+        previous: config.json of the run to resume; None for a new run.
+    """
+
+    folder: RunFolder
+    recipe: Recipe = DEFAULT_RECIPE
+    seed: int = 0
+    source: str = ""
+    init: str = ""
+    device: str = "cpu"
+    compute: dict[str, bool] = field(default_factory=dict)
+    previous: RunConfig | None = None
+
+    def make_config(self, data: Dataset, train_images: int, processes: int) -> RunConfig:
+        """What config.json will hold.
+
+        Args:
+            data: The training split.
+            train_images: How many of its images are learned from.
+            processes: Number of processes.
+
+        Raises:
+            UsageError: The run to resume has other settings.
+        """
+        device, recipe, previous = torch.device(self.device), self.recipe.for_images(train_images), self.previous
+        kept = previous if previous and previous.device == device.type else None
+        fixed = (vars(kept.compute) if kept else {}) | self.compute
+        compute, reasons = choose_compute(device, recipe.epochs * train_images // len(set(recipe.sizes)), **fixed)
+        if kept:
+            reasons |= {name: why for name, why in kept.compute_reasons.items() if name not in self.compute}
+        facts = describe_data(data, self.source)
+        config = RunConfig(recipe, self.seed, self.init, facts, processes, device.type, launch_id(), compute, reasons)
+        if previous is None:
+            return config
+        if changed := previous.differences(config, "recipe", "data", "seed", "init", "processes"):
+            with_others = f"cannot resume {self.folder} with other settings ({'; '.join(changed)})"
+            raise UsageError(f"{with_others}; use another --out for them")
+        if previous.schedule and (changed := previous.differences(config, "schedule")):
+            message = "%s was begun by a version with another schedule (%s): it does not end as it would have there"
+            logging.getLogger("camlens").warning(message, self.folder, "; ".join(changed))
+        return replace(config, versions=previous.versions, platform=previous.platform)
+
+
+def resolve_settings(
+    folder: RunFolder,
+    recipe: Recipe | None = None,
+    changes: Iterable[str] = (),
+    *,
+    seed: int | None = None,
+    source: str | None = None,
+    init: str | None = None,
+    device: str = "cpu",
+    compute: dict[str, bool] | None = None,
+    resume: bool = False,
+    processes: Processes = SINGLE_PROCESS,
+) -> RunSettings:
+    """Decide whether the run in the folder is resumed, and complete the settings.
+
+    It is resumed if the user asks for it, or if torchrun has restarted a process of this very run. What is not given is
+    then taken from its config.json.
+
+    Args:
+        folder: The run folder.
+        recipe: By default the resumed run's, or `DEFAULT_RECIPE`.
+        changes: Changed fields of the recipe, "field=value".
+        seed: By default the resumed run's, or 0.
+        source: By default the resumed run's, or empty.
+        init: By default the resumed run's, or empty.
+        device: Where to compute.
+        compute: Fields of `ComputeOptions` that are fixed.
+        resume: Whether the user asks to resume.
+        processes: The main process reads the folder.
+
+    Raises:
+        UsageError: There is no run to resume, or a new run would overwrite one.
+        CamlensError: The config.json is damaged.
+    """
+    previous = processes.call_on_main(_previous_run, folder, resume, processes.any(was_restarted()))
+    settings = RunSettings(folder, device=device, compute=compute or {}, previous=previous)
+    if previous:
+        recipe_before, source_before = previous.recipe, previous.data["source"]
+        settings = replace(settings, recipe=recipe_before, seed=previous.seed, source=source_before, init=previous.init)
+    given: dict[str, Any] = {"recipe": recipe, "seed": seed, "source": source, "init": init}
+    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    return replace(settings, recipe=change_recipe(settings.recipe, changes))
+
+
+def _previous_run(folder: RunFolder, resume: bool, restarted: bool) -> RunConfig | None:
+    """The config.json of the run to resume; None for a new run."""
+    if resume:
+        return folder.read_config()
+    if not folder.holds_run():
+        return None
+    if restarted and (previous := folder.read_config()).launch == launch_id():
+        return previous
+    raise UsageError(f"{folder} holds a run already; go on with it by --resume, or give another --out")

@@ -1,16 +1,14 @@
 """The state of training: everything that a step changes and a checkpoint holds."""
 
-from __future__ import annotations
-
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from camlens.data.dataset import Dataset
 from camlens.errors import UsageError
 from camlens.model import loading
 from camlens.model.classifier import Classifier, bare
@@ -18,7 +16,7 @@ from camlens.model.resnet import RESNETS, ResNet
 from camlens.train.recipe import Recipe
 from camlens.train.run_folder import Row
 
-ChannelStatistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean, standard deviation
+ChannelStatistics = tuple[Sequence[float], Sequence[float]]  # mean, standard deviation
 
 
 @dataclass
@@ -29,7 +27,7 @@ class TrainState:
         network: The network that the optimiser updates.
         ema: The exponential moving average of its weights.
         optimiser: SGD over the network's parameters.
-        classifier: The result: the moving average, or the network where the recipe has none.
+        classifier: The result: the moving average, or the network if the recipe has none.
         step: Steps done.
         epoch_loss: Sum of the losses of this epoch's steps.
         epoch_seconds: Time of this epoch's steps.
@@ -53,18 +51,11 @@ class TrainState:
         """Epochs done."""
         return len(self.rows)
 
-    def set_learning_rate(self, learning_rate: float) -> None:
-        """Use this learning rate for every parameter in the next step."""
+    def set_schedule(self, learning_rate: float, ema_decay: float) -> None:
+        """Use this learning rate and this decay of the moving average in the next step."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
-
-    def set_ema_decay(self, decay: float) -> None:
-        """Use this decay of the moving average in the next step."""
-        self.ema.multi_avg_fn = get_ema_multi_avg_fn(decay)
-
-    def has_finite_weights(self) -> bool:
-        """Whether every weight of the network is a finite number."""
-        return all(bool(parameter.isfinite().all()) for parameter in self.network.parameters())
+        self.ema.multi_avg_fn = get_ema_multi_avg_fn(ema_decay)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds, tensors and numbers. The keys are those of the file format."""
@@ -87,27 +78,34 @@ class TrainState:
         self.network.load_state_dict(state["network"])
         self.ema.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step = state["step"]
+        self.step, self.rows = state["step"], state["rows"]
         self.epoch_loss, self.epoch_seconds = state["epoch_loss"], state["epoch_seconds"]
         self.best_accuracy = state["best"]
         self.best_loss = state.get("best_loss", math.inf)  # not in the first version of the file
-        self.rows = state["rows"]
         self.classifier.mean.copy_(state["mean"])
         self.classifier.std.copy_(state["std"])
 
 
 def create_train_state(
-    recipe: Recipe, data: Dataset, seed: int, device: torch.device, channels_last: bool = True, init: str = ""
+    recipe: Recipe,
+    class_names: tuple[str, ...],
+    statistics: ChannelStatistics,
+    seed: int,
+    device: torch.device,
+    channels_last: bool = True,
+    init: str = "",
 ) -> TrainState:
     """The state before the first step.
 
     Args:
         recipe: Network and optimiser.
-        data: The training split, for its classes and channel statistics.
+        class_names: Those of the data.
+        statistics: Mean and standard deviation of each channel of the training images, as fractions of 255.
         seed: Start of the random weights.
         device: Where the network computes.
         channels_last: Memory layout of the weights.
-        init: The model whose weights training starts from, as `loading.load` takes it; empty for random weights.
+        init: The model to take the weights and the channel statistics from, as `loading.load` takes it; empty for
+            random weights.
 
     Raises:
         UsageError: `init` is not of the recipe's architecture, or `sync_norm` has no GPU.
@@ -115,16 +113,15 @@ def create_train_state(
     if recipe.sync_norm and device.type != "cuda":
         raise UsageError(f"sync_norm needs GPUs, the device is {device.type}; leave it out: --set sync_norm=false")
     torch.manual_seed(seed)
-    network = ResNet(recipe.network, len(data.class_names), recipe.width, recipe.stem)
-    mean, std = load_init(network, init, data.class_names) if init else data.channel_statistics()
+    network = ResNet(recipe.network, len(class_names), recipe.width, recipe.stem)
+    mean, std = load_init(network, init, class_names) if init else statistics
     if recipe.sync_norm:
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay_at(0)), use_buffers=True)
-    side = recipe.sizes[-1]
     result = ema.module if recipe.ema_decay else network
-    classifier = Classifier(result, data.class_names, mean, std, (side, side), name=recipe.network)
+    classifier = Classifier(result, class_names, mean, std, (recipe.sizes[-1],) * 2, name=recipe.network)
     matrices = [p for p in network.parameters() if p.ndim > 1]
     vectors = [p for p in network.parameters() if p.ndim <= 1]  # biases and norms, which do not decay
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -133,7 +130,7 @@ def create_train_state(
 
 
 def load_init(network: ResNet, init: str, class_names: tuple[str, ...]) -> ChannelStatistics:
-    """Load another model's weights into the network, those of the last layer only where the classes are the same.
+    """Load another model's weights into the network, those of the last layer only if the classes are the same.
 
     Returns:
         Mean and standard deviation of each channel by which the other model normalises its inputs.
@@ -143,9 +140,8 @@ def load_init(network: ResNet, init: str, class_names: tuple[str, ...]) -> Chann
     """
     other = loading.load(init)
     source = bare(other)
-    wanted = {key: value for key, value in network.architecture.items() if key != "classes"}
     actual = {key: value for key, value in getattr(source, "architecture", {}).items() if key != "classes"}
-    if actual != wanted:
+    if actual != {key: value for key, value in network.architecture.items() if key != "classes"}:
         changes = " ".join(f"--set {'network' if key == 'name' else key}={value}" for key, value in actual.items())
         raise UsageError(
             f"{init} is {other.name}, not what the recipe trains"
@@ -154,8 +150,7 @@ def load_init(network: ResNet, init: str, class_names: tuple[str, ...]) -> Chann
     state = source.state_dict()
     if other.class_names != class_names:
         state |= {key: value for key, value in network.state_dict().items() if key.startswith("fc.")}
-        logging.getLogger("camlens").warning(
-            "starting from %s with a fresh last layer for %d classes", init, len(class_names)
-        )
+        message = "starting from %s with a fresh last layer for %d classes"
+        logging.getLogger("camlens").warning(message, init, len(class_names))
     network.load_state_dict(state)
-    return tuple(other.mean.tolist()), tuple(other.std.tolist())
+    return other.mean.tolist(), other.std.tolist()

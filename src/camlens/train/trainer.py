@@ -1,122 +1,119 @@
 """Training a network by a recipe, into a run folder that a later call can resume."""
 
-from __future__ import annotations
-
 import math
+import signal
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from camlens.data.dataset import Dataset
-from camlens.errors import CamlensError, UsageError
+from camlens.errors import CamlensError
 from camlens.model import checkpoint, loading
 from camlens.model.classifier import Classifier
 from camlens.progress import Work
 from camlens.runtime.predict import predict
-from camlens.runtime.processes import SINGLE_PROCESS, Processes, launch_id
-from camlens.train.compute import choose_compute, describe_compute
+from camlens.runtime.processes import SINGLE_PROCESS, Processes
+from camlens.train.compute import describe_compute
 from camlens.train.loader import Batch, TrainLoader, split_held_out
 from camlens.train.recipe import Recipe
-from camlens.train.resume import RunSettings, resolve_settings
-from camlens.train.run_folder import Row, RunConfig, RunFolder, describe_data, describe_epoch
-from camlens.train.signals import Stopped, StopSignals
-from camlens.train.state import create_train_state
+from camlens.train.run_folder import Row, RunConfig, RunFolder, RunSettings, resolve_settings
+from camlens.train.state import TrainState, create_train_state
 
 LOSS_EVERY = 10  # steps; reading a loss waits for the device, which then stands idle
 SAVE_EVERY = 120.0  # seconds
+SAME_SIGNAL = 1.0  # seconds in which two signals count as one: Ctrl-C reaches a process itself and through torchrun
 
 
-class Trainer:
-    """Trains one network into a run folder.
-
-    Order, augmentation and schedule depend on the seed and the step alone, so a run that is stopped at any step and
-    resumed goes the same way as one that is not. Nothing is written before `fit`.
+class Stopped(CamlensError):
+    """A signal ended the run, and the checkpoint holds its last step.
 
     Args:
-        settings: Recipe, run folder, the run to resume and more, from `resolve_settings`.
-        data: The training split.
-        save_every: Seconds between two checkpoints.
-        processes: The processes that train together. Each takes its part of every batch; the main one writes.
-
-    Raises:
-        DataError: There are too few images.
-        UsageError: Recipe, data, processes and the run to resume do not fit each other.
-        CamlensError: The checkpoint to resume from is damaged or missing.
+        message: What is shown.
+        number: The signal.
     """
 
-    def __init__(
-        self,
-        settings: RunSettings,
-        data: Dataset,
-        *,
-        save_every: float = SAVE_EVERY,
-        processes: Processes = SINGLE_PROCESS,
-    ) -> None:
-        self.folder, self.data, self.save_every, self.processes = settings.folder, data, save_every, processes
-        self.device, seed = torch.device(settings.device), settings.seed
-        self.train_indices, self.held_out_indices = split_held_out(data, settings.recipe, seed, processes.world_size)
-        self.recipe = recipe = settings.recipe.for_images(len(self.train_indices))
-        self.config = processes.call_on_main(self._make_config, settings)
-        self.compute = self.config.compute
-        saved = processes.call_on_main(self.folder.read_checkpoint) if settings.previous else None
-        self.loader = TrainLoader(
-            data, self.train_indices, recipe.batch_size, seed, recipe.augmentation, self.device, processes
-        )
-        self.steps_per_epoch = len(self.loader)
-        self.total_steps = self.steps_per_epoch * recipe.epochs
-        init = "" if saved else settings.init
-        self.state = create_train_state(recipe, data, seed, self.device, self.compute.channels_last, init)
-        self.network = processes.data_parallel(self.state.network, self.device)
+    def __init__(self, message: str, number: int = signal.SIGTERM) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def collect_signals(received: list[int]) -> Iterator[None]:
+    """Append the numbers of SIGINT and SIGTERM to a list when they arrive, so that the current step can be finished.
+
+    A second signal, later than `SAME_SIGNAL`, is handled as it was before. If a signal has arrived and the body ends
+    without an error, it is raised again. In other threads than the main one, no signal is collected.
+    """
+    first = math.inf  # when the first signal arrived
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        now = time.monotonic()
+        first = min(first, now)
+        if now - first > SAME_SIGNAL and callable(handlers[number]):
+            handlers[number](number, frame)
+        received.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    handlers: dict[int, Any] = {number: signal.signal(number, receive) for number in numbers}  # those from before
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])
+
+
+@dataclass
+class Trainer:
+    """Trains one network into a run folder; `prepare` makes one from the settings and the data.
+
+    Order, augmentation and schedule depend on the seed and the step alone, so a run that is stopped at any step and
+    resumed goes the same way as one that is not.
+
+    Args:
+        folder: Where the run is written.
+        config: Recipe, compute options and more, as config.json holds them.
+        loader: The batches to learn from.
+        held_out: (n,) int64, the images of `loader.data` by which the best epoch is chosen.
+        state: What a step changes.
+        network: The network of `state`, with its gradients averaged over the processes.
+        processes: The processes that train together. Each takes its part of every batch; the main one writes.
+        save_every: Seconds between two checkpoints.
+    """
+
+    folder: RunFolder
+    config: RunConfig
+    loader: TrainLoader
+    held_out: Tensor
+    state: TrainState
+    network: nn.Module
+    processes: Processes = SINGLE_PROCESS
+    save_every: float = SAVE_EVERY
+
+    def __post_init__(self) -> None:
+        self.recipe, self.compute = self.config.recipe, self.config.compute
         self.compiled = torch.compile(self.network, dynamic=False) if self.compute.compiled else self.network
-        if saved:
-            self._restore(saved)
+        self.total_steps = len(self.loader) * self.recipe.epochs
         self.losses: list[Tensor] = []  # of the steps since the last `read_losses`, on the device
-        self.signals = StopSignals()
-        self.clock = time.monotonic()  # when seconds were last added to the epoch's
-        self.saved_at = time.monotonic()
-
-    def _make_config(self, settings: RunSettings) -> RunConfig:
-        """What config.json will hold. Raises `UsageError` where the run to resume has other settings."""
-        previous = settings.previous
-        images = self.recipe.epochs * len(self.train_indices) // len(set(self.recipe.sizes))
-        compute, reasons = choose_compute(self.device, images, **settings.compute)
-        config = RunConfig(
-            recipe=self.recipe,
-            seed=settings.seed,
-            init=settings.init,
-            data=describe_data(self.data, settings.source),
-            processes=self.processes.world_size,
-            device=self.device.type,
-            launch=launch_id(),
-            compute=compute,
-            compute_reasons=reasons | settings.compute_reasons,
-        )
-        if previous is None:
-            return config
-        if differences := previous.differences(config):
-            raise UsageError(
-                f"cannot resume {self.folder} with other settings ({'; '.join(differences)}); "
-                "use another --out for them"
-            )
-        return replace(config, versions=previous.versions, platform=previous.platform)
-
-    def _restore(self, saved: dict[str, Any]) -> None:
-        try:
-            self.state.load_state_dict(saved)
-        except Exception as error:  # loading raises many kinds
-            raise CamlensError(f"cannot resume from {self.folder.checkpoint}: {error}") from error
+        self.signals: list[int] = []  # that have arrived
+        self.clock = self.saved_at = time.monotonic()  # `clock`: when seconds were last added to the epoch's
 
     def fit(self) -> Classifier:
         """Train to the end of the recipe.
 
         Returns:
-            The network of the epoch that was best on the held-out images, of the last epoch where none are held out.
+            The network of the epoch that was best on the held-out images, of the last epoch if none are held out.
 
         Raises:
             CamlensError: A loss or a weight is not finite, or a file cannot be written.
@@ -124,7 +121,7 @@ class Trainer:
         """
         self.processes.call_on_main(self.folder.write_config, self.config)
         self.progress = Work("training", self.total_steps, self.state.step, shown=self.processes.is_main)
-        with self.signals, self.progress:
+        with collect_signals(self.signals), self.progress:
             self.progress.say(describe_compute(self.compute, self.config.compute_reasons))
             while self.state.epoch < self.recipe.epochs:
                 for batch in self.remaining_batches():
@@ -141,14 +138,14 @@ class Trainer:
         """The batches of this epoch that were not learned from."""
         epoch = self.state.epoch
         side = self.recipe.size_at(epoch)
-        done = self.state.step - epoch * self.steps_per_epoch
+        done = self.state.step - epoch * len(self.loader)
         return self.loader.batches(epoch, side, side / self.recipe.sizes[-1], first=done)
 
     def apply_schedule(self) -> None:
         """Set the learning rate and the decay of the moving average for the next step."""
         step = self.state.step
-        self.state.set_learning_rate(self.recipe.learning_rate_at((step + 0.5) / self.total_steps))
-        self.state.set_ema_decay(self.recipe.ema_decay_at(step))
+        learning_rate = self.recipe.learning_rate_at((step + 0.5) / self.total_steps)
+        self.state.set_schedule(learning_rate, self.recipe.ema_decay_at(step))
 
     def train_step(self, batch: Batch) -> None:
         """One step of the optimiser and of the moving average; the loss stays on its device."""
@@ -181,7 +178,7 @@ class Trainer:
     def record_step(self) -> None:
         """Show the progress; now and then, read the losses and save a checkpoint."""
         state = self.state
-        number = state.step - state.epoch * self.steps_per_epoch  # of the step in its epoch, from 1
+        number = state.step - state.epoch * len(self.loader)  # of the step in its epoch, from 1
         if number == 1 or state.step % LOSS_EVERY == 0:
             self.read_losses()
             if time.monotonic() - self.saved_at > self.save_every:
@@ -201,8 +198,7 @@ class Trainer:
         if self.losses:
             losses = (self.processes.sum(torch.stack(self.losses)) / self.processes.world_size).tolist()
             for step, loss in enumerate(losses, state.step - len(losses) + 1):
-                if not math.isfinite(loss):
-                    raise self._not_finite(f"the loss is {loss}", step)
+                self._check(math.isfinite(loss), f"the loss is {loss}", step)
             state.epoch_loss += sum(losses)
             self.losses.clear()
         now = time.monotonic()
@@ -216,52 +212,54 @@ class Trainer:
             CamlensError: A weight is not finite; the checkpoint stays as it was.
         """
         self.saved_at = time.monotonic()
-        if not self.processes.is_main:
-            return
-        if not self.state.has_finite_weights():
-            raise self._not_finite("a weight is not a number", self.state.step)
-        self.folder.write_checkpoint(self.state.state_dict())
+        if self.processes.is_main:
+            finite = all(bool(parameter.isfinite().all()) for parameter in self.state.network.parameters())
+            self._check(finite, "a weight is not a number", self.state.step)
+            self.folder.write_checkpoint(self.state.state_dict())
+
+    def _check(self, finite: bool, what: str, step: int) -> None:
+        if not finite:
+            raise CamlensError(
+                f"{what} at step {step}; what was saved in {self.folder} before stays as it was. Try a lower learning "
+                f"rate and another --out: --set learning_rate={self.recipe.learning_rate / 4:g}"
+            )
 
     def stop_if_asked(self) -> None:
-        """Save a checkpoint and raise `Stopped` where a process received a signal."""
-        if not self.processes.any(bool(self.signals.received)):
-            return
-        self.read_losses()
-        self.save_checkpoint()
-        raise Stopped(
-            f"stopped at step {self.state.step} of {self.total_steps}, which {self.folder} holds",
-            *self.signals.received[:1],
-        )
+        """Save a checkpoint and raise `Stopped` if a process has received a signal."""
+        if self.processes.any(bool(self.signals)):
+            self.read_losses()
+            self.save_checkpoint()
+            message = f"stopped at step {self.state.step} of {self.total_steps}, which {self.folder} holds"
+            raise Stopped(message, *self.signals[:1])
 
     def evaluate(self) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy of the result on the held-out images; nan where none are held out."""
-        classifier, indices = self.state.classifier, self.held_out_indices
+        """Mean cross-entropy and accuracy of the result on the held-out images; nan if none are held out."""
+        classifier, data = self.state.classifier, self.loader.data
         self.processes.broadcast(classifier.network)
         predictions = predict(
-            classifier, self.data, processes=self.processes, indices=indices, before_batch=self.stop_if_asked
+            classifier, data, processes=self.processes, indices=self.held_out, before_batch=self.stop_if_asked
         )
-        logits, labels = predictions.logits.double(), self.data.labels[indices]
+        logits, labels = predictions.logits.double(), data.labels[self.held_out]
         accuracy = (logits.argmax(dim=1) == labels).double().mean()
         return float(F.cross_entropy(logits, labels)), float(accuracy)
 
     def finish_epoch(self, loss: float, accuracy: float) -> None:
-        """Write the epoch's metrics, its weights where they are the best so far, and a checkpoint.
+        """Write the epoch's metrics, its weights if they are the best so far, and a checkpoint.
 
         Args:
             loss: Mean cross-entropy on the held-out images.
-            accuracy: Accuracy on the held-out images, 0 to 1; nan where none are held out.
+            accuracy: Accuracy on the held-out images, 0 to 1; nan if none are held out.
         """
         state = self.state
-        steps = state.step - int(state.rows[-1]["steps"] if state.rows else 0)
         row: Row = {
             "epoch": state.epoch + 1,
             "size": self.recipe.size_at(state.epoch),
             "steps": state.step,
-            "train_loss": round(state.epoch_loss / steps, 5),
+            "train_loss": round(state.epoch_loss / len(self.loader), 5),
             "held_out_loss": round(loss, 5),
             "held_out_accuracy": round(accuracy, 5),
             "seconds": round(state.epoch_seconds, 2),
-            "images_per_second": round(len(self.train_indices) / state.epoch_seconds, 1),
+            "images_per_second": round(len(self.loader.indices) / state.epoch_seconds, 1),
         }
         state.rows.append(row)
         state.epoch_loss, state.epoch_seconds = 0.0, 0.0
@@ -274,7 +272,11 @@ class Trainer:
             self.folder.write_metrics(state.rows)
         self.save_checkpoint()
         self.clock = time.monotonic()
-        self.progress.say(describe_epoch(row, self.recipe.epochs))
+        held_out = "" if math.isnan(accuracy) else f"held-out accuracy {100 * row['held_out_accuracy']:.1f} %  "
+        self.progress.say(
+            f"epoch {row['epoch']}/{self.recipe.epochs}  {row['size']}x{row['size']}  loss {row['train_loss']:.3f}  "
+            f"{held_out}{row['images_per_second']:,.0f} images/s"
+        )
 
     def best_classifier(self) -> Classifier:
         """The classifier with the weights that the main process has kept, in evaluation mode."""
@@ -284,15 +286,42 @@ class Trainer:
         self.processes.broadcast(classifier.network)
         return classifier.eval()
 
-    def _not_finite(self, what: str, step: int) -> CamlensError:
-        return CamlensError(
-            f"{what} at step {step}; what was saved in {self.folder} before stays as it was. Try a lower learning "
-            f"rate and another --out: --set learning_rate={self.recipe.learning_rate / 4:g}"
-        )
+
+def prepare(
+    settings: RunSettings, data: Dataset, *, save_every: float = SAVE_EVERY, processes: Processes = SINGLE_PROCESS
+) -> Trainer:
+    """Read or create all that a run needs. Nothing is written before `Trainer.fit`.
+
+    Args:
+        settings: Recipe, run folder, the run to resume and more, from `resolve_settings`.
+        data: The training split.
+        save_every: Seconds between two checkpoints.
+        processes: The processes that train together.
+
+    Raises:
+        DataError: There are too few images.
+        UsageError: Recipe, data, processes and the run to resume do not fit each other.
+        CamlensError: The checkpoint to resume from is damaged or missing.
+    """
+    folder, seed, device = settings.folder, settings.seed, torch.device(settings.device)
+    train_indices, held_out = split_held_out(data, settings.recipe, seed, processes.world_size)
+    config = processes.call_on_main(settings.make_config, data, len(train_indices), processes.world_size)
+    saved = processes.call_on_main(folder.read_checkpoint) if settings.previous else None
+    recipe, channels_last = config.recipe, config.compute.channels_last
+    loader = TrainLoader(data, train_indices, recipe.batch_size, seed, recipe.augmentation, device, processes)
+    init = "" if saved else settings.init
+    state = create_train_state(recipe, data.class_names, loader.statistics, seed, device, channels_last, init)
+    network = processes.data_parallel(state.network, device)
+    if saved:
+        try:
+            state.load_state_dict(saved)
+        except Exception as error:  # loading raises many kinds
+            raise CamlensError(f"cannot resume from {folder.checkpoint}: {error}") from error
+    return Trainer(folder, config, loader, held_out, state, network, processes, save_every)
 
 
 def train(recipe: Recipe, data: Dataset, out: Path, seed: int = 0, **settings: Any) -> Classifier:
-    """Train a network by a recipe: `resolve_settings` and `Trainer` in one call.
+    """Train a network by a recipe: `resolve_settings`, `prepare` and `Trainer.fit` in one call.
 
     Args:
         recipe: What is trained and how.
@@ -304,4 +333,4 @@ def train(recipe: Recipe, data: Dataset, out: Path, seed: int = 0, **settings: A
     Returns:
         The network of the epoch that was best on the held-out images.
     """
-    return Trainer(resolve_settings(RunFolder(out), recipe, seed=seed, **settings), data).fit()
+    return prepare(resolve_settings(RunFolder(out), recipe, seed=seed, **settings), data).fit()
