@@ -1,4 +1,4 @@
-"""`Classifier`: a network together with what the rest must know of it."""
+"""`Classifier`: a network with its class names, its preprocessing and the layers worth looking at."""
 
 from __future__ import annotations
 
@@ -13,19 +13,15 @@ from camlens.data.dataset import DatasetT
 from camlens.data.pictures import Size
 from camlens.errors import DataError, ModelError, UsageError, unknown
 from camlens.model.layers import feature_maps, last_of_each_size
-from camlens.model.preprocess import Pictures, denormalise, normalise, to_pixels
+from camlens.model.preprocess import Pictures, to_pixels
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
     """The module inside the wrappers of `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while True:
-        if isinstance(module, wrappers):
-            module = module.module
-        elif isinstance(getattr(module, "_orig_mod", None), nn.Module):
-            module = module._orig_mod  # type: ignore[assignment]
-        else:
-            return module
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return unwrapped(module.module)
+    original = getattr(module, "_orig_mod", None)  # of torch.compile
+    return unwrapped(original) if isinstance(original, nn.Module) else module
 
 
 def bare(module: nn.Module) -> nn.Module:
@@ -35,19 +31,19 @@ def bare(module: nn.Module) -> nn.Module:
 
 
 class Classifier(nn.Module):
-    """Any `torch.nn.Module` that maps images (B, 3, H, W) to logits (B, K), and what is known of it.
+    """Any `torch.nn.Module` that maps images (B, 3, H, W) to logits (B, K), with what is known about it.
 
     Args:
         network: The module; it is used as it is, never copied or changed.
-        class_names: K names.
-        mean: Of each channel, by which the network's inputs are normalised, as fractions of 255.
-        std: The standard deviation of each channel, likewise.
-        input_size: Height and width in pixels; pictures are resized to it, whole.
-        name: For headings and messages; by default the name of the network's class.
+        class_names: The names of the K classes.
+        mean: The mean of each channel, subtracted from the network's inputs; as a fraction of 255.
+        std: The standard deviation of each channel, by which the inputs are divided; as a fraction of 255.
+        input_size: Height and width in pixels to which pictures are resized, without cropping.
+        name: The name in headings and messages; by default that of the network's class.
         layers: The layers worth looking at; by default `find_layers` finds them.
 
     Raises:
-        UsageError: Fewer than two class names, or a mean, standard deviation or size that cannot be.
+        UsageError: There are fewer than two class names, or the mean, standard deviation or size is invalid.
     """
 
     mean: Tensor
@@ -79,19 +75,18 @@ class Classifier(nn.Module):
         self.chosen_layers = None if layers is None else tuple(layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K) of normalised images (B, 3, H, W). Raises `ModelError` where they have another shape."""
-        logits = self.network(images)
-        self.check_logits(logits)
-        return logits  # type: ignore[no-any-return]
+        """Logits (B, K) of normalised images (B, 3, H, W). Raises `ModelError` if they have another shape."""
+        return self.check_logits(self.network(images))
 
-    def check_logits(self, logits: object) -> None:
-        """Raise `ModelError` unless these are logits (B, K) of as many classes as there are names."""
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != len(self.class_names):
-            arrived = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-            raise ModelError(
-                f"{self.name} gave {arrived}; expected logits of shape (images, {len(self.class_names)}): "
-                f"its classes are {', '.join(self.class_names[:10])}{', …' if len(self.class_names) > 10 else ''}"
-            )
+    def check_logits(self, logits: object) -> Tensor:
+        """The logits as they are; raises `ModelError` unless their shape is (B, K), one column for each class name."""
+        if isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] == len(self.class_names):
+            return logits
+        arrived = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ModelError(
+            f"{self.name} gave {arrived}; expected logits of shape (images, {len(self.class_names)}): "
+            f"its classes are {_first_names(self.class_names, 10)}"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -99,10 +94,10 @@ class Classifier(nn.Module):
         return self.mean.device
 
     def find_layers(self) -> tuple[str, ...]:
-        """The layers worth looking at, from the input to the output.
+        """The names of the layers worth looking at, in the order from input to output.
 
-        Those that were given; else the last module with a feature map, and at each finer resolution the last of the
-        outermost ones. They are found by running the network once, and kept in `chosen_layers`.
+        If none were given, these are the last module with a feature map and, at each finer resolution, the last of the
+        outermost modules. The network is run once to find them; `chosen_layers` keeps them.
 
         Raises:
             ModelError: The network has no feature map, or does not take images of its input size.
@@ -116,17 +111,11 @@ class Classifier(nn.Module):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """What `find_layers` gives: unless layers were given, the first access runs the network."""
+        """The result of `find_layers`; the first access runs the network if no layers were given."""
         return self.find_layers()
 
-    def with_class_names(self, class_names: Sequence[str]) -> Classifier:
-        """A classifier around the same network, with other names for its classes."""
-        renamed = copy(self)
-        renamed.class_names = tuple(class_names)
-        return renamed
-
     def class_index(self, wanted: str) -> int:
-        """The index of a class given by name or by index. Raises `UsageError` where there is none."""
+        """The index of a class given by its name or index. Raises `UsageError` if there is no such class."""
         if wanted in self.class_names:
             return self.class_names.index(wanted)
         if wanted.isdecimal() and int(wanted) < len(self.class_names):
@@ -134,15 +123,17 @@ class Classifier(nn.Module):
         raise unknown("class", wanted, self.class_names, "this model")
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Images (B, 3, H, W) uint8 as the network takes them: float32 of the same shape, on its device."""
-        return normalise(pixels, self.mean, self.std)
+        """Normalise images (B, 3, H, W) uint8 for the network: float32 of the same shape, on its device."""
+        images = pixels.to(self.device).float().div_(255)
+        return images.sub_(self.mean.view(-1, 1, 1)).div_(self.std.view(-1, 1, 1))
 
     def denormalise(self, images: Tensor) -> Tensor:
-        """The inverse of `normalise`: float (B, 3, H, W) -> uint8 (B, 3, H, W)."""
-        return denormalise(images, self.mean, self.std)
+        """The inverse of `normalise`: float (B, 3, H, W) -> uint8 (B, 3, H, W), clipped to 0..255."""
+        pixels = images.detach().float() * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)
+        return (pixels * 255).round().clamp(0, 255).byte()
 
     def prepare(self, pictures: Pictures) -> Tensor:
-        """Resize pictures to the network's input size, whole, and normalise them.
+        """Resize pictures to the network's input size, without cropping, and normalise them.
 
         Args:
             pictures: PIL pictures of any mode and size, or images (B, 3, h, w) uint8 of any size. A float tensor is
@@ -152,7 +143,7 @@ class Classifier(nn.Module):
             (B, 3, H, W) float32, on the network's device.
 
         Raises:
-            UsageError: There is no picture, or something else.
+            UsageError: There is no picture, or something that is not a picture.
         """
         if isinstance(pictures, Tensor):
             if pictures.ndim != 4 or pictures.shape[1] != 3 or len(pictures) == 0:
@@ -163,29 +154,31 @@ class Classifier(nn.Module):
 
 
 def align(model: Classifier, data: DatasetT) -> tuple[Classifier, DatasetT]:
-    """Give a classifier and a data set the same class names in the same order. Neither is changed.
+    """Give a classifier and a data set the same class names in the same order, without changing either.
 
-    A classifier whose classes are only numbered takes the names of the data; otherwise the classes of the data are put
-    into the order of the classifier.
+    A classifier whose classes are only numbered takes the names of the data set; otherwise the classes of the data set
+    are reordered to match the classifier.
 
     Returns:
-        The classifier, or one around the same network with other class names; the data set, or one of the same images
-        with its classes in another order.
+        The classifier, or a copy around the same network with other class names; the data set, or a view of the same
+        images with reordered classes.
 
     Raises:
-        DataError: The classes are not the same.
+        DataError: The classifier and the data set have different classes.
     """
     if data.class_names == model.class_names:
         return model, data
     if set(data.class_names) == set(model.class_names):
         return model, data.with_class_order(model.class_names)
     if model.class_names == tuple(map(str, range(len(data.class_names)))):
-        return model.with_class_names(data.class_names), data
+        model = copy(model)
+        model.class_names = data.class_names
+        return model, data
     raise DataError(
-        f"{model.name} knows {len(model.class_names)} classes ({_first_names(model.class_names)}), {data.name} has "
-        f"{len(data.class_names)} ({_first_names(data.class_names)}); give data of the same classes"
+        f"{model.name} knows {len(model.class_names)} classes ({_first_names(model.class_names, 4)}), {data.name} has "
+        f"{len(data.class_names)} ({_first_names(data.class_names, 4)}); give data of the same classes"
     )
 
 
-def _first_names(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+def _first_names(names: Sequence[str], count: int) -> str:
+    return ", ".join(names[:count]) + (", …" if len(names) > count else "")

@@ -1,10 +1,8 @@
 """Running a network without changing it, in batches of the size that suits the device."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +17,7 @@ PARAMETERS_PER_IMAGE = 6_000_000  # a network with n times as many parameters ge
 def micro_batch_size(network: nn.Module, images: Tensor) -> int:
     """How many images to run through the network at once, for the least time per image.
 
-    On a GPU all of them. On a CPU few enough that the activations stay in the caches, and many enough that reading
+    A GPU takes all of them. A CPU takes few enough that the activations stay in the caches, and enough that reading
     the weights pays off.
 
     Args:
@@ -38,7 +36,7 @@ def micro_batch_size(network: nn.Module, images: Tensor) -> int:
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode, and afterwards each back into the mode it was in."""
+    """Put every module into evaluation mode, and afterwards back into the mode it was in."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -48,40 +46,33 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-@contextmanager
-def uncompiled(network: nn.Module) -> Iterator[None]:
+def uncompiled(network: nn.Module) -> AbstractContextManager[None]:
     """Run modules compiled by `torch.compile` eagerly: compiled code does not call hooks."""
-    if any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) for m in network.modules()):
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:
-        yield
+    compiled = any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) for m in network.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 @contextmanager
 def hooked(network: nn.Module, hooks: Mapping[str, Callable[[Any], Any]]) -> Iterator[None]:
-    """Call a function with the output of each named module; unless it returns None, its result replaces the output."""
-
-    def hook(function: Callable[[Any], Any]) -> Callable[..., Any]:
-        return lambda _module, _inputs, output: function(output)
-
+    """Call a function with the output of each named module; a result other than None replaces the output."""
     with ExitStack() as stack:
         for name, function in hooks.items():
-            handle = network.get_submodule(name).register_forward_hook(hook(function))
-            stack.callback(handle.remove)
+            module = network.get_submodule(name)
+            hook = module.register_forward_hook(lambda *call, function=function: function(call[-1]))
+            stack.enter_context(hook)
         yield
 
 
 def constant(tensor: Tensor) -> Tensor:
-    """The same values without a gradient history; a tensor made in inference mode becomes an ordinary one."""
+    """The values of a tensor without their gradient history; an inference tensor becomes an ordinary one."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
 def isolated_forward(network: nn.Module, images: Tensor) -> Any:
     """The network's output for `images`, in evaluation mode; the network is left as it was.
 
-    Hooks are called. Gradients are recorded where they are enabled, but not for the network's own parameters. Changes
-    that the network makes to its buffers are discarded.
+    Hooks are called. Gradients are recorded if they are enabled, but not for the network's own parameters. Changes that
+    the network makes to its buffers are discarded.
     """
     state = {key: constant(parameter) for key, parameter in network.named_parameters()}
     state |= {key: buffer.clone() for key, buffer in network.named_buffers()}
