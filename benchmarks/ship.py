@@ -107,7 +107,7 @@ def main() -> None:
         return
     if options.run is None:
         parser.error("which run?")
-    place = checkpoint.SHIPPED / f"{NAME}.safetensors"
+    place = loading.SHIPPED / f"{NAME}.safetensors"
     test = cifar10.load("test", options.data_dir)
     write("shipped", ship(options.run, recipe_of(options.run), test, place, options.remark, options.commit))
     print(f"{place.relative_to(ROOT)}: {place.stat().st_size / 1e6:.1f} MB")

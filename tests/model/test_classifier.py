@@ -185,6 +185,13 @@ def test_looking_for_layers_leaves_the_network_as_it_was():
     assert network.calls == 0
 
 
+def test_layers_are_found_in_inference_mode():
+    network = ResNet(width=2)
+    expected = feature_maps(network, (32, 32))
+    with torch.inference_mode():
+        assert feature_maps(network, (32, 32)) == expected
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [

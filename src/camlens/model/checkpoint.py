@@ -1,9 +1,13 @@
-"""Files of weights: written by camlens, or holding nothing but tensors."""
+"""Files of weights: those that camlens writes, those of other projects' ResNets, and state dicts of any network.
 
-from __future__ import annotations
+The ResNets of other projects are recognised by the names of their parameters. torchvision's and timm's have the names
+of ours; those of kuangliu/pytorch-cifar differ in two words.
+"""
 
 import json
+import logging
 import pickle
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,18 +17,27 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from camlens.errors import ModelError
+from camlens.errors import ModelError, UsageError
 from camlens.files import replacing
 from camlens.model.classifier import Classifier, bare
-from camlens.model.foreign import unwrapped_keys
-from camlens.model.resnet import ResNet
+from camlens.model.resnet import RESNETS, BasicBlock, Bottleneck, ResNet
 
+log = logging.getLogger("camlens")
+
+State = dict[str, Tensor]
+
+WEIGHTS = "model.safetensors"  # the name of the weights in a run folder
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")  # where training scripts keep the weights
-WEIGHTS = "model.safetensors"  # the name that the weights have in a run folder
+WRAPPERS = ("module.", "_orig_mod.", "net.", "model.", "network.")  # DataParallel and DDP, torch.compile, …
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of each channel
+CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+CIFAR10_KUANGLIU = (CIFAR10[0], (0.2023, 0.1994, 0.2010))  # as its script normalises
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def save(path: Path, model: Classifier, half: bool = False) -> None:
-    """Write the weights of one of our networks as safetensors, in one step, with the classifier's facts as metadata.
+    """Write the weights of one of our networks as safetensors, in one step, with all that `load` needs as metadata.
 
     Args:
         path: The file to write.
@@ -48,15 +61,35 @@ def save(path: Path, model: Classifier, half: bool = False) -> None:
         temporary.write_bytes(serialise(state, metadata={"camlens": json.dumps(facts)}))
 
 
-def read_facts(path: Path) -> str | None:
-    """The facts that `save` wrote into a file, as JSON; None where another program wrote the file."""
-    if path.suffix != ".safetensors":
-        return None
-    with safetensors.safe_open(path, framework="pt") as file:
-        return (file.metadata() or {}).get("camlens")
+def load(path: Path) -> Classifier:
+    """The classifier in a file of weights that `save` wrote, or that another project wrote for a ResNet.
+
+    Raises:
+        ModelError: The file cannot be read, or does not say which network it belongs to.
+    """
+    state, written, assumed = read_state(path), None, ""
+    if path.suffix == ".safetensors":
+        with safetensors.safe_open(path, framework="pt") as file:
+            written = (file.metadata() or {}).get("camlens")
+    if written is None:
+        model, state, assumed = recognise(state, path)
+    else:
+        try:
+            facts = json.loads(written)
+            network = ResNet(**facts["architecture"])
+            about = {key: facts[key] for key in ("class_names", "mean", "std", "input_size")}
+            model = Classifier(network, **about, name=facts["architecture"]["name"])
+            if len(model.class_names) != network.fc.out_features:
+                raise ValueError(f"{len(model.class_names)} class names for {network.fc.out_features} classes")
+        except (ValueError, KeyError, TypeError, UsageError) as error:
+            raise ModelError(f"{path}: its metadata is not what camlens writes: {error!r}") from error
+    load_state(bare(model), state, path)
+    if assumed:
+        log.warning("%s is %s", path.name, assumed)
+    return model.eval()
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> State:
     """Read the tensors of a `.safetensors` file, or of a `torch.save` file that holds nothing but tensors.
 
     Raises:
@@ -72,22 +105,77 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{path} holds more than tensors, which is not run; save network.state_dict() alone"
         ) from error
-    except Exception as error:  # the readers raise their own kinds; each means that this is no such file
+    except Exception as error:  # each reader raises its own kinds; all mean that this is no such file
         raise ModelError(f"{path} is no file of weights: {str(error) or type(error).__name__}") from error
     while isinstance(state, dict) and (key := next((k for k in CONTAINERS if isinstance(state.get(k), dict)), None)):
         state = state[key]
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
-        raise ModelError(f"{path} holds no state dict (names to tensors)")
+    if isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        return state
+    raise ModelError(f"{path} holds no state dict (names to tensors)")
+
+
+def recognise(state: State, path: Path) -> tuple[Classifier, State, str]:
+    """Recognise the ResNet of another project.
+
+    Weights do not say how images were normalised or what the classes are called; the defaults of the projects are
+    assumed.
+
+    Args:
+        state: The tensors by name.
+        path: The file that they come from, for messages.
+
+    Returns:
+        A classifier without these weights, the weights under its own names, and a description of what was assumed.
+
+    Raises:
+        ModelError: The names of the tensors are of no ResNet.
+    """
+    state = unwrapped_keys(state)
+    kuangliu = "linear.weight" in state
+    if kuangliu:
+        state = {k.replace(".shortcut.", ".downsample.").replace("linear.", "fc."): v for k, v in state.items()}
+    block = Bottleneck if "layer1.0.conv3.weight" in state else BasicBlock
+    depths = tuple(len({k.split(".")[1] for k in state if k.startswith(f"layer{n}.")}) for n in (1, 2, 3, 4))
+    name = next((name for name, row in RESNETS.items() if row == (block, depths)), None)
+    if name is None or not {"conv1.weight", "fc.weight"} <= state.keys():
+        raise ModelError(
+            f"{path} does not say which network it belongs to: camlens did not write it, and its names are of no "
+            f"ResNet of torchvision, timm or kuangliu/pytorch-cifar; "
+            f"give the network too: --model module:function --weights {path.name}"
+        )
+    small = state["conv1.weight"].shape[-1] == 3
+    side = 32 if small else 224
+    mean, std = (CIFAR10_KUANGLIU if kuangliu else CIFAR10) if small else IMAGENET
+    classes, width = len(state["fc.weight"]), len(state["conv1.weight"])
+    cifar10 = small and classes == len(CIFAR10_CLASSES)
+    names = CIFAR10_CLASSES if cifar10 else tuple(map(str, range(classes)))
+    assumed = (
+        f"a {name}{' of kuangliu/pytorch-cifar' if kuangliu else ''} for {classes} classes; "
+        f"taking 3x{side}x{side} images, mean {' '.join(map(str, mean))}, deviation {' '.join(map(str, std))}, "
+        f"{'the classes of CIFAR-10' if cifar10 else 'class names from the data'}"
+    )
+    network = ResNet(name, classes, width, "small" if small else "imagenet")
+    return Classifier(network, names, mean, std, (side, side), name=name), state, assumed
+
+
+def unwrapped_keys(state: State, own: Collection[str] = ()) -> State:
+    """Remove the prefixes that wrappers put before every name of a state dict.
+
+    Args:
+        state: Tensors by name.
+        own: The names in the network's own state dict; once any of them is there, nothing more is removed.
+    """
+    for prefix in WRAPPERS:
+        if state and state.keys().isdisjoint(own) and all(key.startswith(prefix) for key in state):
+            return unwrapped_keys({key.removeprefix(prefix): value for key, value in state.items()}, own)
     return state
 
 
-def load_state(network: nn.Module, state: dict[str, Tensor], source: Path) -> None:
-    """Load a state dict into a network, all of it, whatever a wrapper put before its names.
+def load_state(network: nn.Module, state: State, source: Path) -> None:
+    """Load a state dict into a network, whatever a wrapper put before its names; nothing is loaded in part.
 
     Args:
-        network: The network; nothing is loaded in part.
+        network: The network.
         state: Its tensors by name.
         source: The file that they come from, for messages.
 
@@ -112,6 +200,6 @@ def load_state(network: nn.Module, state: dict[str, Tensor], source: Path) -> No
     network.load_state_dict(own | state)
 
 
-def _first(keys: list[str], count: int = 6) -> str:
+def _first(keys: list[str]) -> str:
     keys = sorted(keys, key=lambda key: key.endswith("num_batches_tracked"))  # counters tell least
-    return ", ".join(keys[:count]) + (f", … {len(keys) - count} more" if len(keys) > count else "")
+    return ", ".join(keys[:6]) + (f", … {len(keys) - 6} more" if len(keys) > 6 else "")

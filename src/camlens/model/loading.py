@@ -1,23 +1,17 @@
 """`load`: from what a user names as a model to a classifier."""
 
-from __future__ import annotations
-
 import importlib
-import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from camlens.errors import ModelError, UsageError
-from camlens.model import exported
-from camlens.model.checkpoint import WEIGHTS, load_state, read_facts, read_state
+from camlens.model import checkpoint, exported
+from camlens.model.checkpoint import IMAGENET, WEIGHTS
 from camlens.model.classifier import Classifier, bare
-from camlens.model.foreign import IMAGENET, recognise
-from camlens.model.resnet import ResNet
 
 log = logging.getLogger("camlens")
 SHIPPED = Path(__file__).parent / "weights"
@@ -43,10 +37,10 @@ def load(model: str | Path = "resnet18-cifar10", weights: str | Path | None = No
         weights: A state dict for the network that `module:function` makes (`.safetensors`, or `.pt` of tensors alone).
 
     Raises:
-        ModelError: There is no such network, or the weights belong to another.
+        ModelError: There is no such network, or the weights belong to another one.
+        UsageError: `weights` is given with something other than `module:function`.
     """
-    spec = str(model)
-    path = Path(model)
+    spec, path = str(model), Path(model)
     if path.is_dir():
         path = path / WEIGHTS
         if not path.exists():
@@ -63,67 +57,33 @@ def load(model: str | Path = "resnet18-cifar10", weights: str | Path | None = No
         )
     if weights is not None:
         raise UsageError(f"--weights goes with module:function; {spec} has its own")
-    return exported.load(path) if path.suffix == ".onnx" else _from_file(path)
-
-
-def _from_file(path: Path) -> Classifier:
-    """The classifier in a file of weights that camlens wrote, or that another project wrote for a ResNet."""
-    state, written = read_state(path), read_facts(path)
-    if written is None:
-        return _from_foreign_state(state, path)
-    try:
-        facts: dict[str, Any] = json.loads(written)
-        network = ResNet(**facts["architecture"])
-        about = {key: facts[key] for key in ("class_names", "mean", "std", "input_size")}
-        model = Classifier(network, **about, name=facts["architecture"]["name"]).eval()
-        if len(model.class_names) != network.fc.out_features:
-            raise ValueError(f"{len(model.class_names)} class names for {network.fc.out_features} classes")
-    except (ValueError, KeyError, TypeError, UsageError) as error:
-        raise ModelError(f"{path}: its metadata is not what camlens writes: {error!r}") from error
-    load_state(network, state, path)
-    return model
-
-
-def _from_foreign_state(state: dict[str, Tensor], path: Path) -> Classifier:
-    """The classifier for a state dict of another project, recognised by the names in it."""
-    recognised = recognise(state)
-    if recognised is None:
-        raise ModelError(
-            f"{path} does not say which network it belongs to: camlens did not write it, and its names are of no "
-            f"ResNet of torchvision, timm or kuangliu/pytorch-cifar; "
-            f"give the network too: --model module:function --weights {path.name}"
-        )
-    model, state, assumptions = recognised
-    load_state(bare(model), state, path)
-    log.warning("%s is %s", path.name, assumptions)
-    return model.eval()
-
-
-def _from_function(spec: str, weights: Path | None) -> Classifier:
-    """The classifier that a user's function makes, with weights from a file where one is given."""
-    made = _call_for_module(spec)
-    network = made.network if isinstance(made, Classifier) else made
-    if weights is not None:
-        load_state(network, read_state(weights), weights)
-    return made.eval() if isinstance(made, Classifier) else _with_imagenet_defaults(made.eval(), spec)
+    return exported.load(path) if path.suffix == ".onnx" else checkpoint.load(path)
 
 
 def find_network(spec: str) -> tuple[nn.Module, tuple[int, int, int]]:
-    """The bare network that `load` would wrap and the shape of its input; 3x224x224 where it does not say."""
-    made = _call_for_module(spec) if ":" in spec and not Path(spec).exists() else load(spec)
+    """The bare network that `load` would wrap, and the shape of its input: 3x224x224 if it does not say."""
+    made = _call(spec) if ":" in spec and not Path(spec).exists() else load(spec)
     if spec.endswith(".onnx"):
         raise UsageError(f"{spec} is an ONNX file, whose layers are not listed; give the network it was made from")
     height, width = made.input_size if isinstance(made, Classifier) else (224, 224)
     return bare(made), (3, height, width)
 
 
-def _with_imagenet_defaults(network: nn.Module, spec: str) -> Classifier:
-    """A bare network as a classifier, prepared for as ImageNet's are and with numbered classes; a warning says so."""
-    parameter = next(network.parameters(), torch.zeros(()))
+def _from_function(spec: str, weights: Path | None) -> Classifier:
+    """The classifier that a user's function makes, with the weights of a file if one is given.
+
+    A bare network is assumed to take ImageNet's images and to have numbered classes; a warning says so.
+    """
+    made = _call(spec).eval()
+    network = made.network if isinstance(made, Classifier) else made
+    if weights is not None:
+        checkpoint.load_state(network, checkpoint.read_state(weights), weights)
+    if isinstance(made, Classifier):
+        return made
     try:
         with torch.no_grad():
-            logits = network(torch.zeros(1, 3, 224, 224, device=parameter.device, dtype=parameter.dtype))
-    except Exception as error:
+            logits = network(torch.zeros(1, 3, 224, 224).to(next(network.parameters(), torch.empty(0))))
+    except Exception as error:  # a network may raise anything
         raise ModelError(
             f"{spec} gave a bare network that does not take 3x224x224 images; let it return "
             f"camlens.Classifier(network, class_names=..., mean=..., std=..., input_size=...) ({error})"
@@ -138,11 +98,10 @@ def _with_imagenet_defaults(network: nn.Module, spec: str) -> Classifier:
     return Classifier(network, [str(c) for c in range(logits.shape[1])], *IMAGENET, (224, 224))
 
 
-def _call_for_module(spec: str) -> nn.Module:
-    """The module that `module:function` returns; the Python module is looked for in the current folder too."""
+def _call(spec: str) -> nn.Module:
+    """The module that `module:function` returns; the Python module is also looked for in the current folder."""
     module_name, _, function_name = spec.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
+    if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
         function = getattr(importlib.import_module(module_name), function_name)
@@ -150,7 +109,7 @@ def _call_for_module(spec: str) -> nn.Module:
         raise ModelError(f"cannot find {spec}: {error}") from error
     try:
         made = function()
-    except Exception as error:  # a user's function may raise anything
+    except Exception as error:  # so may a function
         raise ModelError(f"{spec}() failed: {type(error).__name__}: {error}") from error
     if not isinstance(made, nn.Module):
         raise ModelError(f"{spec} gave a {type(made).__name__}; expected a camlens.Classifier or a torch.nn.Module")

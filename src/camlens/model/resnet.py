@@ -3,8 +3,6 @@
 Parameters are named as in torchvision, so its state dicts load. The head is a global mean, so any input size does.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
@@ -45,9 +43,8 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> Conv
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
     """What the skip branch needs where the shape changes: a 1x1 convolution and a BatchNorm."""
-    if stride == 1 and inputs == outputs:
-        return None
-    return nn.Sequential(convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+    changes = stride > 1 or inputs != outputs
+    return nn.Sequential(convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)) if changes else None
 
 
 class BasicBlock(nn.Module):
@@ -96,13 +93,21 @@ class Bottleneck(nn.Module):
         return F.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
-RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+Block = type[BasicBlock] | type[Bottleneck]
+
+RESNETS: dict[str, tuple[Block, tuple[int, int, int, int]]] = {  # the blocks, and their number in each stage
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
     "resnet101": (Bottleneck, (3, 4, 23, 3)),
     "resnet152": (Bottleneck, (3, 8, 36, 3)),
 }
+
+
+def stage(block: Block, inputs: int, planes: int, depth: int, stride: int) -> nn.Sequential:
+    """`depth` blocks, of which the first divides the size by `stride`."""
+    first = block(inputs, planes, stride)
+    return nn.Sequential(first, *(block(planes * block.expansion, planes, 1) for _ in range(depth - 1)))
 
 
 class ResNet(nn.Module):
@@ -115,7 +120,7 @@ class ResNet(nn.Module):
         stem: "small" is one 3x3 convolution, for images like CIFAR's; "imagenet" divides the size by four first.
 
     Raises:
-        UsageError: There is no such row, or a width or number of classes below 1.
+        UsageError: `name` or `stem` is unknown, or the width or number of classes is below 1.
     """
 
     def __init__(self, name: str = "resnet18", classes: int = 10, width: int = 64, stem: Stem = "small") -> None:
@@ -127,25 +132,16 @@ class ResNet(nn.Module):
         if width < 1 or classes < 1:
             raise UsageError(f"a ResNet of width {width} for {classes} classes; both must be 1 or more")
         block, depths = RESNETS[name]
+        channels = width * block.expansion  # that the first stage puts out
         self.architecture: dict[str, str | int] = {"name": name, "classes": classes, "width": width, "stem": stem}
         self.small = stem == "small"
         self.conv1 = convolution(3, width, 3) if self.small else convolution(3, width, 7, 2)
         self.bn1 = nn.BatchNorm2d(width)
-        channels = width
-
-        def stage(planes: int, depth: int, stride: int) -> nn.Sequential:
-            nonlocal channels
-            blocks = nn.Sequential()
-            for position in range(depth):
-                blocks.append(block(channels, planes, stride if position == 0 else 1))
-                channels = planes * block.expansion
-            return blocks
-
-        self.layer1 = stage(width, depths[0], 1)
-        self.layer2 = stage(2 * width, depths[1], 2)
-        self.layer3 = stage(4 * width, depths[2], 2)
-        self.layer4 = stage(8 * width, depths[3], 2)
-        self.fc = nn.Linear(channels, classes)
+        self.layer1 = stage(block, width, width, depths[0], 1)
+        self.layer2 = stage(block, channels, 2 * width, depths[1], 2)
+        self.layer3 = stage(block, 2 * channels, 4 * width, depths[2], 2)
+        self.layer4 = stage(block, 4 * channels, 8 * width, depths[3], 2)
+        self.fc = nn.Linear(8 * channels, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,8 +1,8 @@
 """The layer table of a network: output shapes, parameters, multiply-adds and receptive fields."""
 
-from __future__ import annotations
-
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from camlens.model.forward import isolated_forward
 from camlens.model.receptive_field import ReceptiveField
 
 Shape = tuple[int, ...]
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # they only pass data on
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Row:
         name: The module's name in the network.
         kind: The name of its class.
         shape: The shape of its output, without the batch.
-        parameters: Its own parameters, without those of its children; 0 at every call but the first.
+        parameters: The number of its own parameters, without those of its children; 0 at every call but the first.
         multiply_adds: For one image, children included.
-        receptive_field: Height and width in input pixels of what one output cell depends on; None where that is
+        receptive_field: Height and width in input pixels of what one output cell depends on; None if that is
             everything or the output is no feature map.
     """
 
@@ -41,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """All rows in the order of the calls, and the totals. Sizes are those of 32-bit floats."""
+    """All rows in the order of the calls, and the totals."""
 
     rows: tuple[Row, ...]
     input_shape: Shape
@@ -78,7 +79,7 @@ class Summary:
 
 
 def summarise(network: nn.Module, input_shape: Shape) -> Summary:
-    """Run one image of zeros through the network and record every module that is called.
+    """Run one image of zeros through the network and record every call of a module.
 
     `Sequential` and other containers that only pass data on have no row of their own. The network is left as it was.
 
@@ -89,41 +90,33 @@ def summarise(network: nn.Module, input_shape: Shape) -> Summary:
     Raises:
         ModelError: The network does not take such an input.
     """
-    parameter = next(network.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
-    dtype = torch.float32 if parameter is None else parameter.dtype
-    zeros = torch.zeros(1, *input_shape, device=device, dtype=dtype)
-    names = {module: name for name, module in network.named_modules()}
-    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    alone = next(network.children(), None) is None  # otherwise the whole network needs no row
-    shown = [m for m in names if not isinstance(m, containers) and (m is not network or alone)]
-    calls: list[tuple[nn.Module, Shape, int, tuple[int, int] | None]] = []
+    zeros = torch.zeros(1, *input_shape).to(next(network.parameters(), torch.empty(0)))
+    own_parameters = {m: sum(p.numel() for p in m.parameters(recurse=False)) for m in network.modules()}
     field, flops = ReceptiveField(zeros), FlopCounterMode(display=False)
+    rows: list[Row] = []
     started: list[int] = []
 
     def before(_module: nn.Module, _inputs: Any) -> None:
         started.append(flops.get_total_flops())
 
-    def after(module: nn.Module, _inputs: Any, output: Any) -> None:
+    def after(name: str, module: nn.Module, _inputs: Any, output: Any) -> None:
         cost = flops.get_total_flops() - started.pop()
         tensor = next((o for o in tree_leaves(output) if isinstance(o, Tensor)), torch.empty(0))
-        calls.append((module, tuple(tensor.shape[1:]), cost // 2, field.of(tensor)))
+        shape, parameters = tuple(tensor.shape[1:]), own_parameters.pop(module, 0)
+        rows.append(Row(name, type(module).__name__, shape, parameters, cost // 2, field.of(tensor)))
 
-    hooks = [m.register_forward_pre_hook(before) for m in shown] + [m.register_forward_hook(after) for m in shown]
-    try:
-        with flops, field, torch.no_grad():
-            isolated_forward(network, zeros)
-    except Exception as error:  # a network may raise anything
-        wanted = "x".join(map(str, input_shape))
-        raise ModelError(f"{type(network).__name__} does not take a {wanted} input: {error}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    rows, seen = [], set()
-    for module, shape, cost, sees in calls:
-        own = 0 if module in seen else sum(p.numel() for p in module.parameters(recurse=False))
-        seen.add(module)
-        rows.append(Row(names[module], type(module).__name__, shape, own, cost, sees))
+    alone = not list(network.children())  # otherwise the whole network needs no row
+    with ExitStack() as stack:
+        for name, module in network.named_modules():
+            if not isinstance(module, CONTAINERS) and (name or alone):
+                stack.enter_context(module.register_forward_pre_hook(before))
+                stack.enter_context(module.register_forward_hook(partial(after, name)))
+        try:
+            with flops, field, torch.no_grad():
+                isolated_forward(network, zeros)
+        except Exception as error:  # a network may raise anything
+            wanted = "x".join(map(str, input_shape))
+            raise ModelError(f"{type(network).__name__} does not take a {wanted} input: {error}") from error
     parameters = list(network.parameters())
     return Summary(
         rows=tuple(rows),
