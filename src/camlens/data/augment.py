@@ -14,10 +14,10 @@ class Augmentation:
 
     Args:
         flip: Mirror each image left to right in every other epoch (Jordan 2024, arXiv 2404.00498, section 3.6).
-        crop: Largest shift in pixels in each direction. The image is continued by its mirrored border.
+        crop: Largest shift in pixels in each direction. The image is padded by reflection.
         cutout: Side in pixels of a square that is set to the mean colour (DeVries and Taylor 2017, arXiv 1708.04552);
             0 for none.
-        mixup, cutmix: See `mix`; 0 for none. Where both are given, each batch gets one of them.
+        mixup, cutmix: See `mix`; 0 for none. If both are above 0, each batch gets one of them.
     """
 
     flip: bool = True
@@ -28,7 +28,7 @@ class Augmentation:
 
 
 def draw_positions(count: int, side: int, crop: int, generator: torch.Generator) -> Tensor:
-    """Random positions of the shift and the cutout of `count` images, for `augment`: (4, count) int64."""
+    """Draw random positions of the shift and the cutout of `count` images for `augment`: (4, count) int64."""
     shifts = torch.randint(2 * crop + 1, (2, count), generator=generator)
     return torch.cat([shifts, torch.randint(side, (2, count), generator=generator)])
 
@@ -41,9 +41,9 @@ def augment(images: Tensor, positions: Tensor, flipped: Tensor, crop: int, cutou
         positions: (4, B) int64: row and column of the image's upper left corner within the padded image, 0 to
             2 * `crop`, then row and column of the centre of the square.
         flipped: (B,) bool, the images to mirror left to right.
-        crop: Width of the mirrored border in pixels.
+        crop: Width of the padding in pixels.
         cutout: Side of the square in pixels, 0 for none.
-        colour: (3,), what the square is filled with, 0 to 255.
+        colour: (3,), the colour of the square, 0 to 255.
 
     Returns:
         (B, 3, H, W) uint8.
@@ -69,11 +69,11 @@ def mix(images: Tensor, random: np.random.Generator, mixup: float, cutmix: float
 
     Args:
         images: (B, 3, H, W) uint8.
-        random: Decides on the method, the weights and the rectangle.
+        random: Draws the method, the weights and the rectangle.
         mixup: Above 0, a weighted mean of the two images with weights from Beta(mixup, mixup) (Zhang et al. 2017,
             arXiv 1710.09412).
         cutmix: Above 0, a rectangle of the other image, its area from Beta(cutmix, cutmix) (Yun et al. 2019, arXiv
-            1905.04899). Where both are above 0, each has a probability of one half.
+            1905.04899). If both are above 0, each has a probability of one half.
 
     Returns:
         The mixed images (B, 3, H, W), float32 after MixUp and uint8 otherwise, and the weight lambda of the image's

@@ -5,13 +5,13 @@ import io
 import os
 import pickle
 import tarfile
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 from http import HTTPStatus
-from http.client import HTTPException
-from multiprocessing import TimeoutError as NoAnswerError
-from multiprocessing.pool import ThreadPool
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -189,10 +189,6 @@ def _batch(content: Any) -> tuple[Tensor, Tensor, tuple[str, ...]]:
 # --- downloading
 
 
-class _MirrorError(Exception):
-    """A mirror did not answer, broke off or sent something else."""
-
-
 def download(folder: Path, mirrors: Sequence[str]) -> Path:
     """Download the archive (170 MB) from the first mirror that delivers it.
 
@@ -219,7 +215,7 @@ def download(folder: Path, mirrors: Sequence[str]) -> Path:
                 try:
                     _complete(part, url, PATIENCE / len(mirrors), bar)
                     return part.replace(folder / ARCHIVE)
-                except _MirrorError as error:
+                except DataError as error:
                     failures.append(f"  {url}: {error}")
         if not part.stat().st_size:
             part.unlink()
@@ -234,20 +230,24 @@ def download(folder: Path, mirrors: Sequence[str]) -> Path:
 
 
 def _complete(part: Path, url: str, patience: float, bar: Progress) -> None:
-    """Make `part` the whole archive. A mirror that breaks off after it sent something is asked again."""
+    """Make `part` the whole archive. A mirror that breaks off after it sent something is asked again.
+
+    Raises:
+        DataError: The mirror did not answer, broke off or sent something else.
+    """
     start = part.stat().st_size
     for pause in (*PAUSES, None):
         try:
             _append(part, url, patience, bar)
             break
-        except _MirrorError:
+        except DataError:
             if pause is None or part.stat().st_size == start:
                 raise
             time.sleep(pause)
     if (received := _md5(part.read_bytes())) != ARCHIVE_MD5:
         part.write_bytes(b"")
         if start == 0:
-            raise _MirrorError(f"sent another file: its md5 is {received}, expected {ARCHIVE_MD5}")
+            raise DataError(f"sent another file: its md5 is {received}, expected {ARCHIVE_MD5}")
         _complete(part, url, patience, bar)  # anew: the wrong bytes may be those that were there before
 
 
@@ -264,9 +264,7 @@ def _receive(url: str, start: int, patience: float) -> Iterator[tuple[int, int, 
     """Yield the bytes of `url` from `start` on, or from 0: their position, the size of the file, the bytes."""
     try:
         request = Request(url, headers={"Range": f"bytes={start}-", "User-Agent": "camlens"})
-        with ThreadPool(1) as pool:  # its thread can be abandoned: looking up a host name takes no timeout
-            response = pool.apply_async(urlopen, [request], {"timeout": STALL}).get(patience)
-        with response:
+        with _opened(request, patience) as response:
             if response.status != HTTPStatus.PARTIAL_CONTENT:
                 start = 0
             total = start + (response.length or 0)
@@ -278,6 +276,20 @@ def _receive(url: str, start: int, patience: float) -> Iterator[tuple[int, int, 
     except HTTPError as error:
         error.close()
         if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # that is: there is no more
-            raise _MirrorError(error) from error
-    except (OSError, HTTPException, ValueError, NoAnswerError) as error:
-        raise _MirrorError(str(error).strip("<>") or "no answer") from error
+            raise DataError(error) from error
+    except (OSError, HTTPException, ValueError, futures.TimeoutError) as error:
+        raise DataError(str(error).strip("<>") or "no answer") from error
+
+
+def _opened(request: Request, patience: float) -> HTTPResponse:
+    """The answer, within `patience` seconds. The thread can be abandoned: looking up a host name takes no timeout."""
+    answer: futures.Future[HTTPResponse] = futures.Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(urlopen(request, timeout=STALL))
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answer.result(patience)

@@ -16,7 +16,7 @@ from camlens.errors import DataError
 
 DatasetT = TypeVar("DatasetT", bound="Dataset")
 InMemoryT = TypeVar("InMemoryT", bound="InMemoryDataset")
-BATCH_SIZE = 1000  # images that are in memory at once where every image of a data set is looked at
+BATCH_SIZE = 1000  # images in memory at once in a pass over a whole data set
 
 
 @dataclass(eq=False, repr=False)
@@ -77,7 +77,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def resized(self: DatasetT, size: Size) -> DatasetT:
-        """The same images at another height and width, made from the original pictures; itself where that is its size.
+        """The same images at another height and width, made from the original pictures; itself if it has that size.
 
         Raises:
             DataError: A picture can no longer be read.
@@ -99,7 +99,7 @@ class Dataset(ABC):
     def with_class_order(self: DatasetT, class_names: Sequence[str]) -> DatasetT:
         """The same images and classes, with the classes in this order."""
         place = torch.tensor([list(class_names).index(name) for name in self.class_names])
-        return self._copy(class_names=tuple(class_names), labels=place[self.labels])
+        return self._copy(class_names=class_names, labels=place[self.labels])
 
     def _copy(self: DatasetT, **changes: Any) -> DatasetT:
         """A copy with these attributes changed, checked as a new one is."""
@@ -131,9 +131,8 @@ class Dataset(ABC):
         """
         counts = torch.zeros(3, 256, dtype=torch.int64)  # pixels of each level
         for images in self.batches():
-            counts += torch.stack(
-                [torch.bincount(channel.flatten(), minlength=256) for channel in images.transpose(0, 1)]
-            )
+            for channel in range(3):
+                counts[channel] += torch.bincount(images[:, channel].flatten(), minlength=256)
         weights = counts.double() / counts.sum(dim=1, keepdim=True)  # (3, 256)
         levels = torch.arange(256, dtype=torch.float64) / 255
         mean = (weights * levels).sum(dim=1)
@@ -148,8 +147,8 @@ class InMemoryDataset(Dataset):
     Args:
         name, split, class_names, labels, files, original_size: As in `Dataset`.
         pixels: The images, (N, 3, H, W) uint8, RGB.
-        originals: What `pixels` were made from, where that is something else: N pictures in RGB, N files of pictures,
-            or the images at another size. `resized` starts from them.
+        originals: What `resized` starts from, if not from `pixels`: N pictures in RGB, N files of pictures, or the
+            images at another size.
     """
 
     pixels: Tensor
@@ -167,7 +166,7 @@ class InMemoryDataset(Dataset):
         return self.pixels[indices]
 
     def resized(self: InMemoryT, size: Size) -> InMemoryT:
-        """The same images at another height and width, made from the originals; itself where that is its size.
+        """The same images at another height and width, made from the originals; itself if it has that size.
 
         Raises:
             DataError: A picture can no longer be read.
@@ -184,7 +183,7 @@ class InMemoryDataset(Dataset):
 
 
 def _select(values: Any, indices: Tensor) -> Any:
-    """The entries at these indices of a tensor or a sequence; None of None."""
+    """The entries of a tensor or a sequence at these indices; None if it is None."""
     if values is None or isinstance(values, Tensor):
         return None if values is None else values[indices]
     return tuple(values[index] for index in indices.tolist())

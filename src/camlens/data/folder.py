@@ -1,4 +1,4 @@
-"""A folder of pictures with a folder for each class, `root`/train/<class>/* and `root`/test/<class>/*."""
+"""Folders of pictures with a folder for each class: `root`/train/<class>/* and `root`/test/<class>/*."""
 
 import logging
 import textwrap
@@ -24,13 +24,13 @@ def load(root: Path, split: str, size: Size, skip_unreadable: bool = False) -> I
     """Read the pictures in `root`/`split`/<class>/ and below, in the order of their paths.
 
     Hidden files and files without the ending of a picture are ignored. Class names are the sorted names of the folders
-    in train and test. One of the two may lack pictures of a class; but a class that only test has is refused if there
-    is a train split, as no network trained there can know it.
+    in train and test. One of the two may lack pictures of a class. A class that is in test but not in an existing
+    train is refused, as no network trained there can know it.
 
     Args:
         root: The folder that holds the folders train and test, or one of them.
         split: "train" or "test".
-        size: Height and width in pixels to which each picture is resized, whole.
+        size: Height and width in pixels to which each picture is resized, without cropping.
         skip_unreadable: Leave out pictures that cannot be read, with a warning, instead of failing.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Reading pictures: one file, its content, or many at one size; and the one way in which pictures are resized."""
+"""Reading pictures, from one file, from its content or many at one size; and the one way in which they are resized."""
 
 import io
 import math
@@ -25,10 +25,10 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF"
 
 
 def read_picture(path: Path) -> Image.Image:
-    """Read a picture file as 8-bit RGB, turned upright as its EXIF data says, on white where it is transparent.
+    """Read a picture file as 8-bit RGB, turned upright as its EXIF data says, on a white ground if it is transparent.
 
-    Of an animation the first frame is read. Grey values of more than 8 bits are scaled, not clipped: integers from 16
-    bits; fractions from 0..1, 0..255 or 0..65535, whichever holds them; others from their own range.
+    Only the first frame of an animation is read. Grey values of more than 8 bits are scaled, not clipped: integers
+    from 16 bits; floats from the first of 0..1, 0..255 and 0..65535 that holds them; others from their own range.
 
     Raises:
         DataError: There is no such file, or it is not a whole picture; the message says why.
@@ -50,7 +50,7 @@ def decode_picture(content: bytes, max_pixels: int) -> tuple[Image.Image, int]:
     if not content:
         raise DataError("the file is empty; expected a picture")
     try:
-        with _open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_readable_formats()) as image:
             width, height = image.size
             if width * height <= max_pixels:
                 return upright_rgb(image), getattr(image, "n_frames", 1)
@@ -71,12 +71,12 @@ def read_pictures(
 
     Args:
         pictures: N files, or pictures in RGB.
-        size: Height and width to which each is resized, whole.
-        description: The work in words, for the progress display.
+        size: Height and width to which each is resized, without cropping.
+        description: The work in words, for the progress bar.
 
     Returns:
-        The pixels (N, 3, h, w) uint8; the original height and width of each picture that was read, by its index; and
-        the errors of the others.
+        The pixels (N, 3, h, w) uint8, undefined for pictures that cannot be read; the original height and width of
+        the others, by index; and the errors.
     """
     pixels = np.empty((len(pictures), 3, *size), np.uint8)
 
@@ -97,7 +97,7 @@ def read_pictures(
 
 
 def resize_picture(picture: Image.Image, size: Size) -> npt.NDArray[np.uint8]:
-    """Resize a whole picture in RGB to this height and width, bilinear with antialiasing: (h, w, 3)."""
+    """Resize a picture in RGB to this height and width, bilinear with antialiasing, to an array (h, w, 3)."""
     height, width = size
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
 
@@ -134,7 +134,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def picture_endings() -> set[str]:
-    """The endings, like ".png", of the files that are taken for pictures."""
+    """The file name endings of pictures, like ".png"."""
     return {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
 
 
@@ -142,7 +142,7 @@ def picture_endings() -> set[str]:
 def quiet_pillow() -> Iterator[None]:
     """Silence Pillow's warnings about odd metadata and large pictures.
 
-    Enter it outside of threads: warning filters are global.
+    Warning filters are global, so do not enter it in a thread.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -156,14 +156,10 @@ def _readable_formats() -> list[str]:
     return [kind for kind in FORMATS if kind in Image.OPEN]
 
 
-def _open(source: Path | io.BytesIO) -> Image.Image:
-    return Image.open(source, formats=_readable_formats())
-
-
 def _read(path: Path) -> Image.Image:
-    """What `read_picture` returns; warnings are not silenced."""
+    """Read a picture as `read_picture` does, without silencing warnings, so that threads may call it."""
     try:
-        with _open(path) as image:
+        with Image.open(path, formats=_readable_formats()) as image:
             return upright_rgb(image)
     except Exception as error:  # a damaged file can make Pillow raise anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -46,14 +46,14 @@ class ShapeSet(InMemoryDataset):
     """Shapes, with what is known about each image.
 
     Args:
-        masks: The visible part of the object, (N, 32, 32) bool; of "two objects" the one that the label names.
-        other_masks: The second of "two objects", (N, 32, 32) bool; else empty.
-        marks: The shortcut mark, (N, 32, 32) bool; else empty.
+        masks: The visible part of the object, (N, 32, 32) bool; for "two objects", of the one that the label names.
+        other_masks: The second of "two objects", (N, 32, 32) bool; False for other images.
+        marks: The shortcut mark, (N, 32, 32) bool; False for images without one.
         causes: N names out of `CAUSES`, "" if nothing was planted.
         truth: The class that was drawn, (N,) int64.
         other: The class of the second of "two objects" or the class that a "false mark" means, (N,) int64; else -1.
-        twins: Of a test image the index of one of its twins in training, of these that of the test image, (N,) int64;
-            else -1.
+        twins: For a test image, the index of one of its twins in training; for each of these, that of the test image;
+            else -1. (N,) int64.
     """
 
     masks: Tensor
@@ -67,13 +67,13 @@ class ShapeSet(InMemoryDataset):
     per_image = (*InMemoryDataset.per_image, "masks", "other_masks", "marks", "causes", "truth", "other", "twins")
 
     def facts(self) -> dict[str, Any]:
-        """As of any data set, and under "planted" the number of images of each cause."""
+        """The facts of any data set, and under "planted" the number of images of each cause."""
         planted = {cause: self.causes.count(cause) for cause in CAUSES if cause in self.causes}
         return {**super().facts(), "planted": planted}
 
 
 def load(split: str, shortcut: bool = False, seed: int = 0) -> ShapeSet:
-    """Draw a split of `shapes` or of `shapes-shortcut`; by label, all classes are of one size.
+    """Draw a split of `shapes` or of `shapes-shortcut`, with equally many images of each label.
 
     Args:
         split: "train" (5,000 images) or "test" (1,000).
@@ -109,7 +109,7 @@ def load(split: str, shortcut: bool = False, seed: int = 0) -> ShapeSet:
 
 
 def _stream(seed: int, name: str) -> np.random.Generator:
-    """Random numbers of their own. Only `random()` is drawn from them: numpy may change how it makes the others."""
+    """A generator for one purpose. Only its `random()` is used: numpy may change how it draws anything else."""
     return np.random.Generator(np.random.PCG64([seed, *name.encode()]))
 
 
@@ -122,13 +122,13 @@ def _shuffled(rng: np.random.Generator, values: Array) -> Array:
 
 
 def _another(rng: np.random.Generator, classes: Array) -> Array:
-    """For each class one of the others."""
+    """For each class, one of the other classes."""
     steps = 1 + np.floor(rng.random(len(classes)) * (len(CLASSES) - 1)).astype(np.int64)
     return (classes + steps) % len(CLASSES)
 
 
 def _turns(rng: np.random.Generator, count: int, degrees: float = 180) -> Array:
-    """Rotations by up to so many degrees to either side: complex numbers of length 1, (count,)."""
+    """Rotations by at most `degrees` to either side, as complex numbers of length 1: (count,)."""
     return np.exp(1j * np.deg2rad(_uniform(rng, -degrees, degrees, count)))
 
 
@@ -144,7 +144,7 @@ def _colours(rng: np.random.Generator, lightness: Array, chroma: Array | float) 
 
 @dataclass
 class _Plan:
-    """What a split is to show: the arrays of `ShapeSet`, before anything is drawn."""
+    """What to draw in a split: arrays of `ShapeSet`."""
 
     labels: Array
     truth: Array
@@ -172,7 +172,7 @@ def _plan_split(rng: np.random.Generator, split: str) -> _Plan:
 
 
 def _plan(seed: int) -> dict[str, _Plan]:
-    """Both splits, for twins belong to both."""
+    """Plan both splits together, as twins connect them."""
     train, test = (_plan_split(_stream(seed, f"plan {split}"), split) for split in ("train", "test"))
     rng = _stream(seed, "plan twins")
     images = np.flatnonzero(test.causes == "twin")
@@ -190,12 +190,12 @@ _GRID = (_ACROSS[None, :] - 1j * _ACROSS[:, None]).astype(np.complex64)  # the p
 
 
 def _each(values: Array) -> Array:
-    """One value for each image, to meet (N, 32, 32); or one colour, to meet (N, 3, 32, 32)."""
+    """Append two axes: a value for each image broadcasts with (N, 32, 32), a colour with (N, 3, 32, 32)."""
     return values[..., None, None]
 
 
 def _paint(canvas: Array, colours: Array, distance: Array) -> None:
-    """Colour what lies inside. The distance is in pixels; the edge is a ramp one pixel wide."""
+    """Colour the inside of a shape. Distances are in pixels; the edge is a ramp one pixel wide."""
     canvas += np.clip(0.5 - distance, 0, 1)[:, None] * (_each(colours) - canvas)
 
 
@@ -215,7 +215,7 @@ def _ground(rng: np.random.Generator, lightness: Array, peculiar: Array) -> Arra
     for _ in range(4):
         blob = abs(_GRID - _each(_turns(rng, count) * _uniform(rng, 4, 18, count)))
         colours = _colours(rng, _uniform(rng, 0.1, 0.9, count), 0.2)
-        _paint(canvas, colours, blob - _each(_uniform(rng, -0.5, 1.8, count)))  # of some, nothing is to be seen
+        _paint(canvas, colours, blob - _each(_uniform(rng, -0.5, 1.8, count)))  # some are too small to be seen
     for _ in range(2):
         line = abs((_GRID * _each(_turns(rng, count))).real - _each(_uniform(rng, 0, 28, count)))
         _paint(canvas, _colours(rng, _uniform(rng, 0.1, 0.9, count), 0.2), line - 0.4)
@@ -277,7 +277,7 @@ def _mark(rng: np.random.Generator, split: str, plan: _Plan, canvas: Array) -> A
         has &= np.isin(means, classes)
     else:
         means = classes[np.floor(rng.random(count) * len(classes)).astype(np.int64)]
-        free = plan.causes == ""  # nothing else shall be wrong with these
+        free = plan.causes == ""  # so that nothing else is wrong with these
         has &= free & (means != plan.labels)
         plan.causes[free & np.isin(plan.labels, classes)] = "missing mark"
         plan.causes[has], plan.other[has] = "false mark", means[has]
