@@ -8,8 +8,6 @@
 Names are imported when they are first used, so that `import camlens` is quick.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -1,15 +1,10 @@
-"""What a user is told: errors that are shown as one message, without a traceback.
-
-A message says what arrived, what was expected and what to do.
-"""
-
-from __future__ import annotations
+"""Errors that a user sees as one message, without a traceback: what arrived, what was expected and what to do."""
 
 from collections.abc import Iterable
 
 
 class CamlensError(Exception):
-    """Something failed that the user can mend. The command line prints it and exits with `exit_code`."""
+    """An error that the user can fix. The command line prints it and exits with `exit_code`."""
 
     exit_code = 1
 
@@ -19,17 +14,17 @@ class DataError(CamlensError):
 
 
 class ModelError(CamlensError):
-    """A network or its checkpoint is missing, corrupt or of another kind than expected."""
+    """A network or its checkpoint is missing, corrupt or not of the expected kind."""
 
 
 class UsageError(CamlensError):
-    """A value that names nothing: an unknown layer, class, method, recipe or device."""
+    """An invalid value: an unknown layer, class, method, recipe or device."""
 
     exit_code = 2
 
 
 def unknown(kind: str, value: object, known: Iterable[object], owner: str) -> UsageError:
-    """The error for a name that is not in a list, with the list.
+    """Make the error for a name that is not among the known ones.
 
     >>> print(unknown("layer", "layer5", ["layer3", "layer4"], "this model"))
     unknown layer 'layer5'; this model has: layer3, layer4

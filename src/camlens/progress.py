@@ -3,8 +3,6 @@
 Work inside other work shows nothing of its own.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -41,7 +39,7 @@ class Work:
         self.timer = threading.Timer(PATIENCE, self._show)
         self.timer.daemon = True
 
-    def __enter__(self) -> Work:
+    def __enter__(self) -> "Work":
         self.began = time.monotonic()
         self.due = self.began + PATIENCE  # when the next plain line is
         self.mine = self.shown and _shown.acquire(blocking=False)

@@ -67,12 +67,12 @@ def load(path: Path) -> Classifier:
     Raises:
         ModelError: The file cannot be read, or does not say which network it belongs to.
     """
-    state, written, assumed = read_state(path), None, ""
+    state, written = read_state(path), None
     if path.suffix == ".safetensors":
         with safetensors.safe_open(path, framework="pt") as file:
             written = (file.metadata() or {}).get("camlens")
     if written is None:
-        model, state, assumed = recognise(state, path)
+        model, state = recognise(state, path)
     else:
         try:
             facts = json.loads(written)
@@ -84,8 +84,6 @@ def load(path: Path) -> Classifier:
         except (ValueError, KeyError, TypeError, UsageError) as error:
             raise ModelError(f"{path}: its metadata is not what camlens writes: {error!r}") from error
     load_state(bare(model), state, path)
-    if assumed:
-        log.warning("%s is %s", path.name, assumed)
     return model.eval()
 
 
@@ -101,12 +99,10 @@ def read_state(path: Path) -> State:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path} holds more than tensors, which is not run; save network.state_dict() alone"
-        ) from error
     except Exception as error:  # each reader raises its own kinds; all mean that this is no such file
-        raise ModelError(f"{path} is no file of weights: {str(error) or type(error).__name__}") from error
+        more = "it holds more than tensors, which is not run; save network.state_dict() alone"
+        reason = more if isinstance(error, pickle.UnpicklingError) else str(error) or type(error).__name__
+        raise ModelError(f"{path} is no file of weights: {reason}") from error
     while isinstance(state, dict) and (key := next((k for k in CONTAINERS if isinstance(state.get(k), dict)), None)):
         state = state[key]
     if isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
@@ -114,18 +110,18 @@ def read_state(path: Path) -> State:
     raise ModelError(f"{path} holds no state dict (names to tensors)")
 
 
-def recognise(state: State, path: Path) -> tuple[Classifier, State, str]:
+def recognise(state: State, path: Path) -> tuple[Classifier, State]:
     """Recognise the ResNet of another project.
 
     Weights do not say how images were normalised or what the classes are called; the defaults of the projects are
-    assumed.
+    assumed, and a warning says so.
 
     Args:
         state: The tensors by name.
         path: The file that they come from, for messages.
 
     Returns:
-        A classifier without these weights, the weights under its own names, and a description of what was assumed.
+        A classifier without these weights, and the weights under its own names.
 
     Raises:
         ModelError: The names of the tensors are of no ResNet.
@@ -149,13 +145,13 @@ def recognise(state: State, path: Path) -> tuple[Classifier, State, str]:
     classes, width = len(state["fc.weight"]), len(state["conv1.weight"])
     cifar10 = small and classes == len(CIFAR10_CLASSES)
     names = CIFAR10_CLASSES if cifar10 else tuple(map(str, range(classes)))
-    assumed = (
-        f"a {name}{' of kuangliu/pytorch-cifar' if kuangliu else ''} for {classes} classes; "
+    log.warning(
+        f"{path.name} is a {name}{' of kuangliu/pytorch-cifar' if kuangliu else ''} for {classes} classes; "
         f"taking 3x{side}x{side} images, mean {' '.join(map(str, mean))}, deviation {' '.join(map(str, std))}, "
         f"{'the classes of CIFAR-10' if cifar10 else 'class names from the data'}"
     )
     network = ResNet(name, classes, width, "small" if small else "imagenet")
-    return Classifier(network, names, mean, std, (side, side), name=name), state, assumed
+    return Classifier(network, names, mean, std, (side, side), name=name), state
 
 
 def unwrapped_keys(state: State, own: Collection[str] = ()) -> State:
@@ -184,14 +180,11 @@ def load_state(network: nn.Module, state: State, source: Path) -> None:
     """
     own = network.state_dict()
     state = unwrapped_keys(state, own)
+    reshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
     problems = {
         "missing": [key for key in own if key not in state and not key.endswith(".num_batches_tracked")],
         "not of this network": [key for key in state if key not in own],
-        "of another shape": [
-            f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
-            for key in own
-            if key in state and state[key].shape != own[key].shape
-        ],
+        "of another shape": [f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}" for key in reshaped],
     }
     found = [f"{len(keys)} {what} ({_first(keys)})" for what, keys in problems.items() if keys]
     if found:

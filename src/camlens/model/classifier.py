@@ -1,7 +1,5 @@
 """`Classifier`: a network with its class names, its preprocessing and the layers worth looking at."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from copy import copy
 

@@ -1,6 +1,4 @@
-"""A network inside an ONNX file that `camlens export` wrote, with the maps that it gives besides its logits."""
-
-from __future__ import annotations
+"""The network in an ONNX file that `camlens export` wrote, which gives maps besides its logits."""
 
 import hashlib
 import json
@@ -14,23 +12,23 @@ from torch import Tensor, nn
 from camlens.errors import ModelError, UsageError
 from camlens.model.classifier import Classifier
 
-KEY = "camlens"  # of the file's metadata, under which the facts are, as JSON
+KEY = "camlens"  # of the file's metadata: what a classifier knows, and the outputs that are maps, as JSON
 
 
 class Exported(nn.Module):
     """Runs an ONNX file on the CPU: (B, 3, H, W) -> logits (B, K).
 
-    session: an onnxruntime.InferenceSession
-    outputs: for each layer, the name of the output with its HiResCAM maps, (B, K, h, w) in units of the logit
-    exact: the layer, if any, behind which lie a mean over all places and a linear layer
+    Args:
+        session: An `onnxruntime.InferenceSession`.
+        outputs: For each layer, the name of the output with its HiResCAM maps, (B, K, h, w) in units of the logit.
+        exact: The layer, if any, that is followed by a mean over all places and a linear layer.
+        digest: A hash of the file, which tells it from other files.
     """
-
-    digest: Tensor
 
     def __init__(self, session: Any, outputs: dict[str, str], exact: str, digest: bytes) -> None:
         super().__init__()
         self.session, self.outputs, self.exact = session, outputs, exact
-        self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8))  # tells one file from another
+        self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of normalised images (B, 3, H, W)."""
@@ -53,20 +51,19 @@ class Exported(nn.Module):
 
 
 def load(path: Path) -> Classifier:
-    """The classifier in an ONNX file. Raises `ModelError` where `camlens export` did not write it."""
+    """The classifier in an ONNX file. Raises `ModelError` if `camlens export` did not write it."""
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise ModelError(f"{path} needs {error.name}; install it with: pip install 'camlens[onnx]'") from error
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     try:
+        content = path.read_bytes()
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # onnxruntime has a class for each kind of damage
         raise ModelError(f"{path} is no ONNX file that onnxruntime can run: {error}") from error
     try:

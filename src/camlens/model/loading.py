@@ -75,14 +75,13 @@ def _from_function(spec: str, weights: Path | None) -> Classifier:
     A bare network is assumed to take ImageNet's images and to have numbered classes; a warning says so.
     """
     made = _call(spec).eval()
-    network = made.network if isinstance(made, Classifier) else made
     if weights is not None:
-        checkpoint.load_state(network, checkpoint.read_state(weights), weights)
+        checkpoint.load_state(bare(made), checkpoint.read_state(weights), weights)
     if isinstance(made, Classifier):
         return made
     try:
         with torch.no_grad():
-            logits = network(torch.zeros(1, 3, 224, 224).to(next(network.parameters(), torch.empty(0))))
+            logits = made(torch.zeros(1, 3, 224, 224).to(next(made.parameters(), torch.empty(0))))
     except Exception as error:  # a network may raise anything
         raise ModelError(
             f"{spec} gave a bare network that does not take 3x224x224 images; let it return "
@@ -91,11 +90,10 @@ def _from_function(spec: str, weights: Path | None) -> Classifier:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
         raise ModelError(f"{spec} gave a network whose output is not logits (B, K)")
     log.warning(
-        "%s gave a bare network: taking 3x224x224 images normalised as ImageNet's are, and class names from the data; "
-        "let it return a camlens.Classifier to say otherwise",
-        spec,
+        f"{spec} gave a bare network: taking 3x224x224 images normalised as ImageNet's are, and class names from the "
+        "data; let it return a camlens.Classifier to say otherwise"
     )
-    return Classifier(network, [str(c) for c in range(logits.shape[1])], *IMAGENET, (224, 224))
+    return Classifier(made, tuple(map(str, range(logits.shape[1]))), *IMAGENET, (224, 224))
 
 
 def _call(spec: str) -> nn.Module:
