@@ -37,37 +37,38 @@ def load(root: Path, split: str, size: Size, skip_unreadable: bool = False) -> I
         DataError: The folders have another layout, or pictures cannot be read; the message names all of them.
     """
     class_names = _class_names(root, split)
-    files = [(path, label) for label, name in enumerate(class_names) for path in _pictures(root / split / name)]
-    if not files:
+    labels = {path: label for label, name in enumerate(class_names) for path in _pictures(root / split / name)}
+    if not labels:
         raise DataError(f"{root / split} has no pictures; {LAYOUT}, ending in {' '.join(sorted(picture_endings()))}")
-    pixels, sizes, errors = read_pictures([path for path, _ in files], size, f"reading {root.name}, {split}")
+    paths = list(labels)
+    pixels, sizes, errors = read_pictures(paths, size, f"reading {root.name}, {split}")
     if errors:
-        lines = [f"{len(errors)} of {len(files)} pictures in {root / split} cannot be read:", *map(str, errors)]
+        lines = [f"{len(errors)} of {len(paths)} pictures in {root / split} cannot be read:", *map(str, errors)]
         message = "\n  ".join(lines)
         if not skip_unreadable:
             raise DataError(f"{message}\nmend or remove them, or go on without them with --skip-unreadable")
         logging.getLogger("camlens").warning("%s\nthey are left out", message)
-        pixels, files = pixels[list(sizes)], [files[index] for index in sizes]
+        pixels, paths = pixels[list(sizes)], [paths[index] for index in sizes]
     return InMemoryDataset(
         name=root.resolve().name,
         split=split,
         class_names=class_names,
-        labels=torch.tensor([label for _, label in files], dtype=torch.int64),
-        files=tuple(path.relative_to(root).as_posix() for path, _ in files),
+        labels=torch.tensor([labels[path] for path in paths], dtype=torch.int64),
+        files=tuple(path.relative_to(root).as_posix() for path in paths),
         original_size=_size_range(sizes.values()),
         pixels=pixels,
-        originals=[path for path, _ in files],
+        originals=paths,
     )
 
 
 def _class_names(root: Path, split: str) -> tuple[str, ...]:
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; {LAYOUT}")
-    classes = {split: _folders(root / split) for split in splits(root)}
+    classes = {name: _folders(root / name) for name in splits(root)}
     if split not in classes:
         found = textwrap.shorten(", ".join(sorted(_folders(root))), 200) or "no folders"
         raise DataError(f"{root} has no folder {split!r}; it has: {found}; {LAYOUT}")
-    train, test = (classes.get(split, set()) for split in SPLITS)
+    train, test = (classes.get(name, set()) for name in SPLITS)
     if train and (strange := test - train):
         raise DataError(
             f"{root / 'test'} has classes that train lacks: {', '.join(sorted(strange))}; "
