@@ -20,12 +20,16 @@ import torch
 from common import ROOT, arguments, commit, machine, write
 
 import camlens
-from camlens.analyse.duplicates import most_similar, similarity_beyond_chance
 from camlens.analyse.error_analysis import analyse
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.feature_cache import predict_cached
 from camlens.analyse.measurements import sample_correct
-from camlens.analyse.training_images import NeighbourSearch, find_neighbours
+from camlens.analyse.training_images import (
+    NeighbourSearch,
+    find_neighbours,
+    most_similar,
+    similarity_beyond_chance,
+)
 from camlens.analyse.verdicts import Verdicts
 from camlens.data import cifar10, shapes
 from camlens.data.dataset import Dataset

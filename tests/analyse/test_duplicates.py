@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracles
-from camlens.analyse import duplicates
+from camlens.analyse import training_images
 from camlens.analyse.training_images import NeighbourSearch
 from camlens.data.dataset import InMemoryDataset
 
@@ -20,10 +20,10 @@ def image_set(pixels, labels):
     return InMemoryDataset("noise", "train", ("a", "b"), torch.tensor(labels), files, "32x32", pixels)
 
 
-def most_similar(pixels, features, train, train_features, excluded_labels=None):
+def most_similar(pixels, features, train, train_features, excluded=None):
     """Of all these pictures."""
     data, every = image_set(pixels, [0] * len(pixels)), torch.arange(len(pixels))
-    return duplicates.most_similar(data, every, features, train, NeighbourSearch(train_features), excluded_labels)
+    return training_images.most_similar(data, every, features, train, NeighbourSearch(train_features), excluded)
 
 
 @settings(max_examples=20, deadline=None)
@@ -32,8 +32,8 @@ def test_the_correlation_is_pearsons_at_the_best_shift(seed):
     numbers = torch.Generator().manual_seed(seed)
     picture, others = torch.randn(3, 14, 12, generator=numbers), torch.randn(2, 3, 14, 12, generator=numbers)
     others[1] = picture.roll((2, -1), (1, 2)) + 0.1 * others[1]
-    found = duplicates.largest_correlation(picture, others)
-    expected = [oracles.correlation_at_best_shift(picture, other, duplicates.MAX_SHIFT) for other in others]
+    found = training_images.largest_correlation(picture, others)
+    expected = [oracles.correlation_at_best_shift(picture, other, training_images.MAX_SHIFT) for other in others]
     assert found.tolist() == pytest.approx(expected, abs=1e-4)
     assert found[1] > 0.9
 
@@ -44,11 +44,11 @@ def test_a_copy_with_another_label_is_found(across, brightness):
     copies = (known[[5, 6]].float() * brightness).byte().roll(across, 3)
     near = features[[5, 6]] + 0.1
     train = image_set(known, [0] * 60)
-    alike, index = most_similar(copies, near, train, features, excluded_labels=torch.tensor([1, 1]))
+    alike, index = most_similar(copies, near, train, features, excluded=torch.tensor([1, 1]))
     assert index.tolist() == [5, 6] and float(alike.min()) > 0.8
     other_features = torch.randn(50, 16, generator=torch.Generator().manual_seed(2))
     strangers, _ = most_similar(pictures(50, seed=2), other_features, train, features)
-    much = duplicates.similarity_beyond_chance(strangers)
+    much = training_images.similarity_beyond_chance(strangers)
     assert float((strangers > much).float().mean()) <= 0.04 and much < float(alike.min())
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import camlens
+from camlens.analyse.error_analysis import project
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.explanations import explain_errors
 from camlens.errors import DataError
@@ -46,6 +47,15 @@ def test_everything_is_of_the_same_errors(analysis):
     assert len(training.verdicts.names) == len(training.verdicts.reasons) == len(training.verdicts.doubt) == count
     assert analysis.projection.points.shape == (80, 2) and 0 < analysis.projection.explained_variance <= 1
     assert len(analysis.findings) == 3 and analysis.findings[2].startswith("The verdicts: ")
+
+
+def test_the_projection_is_the_same_every_time_and_leaves_the_random_state_alone():
+    features = torch.randn(300, 40, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    before, first = torch.get_rng_state(), project(features)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(project(features).points, first.points)
 
 
 def test_explanations_are_what_the_library_explains(analysis):

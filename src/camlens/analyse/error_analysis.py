@@ -209,7 +209,9 @@ def study_training(
 def project(features: Tensor) -> Projection:
     """Project features (N, C) by principal component analysis."""
     centred = features - features.mean(dim=0)
-    _, singular_values, axes = torch.pca_lowrank(centred, q=min(6, *centred.shape), center=False, niter=4)
+    with torch.random.fork_rng(devices=[]):  # a randomised algorithm; the caller's random state is kept
+        torch.default_generator.manual_seed(0)
+        _, singular_values, axes = torch.pca_lowrank(centred, q=min(6, *centred.shape), center=False, niter=4)
     points = centred @ axes[:, :2]
     points = points * points.pow(3).mean(dim=0).sign()
     explained = singular_values[:2].pow(2).sum() / centred.pow(2).sum().clamp(min=1e-12)

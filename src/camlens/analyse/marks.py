@@ -1,7 +1,6 @@
 """What a person has decided about errors, as the report's page saves it, and what the accuracy is by that."""
 
 import csv
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,10 +22,9 @@ def read_marks(path: Path, data: Dataset) -> dict[int, str]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-            columns = rows[0].keys() if rows else ()
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"cannot read {path}: {error}; expected marks as the report saves them") from error
-    if not set(COLUMNS) <= set(columns):
+    if not rows or not rows[0].keys() >= set(COLUMNS):
         raise DataError(f"{path} holds no marks; expected the columns {', '.join(COLUMNS)} and a row for each mark")
     marks = {}
     for number, row in enumerate(rows, 2):
@@ -54,10 +52,9 @@ def count_marks(marks: dict[int, str]) -> tuple[int, int]:
 
 def corrected(evaluation: Evaluation, marks: dict[int, str]) -> Evaluation:
     """The evaluation with wrong labels replaced, and without the images that are ambiguous."""
-    data = evaluation.data
-    labels = data.labels.clone()
+    data, labels = evaluation.data, evaluation.labels.clone()
     for index, mark in marks.items():
         if mark.startswith(WRONG):
             labels[index] = data.class_names.index(mark[len(WRONG) :])
     kept = torch.tensor([index for index in range(len(data)) if marks.get(index) != "ambiguous"])
-    return replace(evaluation, data=data.with_labels(labels).subset(kept), logits=evaluation.logits[kept])
+    return Evaluation(evaluation.model, data.with_labels(labels).subset(kept), evaluation.logits[kept])

@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camlens.analyse.duplicates import find_duplicates
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.explanations import ExplainedPredictions, explain_predictions
-from camlens.analyse.training_images import NeighbourSearch
+from camlens.analyse.training_images import NeighbourSearch, find_duplicates
 from camlens.data.dataset import Dataset
 from camlens.data.pictures import Size, resize
 from camlens.model.classifier import Classifier

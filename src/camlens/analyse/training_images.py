@@ -1,4 +1,4 @@
-"""The training images behind an error: the nearest by their features, and those with the strongest influence.
+"""The training images behind an error: the nearest, those with the strongest influence, and near-duplicates.
 
 Influence: for one image with the cross-entropy loss L, the last linear layer's input f (C,) and the residual
 r = softmax(logits) - onehot(label) (K,), the gradients are dL/dW = r f^T and dL/db = r. The product of the gradients of
@@ -21,11 +21,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from camlens.analyse.evaluation import Evaluation
+from camlens.data.dataset import Dataset
+from camlens.data.pictures import resize
+from camlens.progress import Work, track
 from camlens.runtime.predict import Predictions
 
 CANDIDATES = 64  # training images for each error from which a list is chosen
 MAX_FRACTION = 0.05  # of the lists of one kind that may contain the same training image
 QUERIES = 256  # images compared with all training images at a time
+
+# Near-duplicates
+SIDE = 32  # pixels, the size at which images are compared
+NEAREST_BY_FEATURES, NEAREST_BY_THUMBNAIL = 20, 10  # training images compared with each image
+MAX_SHIFT = 3  # pixels by which a copy may be shifted
+MIN_CORRECT = 20  # correctly predicted images needed to tell how similar images are by chance
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,41 @@ class NeighbourSearch:
 def find_neighbours(search: NeighbourSearch, features: Tensor, count: int = 6) -> RankedImages:
     """The nearest training images of E errors with features (E, C), none in too many of the lists (`limit_reuse`)."""
     return limit_reuse(search.nearest(features, CANDIDATES), count)
+
+
+def concatenate(parts: list[torch.return_types.topk]) -> RankedImages:
+    """The results of `topk` for successive rows, as one."""
+    return RankedImages(torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts]))
+
+
+def limit_reuse(candidates: RankedImages, count: int) -> RankedImages:
+    """Choose the best `count` candidates of each row, no image in more than `MAX_FRACTION` of the rows.
+
+    With fewer than 20 rows an image may be in one. All first places are filled before the second ones, each time
+    beginning with the row whose best candidate scores highest.
+
+    Args:
+        candidates: (E, c) with falling scores.
+        count: Length n of the resulting lists.
+
+    Returns:
+        The chosen images, (E, n).
+    """
+    rows = len(candidates.indices)
+    limit = max(1, int(MAX_FRACTION * rows))
+    indices, scores = torch.full((rows, count), -1), torch.zeros(rows, count)
+    pairs = zip(candidates.indices.tolist(), candidates.scores.tolist(), strict=True)
+    left = [iter(zip(*pair, strict=True)) for pair in pairs]  # of each row, the candidates not yet considered
+    order = candidates.scores[:, 0].argsort(descending=True, stable=True).tolist()
+    used: Counter[int] = Counter()
+    for place in range(count):
+        for row in order:
+            for index, score in left[row]:
+                if used[index] < limit:
+                    used[index] += 1
+                    indices[row, place], scores[row, place] = index, score
+                    break
+    return RankedImages(indices, scores)
 
 
 @dataclass(frozen=True)
@@ -119,36 +164,120 @@ def gradient_directions(predictions: Predictions, labels: Tensor) -> tuple[Tenso
     return F.normalize(F.pad(features, (0, 1), value=1)), F.normalize(residuals)
 
 
-def concatenate(parts: list[torch.return_types.topk]) -> RankedImages:
-    """The results of `topk` for successive rows, as one."""
-    return RankedImages(torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts]))
+def most_similar(
+    data: Dataset,
+    indices: Tensor,
+    features: Tensor,
+    train: Dataset,
+    search: NeighbourSearch,
+    excluded: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Find the training image that is most similar to each image.
 
-
-def limit_reuse(candidates: RankedImages, count: int) -> RankedImages:
-    """Choose the best `count` candidates of each row, no image in more than `MAX_FRACTION` of the rows.
-
-    With fewer than 20 rows an image may be in one. All first places are filled before the second ones, each time
-    beginning with the row whose best candidate scores highest.
+    Similarity is the mean of the cosine of the centred features and of (c - m) / (1 - m), where c is the correlation
+    of the fine structure at the best shift and m its median over the training images compared: images of one kind
+    have much in common without being the same.
 
     Args:
-        candidates: (E, c) with falling scores.
-        count: Length n of the resulting lists.
+        data: The images.
+        indices: (N,) which of them.
+        features: (N, C) their features.
+        train: The training images.
+        search: Over the features of the training images.
+        excluded: (N,) label that the training image must not have, -1 for none.
 
     Returns:
-        The chosen images, (E, n).
+        The similarity, (N,), and the index of the training image, (N,); -1 and -1 where all compared ones are excluded.
     """
-    rows = len(candidates.indices)
-    limit = max(1, int(MAX_FRACTION * rows))
-    indices, scores = torch.full((rows, count), -1), torch.zeros(rows, count)
-    pairs = zip(candidates.indices.tolist(), candidates.scores.tolist(), strict=True)
-    left = [iter(zip(*pair, strict=True)) for pair in pairs]  # of each row, the candidates not yet considered
-    order = candidates.scores[:, 0].argsort(descending=True, stable=True).tolist()
-    used: Counter[int] = Counter()
-    for place in range(count):
-        for row in order:
-            for index, score in left[row]:
-                if used[index] < limit:
-                    used[index] += 1
-                    indices[row, place], scores[row, place] = index, score
-                    break
-    return RankedImages(indices, scores)
+    with Work("comparing with the training images"):
+        train_thumbnails = torch.cat([thumbnails(images) for images in train.batches()])
+        own_thumbnails = torch.cat([thumbnails(images) for images in data.batches(indices=indices)])
+        count = min(NEAREST_BY_THUMBNAIL, len(train))
+        alike = [(part @ train_thumbnails.T).topk(count, dim=1).indices for part in own_thumbnails.split(QUERIES)]
+        near = search.nearest(features, NEAREST_BY_FEATURES).indices
+        candidates = torch.cat([near, torch.cat(alike)], dim=1)  # (N, 30)
+    structures = torch.cat([fine_structure(images) for images in data.batches(indices=indices)])
+    similarities, found = torch.empty(len(indices)), torch.empty_like(indices)
+    for k, compared in enumerate(track(candidates, "looking for near-duplicates")):
+        compared = compared.unique()
+        correlation = largest_correlation(structures[k], fine_structure(train.images(compared)))
+        beyond = (correlation - correlation.median()) / (1 - correlation.median()).clamp(min=1e-6)
+        similarity = (beyond + search.cosines(features[k : k + 1], compared)[0]) / 2
+        if excluded is not None:
+            similarity[train.labels[compared] == excluded[k]] = -1
+        similarities[k], best = similarity.max(dim=0)
+        found[k] = compared[best]
+    return similarities, found.masked_fill(similarities == -1, -1)
+
+
+def similarity_beyond_chance(similarities: Tensor) -> float:
+    """The similarity that images do not reach by chance.
+
+    It lies above the median by 2.5 times the distance of the tenth percentile from it. The upper half, where the
+    duplicates are, is not used.
+
+    Args:
+        similarities: (N,), of some images with the training images most similar to them.
+    """
+    return float(similarities.median() + 2.5 * (similarities.median() - similarities.quantile(0.1)))
+
+
+def find_duplicates(
+    evaluation: Evaluation, errors: Tensor, correct: Tensor, train: Dataset, search: NeighbourSearch
+) -> Tensor:
+    """Find near-duplicates of errors among the training images with another label.
+
+    Args:
+        evaluation: Of the images, with features.
+        errors: (E,) indices of errors.
+        correct: (R,) indices of some correctly predicted images, which tell how similar images are by chance; with
+            fewer than `MIN_CORRECT` of them nothing is called a duplicate.
+        train: The training images.
+        search: Over their features.
+
+    Returns:
+        Indices of the near-duplicates, (E,), -1 for none.
+    """
+    assert evaluation.features is not None
+    both = torch.cat([errors, correct])
+    excluded = torch.cat([evaluation.labels[errors], torch.full_like(correct, -1)])
+    similarities, found = most_similar(evaluation.data, both, evaluation.features[both], train, search, excluded)
+    of_errors, of_correct = similarities.split([len(errors), len(correct)])
+    threshold = similarity_beyond_chance(of_correct) if len(correct) >= MIN_CORRECT else torch.inf
+    return found[: len(errors)].masked_fill(of_errors < threshold, -1)
+
+
+def thumbnails(pixels: Tensor) -> Tensor:
+    """Grey images of 8x8 cells, less their mean and of length 1: (N, 3, H, W) uint8 -> (N, 64)."""
+    grey = F.adaptive_avg_pool2d(pixels.float().mean(1, keepdim=True), 8).flatten(1)
+    return F.normalize(grey - grey.mean(1, keepdim=True))
+
+
+def fine_structure(pixels: Tensor, sigma: float = 3.0) -> Tensor:
+    """Images (N, 3, H, W) uint8, resized to 32x32, less their blur by a Gaussian: (N, 3, 32, 32)."""
+    reach = torch.arange(-9, 10).float()
+    kernel = torch.exp(-(reach**2) / (2 * sigma**2))
+    row = (kernel / kernel.sum()).view(1, 1, 1, -1).expand(3, 1, 1, -1)
+    images = resize(pixels, (SIDE, SIDE)).float()
+    across = F.conv2d(F.pad(images, (9, 9, 9, 9), mode="replicate"), row, groups=3)
+    return images - F.conv2d(across, row.transpose(2, 3), groups=3)
+
+
+def largest_correlation(image: Tensor, others: Tensor) -> Tensor:
+    """Pearson's correlation of an image's inside with each other image, at the shift where it is largest.
+
+    Args:
+        image: (3, H, W). Its inside is the image without `MAX_SHIFT` pixels at each edge, so all shifts up to that
+            are tried.
+        others: (n, 3, H, W).
+
+    Returns:
+        (n,), -1 to 1.
+    """
+    inside = image[:, MAX_SHIFT:-MAX_SHIFT, MAX_SHIFT:-MAX_SHIFT]
+    pattern = F.normalize((inside - inside.mean()).flatten(), dim=0).view_as(inside)
+    height, width = inside.shape[1:]
+    moments = torch.stack([others.sum(dim=1), others.square().sum(dim=1)], dim=1)  # (n, 2, H, W)
+    sums, squares = F.avg_pool2d(F.avg_pool2d(moments, (height, 1), 1), (1, width), 1).unbind(dim=1)
+    energy = (squares - sums.square() / 3) * inside[0].numel()
+    return (F.conv2d(others, pattern[None])[:, 0] / energy.clamp(min=1e-6).sqrt()).amax(dim=(1, 2))
