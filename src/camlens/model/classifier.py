@@ -44,9 +44,6 @@ class Classifier(nn.Module):
         UsageError: There are fewer than two class names, or the mean, standard deviation or size is invalid.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         network: nn.Module,
@@ -68,8 +65,8 @@ class Classifier(nn.Module):
         self.class_names = tuple(map(str, class_names))
         self.input_size: Size = (int(input_size[0]), int(input_size[1]))
         self.name = name or type(bare(network)).__name__
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+        self.mean = nn.Buffer(torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.std = nn.Buffer(torch.tensor(std, dtype=torch.float32), persistent=False)
         self.chosen_layers = None if layers is None else tuple(layers)
 
     def forward(self, images: Tensor) -> Tensor:

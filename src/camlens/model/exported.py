@@ -28,7 +28,7 @@ class Exported(nn.Module):
     def __init__(self, session: Any, outputs: dict[str, str], exact: str, digest: bytes) -> None:
         super().__init__()
         self.session, self.outputs, self.exact = session, outputs, exact
-        self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8))
+        self.digest = nn.Buffer(torch.tensor(list(digest), dtype=torch.uint8))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of normalised images (B, 3, H, W)."""
