@@ -57,7 +57,7 @@ def test_a_layer_that_does_not_lead_to_the_logits(layer, message):
 def test_a_layer_that_leads_to_the_logits_by_its_class_token_alone():
     net, batch = networks.ViT().eval(), torch.randn(2, 3, *networks.SIZE)
     message = refused(net, batch, layer="blocks.2", kind=ModelError)
-    assert message.startswith("the logits depend on layer 'blocks.2' by tokens alone that are no cells of the image")
+    assert message.startswith("the logits depend on layer 'blocks.2' only through tokens that are not image cells")
     assert explain(net, batch).layers == ("blocks.1",)
 
 

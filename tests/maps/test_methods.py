@@ -14,13 +14,13 @@ from camlens.maps.methods import (
     grad_cam,
     hirescam,
     layercam,
+    logit_weights,
     score_cam,
     xgrad_cam,
 )
-from camlens.maps.targets import logit_weights
 
 BY_GRADIENT = [
-    name for name, method in METHODS.items() if "gradients" in method.needs and method.weights is logit_weights
+    name for name, method in METHODS.items() if method.needs == "gradients" and method.weights is logit_weights
 ]
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))

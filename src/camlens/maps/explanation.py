@@ -1,9 +1,11 @@
 """`Explanation`: logits and maps of a batch."""
 
-from __future__ import annotations
-
+import base64
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from html import escape
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,12 +15,12 @@ from torch import Tensor
 
 from camlens.errors import UsageError
 from camlens.files import replacing
-from camlens.maps.notebook import to_html
 from camlens.maps.overlay import displayable, overlay, upsample
 from camlens.model.classifier import Classifier
 
 T = TypeVar("T")
 MAX_IMAGES, MAX_CLASSES = 12, 10  # shown in a notebook
+SIDE = 128  # of each picture there, in CSS pixels
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,10 +106,8 @@ class Explanation:
         """
         if self.target.ndim > 1:
             raise UsageError("an overlay shows one class; explain one target of each image")
-        pictures = self.pictures
-        return self._as_asked(
-            lambda maps: [overlay(p, m, strength=strength) for p, m in zip(pictures, maps, strict=True)]
-        )
+        draw, pictures = partial(overlay, strength=strength), self.pictures
+        return self._as_asked(lambda maps: list(map(draw, pictures, maps)))
 
     def class_name(self, index: int) -> str:
         """The name of a class; of a bare network its index."""
@@ -115,12 +115,11 @@ class Explanation:
 
     def save_npz(self, path: str | Path) -> Path:
         """Write logits, target, against (empty if None), class_names, method, and `maps/<layer>` for each layer."""
-        class_names = [self.class_name(index) for index in range(self.logits.shape[1])]
         arrays = {
             "logits": self.logits.float().cpu().numpy(),
             "target": self.target.cpu().numpy(),
             "against": np.zeros(0, np.int64) if self.against is None else self.against.cpu().numpy(),
-            "class_names": np.array(class_names),
+            "class_names": np.array([self.class_name(index) for index in range(self.logits.shape[1])]),
             "method": np.array(self.method),
             **{f"maps/{layer}": maps.cpu().numpy() for layer, maps in self.layer_maps.items()},
         }
@@ -134,21 +133,34 @@ class Explanation:
         return results[self.layers[0]] if self.single_layer else results
 
     def _repr_html_(self) -> str:
-        shown = min(MAX_IMAGES, len(self.logits))
-        rows = [self._captioned_pictures(row) for row in range(shown)]
-        heading = f"{self.method} at {', '.join(self.layers)}. {self.why}"
-        return to_html(heading, rows, len(self.logits) - shown)
+        """For notebooks: a row for each image, with its prediction and its heat maps."""
+        rows = [self._row_as_html(row, picture) for row, picture in enumerate(self.pictures[:MAX_IMAGES])]
+        omitted = len(self.logits) - len(rows)
+        heading = escape(f"{self.method} at {', '.join(self.layers)}. {self.why}")
+        return f"<p>{heading}</p>{''.join(rows)}" + (f"<p>and {omitted:,} more images</p>" if omitted else "")
 
-    def _captioned_pictures(self, row: int) -> list[tuple[str, Image.Image]]:
+    def _row_as_html(self, row: int, picture: Tensor) -> str:
         """An image with its prediction, and its heat maps with class, layer and range."""
-        picture = self.pictures[row]
         probability = float(self.logits[row].float().softmax(dim=0).max())
         prediction = f"{self.class_name(int(self.prediction[row]))} {100 * probability:.1f} %"
-        captioned = [(prediction, Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()))]
+        figures = [html_figure(prediction, Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()))]
         minus = "" if self.against is None else f" − {self.class_name(int(self.against[row]))}"
         classes = self.target[row].reshape(-1).tolist()[:MAX_CLASSES]
         for layer, maps in self.layer_maps.items():
-            for index, one in zip(classes, maps[row].reshape(-1, *maps.shape[-2:]), strict=False):
-                values = f"{float(one.min()):.2g} … {float(one.max()):.2g}"
-                captioned.append((f"{self.class_name(index)}{minus}, {layer}, {values}", overlay(picture, one)))
-        return captioned
+            for index, map in zip(classes, maps[row].reshape(-1, *maps.shape[-2:]), strict=False):
+                values = f"{float(map.min()):.2g} … {float(map.max()):.2g}"
+                caption = f"{self.class_name(index)}{minus}, {layer}, {values}"
+                figures.append(html_figure(caption, overlay(picture, map)))
+        return "".join(figures) + "<br>"
+
+
+def html_figure(caption: str, picture: Image.Image) -> str:
+    """A picture with its caption as HTML that needs no other file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    data, text = base64.b64encode(file.getvalue()).decode(), escape(caption)
+    return (
+        f'<figure style="display:inline-block;margin:0 8px 8px 0;width:{SIDE}px;vertical-align:top;font-size:11px">'
+        f'<img alt="{text}" src="data:image/png;base64,{data}" style="width:{SIDE}px;image-rendering:pixelated">'
+        f"<figcaption>{text}</figcaption></figure>"
+    )

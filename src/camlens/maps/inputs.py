@@ -1,19 +1,19 @@
-"""What `explain` takes as images and layers, checked."""
-
-from __future__ import annotations
+"""What `explain` takes, checked: images and target classes."""
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from camlens.errors import UsageError, unknown
+from camlens.errors import UsageError
 from camlens.model.classifier import Classifier
 from camlens.model.forward import constant
 from camlens.model.preprocess import Pictures
 
+Target = int | str | Tensor | Sequence[int] | Sequence[str] | None
 CHANNELS_LAST_PIXELS = 2**14  # image size from which a CPU is faster with channels last, whatever the network's order
 
 
@@ -28,9 +28,7 @@ def prepare_images(classifier: Classifier | None, images: Pictures) -> Tensor:
     if classifier is not None:
         images = classifier.prepare(images)
     if not isinstance(images, Tensor):
-        raise UsageError(
-            "a bare network takes a tensor of images; wrap it in camlens.Classifier to explain PIL pictures"
-        )
+        raise UsageError("a bare network takes a tensor; wrap it in camlens.Classifier to explain PIL pictures")
     if images.ndim != 4 or not images.is_floating_point() or not images.numel():
         kind = f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}"
         raise UsageError(f"images is {kind}; expected normalised images (B, 3, H, W) of floats, B of 1 or more")
@@ -55,26 +53,65 @@ def seems_unnormalised(classifier: Classifier | None, high: float) -> bool:
     A bright picture may have no negative value after normalisation either; then it has some above 1, and none above
     what white becomes.
     """
-    if classifier is None:
-        white = 3.0  # larger than with any usual mean and standard deviation
-    elif float(classifier.mean.min()) > 0:
-        white = float(((1 - classifier.mean) / classifier.std).max()) + 0.01
-    else:
-        return False
+    if classifier is not None and float(classifier.mean.min()) <= 0:
+        return False  # such a network takes images without negative values
+    usual = 3.0  # larger than what white becomes with any usual mean and standard deviation
+    white = usual if classifier is None else float(((1 - classifier.mean) / classifier.std).max()) + 0.01
     return high <= 1 or high > white
 
 
-def layer_names(layer: str | Sequence[str] | None) -> list[str]:
-    """The names asked for, as a list; empty for the default."""
-    names = [layer] if isinstance(layer, str) else layer or ()
-    if not isinstance(names, list | tuple):
-        raise UsageError(
-            f"layer is of type {type(layer).__name__}; expected the name of a module, or a list of such names"
-        )
-    return list(names)
+class Targets:
+    """The classes to explain, given in any of the ways that `explain` takes.
 
+    Args:
+        wanted: None for the predicted class; "all" for every class; an index, a name, one of these for each image, or
+            a tensor (B, n) with n classes of each image.
+        count: Number of images B.
+        classifier: Knows the names; None for a bare network.
+        one_each: Refuse several classes of an image.
 
-def unknown_layer(name: str, known: Iterable[str], owner: str) -> UsageError:
-    """The error for a layer that is not there, with the outermost ones that are."""
-    names = list(known)
-    return unknown("layer", name, [k for k in names if "." not in k] or names, owner)
+    Raises:
+        UsageError: As many classes as images were expected.
+    """
+
+    def __init__(self, wanted: Target, count: int, classifier: Classifier | None, one_each: bool = False) -> None:
+        self.classifier, self.wanted = classifier, wanted
+        self.all_classes = not one_each and isinstance(wanted, str) and wanted == "all"
+        self.several = not one_each and isinstance(wanted, Tensor) and wanted.ndim == 2
+        self.indices: Tensor | None = None  # known once the network has told how many classes there are
+        listed: Any = getattr(wanted, "tolist", lambda: wanted)()  # of a tensor or a numpy array
+        self.listed = listed if isinstance(listed, list | tuple) else [listed] * count
+        if (given := len(self.listed)) != count:
+            raise UsageError(f"{given} classes for {count} images; give one for each image, or one for all")
+
+    def select(self, rows: slice, logits: Tensor) -> Tensor:
+        """Select the classes of some images.
+
+        Args:
+            rows: Which of the images.
+            logits: Their logits, (b, K).
+
+        Returns:
+            Class indices, (b,), or (b, n) for several classes of each image.
+
+        Raises:
+            UsageError: The network has no such class.
+        """
+        count = logits.shape[1]
+        if self.wanted is None:
+            return logits.argmax(dim=1)
+        if self.all_classes:
+            return torch.arange(count, device=logits.device).expand(len(logits), -1)
+        if self.indices is None:
+            images = self.listed if self.several else [[one] for one in self.listed]
+            indices = torch.tensor([[self.index(one, count) for one in classes] for classes in images])
+            self.indices = indices if self.several else indices[:, 0]
+        return self.indices[rows].to(logits.device)
+
+    def index(self, wanted: Any, count: int) -> int:
+        """The index of a class, of `count` in all."""
+        if isinstance(wanted, str) and self.classifier is not None:
+            wanted = self.classifier.class_index(wanted)
+        if isinstance(wanted, bool) or not hasattr(wanted, "__index__") or not 0 <= int(wanted) < count:
+            raise UsageError(f"unknown class {wanted!r}; this model has: 0 to {count - 1}")
+        return int(wanted)

@@ -4,19 +4,20 @@ Notation: y is the explained logit or logit difference, A (B, C, h, w) are the a
 (B, C, h, w) their gradients. Maps (B, h, w) are raw: never stretched to 0..1.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, einsum
+import torch.nn.functional as F
+from torch import Tensor, einsum, nn
 
 from camlens.errors import unknown
-from camlens.maps.pixels import guided_backprop, integrated_gradients, smoothgrad
-from camlens.maps.targets import logit_weights, nearest_class_weights
+
+NEAREST_CLASSES = 3  # that Finer-CAM compares with
+STEPS = 50  # of Integrated Gradients
+SAMPLES, NOISE = 25, 0.15  # of SmoothGrad; standard deviation of the noise, as a fraction of the image's range
 
 
 def grad_cam(A: Tensor, G: Tensor) -> Tensor:
@@ -116,36 +117,97 @@ def weighted_sum(A: Tensor, weights: Tensor) -> Tensor:
     return einsum("bchw,bc->bhw", A, weights)
 
 
+def integrated_gradients(model: nn.Module, image: Tensor) -> Tensor:
+    """Integrated Gradients from the mean colour: the pixels add up to the change of y from there. Signed.
+
+    Sundararajan et al. 2017, arXiv 1703.01365, Eq. 1.
+
+    Args:
+        model: Computes y (B,) of images (B, 3, H, W).
+        image: (1, 3, H, W), which requires a gradient.
+
+    Returns:
+        Attributions of each colour, (1, 3, H, W).
+    """
+    from captum.attr import IntegratedGradients
+
+    attributions: Tensor = IntegratedGradients(model).attribute(image, n_steps=STEPS)
+    return attributions
+
+
+def smoothgrad(model: nn.Module, image: Tensor) -> Tensor:
+    """SmoothGrad: mean gradient of y over noisy copies, with the same noise in every call. As `integrated_gradients`.
+
+    Smilkov et al. 2017, arXiv 1706.03825.
+    """
+    from captum.attr import NoiseTunnel, Saliency
+
+    low, high = image.detach().aminmax()
+    options = {"nt_type": "smoothgrad", "nt_samples": SAMPLES, "stdevs": NOISE * float(high - low), "abs": False}
+    attributions: Tensor = NoiseTunnel(Saliency(model)).attribute(image, **options)
+    return attributions
+
+
+def guided_backprop(model: nn.Module, image: Tensor) -> Tensor:
+    """Guided Backpropagation: the gradient without its negative part at every ReLU. As `integrated_gradients`.
+
+    Springenberg et al. 2014, arXiv 1412.6806.
+    """
+    from captum.attr import GuidedBackprop
+
+    attributions: Tensor = GuidedBackprop(model).attribute(image)
+    return attributions
+
+
+def logit_weights(logits: Tensor, target: Tensor, against: Tensor | None) -> Tensor:
+    """Weights of y = logit of the target, minus the logit of `against` where given: (B, K)."""
+    weights = F.one_hot(target, logits.shape[1]).to(logits.dtype)
+    return weights if against is None else weights - F.one_hot(against, logits.shape[1])
+
+
+def nearest_class_weights(logits: Tensor, target: Tensor, against: Tensor | None) -> Tensor:
+    """Weights of y = logit of the target minus the mean of the classes with the nearest logits: (B, K).
+
+    Those are the three nearest, or `against` where given; the strength of the comparison, gamma, is 1.
+
+    Finer-CAM, Zhang et al. 2025, arXiv 2501.11309, Eq. 4 to 6.
+    """
+    weights = logit_weights(logits, target, against)
+    nearest = min(NEAREST_CLASSES, logits.shape[1] - 1)
+    if against is not None or not nearest:
+        return weights
+    distance = (logits - logits.gather(1, target[:, None])).abs().masked_fill(weights > 0, torch.inf)
+    return weights.scatter(1, distance.topk(nearest, largest=False).indices, -1 / nearest)
+
+
 @dataclass(frozen=True)
 class Method:
     """A map method.
 
     Attributes:
         name: Its name in `METHODS`, lower case with hyphens.
-        formula: From what it needs to maps, (B, h, w) or, of pixels, (B, H, W).
-        needs: Attributes of the evidence (see `camlens.maps.backends.torch`), passed to `formula` in this order.
+        formula: Computes maps (B, h, w) from what it needs.
+        needs: What `formula` takes. "gradients" is short for (A, G), "activations" for (A,), "masked logits" for
+            (A, y_masked), "ablated logits" for (A, y, y_ablated); "pixels" is what `camlens.maps.pixels` gives.
         unit: Unit of the map's cells.
         weights: From logits (B, K), target (B,) and against (B,) or None to the weight of each logit in y, (B, K).
-        level: Whether it explains the cells of a layer or the pixels of the input.
         explains_class: Whether the map depends on the class at all.
     """
 
     name: str
     formula: Callable[..., Tensor]
-    needs: tuple[str, ...] = ("activations", "gradients")
+    needs: Literal["gradients", "activations", "masked logits", "ablated logits", "pixels"] = "gradients"
     unit: Literal["logits", "activation", "gradient"] = "logits"
     weights: Callable[[Tensor, Tensor, Tensor | None], Tensor] = logit_weights
-    level: Literal["layer", "pixels"] = "layer"
     explains_class: bool = True
 
-    def arguments(self, evidence: Any) -> list[Any]:
-        """Take what the formula needs from the evidence that a backend gives."""
-        return [getattr(evidence, need) for need in self.needs]
+    @property
+    def level(self) -> Literal["layer", "pixels"]:
+        """Whether it explains the cells of a layer or the pixels of the input."""
+        return "pixels" if self.needs == "pixels" else "layer"
 
 
-PIXELS = ("network", "images", "weights")
-
-METHODS: dict[str, Method] = {
+METHODS = {
     method.name: method
     for method in (
         Method("grad-cam", grad_cam),
@@ -153,13 +215,13 @@ METHODS: dict[str, Method] = {
         Method("hirescam", hirescam),
         Method("layercam", layercam),
         Method("xgrad-cam", xgrad_cam),
-        Method("eigen-cam", eigen_cam, ("activations",), "activation", explains_class=False),
-        Method("score-cam", score_cam, ("activations", "masked_logit"), "activation"),
-        Method("ablation-cam", ablation_cam, ("activations", "logit", "ablated_logit"), "activation"),
+        Method("eigen-cam", eigen_cam, "activations", "activation", explains_class=False),
+        Method("score-cam", score_cam, "masked logits", "activation"),
+        Method("ablation-cam", ablation_cam, "ablated logits", "activation"),
         Method("finer-cam", grad_cam, weights=nearest_class_weights),  # Zhang et al. 2025, arXiv 2501.11309, Eq. 4 to 6
-        Method("integrated-gradients", integrated_gradients, PIXELS, "logits", level="pixels"),
-        Method("smoothgrad", smoothgrad, PIXELS, "gradient", level="pixels"),
-        Method("guided-backprop", guided_backprop, PIXELS, "gradient", level="pixels"),
+        Method("integrated-gradients", integrated_gradients, "pixels"),
+        Method("smoothgrad", smoothgrad, "pixels", "gradient"),
+        Method("guided-backprop", guided_backprop, "pixels", "gradient"),
     )
 }
 CAMS = [name for name, method in METHODS.items() if method.level == "layer"]

@@ -1,11 +1,5 @@
 """Heat maps on images: upsampling, colours and overlays."""
 
-from __future__ import annotations
-
-import base64
-import io
-from html import escape
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -31,10 +25,7 @@ def upsample(maps: Tensor, size: tuple[int, int], smooth: bool = True) -> Tensor
         Maps of this size, (..., H, W).
     """
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
-    if smooth:
-        large = F.interpolate(flat, size=size, mode="bilinear", align_corners=False)
-    else:
-        large = F.interpolate(flat, size=size, mode="nearest-exact")
+    large = F.interpolate(flat, size=size, mode="bilinear" if smooth else "nearest-exact")
     return large.reshape(*maps.shape[:-2], *size)
 
 
@@ -83,15 +74,3 @@ def overlay(
     alpha = np.abs(fraction) * strength
     blended = grey[:, :, None] * (1 - alpha) + np.where(fraction > 0, positive, negative) * alpha
     return Image.fromarray(blended.round().astype(np.uint8))
-
-
-def html_figure(caption: str, picture: Image.Image, side: int) -> str:
-    """A picture with its caption as HTML that needs no other file, `side` CSS pixels wide."""
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    data = base64.b64encode(file.getvalue()).decode()
-    return (
-        f'<figure style="display:inline-block;margin:0 8px 8px 0;width:{side}px;vertical-align:top;font-size:11px">'
-        f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}" '
-        f'style="width:{side}px;image-rendering:pixelated"><figcaption>{escape(caption)}</figcaption></figure>'
-    )

@@ -1,7 +1,5 @@
 """Recognise a pooled linear head, behind which gradients are known without differentiating."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 
@@ -24,34 +22,33 @@ def pooled_head(logits: Tensor, activation: Tensor) -> Tensor | None:
     Returns:
         W (K, C) where logits = W mean_ij(A) + b, else None.
     """
-    weights, reason = read_head(logits, activation)
-    if weights is None:
-        log.debug("no pooled linear head: %s; the gradient is computed", reason)
-    return weights
+    head = read_head(logits, activation)
+    if isinstance(head, Tensor):
+        return head
+    log.debug("no pooled linear head: %s; the gradient is computed", head)
+    return None
 
 
-def read_head(logits: Tensor, activation: Tensor) -> tuple[Tensor | None, str]:
-    """The weights, or None with the reason."""
+def read_head(logits: Tensor, activation: Tensor) -> Tensor | str:
+    """The weights, or the reason why there is another head."""
     if activation.ndim != 4:
-        return None, f"the layer puts out {activation.ndim} axes"
+        return f"the layer puts out {activation.ndim} axes"
     linear: Any = logits.grad_fn
     if linear is None or linear.name() != "AddmmBackward0" or linear._saved_alpha != 1:
-        return None, "the logits are not those of a linear layer with a bias"
-    bias, features, matrix = (source for source, _ in linear.next_functions)
+        return "the logits are not those of a linear layer with a bias"
+    bias, mean, matrix = (source for source, _ in linear.next_functions)
     if bias is not None or matrix is not None:
-        return None, "its bias or weights depend on the layer"
-    weights: Tensor = linear._saved_mat2.T
-    mean = features
+        return "its bias or weights depend on the layer"
     while mean is not None and mean.name() in RESHAPES:
         mean = mean.next_functions[0][0]
-    if mean is None or mean.name() != "MeanBackward1":
-        return None, "its input is no mean"
-    if {axis % 4 for axis in mean._saved_dim} != {2, 3}:  # autograd keeps -1 as 2**64 - 1
-        return None, "its input is no mean over height and width"
+    height_and_width = {2, 3}  # autograd keeps -1 as 2**64 - 1
+    if mean is None or mean.name() != "MeanBackward1" or {axis % 4 for axis in mean._saved_dim} != height_and_width:
+        return "its input is not a mean over height and width"
     clone = mean.next_functions[0][0]
     source = clone.next_functions[0][0] if clone is not None and clone.name() == "CloneBackward0" else None
     if source is None or not (source == activation.grad_fn or getattr(source, "variable", None) is activation):
-        return None, "other operations lie between the layer and the mean"
+        return "other operations lie between the layer and the mean"
+    weights: Tensor = linear._saved_mat2.T
     if weights.shape[1] != activation.shape[1]:
-        return None, "the linear layer takes other features than the channels of the layer"
-    return weights, ""
+        return "the linear layer takes other features than the channels of the layer"
+    return weights

@@ -138,7 +138,7 @@ def prepare(
     if train is not None and facts["plane"] is not None:  # the network has features
         train_features = predict_cached(model, train, cache, batch_size, fingerprints[1]).features
     live: Live = {
-        "methods": [name for name, method in METHODS.items() if "gradients" in method.needs],
+        "methods": [name for name, method in METHODS.items() if method.needs == "gradients"],
         "method": METHOD,
         "layers": list(model.find_layers()),
     }

@@ -12,9 +12,8 @@ import onnx
 from camlens.data.dataset import Dataset
 from camlens.errors import UsageError
 from camlens.files import replacing
-from camlens.maps.backends.onnx import OnnxBackend
 from camlens.model.classifier import Classifier, bare
-from camlens.model.exported import KEY, load
+from camlens.model.exported import KEY, Exported, load
 from camlens.model.resnet import ResNet
 from camlens.progress import Work
 from camlens.show.export.compare import COMPARED_IMAGES, compare
@@ -53,7 +52,7 @@ def write(
     if int8 and train is None:
         raise UsageError("--int8 is calibrated on training images, and the data has none")
     network, layer = bare(model), model.find_layers()[-1]
-    if OnnxBackend.handles(network):
+    if isinstance(network, Exported):
         raise UsageError(f"{model.name} is an ONNX file already; give the network that it was made from")
     if layer3 and not isinstance(network, ResNet):
         raise UsageError(f"the maps of layer3 are exported for ResNets of camlens; {model.name} is none")

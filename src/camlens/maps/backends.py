@@ -1,0 +1,283 @@
+"""Running a network on one micro-batch, for its logits and for maps: torch networks, ONNX files and captum.
+
+In a torch network the output of each layer is replaced by a leaf of the autograd graph on its way through. Nothing in
+front of the layers requires a gradient, so nothing there is recorded, and only what lies behind them is differentiated.
+"""
+
+import warnings
+from collections.abc import Sequence
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, einsum, nn
+from torch.overrides import TorchFunctionMode
+
+from camlens.errors import ModelError
+from camlens.maps.methods import Method
+from camlens.maps.overlay import stretch, upsample
+from camlens.maps.pooled_head import pooled_head
+from camlens.model.exported import Exported
+from camlens.model.forward import hooked, isolated_forward, micro_batch_size
+from camlens.model.layers import as_grid
+from camlens.progress import track
+
+RELUS = (torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, nn.functional.relu, nn.functional.relu_)
+
+
+class TorchPass:
+    """A micro-batch in a torch network. The network is left as it was.
+
+    Args:
+        network: The network itself, not a `Classifier`.
+        method: The method to compute, one that explains layers.
+        images: (B, 3, H, W).
+        layers: Names of layers.
+
+    Attributes:
+        logits: (B, K).
+
+    Raises:
+        ModelError: A layer was not reached or has no feature map.
+    """
+
+    def __init__(self, network: nn.Module, method: Method, images: Tensor, layers: Sequence[str]) -> None:
+        outputs: dict[str, Tensor] = {}
+        with hooked(network, {name: partial(replace_by_leaf, outputs, name, images) for name in layers}):
+            self.logits: Tensor = isolated_forward(network, images)
+        for name in layers:
+            if name not in outputs:
+                raise ModelError(f"layer {name!r} was not reached in the forward pass")
+        self.layers = [CapturedLayer(network, name, images, outputs[name], self.logits) for name in layers]
+        self.method = method
+
+    def maps(self, weights: Tensor) -> list[Tensor]:
+        """Maps (B, h, w) of y = sum_k weights_k logits_k at each layer, from weights (B, K)."""
+        arguments = self.arguments(weights)  # may run the network, under the caller's autocast
+        with torch.no_grad(), torch.autocast(weights.device.type, enabled=False):
+            return [self.method.formula(*of_layer) for of_layer in arguments]
+
+    def arguments(self, weights: Tensor) -> list[tuple[Tensor, ...]]:
+        """What the method's formula takes, for each layer."""
+        A = [layer.activations for layer in self.layers]
+        match self.method.needs:
+            case "gradients":
+                return list(zip(A, self.gradients(weights), strict=True))
+            case "masked logits":
+                masked = [(layer.masked_logits * weights[:, None]).sum(dim=2) for layer in self.layers]
+                return list(zip(A, masked, strict=True))
+            case "ablated logits":
+                y = (self.logits.detach() * weights).sum(dim=1)
+                ablated = [(layer.ablated_logits * weights[:, None]).sum(dim=2) for layer in self.layers]
+                return list(zip(A, [y] * len(A), ablated, strict=True))
+            case _:
+                return list(zip(A, strict=True))
+
+    def gradients(self, weights: Tensor) -> list[Tensor]:
+        """dy/dA of each layer, (B, C, h, w), in one backward pass.
+
+        Raises:
+            ModelError: The logits do not depend on a layer, or only on tokens that are no cells of the image.
+        """
+        if all(layer.head is not None for layer in self.layers):
+            return [layer.pooled_gradient(weights) for layer in self.layers]
+        if not self.logits.requires_grad:
+            names = ", ".join(layer.name for layer in self.layers)
+            raise ModelError(f"the logits do not depend on {names} in a way that can be differentiated")
+        outputs, weights = [layer.output for layer in self.layers], weights.to(self.logits.dtype)
+        gradients = torch.autograd.grad(self.logits, outputs, weights, retain_graph=True, allow_unused=True)
+        grids = []
+        for layer, gradient in zip(self.layers, gradients, strict=True):
+            if gradient is None:
+                raise ModelError(f"the logits do not depend on layer {layer.name!r}")
+            grid = layer.grid(gradient)
+            if gradient.any() and not grid.any():
+                why = "only through tokens that are not image cells"
+                raise ModelError(f"the logits depend on layer {layer.name!r} {why}; take an earlier layer")
+            grids.append(grid.to(layer.activations.dtype))
+        return grids
+
+
+def replace_by_leaf(outputs: dict[str, Tensor], name: str, images: Tensor, output: object) -> Tensor:
+    """Forward hook of a layer: note its output as a leaf that gradients can be taken of, and pass on a copy."""
+    image_size = images.shape[2], images.shape[3]
+    if not isinstance(output, Tensor) or as_grid(output, image_size) is None or len(output) != len(images):
+        arrived = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise ModelError(f"layer {name!r} puts out {arrived}; a map needs a feature map (B, C, h, w)")
+    outputs[name] = output if output.requires_grad else output.detach().requires_grad_()
+    return outputs[name].clone()  # what follows may work in place
+
+
+class CapturedLayer:
+    """A layer in one forward pass. What does not depend on the class is computed once, when it is first needed.
+
+    Args:
+        network: The network, in any mode.
+        name: Name of the layer.
+        images: (B, 3, H, W).
+        output: What the layer puts out for them; a leaf of the graph of the logits, or computed from another such leaf.
+        logits: (B, K), with their graph.
+    """
+
+    def __init__(self, network: nn.Module, name: str, images: Tensor, output: Tensor, logits: Tensor) -> None:
+        self.network, self.name, self.images, self.output, self.logits = network, name, images, output, logits
+        self.image_size = images.shape[2], images.shape[3]
+
+    def grid(self, tensor: Tensor) -> Tensor:
+        """View a tensor of the shape of the output as a feature map (B, C, h, w)."""
+        feature_map = as_grid(tensor, self.image_size)
+        assert feature_map is not None, "only outputs with a feature map are captured"
+        return feature_map
+
+    @cached_property
+    def activations(self) -> Tensor:
+        """A, (B, C, h, w), in float32 at least."""
+        return self.grid(self.output.detach()).to(torch.promote_types(self.output.dtype, torch.float32))
+
+    @cached_property
+    def head(self) -> Tensor | None:
+        """W (K, C) where the logits are W mean_ij(A) + b."""
+        return pooled_head(self.logits, self.output)
+
+    def pooled_gradient(self, weights: Tensor) -> Tensor:
+        """dy/dA (B, C, h, w) in front of a pooled linear head, from weights (B, K): the same in every cell."""
+        assert self.head is not None
+        with torch.autocast(weights.device.type, enabled=False):
+            of_channel = weights @ self.head.to(weights.dtype) / self.activations[0, 0].numel()  # (B, C)
+        return of_channel[:, :, None, None].expand_as(self.activations)
+
+    @cached_property
+    @torch.no_grad()
+    def ablated_logits(self) -> Tensor:
+        """Logits with one channel set to 0, for each channel: (B, C, K).
+
+        In front of a pooled linear head they are arithmetic. Elsewhere each image runs up to the layer alone and
+        becomes many copies there, so that what precedes the layer is computed once; where the network does not allow
+        this, the image itself is copied.
+        """
+        if self.head is not None:
+            return self.logits[:, None] - self.activations.mean(dim=(2, 3))[:, :, None] * self.head.T
+        can_copy_at_layer = self.can_copy_at_layer()
+        channels = torch.arange(self.activations.shape[1], device=self.images.device)
+        parts = channels.split(micro_batch_size(self.network, self.images))
+        logits = []
+        for image, output in zip(self.images.split(1), self.output.split(1), strict=True):
+            for part in track(parts, "ablating the channels"):
+                copies = torch.cat([output] * len(part))
+                self.grid(copies)[torch.arange(len(part)), part] = 0
+                logits.append(self.rerun(image if can_copy_at_layer else torch.cat([image] * len(part)), copies))
+        return torch.cat(logits).view(len(self.images), len(channels), -1)
+
+    def can_copy_at_layer(self) -> bool:
+        """Whether one image may become two at the layer without changing the logits."""
+        try:
+            twice = self.rerun(self.images[:1], torch.cat([self.output[:1]] * 2))
+        except Exception:  # a network may raise anything
+            return False
+        return twice.shape == (2, self.logits.shape[1]) and torch.allclose(twice, self.logits[:1], rtol=1e-3, atol=1e-3)
+
+    def rerun(self, images: Tensor, output: Tensor) -> Tensor:
+        """Logits of images with the output of the layer replaced."""
+        with hooked(self.network, {self.name: lambda _output: output}):
+            logits: Tensor = isolated_forward(self.network, images)
+        return logits
+
+    @cached_property
+    @torch.no_grad()
+    def masked_logits(self) -> Tensor:
+        """Logits of the images multiplied by one channel, upsampled and stretched to 0..1, for each channel: (B, C, K).
+
+        NaN for a constant channel. Channels of one shape, such as those with a single cell, run once.
+        """
+        A = self.activations
+        masked = self.logits.new_full((*A.shape[:2], self.logits.shape[1]), torch.nan)
+        for row, (image, channels) in enumerate(zip(self.images, A, strict=True)):
+            varies = channels.amax(dim=(1, 2)) > channels.amin(dim=(1, 2))
+            if not varies.any():
+                continue
+            shapes, shape_of_channel = stretch(channels[varies]).unique(dim=0, return_inverse=True)
+            masks = stretch(upsample(shapes, self.image_size)).to(image.dtype)[:, None]  # (n, 1, H, W)
+            parts = track(masks.split(micro_batch_size(self.network, self.images)), "masking the image by each channel")
+            logits = torch.cat([isolated_forward(self.network, image * part) for part in parts])
+            masked[row, varies] = logits[shape_of_channel]
+        return masked
+
+
+class OnnxPass:
+    """A micro-batch in an ONNX file that `camlens export` wrote. As `TorchPass`, for methods whose maps it gives.
+
+    The file computes HiResCAM with the logits, for every class.
+    """
+
+    def __init__(self, network: Exported, method: Method, images: Tensor, layers: Sequence[str]) -> None:
+        self.logits, self.hirescam = network.run(images, layers)
+        self.signed = method.name == "hirescam"
+
+    def maps(self, weights: Tensor) -> list[Tensor]:
+        """Maps (B, h, w) of y = sum_k weights_k logits_k at each layer: HiResCAM is linear in y."""
+        with torch.autocast(weights.device.type, enabled=False):
+            maps = [einsum("bkhw,bk->bhw", of_layer, weights) for of_layer in self.hirescam]
+        return maps if self.signed else [of_layer.relu() for of_layer in maps]
+
+
+class PixelPass:
+    """One image (1, 3, H, W) in a torch network. As `TorchPass`, for the methods that explain its pixels."""
+
+    def __init__(self, network: nn.Module, method: Method, images: Tensor) -> None:
+        self.network, self.method, self.images = network, method, images
+        with torch.no_grad():
+            self.logits: Tensor = isolated_forward(network, images)
+
+    def maps(self, weights: Tensor) -> list[Tensor]:
+        """The map (1, H, W) of y = sum_k weights_k logits_k, summed over the colours."""
+        model, image = ExplainedLogit(self.network, weights), self.images.detach().requires_grad_()
+        try:
+            with torch.random.fork_rng(), warnings.catch_warnings():
+                torch.manual_seed(0)
+                warnings.simplefilter("ignore")  # captum warns of the hooks that it adds
+                return [self.method.formula(model, image).detach().sum(dim=1)]
+        except ModuleNotFoundError as error:
+            name = self.method.name
+            raise ModelError(f"{name} needs {error.name}; install it with: pip install 'camlens[captum]'") from error
+
+
+class ExplainedLogit(nn.Module):
+    """Maps images (B, 3, H, W) to y (B,), for weights (1, K) of the logits.
+
+    captum's Guided Backpropagation overrides the gradient of ReLU modules only; a functional ReLU would silently give
+    the plain gradient. So every ReLU is run as a module here.
+    """
+
+    def __init__(self, network: nn.Module, weights: Tensor) -> None:
+        super().__init__()
+        self.network, self.weights, self.relu = network, weights, nn.ReLU()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute y."""
+        with ReluAsModule(self.relu):
+            logits: Tensor = isolated_forward(self.network, images)
+        return (logits * self.weights).sum(dim=1)
+
+
+class ReluAsModule(TorchFunctionMode):
+    """Within this context a module computes every ReLU."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the module in place of a ReLU, any other function as it is."""
+        return self.module(args[0]) if func in RELUS else func(*args, **(kwargs or {}))
+
+
+ForwardPass = TorchPass | OnnxPass | PixelPass
+
+
+def run(network: nn.Module, method: Method, images: Tensor, layers: Sequence[str]) -> ForwardPass:
+    """Run a micro-batch in the way that suits the network and the method."""
+    if isinstance(network, Exported):
+        return OnnxPass(network, method, images, layers)
+    if method.level == "pixels":
+        return PixelPass(network, method, images)
+    return TorchPass(network, method, images, layers)
