@@ -11,10 +11,8 @@ from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 
-import safetensors
+import safetensors.torch
 import torch
-from safetensors.torch import load_file
-from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from camlens.errors import ModelError, UsageError
@@ -58,7 +56,7 @@ def save(path: Path, model: Classifier, half: bool = False) -> None:
     if half:
         state = {key: value.half() if value.ndim > 1 else value for key, value in state.items()}
     with replacing(path) as temporary:
-        temporary.write_bytes(serialise(state, metadata={"camlens": json.dumps(facts)}))
+        temporary.write_bytes(safetensors.torch.save(state, {"camlens": json.dumps(facts)}))
 
 
 def load(path: Path) -> Classifier:
@@ -97,7 +95,7 @@ def read_state(path: Path) -> State:
         raise ModelError(f"there is no weights file {path}")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each reader raises its own kinds; all mean that this is no such file
         more = "it holds more than tensors, which is not run; save network.state_dict() alone"
