@@ -55,7 +55,7 @@ def test_bars_are_told_from_the_page(theme, fill):
         (palette.SOFT, palette.PAPER, 4.5),
         (palette.SOFT, palette.EMPTY_CELL, 4.5),
         (palette.LABEL, palette.PAPER, 4.5),
-        (palette.PREDICTION, palette.PAPER, 4.2),
+        (palette.PREDICTION, palette.PAPER, 4.5),
         (palette.INK, mixed(palette.PREDICTION_FILL, palette.PAPER, 0.85), 4.5),
     ],
 )

@@ -4,8 +4,6 @@ Blue is the label, orange the prediction, and so is the evidence for each; a con
 everything else is ink and grey. Blue and orange are told apart with any common colour blindness.
 """
 
-from __future__ import annotations
-
 from camlens.maps.overlay import BLUE, ORANGE, Colour
 
 
@@ -17,32 +15,22 @@ def hex_code(colour: Colour) -> str:
 # Figures
 PAPER, INK, SOFT, LINE = "#fcfbf9", "#1d1c1a", "#6d6960", "#e6e2da"
 BAR, EMPTY_CELL = "#b9b4aa", "#f6f4f0"
-LABEL, PREDICTION = "#1c62b9", "#c2590c"  # text
+LABEL, PREDICTION = "#1c62b9", "#b4520a"  # text
 LABEL_FILL, PREDICTION_FILL = hex_code(BLUE), hex_code(ORANGE)  # areas, as on overlays
 
-# The page: custom properties of CSS
-LIGHT = {
-    "paper": PAPER,
-    "raised": "#ffffff",
-    "ink": INK,
-    "soft": "#69655d",
-    "line": LINE,
-    "label": LABEL,
-    "prediction": "#b4520a",
-    "label-fill": "#3b7fd4",
-    "prediction-fill": "#dd701a",
+# The page: custom properties of CSS, each in the light and in the dark theme
+THEMES = {
+    "paper": (PAPER, "#151513"),
+    "raised": ("#ffffff", "#1d1c1a"),
+    "ink": (INK, "#ecebe7"),
+    "soft": ("#69655d", "#a39e94"),
+    "line": (LINE, "#33312d"),
+    "label": (LABEL, "#7db4f5"),
+    "prediction": (PREDICTION, "#f2a06a"),
+    "label-fill": ("#3b7fd4", "#5b9be8"),
+    "prediction-fill": ("#dd701a", "#e78343"),
 }
-DARK = {
-    "paper": "#151513",
-    "raised": "#1d1c1a",
-    "ink": "#ecebe7",
-    "soft": "#a39e94",
-    "line": "#33312d",
-    "label": "#7db4f5",
-    "prediction": "#f2a06a",
-    "label-fill": "#5b9be8",
-    "prediction-fill": "#e78343",
-}
+LIGHT, DARK = ({name: colours[theme] for name, colours in THEMES.items()} for theme in (0, 1))
 ON_IMAGES = {"white": "#ffffff", "black": "#000000", "number-outline": "#000000aa", "cell-border": "#ffffff55"}
 COLOUR_MAPS = {  # five stops of matplotlib's
     "viridis": "#440154 #3b528b #21918c #5ec962 #fde725",
