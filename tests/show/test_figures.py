@@ -15,12 +15,16 @@ def picture(seed=0, side=32):
 
 
 def case(**changes):
-    maps = {
-        "layer3": (torch.rand(8, 8), torch.zeros(8, 8), torch.randn(8, 8)),
-        "layer4": (torch.rand(4, 4), torch.rand(4, 4), torch.randn(4, 4)),
-    }
-    fields = {"picture": picture(), "index": 3, "file": "test/3.png", "label": "cat", "prediction": "dog"}
-    return Case(**{**fields, "label_probability": 0.03, "prediction_probability": 0.88, "maps": maps, **changes})
+    fields = {"picture": picture(), "file": "test/3.png", "label": "cat", "prediction": "dog"}
+    return Case(**{**fields, "label_probability": 0.03, "prediction_probability": 0.88, **changes})
+
+
+def maps(count):
+    """Maps for the prediction, for the label and of their contrast; at layer3 nothing speaks for the label."""
+    none = torch.zeros(count, 8, 8)
+    layer3 = torch.stack((torch.rand(count, 8, 8), none, torch.randn(count, 8, 8)), dim=1)
+    layer4 = torch.stack((torch.rand(count, 4, 4), torch.rand(count, 4, 4), torch.randn(count, 4, 4)), dim=1)
+    return {"layer3": layer3, "layer4": layer4}
 
 
 def texts(sheet):
@@ -103,8 +107,8 @@ def test_misclassified_names_label_and_prediction_in_their_colours():
 
 
 def test_gradcam_says_grid_scale_and_emptiness():
-    cases = [case(), case(label="a name that is far too long for its place", index=4)]
-    sheet = pictures.gradcam("title", "facts", cases, "grad-cam", "hirescam")
+    cases = [case(), case(label="a name that is far too long for its place")]
+    sheet = pictures.gradcam("title", "facts", cases, maps(2), "grad-cam", "hirescam")
     said = texts(sheet)
     assert "8×8 cells; grad-cam, contrast by hirescam" in said and "4×4 cells; grad-cam, contrast by hirescam" in said
     assert said.count("no positive evidence") == 2  # layer3, for the label, in both cases
@@ -113,9 +117,9 @@ def test_gradcam_says_grid_scale_and_emptiness():
 
 
 def test_no_text_leaves_the_sheet_or_lies_on_other_text(tmp_path):
-    cases = [case(index=n, file=f"test/a_long_name_of_a_file_{n}.png") for n in range(3)]
+    cases = [case(file=f"test/a_long_name_of_a_file_{n}.png") for n in range(3)]
     for sheet in (
-        pictures.gradcam("title", "3 of 20 errors, the most confident first.", cases, "grad-cam", "hirescam"),
+        pictures.gradcam("title", "3 of 20 errors, the most confident first.", cases, maps(3), "grad-cam", "hirescam"),
         pictures.misclassified("title", "3 of 20 errors, the most confident first.", cases),
         pictures.explained(
             ExplainedPicture("p.png", picture(), [("cat", 0.9), ("dog", 0.1)], "cat", "dog"),
@@ -136,9 +140,9 @@ def test_no_text_leaves_the_sheet_or_lies_on_other_text(tmp_path):
 
 def test_maps_of_a_layer_share_one_scale():
     weak, strong = torch.full((4, 4), 0.1), torch.full((4, 4), 1.0)
-    assert shared_scale([strong] * 10) == pytest.approx(1.0)
-    assert shared_scale([weak] * 9 + [strong * 100]) < 11
-    assert shared_scale([torch.zeros(4, 4)]) == 1.0
+    assert shared_scale(torch.stack([strong] * 10)) == pytest.approx(1.0)
+    assert shared_scale(torch.stack([weak] * 9 + [strong * 100])) < 11
+    assert shared_scale(torch.zeros(1, 4, 4)) == 1.0
     flat = torch.full((3, 8, 8), 100, dtype=torch.uint8)
     assert np.asarray(overlay(flat, weak, scale=1.0)).std(axis=(0, 1)).max() == 0
     faint, full = (np.asarray(overlay(flat, m, scale=1.0))[0, 0].astype(int) for m in (weak, strong))

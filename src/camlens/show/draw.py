@@ -82,34 +82,27 @@ def gallery(
         ending: "png" or "pdf".
         raw: Whether to write the raw maps, maps.npz, too.
     """
-    maps = explain_errors(evaluation, indices, list(layers or evaluation.model.find_layers()[-2:]), method)
-    cases = [
-        as_case(evaluation, index, {layer: of_layer[row] for layer, of_layer in maps.items()})
-        for row, index in enumerate(indices.tolist())
-    ]
-    title = f"What {evaluation.model.name} gets wrong on {evaluation.data.name}"
+    model, data = evaluation.model, evaluation.data
+    maps = explain_errors(evaluation, indices, list(layers or model.find_layers()[-2:]), method)
+    labels, predictions = evaluation.labels[indices], evaluation.predictions[indices]
+    rows, probabilities = torch.arange(len(indices)), evaluation.probabilities[indices]
+    fields = zip(
+        data.images(indices),
+        [data.files[index] for index in indices.tolist()],
+        [data.class_names[k] for k in labels.tolist()],
+        [data.class_names[k] for k in predictions.tolist()],
+        probabilities[rows, labels].tolist(),
+        probabilities[rows, predictions].tolist(),
+        strict=True,
+    )
+    cases = [Case(*of_case) for of_case in fields]
+    title = f"What {model.name} gets wrong on {data.name}"
     with Work("drawing the errors"):
         paths = [
             pictures.misclassified(title, facts, cases).save(folder / f"misclassified.{ending}"),
-            pictures.gradcam(title, facts, cases, method, CONTRAST_METHOD).save(folder / f"gradcam.{ending}"),
+            pictures.gradcam(title, facts, cases, maps, method, CONTRAST_METHOD).save(folder / f"gradcam.{ending}"),
         ]
-    return [*paths, save_maps(folder / "maps.npz", cases)] if raw else paths
-
-
-def as_case(evaluation: Evaluation, index: int, maps: dict[str, Tensor]) -> Case:
-    """An error and its maps as figures take them."""
-    data, probabilities = evaluation.data, evaluation.probabilities[index]
-    label, prediction = int(evaluation.labels[index]), int(evaluation.predictions[index])
-    return Case(
-        picture=data.images(torch.tensor([index]))[0],
-        index=index,
-        file=data.files[index],
-        label=data.class_names[label],
-        prediction=data.class_names[prediction],
-        label_probability=float(probabilities[label]),
-        prediction_probability=float(probabilities[prediction]),
-        maps=maps,
-    )
+    return [*paths, save_maps(folder / "maps.npz", indices, cases, maps)] if raw else paths
 
 
 def picture(
@@ -136,17 +129,17 @@ def picture(
     return found.probabilities, pictures.explained(subject, maps, name)
 
 
-def save_maps(path: Path, cases: Sequence[Case]) -> Path:
+def save_maps(path: Path, indices: Tensor, cases: Sequence[Case], maps: dict[str, Tensor]) -> Path:
     """Write raw maps as .npz, `<layer>/prediction`, `/label` and `/contrast`, (N, h, w) each, and names."""
     arrays = {
-        "index": np.array([case.index for case in cases]),
+        "index": indices.numpy(),
         "files": np.array([case.file for case in cases]),
         "label": np.array([case.label for case in cases]),
         "prediction": np.array([case.prediction for case in cases]),
     }
-    for layer in cases[0].maps:
-        for place, kind in enumerate(("prediction", "label", "contrast")):
-            arrays[f"{layer}/{kind}"] = torch.stack([case.maps[layer][place] for case in cases]).numpy()
+    for layer, of_layer in maps.items():
+        for kind, of_kind in zip(("prediction", "label", "contrast"), of_layer.unbind(dim=1), strict=True):
+            arrays[f"{layer}/{kind}"] = of_kind.numpy()
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     return path

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from matplotlib.colors import LinearSegmentedColormap
 from torch import Tensor
 
@@ -42,27 +41,23 @@ DIFFERENCE = Kind("prediction less label", INK, CONTRAST, ORANGE, signed=True)
 
 @dataclass(frozen=True)
 class Case:
-    """A misclassified image and the maps that explain it.
+    """A misclassified image.
 
     Attributes:
         picture: The image, (3, H, W) uint8.
-        index: Its index in the split.
         file: Its name.
         label: Name of the label.
         prediction: Name of the predicted class.
         label_probability: Probability of the label, 0..1.
         prediction_probability: Probability of the prediction, 0..1.
-        maps: For each layer the raw maps for the prediction, for the label, and of their contrast, (3, h, w).
     """
 
     picture: Tensor
-    index: int
     file: str
     label: str
     prediction: str
     label_probability: float
     prediction_probability: float
-    maps: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -134,7 +129,9 @@ def misclassified(title: str, facts: str, cases: Sequence[Case], columns: int = 
     return sheet
 
 
-def gradcam(title: str, facts: str, cases: Sequence[Case], method: str, contrast_method: str) -> Sheet:
+def gradcam(
+    title: str, facts: str, cases: Sequence[Case], maps: dict[str, Tensor], method: str, contrast_method: str
+) -> Sheet:
     """Draw, for each error and layer, the evidence for the prediction and for the label, and their contrast.
 
     The maps of one layer share one scale, so that they can be compared down the column; larger values get full colour.
@@ -142,25 +139,25 @@ def gradcam(title: str, facts: str, cases: Sequence[Case], method: str, contrast
     Args:
         title: Heading.
         facts: Which errors these are, in words.
-        cases: The images, with maps of the same layers.
+        cases: E images.
+        maps: For each layer the raw maps for the prediction, for the label, and of their contrast, (E, 3, h, w).
         method: Name of the method of the maps for a class.
         contrast_method: Name of the method of the contrasts.
     """
     gap, layer_gap, text_height, top = 10, 30, 54, MARGIN + 118
     layer_width = layer_gap + 3 * SIDE + 2 * gap
-    width = 2 * MARGIN + SIDE + len(cases[0].maps) * layer_width
+    width = 2 * MARGIN + SIDE + len(maps) * layer_width
     sheet = Sheet(width, top + len(cases) * (SIDE + text_height) - 6 + MARGIN, title)
     write_meaning(sheet, facts)
-    rows = [(top + row * (SIDE + text_height), case) for row, case in enumerate(cases)]
-    for y, case in rows:
+    rows = [top + row * (SIDE + text_height) for row in range(len(cases))]
+    for y, case in zip(rows, cases, strict=True):
         draw_case(sheet, MARGIN, y, case, gap=4, file_width=SIDE + layer_gap - 4)
-    for number, (layer, (first, *_)) in enumerate(cases[0].maps.items()):
+    for number, (layer, of_layer) in enumerate(maps.items()):
         left = MARGIN + SIDE + layer_gap + number * layer_width
-        grid = f"{first.shape[0]}×{first.shape[1]} cells; {method}, contrast by {contrast_method}"
+        grid = f"{of_layer.shape[2]}×{of_layer.shape[3]} cells; {method}, contrast by {contrast_method}"
         sheet.text(left, MARGIN + 48, layer, 9, weight="bold")
         sheet.text(left + text_width(layer, 9, "bold") + 10, MARGIN + 49, grid, 8, SOFT)
-        evidence = shared_scale([m for case in cases for m in case.maps[layer][:2]])
-        difference = shared_scale([case.maps[layer][2] for case in cases])
+        evidence, difference = shared_scale(of_layer[:, :2]), shared_scale(of_layer[:, 2:])
         columns = ((FOR_PREDICTION, evidence), (FOR_LABEL, evidence), (DIFFERENCE, difference))
         for column, (kind, scale) in enumerate(columns):
             x = left + column * (SIDE + gap)
@@ -168,8 +165,8 @@ def gradcam(title: str, facts: str, cases: Sequence[Case], method: str, contrast
             ends = (f"−{scale:.2g}", f"+{scale:.2g} logits") if kind.signed else ("0", f"{scale:.2g} {unit}")
             sheet.text(x, MARGIN + 66, kind.name, 8, kind.colour)
             sheet.scale(x, MARGIN + 84, SIDE, kind.colours, ends)
-            for y, case in rows:
-                draw_heat_map(sheet, x, y, case.picture, case.maps[layer][column], kind, scale)
+            for y, case, map in zip(rows, cases, of_layer[:, column], strict=True):
+                draw_heat_map(sheet, x, y, case.picture, map, kind, scale)
     return sheet
 
 
@@ -292,9 +289,9 @@ def draw_probabilities(sheet: Sheet, y: float, subject: ExplainedPicture) -> Non
         y += 20
 
 
-def shared_scale(maps: Sequence[Tensor]) -> float:
-    """The value that gets full colour: 90 % of the maps stay within it, so that one extreme does not fade the rest."""
-    return float(torch.stack([m.abs().max().float() for m in maps]).quantile(0.9)) or 1.0
+def shared_scale(maps: Tensor) -> float:
+    """The value that gets full colour: 90 % of the maps (..., h, w) stay within it, so outliers fade none."""
+    return float(maps.abs().amax(dim=(-2, -1)).float().quantile(0.9)) or 1.0
 
 
 def percent(probability: float) -> str:
