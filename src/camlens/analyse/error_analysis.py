@@ -60,15 +60,15 @@ class ErrorAnalysis:
     """All that is known of the errors of a model, or of two.
 
     Attributes:
-        fingerprints: Of the network with its test images, and with its training images or None.
+        fingerprints: Of the network with its test images, and with its training images; None without these.
         test: The evaluated images, with the first model's order of classes.
         train: The training images, or None.
         indices: The images that a model gets wrong, (E,) int64: those of the first model by falling confidence, then
             the others of the second. All lists of errors are in this order.
         explanations: For each model, what it predicts for these images, with maps.
         training: What training has to do with the first model's errors; None without training images, without errors,
-            or where the network does not end in a linear layer.
-        projection: All test images in a plane; None where the network does not end in a linear layer.
+            or if the network does not end in a linear layer.
+        projection: All test images in a plane; None if the network does not end in a linear layer.
         findings: The main findings in words.
     """
 
@@ -101,7 +101,7 @@ def analyse(
         model: The classifier.
         test: The images to evaluate: a data set, or pairs of an image and the index of its class. An image is a PIL
             image, a uint8 tensor (3, H, W), or a float tensor as the network takes it.
-        train: The images it was trained on, given likewise; without them nothing is said about training.
+        train: The images it was trained on, in the same form; without them, `training` is None.
         second: Another classifier of the same classes, to be compared. It sees the images at its own input size.
         cache: A .safetensors file in which the features of the training images are kept for the next time.
         batch_size: Images predicted at a time, at most.
@@ -139,17 +139,17 @@ def analyse(
 
 
 def as_dataset(model: Classifier, data: Dataset | Pairs, split: str, keep_originals: bool = False) -> Dataset:
-    """Make a data set of pairs, with a model's classes and at its input size; a data set is returned as it is.
+    """Turn pairs into a data set with a model's classes, at its input size; a data set is returned as it is.
 
     Args:
         model: The classifier.
         data: A data set, or images with the indices of their classes. An image is a PIL image, a uint8 tensor
             (3, H, W), or a float tensor as the network takes it.
         split: "train" or "test".
-        keep_originals: Whether to keep the images as they came too, for a model with another input size.
+        keep_originals: Whether to keep the images at their own size too, for a model with another input size.
 
     Raises:
-        DataError: There are no images, or a label is none of the model's classes.
+        DataError: There are no images, or a label is not the index of one of the model's classes.
     """
     if isinstance(data, Dataset):
         return data
@@ -181,7 +181,7 @@ def as_picture(model: Classifier, image: Image.Image | Tensor) -> Image.Image:
 
 
 def identify(model: Classifier, test: Dataset, train: Dataset | None) -> tuple[str, str | None]:
-    """The fingerprints of a network with its test images, and with its training images or None."""
+    """The fingerprints of a network with its test images and, if there are any, with its training images."""
     return fingerprint(model, test), None if train is None else fingerprint(model, train)
 
 
@@ -191,10 +191,10 @@ def study_training(
     """Find what training has to do with errors.
 
     Args:
-        explained: Predictions of the network.
-        count: How many of these images, the first ones, are its errors.
+        explained: The network's predictions.
+        count: Number of its errors; they are the first images of `explained`.
         train: The training images.
-        train_predictions: For these, with features.
+        train_predictions: The network's predictions for them, with features.
     """
     evaluation, errors = explained.evaluation, explained.indices[:count]
     assert evaluation.features is not None and train_predictions.features is not None

@@ -58,7 +58,7 @@ class Evaluation:
 
     @property
     def margins(self) -> Tensor:
-        """Logit of the prediction minus logit of the label, (N,); 0 where they are the same class."""
+        """Logit of the prediction minus logit of the label, (N,); 0 if they are the same class."""
         return self.logits.amax(dim=1) - self.logits.gather(1, self.labels[:, None])[:, 0]
 
     @property
@@ -184,7 +184,7 @@ def evaluate(
         data: Images of any size, with the model's classes in any order.
         batch_size: Images predicted at a time, at most.
         processes: The processes that share the images; each returns the evaluation of all.
-        features: Whether to keep the features too, where the network ends in a linear layer.
+        features: Whether to keep the features too; they are None if the network does not end in a linear layer.
 
     Raises:
         DataError: The data set has other classes.

@@ -28,19 +28,14 @@ class ExplainedPredictions:
     Attributes:
         evaluation: Of the whole data set.
         indices: Positions of the images in it, (E,) int64.
-        classes: The explained classes of each image, (E, n) int64, the most probable first.
-        maps: For each layer, from the input to the output, the raw maps in logits, (E, n, h, w); empty for no images.
+        classes: The explained classes of each image, (E, n) int64, the prediction first.
+        maps: For each layer, from the input to the output, the raw maps in logits, (E, n, h, w); empty without images.
     """
 
     evaluation: Evaluation
     indices: Tensor
     classes: Tensor
     maps: dict[str, Tensor]
-
-    @property
-    def predictions(self) -> Tensor:
-        """The predicted classes, (E,) int64."""
-        return self.evaluation.predictions[self.indices]
 
     @property
     def probabilities(self) -> Tensor:
@@ -80,7 +75,7 @@ def explain_predictions(
         evaluation: Of the data set.
         indices: The images, (E,) int64.
         layers: By default the model's last two.
-        extra_class: A class to explain in any case; it takes the last place where it is not among the others.
+        extra_class: Another class to explain; it replaces the last one if it is not among them.
     """
     classes = evaluation.logits[indices].argsort(dim=1, descending=True, stable=True)  # the prediction first
     if classes.shape[1] > MAX_CLASSES:
@@ -97,7 +92,7 @@ def explain_predictions(
 def compute_maps(
     evaluation: Evaluation, indices: Tensor, classes: Tensor, layers: Sequence[str] | None = None, method: str = METHOD
 ) -> dict[str, Tensor]:
-    """Raw maps of images (E,) for their classes (E, n): for each layer (E, n, h, w); empty for no images."""
+    """Raw maps of images (E,) for their classes (E, n): for each layer (E, n, h, w); empty without images."""
     if len(indices) == 0:
         return {}
     model, data = evaluation.model, evaluation.data
@@ -111,7 +106,7 @@ def compute_maps(
 
 
 def explain_errors(evaluation: Evaluation, indices: Tensor, layers: Sequence[str], method: str) -> dict[str, Tensor]:
-    """Maps of errors for the prediction, for the label, and of their contrast, in this order.
+    """Maps for the prediction, for the label, and of their contrast, in this order, for errors.
 
     Args:
         evaluation: Of the data set.

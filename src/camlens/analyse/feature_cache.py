@@ -23,16 +23,16 @@ TIMED = 64  # images by which the time for all is estimated
 def predict_cached(
     model: Classifier, data: Dataset, path: str | Path | None, batch_size: int = 250, key: str | None = None
 ) -> Predictions:
-    """Logits and features of every image, read from a file where it holds those of this network and these images.
+    """Logits and features of every image, read from a file if it is of this network and these images.
 
-    Otherwise the time that it will take is announced, and the predictions are written to the file.
+    Otherwise they are predicted, after a line that says how long it takes, and written to the file.
 
     Args:
         model: A network that ends in a linear layer.
         data: Images of the model's classes.
-        path: The .safetensors file; None to keep nothing.
+        path: The .safetensors file; None to write none.
         batch_size: Images predicted at a time, at most.
-        key: `fingerprint(model, data)` where it is known already.
+        key: `fingerprint(model, data)`, if it is known already.
     """
     if path is None:
         return predict(model, data, batch_size, features=True)

@@ -8,7 +8,7 @@ from camlens.analyse.verdicts import SURE, Verdicts
 
 
 def summarise_errors(evaluation: Evaluation, verdicts: Verdicts | None) -> list[str]:
-    """Three sentences about a model's errors; the last is about the verdicts where there are some."""
+    """Three sentences about a model's errors; the last is about the verdicts, if there are any."""
     count = int(evaluation.wrong.sum())
     if not count:
         return [f"All {len(evaluation.wrong):,} images are right."]

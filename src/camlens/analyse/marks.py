@@ -1,4 +1,4 @@
-"""What a person has decided about errors, as the report's page saves it, and what the accuracy is by that."""
+"""Marks: what a person decided about errors in the report, and the evaluation corrected by them."""
 
 import csv
 from pathlib import Path
@@ -16,8 +16,9 @@ WRONG = "wrong:"  # a wrong label, followed by the right one
 def read_marks(path: Path, data: Dataset) -> dict[int, str]:
     """The marks in a CSV file, by the index of their image: "wrong:<class>", "ambiguous" or "real".
 
-    Raises `DataError` where the file is none of marks, or is of other images than `data`, `UsageError` for a class
-    that there is not.
+    Raises:
+        DataError: The file cannot be read, holds no marks, or its marks are for other images than those of `data`.
+        UsageError: The class of a wrong label is unknown.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:

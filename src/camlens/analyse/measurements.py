@@ -30,7 +30,7 @@ ENLARGED = 0.27  # gain of the label's probability from which the object counts 
 NEIGHBOURS = 10  # training images whose mean cosine tells how typical an image is
 WIDE, NARROW, HIDDEN = 0.7, (0.35, 0.5), 0.35  # sides of windows as fractions of the image's
 CORRECT_IMAGES = 200  # correctly predicted images, about, that errors are compared with
-CORRECT_FEATURES = 2000  # the same, where only their features are needed
+CORRECT_FEATURES = 2000  # the same, if only their features are needed
 GRID = 32  # cells a side at which windows are placed
 RIM = 1 / 16  # width, as a fraction of the image's sides, of the rim whose mean colour fills a hidden window
 EDITED_BATCH = 256  # images edited at a time
@@ -40,7 +40,7 @@ Edit = Callable[[Tensor, Tensor, float], Tensor]  # `crop_window` or `hide_windo
 
 @dataclass(frozen=True)
 class Measurements:
-    """What is measured of E errors, each (E,). A measurement that could not change the verdict is not a number.
+    """What is measured of E errors, each (E,). NaN if a measurement could not change the verdict.
 
     Attributes:
         duplicate: Index of a near-duplicate in the training set with another label, -1 for none.
@@ -76,8 +76,8 @@ def measure(explained: ExplainedPredictions, count: int, train: Dataset, search:
     """Measure errors beside correctly predicted images.
 
     Args:
-        explained: Predictions of a network with features; the maps at the first of the layers are used.
-        count: How many of these images, the first ones, are the errors.
+        explained: Predictions of a network with features; the maps at the first layer are used.
+        count: Number of errors; they are the first images of `explained`.
         train: The training images.
         search: Over their features.
     """
@@ -103,8 +103,8 @@ def measure(explained: ExplainedPredictions, count: int, train: Dataset, search:
 
     predicted = partial(predict_edited, evaluation.model, evaluation.data, errors)
     undecided = (duplicate < 0) & ~is_label_doubtful(typicality, label_probability, other_probability)
-    narrow_crops = [of_class(predicted(evidence, crop_window, side, undecided), labels) for side in NARROW]
-    narrow = torch.stack(narrow_crops).mean(dim=0)
+    crops = [of_class(predicted(evidence, crop_window, side, undecided), labels) for side in NARROW]
+    narrow = torch.stack(crops).mean(dim=0)
     wide = of_class(predicted(evidence, crop_window, WIDE, narrow >= ENLARGED), labels)  # elsewhere the gain is too low
     positive = maps[:count, 0].clamp(min=0)  # evidence for the prediction
     crop = of_class(predicted(positive, crop_window, WIDE, undecided & (typicality < TYPICAL)), predictions)
@@ -142,7 +142,7 @@ def of_class(probabilities: Tensor, classes: Tensor) -> Tensor:
 
 
 def fraction_below(values: Tensor, reference: Tensor) -> Tensor:
-    """Fraction of the reference values (R,) that are smaller than each value (N,): (N,), 0 where R is 0."""
+    """Fraction of the reference values (R,) that are smaller than each value (N,): (N,), 0 without reference values."""
     return torch.searchsorted(reference.sort().values, values) / max(1, len(reference))
 
 
@@ -161,7 +161,7 @@ def predict_edited(
         model: The network.
         data: The images.
         indices: (E,) which of them.
-        evidence: (E, h, w) where the window is to be, not negative.
+        evidence: (E, h, w), not negative; the window lies on most of it.
         edit: `crop_window` or `hide_window`.
         fraction: Side of the window as a fraction of the image's.
         where: (E,) bool, the images to edit.

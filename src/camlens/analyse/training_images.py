@@ -43,8 +43,8 @@ class RankedImages:
     """Training images for each of E images, the best first.
 
     Attributes:
-        indices: (E, n) int64, positions in the training set; -1 where there are fewer than n.
-        scores: (E, n) float32, what they are ranked by; 0 where there is no image.
+        indices: (E, n) int64, positions in the training set; -1 if there are fewer than n.
+        scores: (E, n) float32, what they are ranked by; 0 if there is no image.
     """
 
     indices: Tensor
@@ -71,13 +71,13 @@ class NeighbourSearch:
         return F.normalize(features - self.mean) @ directions.T
 
     def nearest(self, features: Tensor, count: int) -> RankedImages:
-        """The `count` training images, or all where there are fewer, with the largest cosines, for features (N, C)."""
+        """The `count` training images, or all if there are fewer, with the largest cosines, for features (N, C)."""
         count = min(count, len(self.directions))
         return concatenate([self.cosines(part).topk(count, dim=1) for part in features.split(QUERIES)])
 
 
 def find_neighbours(search: NeighbourSearch, features: Tensor, count: int = 6) -> RankedImages:
-    """The nearest training images of E errors with features (E, C), none in too many of the lists (`limit_reuse`)."""
+    """The nearest training images of E errors with features (E, C), none in too many lists (see `limit_reuse`)."""
     return limit_reuse(search.nearest(features, CANDIDATES), count)
 
 
@@ -134,7 +134,7 @@ def find_influence(
 ) -> Influence:
     """Find the training images with the strongest influence on misclassified images.
 
-    No training image is in too many of the lists of a kind (`limit_reuse`).
+    No training image is in too many lists of a kind (see `limit_reuse`).
 
     Args:
         errors: Predictions with features for E images.
@@ -187,7 +187,7 @@ def most_similar(
         excluded: (N,) label that the training image must not have, -1 for none.
 
     Returns:
-        The similarity, (N,), and the index of the training image, (N,); -1 and -1 where all compared ones are excluded.
+        The similarity, (N,), and the index of the training image, (N,); both -1 if all candidates are excluded.
     """
     with Work("comparing with the training images"):
         train_thumbnails = torch.cat([thumbnails(images) for images in train.batches()])

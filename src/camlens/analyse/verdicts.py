@@ -29,8 +29,8 @@ class Verdicts:
     """The verdicts on E errors.
 
     Attributes:
-        names: The verdict on each, None where no rule applies.
-        reasons: The measurements behind each in words, "" where there is none.
+        names: The verdict on each, None if no rule applies.
+        reasons: The measurements behind each in words, "" if there is no verdict.
         doubt: (E,) how doubtful each label is among all, 0 to 1.
         measurements: What they are derived from.
     """
@@ -65,7 +65,7 @@ def percent(probability: Tensor, digits: int = 0) -> str:
     return f"{100 * probability:.{digits}f} %"
 
 
-# By verdict: the errors it may be given to, (E,) bool, and its reason for one of them. The first that applies is given.
+# For each verdict: the errors that it applies to, (E,) bool, and its reason for one of them. The first one counts.
 RULES: dict[str, tuple[Callable[[Measurements], Tensor], Callable[[Measurements, int], str]]] = {
     "near-duplicate": (
         lambda m: m.duplicate >= 0,
@@ -108,14 +108,13 @@ def decide(measurements: Measurements) -> Verdicts:
 def label_doubt(m: Measurements) -> Tensor:
     """How doubtful each label is among all, (E,), 0 to 1: the mean of three ranks.
 
-    A label is doubtful where the network is sure of another class, the image is typical, and the confusion is rare.
+    A label is doubtful if the network is sure of another class, the image is typical, and the confusion is rare.
     """
     measures = (m.prediction_probability - m.label_probability, m.typicality, -m.confusions)
     return torch.stack([fraction_below(measure, measure) for measure in measures]).mean(dim=0)
 
 
 def reliability() -> dict[str, dict[str, Any]]:
-    """How often each verdict was right where the causes are known, as benchmarks/triage.py measured it."""
-    text = (files("camlens.analyse") / "verdicts.json").read_text(encoding="utf-8")
-    measured: dict[str, dict[str, Any]] = json.loads(text)
+    """How often each verdict was right on data with known causes, as benchmarks/triage.py measured it."""
+    measured: dict[str, dict[str, Any]] = json.loads((files("camlens.analyse") / "verdicts.json").read_text("utf-8"))
     return measured

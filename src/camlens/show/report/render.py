@@ -91,7 +91,7 @@ def render_predictions(explained: ExplainedPredictions) -> PredictionFacts:
     """What a model predicts for the images, and the maps behind it."""
     last = list(explained.maps)[-1:]
     return {
-        "prediction": explained.predictions.tolist(),
+        "prediction": explained.classes[:, 0].tolist(),
         "classes": explained.classes.tolist(),
         "probability": round_values(explained.probabilities, 4),
         "logit": round_values(explained.logits, 4),
