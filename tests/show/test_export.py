@@ -131,7 +131,7 @@ def test_any_network_with_a_pooled_linear_head(tmp_path):
 
 
 def test_in_whole_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr("camlens.show.export.compare.MAX_ACCURACY_LOSS", 1)  # on noise, accuracy is chance
+    monkeypatch.setattr("camlens.show.export.write.MAX_ACCURACY_LOSS", 1)  # on noise, accuracy is chance
     model = tiny.classifier(tiny.Pooled(), side=32)
     found = write(
         model, tmp_path / "model.onnx", tiny.images(300, side=32), tiny.images(600, "train", side=32), int8=True
@@ -146,7 +146,7 @@ def test_in_whole_numbers(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "value"), [("MAX_ACCURACY_LOSS", -1), ("MIN_MAP_CORRELATION", 1.01)])
 def test_what_loses_too_much_in_whole_numbers_is_not_written(tmp_path, monkeypatch, name, value):
-    monkeypatch.setattr(f"camlens.show.export.compare.{name}", value)
+    monkeypatch.setattr(f"camlens.show.export.write.{name}", value)
     (tmp_path / "model.onnx").write_text("the old one")
     with pytest.raises(ModelError, match=r"points of accuracy .* no file was written"):
         write(resnet(), tmp_path / "model.onnx", tiny.images(50, side=32), tiny.images(64, "train", side=32), int8=True)

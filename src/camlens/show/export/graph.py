@@ -1,13 +1,11 @@
 """A network that gives its maps with its logits, as a torch module and as an ONNX graph."""
 
-from __future__ import annotations
-
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from itertools import accumulate, pairwise
 
 import onnx
 import torch
@@ -18,25 +16,26 @@ from camlens.errors import ModelError
 from camlens.maps.pooled_head import pooled_head
 from camlens.model.classifier import Classifier, bare
 from camlens.model.forward import hooked, isolated_forward
-from camlens.model.resnet import ResNet
+from camlens.model.resnet import BasicBlock, Bottleneck, ResNet
 
 
 class NetworkWithMaps(nn.Module):
     """A network that gives its logits and the HiResCAM maps of its last layer and, optionally, of layer3.
 
     Args:
-        network: A network with logits W mean_ij(A) + b, where A is the output of `layer`.
-        layer: Name of its last layer with a feature map.
-        W: Weights of its linear head, (K, C).
-        layer3: Give the maps of layer3 too; the network is a `ResNet`.
+        model: A classifier with logits W mean_ij(A) + b, where A is the output of its last layer.
+        layer3: Whether to give the maps of layer3 too; the network is then a `ResNet`.
+
+    Raises:
+        ModelError: Its head is another one.
     """
 
-    W: Tensor
+    W: Tensor  # (K, C)
 
-    def __init__(self, network: nn.Module, layer: str, W: Tensor, layer3: bool) -> None:
+    def __init__(self, model: Classifier, layer3: bool) -> None:
         super().__init__()
-        self.network, self.layer, self.layer3 = network, layer, layer3
-        self.register_buffer("W", W)
+        self.network, self.layer, self.layer3 = bare(model), model.find_layers()[-1], layer3
+        self.register_buffer("W", head_weights(model, self.layer))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Logits (B, K), maps (B, K, h, w) and, where asked for, those of layer3 (B, K, h3, w3)."""
@@ -54,52 +53,6 @@ class NetworkWithMaps(nn.Module):
         G = W[None, :, :, None, None].expand(A.shape[0], -1, -1, A.shape[2], A.shape[3])
         G3 = blocks_backward(self.network.layer4, A3, G)
         return logits, maps, (G3 * A3[:, None]).sum(dim=2)
-
-
-def blocks_backward(blocks: nn.Sequential, x: Tensor, G: Tensor) -> Tensor:
-    """Backward pass through residual blocks, written as a forward pass because ONNX has no other.
-
-    Args:
-        blocks: Residual blocks in evaluation mode.
-        x: Their input, (B, C, h, w).
-        G: K gradients with respect to their output, (B, K, C', h', w').
-
-    Returns:
-        The gradients with respect to x, (B, K, C, h, w).
-    """
-    inputs = [x]
-    for block in blocks:
-        inputs.append(block(inputs[-1]))
-    for block, block_input, output in zip(reversed(blocks), reversed(inputs[:-1]), reversed(inputs[1:]), strict=True):
-        G = block_backward(block, block_input, output, G)
-    return G
-
-
-def block_backward(block: Any, x: Tensor, output: Tensor, G: Tensor) -> Tensor:
-    """As `blocks_backward`, through one block with this input and output."""
-    layers = [(getattr(block, f"conv{k}"), getattr(block, f"bn{k}")) for k in (1, 2, 3) if hasattr(block, f"conv{k}")]
-    inputs = [x]
-    for convolution, norm in layers[:-1]:
-        inputs.append(F.relu(norm(convolution(inputs[-1]))))
-    G = G * (output > 0)[:, None]
-    skip = G if block.downsample is None else convolution_backward(block.downsample[0], block.downsample[1], x, G)
-    for number in reversed(range(len(layers))):
-        G = convolution_backward(*layers[number], inputs[number], G)
-        if number:
-            G = G * (inputs[number] > 0)[:, None]
-    return G + skip
-
-
-def convolution_backward(convolution: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor, G: Tensor) -> Tensor:
-    """As `blocks_backward`, through a convolution without bias and its BatchNorm."""
-    assert norm.running_var is not None
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    size, kernel, stride = x.shape[2:], convolution.kernel_size, convolution.stride
-    padding = [k // 2 for k in kernel]
-    output_padding = [(n + 2 * p - k) % s for n, k, p, s in zip(size, kernel, padding, stride, strict=True)]
-    flat = (G * scale[:, None, None]).flatten(0, 1)  # (B K, C', h', w')
-    by_input = F.conv_transpose2d(flat, convolution.weight, None, stride, padding, output_padding)
-    return by_input.view(-1, G.shape[1], *by_input.shape[1:])
 
 
 def head_weights(model: Classifier, layer: str) -> Tensor:
@@ -125,15 +78,61 @@ def head_weights(model: Classifier, layer: str) -> Tensor:
     return W.detach()
 
 
-def trace(network: NetworkWithMaps, model: Classifier) -> onnx.ModelProto:
-    """Trace a network to ONNX for batches of any size: images -> logits, maps and, where asked for, maps_layer3."""
+def blocks_backward(blocks: nn.Sequential, x: Tensor, G: Tensor) -> Tensor:
+    """Backward pass through residual blocks, written as a forward pass because ONNX has no other.
+
+    Args:
+        blocks: Residual blocks in evaluation mode.
+        x: Their input, (B, C, h, w).
+        G: K gradients with respect to their output, (B, K, C', h', w').
+
+    Returns:
+        The gradients with respect to x, (B, K, C, h, w).
+    """
+    outputs = accumulate(blocks, lambda x, block: block(x), initial=x)
+    for block, (x, output) in reversed(list(zip(blocks, pairwise(outputs), strict=True))):
+        G = block_backward(block, x, output, G)
+    return G
+
+
+def block_backward(block: nn.Module, x: Tensor, output: Tensor, G: Tensor) -> Tensor:
+    """As `blocks_backward`, through one block with this input and output."""
+    assert isinstance(block, BasicBlock | Bottleneck)
+    layers = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
+    if isinstance(block, Bottleneck):
+        layers.append((block.conv3, block.bn3))
+    inputs = list(accumulate(layers[:-1], lambda x, layer: F.relu(layer[1](layer[0](x))), initial=x))
+    G = G * (output > 0)[:, None]
+    skip = G if block.downsample is None else convolution_backward(block.downsample, x, G)
+    for number in reversed(range(len(layers))):
+        G = convolution_backward(layers[number], inputs[number], G)
+        if number:
+            G = G * (inputs[number] > 0)[:, None]
+    return G + skip
+
+
+def convolution_backward(layers: Iterable[nn.Module], x: Tensor, G: Tensor) -> Tensor:
+    """As `blocks_backward`, through a convolution without bias and its BatchNorm."""
+    convolution, norm = layers
+    assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    size, kernel, stride = x.shape[2:], convolution.kernel_size, convolution.stride
+    padding = [k // 2 for k in kernel]
+    output_padding = [(n + 2 * p - k) % s for n, k, p, s in zip(size, kernel, padding, stride, strict=True)]
+    flat = (G * scale[:, None, None]).flatten(0, 1)  # (B K, C', h', w')
+    by_input = F.conv_transpose2d(flat, convolution.weight, None, stride, padding, output_padding)
+    return by_input.view(-1, G.shape[1], *by_input.shape[1:])
+
+
+def trace(model: Classifier, layer3: bool) -> onnx.ModelProto:
+    """Trace a `NetworkWithMaps` to ONNX for batches of any size: images -> logits, maps and optionally maps_layer3."""
     images = torch.randn(2, 3, *model.input_size, device=model.device)
     with quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
-            network,
+            NetworkWithMaps(model, layer3).eval(),
             (images,),
             input_names=["images"],
-            output_names=["logits", "maps", *(["maps_layer3"] if network.layer3 else [])],
+            output_names=["logits", "maps", "maps_layer3"][: 3 if layer3 else 2],
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             dynamo=True,
             verbose=False,

@@ -1,24 +1,42 @@
-"""Writing a network with its maps as an ONNX file."""
-
-from __future__ import annotations
+"""Writing a network with its maps as an ONNX file, in float32 or int8, and comparing the file with the network."""
 
 import json
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+import numpy as np
+import numpy.typing as npt
 import onnx
+import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from torch.nn import functional as F
 
 from camlens.data.dataset import Dataset
-from camlens.errors import UsageError
+from camlens.errors import ModelError, UsageError
 from camlens.files import replacing
-from camlens.model.classifier import Classifier, bare
+from camlens.maps.explain import explain
+from camlens.model.classifier import Classifier, align, bare
 from camlens.model.exported import KEY, Exported, load
 from camlens.model.resnet import ResNet
-from camlens.progress import Work
-from camlens.show.export.compare import COMPARED_IMAGES, compare
-from camlens.show.export.graph import NetworkWithMaps, head_weights, trace
-from camlens.show.export.quantise import quantise
+from camlens.progress import Work, track
+from camlens.show.export.graph import quiet_exporter, trace
+
+CALIBRATION_IMAGES = 512  # training images, from which the ranges of the activations are read for int8
+COMPARED_IMAGES = 512  # test images, on which a file in float32 is compared
+MAX_DIFFERENCE = 1e-3  # of logits and maps in float32
+MAX_ACCURACY_LOSS = 0.003  # in int8
+MIN_MAP_CORRELATION = 0.98  # median, in int8
+
+
+class Comparison(TypedDict):
+    """How a file differs from its network."""
+
+    images: int  # test images that were compared
+    largest_difference: dict[str, float]  # of two "logits", and of two cells of "maps", in logits
+    accuracy: dict[str, float]  # of "network" and "file", as fractions of 1
+    map_correlation: dict[str, float]  # of each image's maps at the last layer: "median" and "5th percentile"
 
 
 def write(
@@ -28,7 +46,7 @@ def write(
     train: Dataset | None = None,
     layer3: bool = False,
     int8: bool = False,
-) -> dict[str, Any]:
+) -> Comparison:
     """Write a network with its maps as ONNX, load the file and compare it with the network.
 
     Args:
@@ -40,7 +58,7 @@ def write(
         int8: Quantise the convolutions.
 
     Returns:
-        The comparison, see `Comparison.to_dict`.
+        The comparison.
 
     Raises:
         UsageError: These options or this network cannot be exported.
@@ -56,33 +74,105 @@ def write(
         raise UsageError(f"{model.name} is an ONNX file already; give the network that it was made from")
     if layer3 and not isinstance(network, ResNet):
         raise UsageError(f"the maps of layer3 are exported for ResNets of camlens; {model.name} is none")
-    with_maps = NetworkWithMaps(network, layer, head_weights(model, layer), layer3).eval()
-    with replacing(path) as temporary:
-        with Work("writing the graph"):
-            graph = trace(with_maps, model)
-        if int8:
-            assert train is not None
-            with Work("calibrating the graph in int8"):
-                graph = quantise(graph, model, train)
-        onnx.helper.set_model_props(graph, {KEY: json.dumps(facts(model, layer, layer3))})
-        onnx.save(graph, temporary)
-        comparison = compare(model, load(temporary), test, len(test) if int8 else COMPARED_IMAGES)
-        if int8:
-            comparison.check_int8()
-        else:
-            comparison.check_float32()
-    return comparison.to_dict()
-
-
-def facts(model: Classifier, layer: str, layer3: bool) -> dict[str, Any]:
-    """What a program must know to use the file; it lies in the file's metadata."""
-    return {
+    facts = {  # what a program must know to use the file
         "name": model.name,
         "class_names": model.class_names,
         "mean": model.mean.tolist(),
         "std": model.std.tolist(),
         "input_size": model.input_size,
-        "outputs": {**({"layer3": "maps_layer3"} if layer3 else {}), layer: "maps"},
+        "outputs": {"layer3": "maps_layer3", layer: "maps"} if layer3 else {layer: "maps"},
         "exact": layer,
         "camlens": version("camlens"),
     }
+    with replacing(path) as temporary:
+        with Work("writing the graph"):
+            graph = trace(model, layer3)
+        if int8 and train is not None:
+            with Work("calibrating the graph in int8"):
+                graph = quantise(graph, model, train)
+        onnx.helper.set_model_props(graph, {KEY: json.dumps(facts)})
+        onnx.save(graph, temporary)
+        comparison = compare(model, load(temporary), test, len(test) if int8 else COMPARED_IMAGES)
+        check(comparison, int8)
+    return comparison
+
+
+class CalibrationImages(CalibrationDataReader):  # type: ignore[misc]
+    """Training images, evenly spaced over the data, in batches for onnxruntime."""
+
+    def __init__(self, model: Classifier, train: Dataset) -> None:
+        indices = torch.arange(0, len(train), max(1, len(train) // CALIBRATION_IMAGES))
+        self.batches = (model.prepare(images).cpu().numpy() for images in train.batches(64, indices))
+
+    def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
+        """The next batch; None after the last."""
+        return next(({"images": images} for images in self.batches), None)
+
+
+def quantise(graph: onnx.ModelProto, model: Classifier, train: Dataset) -> onnx.ModelProto:
+    """Quantise the convolutions of a graph to int8, with a scale for each channel of their weights.
+
+    Args:
+        graph: The graph in float32.
+        model: The classifier that it was made of, which prepares the images.
+        train: Images to calibrate the activations on.
+    """
+    with tempfile.TemporaryDirectory() as folder, quiet_exporter():
+        before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        onnx.save(graph, before)
+        # Weights in int8 and nodes that quantise and dequantise (QDQ) are onnxruntime's defaults.
+        settings = {"op_types_to_quantize": ["Conv", "Add", "MaxPool"], "activation_type": QuantType.QUInt8}
+        quantize_static(before, after, CalibrationImages(model, train), per_channel=True, **settings)
+        return onnx.load(after)
+
+
+def compare(model: Classifier, exported: Classifier, test: Dataset, count: int, batch_size: int = 128) -> Comparison:
+    """Compare an exported file with its network.
+
+    Args:
+        model: The network.
+        exported: The file, loaded.
+        test: Test images.
+        count: How many of them to take, evenly spaced, at least; fewer where there are fewer.
+        batch_size: Images at a time.
+    """
+    model, test = align(model, test)
+    chosen = torch.arange(0, len(test), max(1, len(test) // count))
+    layers = list(exported.find_layers())
+    largest, right, correlations = {"logits": 0.0, "maps": 0.0}, {"network": 0, "file": 0}, []
+    for indices in track(chosen.split(batch_size), "comparing the file with the network"):
+        images, labels = model.prepare(test.images(indices)), test.labels[indices]
+        ours, theirs = (explain(one, images, "hirescam", layers, "all") for one in (model, exported))
+        largest["logits"] = max(largest["logits"], float((ours.logits - theirs.logits).abs().max()))
+        right["network"] += int((ours.prediction.cpu() == labels).sum())
+        right["file"] += int((theirs.prediction.cpu() == labels).sum())
+        for layer in layers:
+            a, b = (result.by_layer()[layer].flatten(1).double().cpu() for result in (ours, theirs))
+            largest["maps"] = max(largest["maps"], float((a - b).abs().max()))
+        a, b = (rows - rows.mean(dim=1, keepdim=True) for rows in (a, b))  # of the last layer
+        correlations.append(F.cosine_similarity(a, b))
+    of_images = torch.cat(correlations).numpy()
+    return {
+        "images": len(chosen),
+        "largest_difference": largest,
+        "accuracy": {name: count / len(chosen) for name, count in right.items()},
+        "map_correlation": {
+            "median": float(np.median(of_images)),
+            "5th percentile": float(np.quantile(of_images, 0.05)),
+        },
+    }
+
+
+def check(comparison: Comparison, int8: bool) -> None:
+    """Raise `ModelError` if a file differs from its network by more than its number format allows."""
+    difference, accuracy = max(comparison["largest_difference"].values()), comparison["accuracy"]
+    if not int8 and difference > MAX_DIFFERENCE:
+        raise ModelError(f"the file differs from the network by {difference:.2g}; no file was written")
+    loss = round(accuracy["network"] - accuracy["file"], 9)  # so that 0.95 - 0.947 is not above 0.003
+    median = comparison["map_correlation"]["median"]
+    if int8 and (loss > MAX_ACCURACY_LOSS or median < MIN_MAP_CORRELATION):
+        raise ModelError(
+            f"in int8 the network loses {100 * loss:.2f} points of accuracy (at most {100 * MAX_ACCURACY_LOSS:.1f}) "
+            f"and its maps correlate by {median:.3f} in the median (at least {MIN_MAP_CORRELATION}); no file was "
+            "written. Export it without --int8"
+        )
