@@ -1,7 +1,5 @@
 """What the explorer answers: a network's prediction for one picture, with maps and the nearest training images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -10,7 +8,7 @@ from torch import Tensor
 
 from camlens.analyse.error_analysis import analyse, identify
 from camlens.analyse.evaluation import evaluate
-from camlens.analyse.explanations import METHOD, ExplainedPredictions, compute_maps, explain_predictions
+from camlens.analyse.explanations import METHOD, compute_maps, explain_predictions
 from camlens.analyse.feature_cache import FEATURES_FILE, predict_cached
 from camlens.analyse.training_images import NeighbourSearch
 from camlens.data.dataset import Dataset, InMemoryDataset
@@ -19,10 +17,11 @@ from camlens.errors import UsageError
 from camlens.files import out_folder, write_text
 from camlens.maps.methods import METHODS, find_method
 from camlens.model.classifier import Classifier, align
+from camlens.model.preprocess import to_pixels
 from camlens.show.report.packing import pack_maps, pack_pictures
 from camlens.show.report.page import read_facts, to_html
 from camlens.show.report.render import render_facts, render_identity, render_predictions, render_training_images
-from camlens.show.report.schema import Answer, ChosenLayer, Facts, Live, TrainingImages
+from camlens.show.report.schema import Answer, ChosenLayer, Facts, Live
 
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 320  # pixels, to which larger pictures are made smaller for the page
@@ -48,7 +47,7 @@ class Explorer:
 
         Args:
             picture: Number of an image of the data set, or the content of a picture's file.
-            layer: A layer to explain besides the last; "" for the last where there is a method, else none.
+            layer: A layer to explain besides the last; "" for the last if a method is given, otherwise none.
             method: Method at that layer; "" for the report's.
             class_name: A class that must be explained; "" for none.
 
@@ -60,13 +59,24 @@ class Explorer:
         number = picture if isinstance(picture, int) else None
         label = None if number is None else int(self.data.labels[number])
         file = "your picture" if number is None else self.data.files[number]
-        evaluation = evaluate(self.model, self.as_dataset(image, label or 0, file), batch_size=1, features=True)
-        explained = explain_predictions(
-            evaluation,
-            torch.zeros(1, dtype=torch.int64),
-            layers=self.model.find_layers()[-1:],
-            extra_class=self.model.class_index(class_name) if class_name else None,
-        )
+        model, name, split, size = self.model, self.data.name, self.data.split, f"{image.height}x{image.width}"
+        pixels = model.denormalise(model.prepare(image)).cpu()
+        data = InMemoryDataset(name, split, model.class_names, pixels, torch.tensor([label or 0]), (file,), size)
+        evaluation, last = evaluate(model, data, batch_size=1, features=True), model.find_layers()[-1]
+        wanted = model.class_index(class_name) if class_name else None
+        explained = explain_predictions(evaluation, torch.tensor([0]), [last], wanted)
+        chosen: ChosenLayer | None = None
+        if layer or method:
+            layer, method = layer or last, find_method(method or METHOD).name
+            maps = compute_maps(evaluation, explained.indices, explained.classes, [layer], method)[layer]
+            chosen = {"method": method, **pack_maps(layer, maps, precise=True)}
+        evidence = None
+        if self.search is not None and self.train is not None and evaluation.features is not None:
+            nearest = self.search.nearest(evaluation.features, NEAREST)
+            evidence = render_training_images({"nearest": nearest}, self.train)
+        small = image.copy()
+        small.thumbnail((MAX_SIDE, MAX_SIDE))
+        height, width = small.height, small.width
         return {
             "index": number,
             "file": file,
@@ -74,49 +84,16 @@ class Explorer:
             "size": [image.height, image.width],
             "frames": frames,
             "model": render_predictions(explained),
-            "chosen": self.explain(explained, layer, method) if layer or method else None,
-            "pictures": pack_pictures([shrink(image)], 1, (image.height, image.width), MAX_SIDE),
-            "evidence": self.nearest(evaluation.features),
+            "chosen": chosen,
+            "pictures": pack_pictures([to_pixels(small, (height, width))], 1, (height, width), MAX_SIDE),
+            "evidence": evidence,
         }
 
     def image(self, number: int) -> Image.Image:
-        """An image of the data set. Raises `UsageError` where there is none of this number."""
+        """An image of the data set. Raises `UsageError` if it has no image with this number."""
         if not 0 <= number < len(self.data):
             raise UsageError(f"there is no image {number}; {self.data.name} has 0 to {len(self.data) - 1}")
         return Image.fromarray(self.data.images(torch.tensor([number]))[0].permute(1, 2, 0).numpy())
-
-    def as_dataset(self, image: Image.Image, label: int, file: str) -> InMemoryDataset:
-        """An image as a data set of one."""
-        return InMemoryDataset(
-            name=self.data.name,
-            split=self.data.split,
-            class_names=self.model.class_names,
-            pixels=self.model.denormalise(self.model.prepare(image)).cpu(),
-            labels=torch.tensor([label]),
-            files=(file,),
-            original_size=f"{image.height}x{image.width}",
-        )
-
-    def explain(self, explained: ExplainedPredictions, layer: str, method: str) -> ChosenLayer:
-        """Maps of the explained classes at a layer, by a method."""
-        layer, method = layer or self.model.find_layers()[-1], find_method(method or METHOD).name
-        maps = compute_maps(explained.evaluation, explained.indices, explained.classes, [layer], method)[layer]
-        return {"method": method, **pack_maps(layer, maps, precise=True)}
-
-    def nearest(self, features: Tensor | None) -> TrainingImages | None:
-        """The training images with the most similar features."""
-        if features is None or self.search is None or self.train is None:
-            return None
-        return render_training_images({"nearest": self.search.nearest(features, NEAREST)}, self.train)
-
-
-def shrink(image: Image.Image) -> Tensor:
-    """A picture of at most `MAX_SIDE` pixels a side for the page, (1, 3, h, w) uint8."""
-    factor = min(1.0, MAX_SIDE / max(image.size))
-    width, height = (max(1, round(factor * side)) for side in image.size)
-    small = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    pixels = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8)
-    return pixels.view(1, small.height, small.width, 3).permute(0, 3, 1, 2)
 
 
 def prepare(
@@ -124,23 +101,19 @@ def prepare(
 ) -> tuple[Explorer, str]:
     """Make an explorer and its page.
 
-    The report in the folder `out` is used where it is of this model and these images; otherwise it is written there.
+    The report in the folder `out` is used if it is of this model and these images; otherwise it is written there.
     """
     model, test = align(model, test)
     train = None if train is None else align(model, train)[1]
     path, cache = out_folder(out) / "report.html", out / FEATURES_FILE
-    fingerprints = identify(model, test, train)
-    facts = read_facts(path)
-    if facts is None or any(facts.get(key) != value for key, value in render_identity(*fingerprints).items()):
+    fingerprints, facts = identify(model, test, train), read_facts(path)
+    if facts is None or not render_identity(*fingerprints).items() <= facts.items():
         facts = render_facts(analyse(model, test, train, cache=cache, batch_size=batch_size))
         write_text(path, to_html(facts))
     train_features = None
     if train is not None and facts["plane"] is not None:  # the network has features
         train_features = predict_cached(model, train, cache, batch_size, fingerprints[1]).features
-    live: Live = {
-        "methods": [name for name, method in METHODS.items() if method.needs == "gradients"],
-        "method": METHOD,
-        "layers": list(model.find_layers()),
-    }
+    methods = [name for name, method in METHODS.items() if method.needs == "gradients"]
+    live: Live = {"methods": methods, "method": METHOD, "layers": list(model.find_layers())}
     served: Facts = {**facts, "live": live}
     return Explorer(model, test, train, train_features), to_html(served)

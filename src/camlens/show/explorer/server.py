@@ -1,23 +1,20 @@
 """The explorer's web server: the page, and one address that answers for any picture, guarded against other sites."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from camlens.data.pictures import quiet_pillow
 from camlens.errors import CamlensError, UsageError
@@ -58,12 +55,9 @@ class RequestHandler:
         """The explorer's answer for the picture in the request."""
         query = request.query_params
         number = query.get("image")
-        if number is None:
-            picture: int | bytes = await self.receive(request)
-        elif number.isdecimal() and len(number) < 10:
-            picture = int(number)
-        else:
+        if number is not None and not (number.isdecimal() and len(number) < 10):
             raise HTTPException(400, f"image is {number!r}; expected the number of a test image")
+        picture = await self.receive(request) if number is None else int(number)
         if self.waiting >= MAX_WAITING:
             raise TooBusy
         chosen = [query.get(name, "") for name in ("layer", "method", "class")]
@@ -115,14 +109,19 @@ async def answer_with_error(_request: Request, error: Exception) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-class Guard:
+class Guard(BaseHTTPMiddleware):
     """Refuses requests that were not meant for this server or come from another site's page; sets security headers.
 
     Without the check of the Host header, any web site could let its own name point here (DNS rebinding).
+
+    Args:
+        app: What answers the other requests.
+        host: Name or address at which the server listens.
     """
 
     def __init__(self, app: ASGIApp, host: str) -> None:
-        self.app, self.host = app, host
+        super().__init__(app)
+        self.host = host
         self.headers = {
             "Content-Security-Policy": f"{content_security_policy(live=True)}; frame-ancestors 'none'",
             "X-Content-Type-Options": "nosniff",
@@ -131,22 +130,18 @@ class Guard:
             "Cache-Control": "no-store",
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        headers = Headers(scope=scope)
-        host, origin = headers.get("host", ""), headers.get("origin")
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(self.headers)
-            await send(message)
-
-        app = self.app
+    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+        """Answer one request."""
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
         if not is_own_name(host, self.host):
-            app = JSONResponse({"error": f"this server is not {host!r}; --host gives it another name"}, 403)
-        elif origin is not None and urlsplit(origin).netloc != host:
-            app = JSONResponse({"error": f"requests from {origin} are not answered"}, 403)
-        await app(scope, receive, send_with_headers)
+            message = f"this server is not {host!r}; --host gives it another name"
+            response: Response = JSONResponse({"error": message}, 403)
+        elif origin is not None and origin.partition("://")[2] != host:
+            response = JSONResponse({"error": f"requests from {origin} are not answered"}, 403)
+        else:
+            response = await call_next(request)
+        response.headers.update(self.headers)
+        return response
 
 
 def is_own_name(header: str, host: str) -> bool:
@@ -176,7 +171,7 @@ def is_loopback(host: str) -> bool:
 
 
 def serve(explorer: Explorer, page: str, host: str, port: int, on_ready: Callable[[str], None]) -> None:
-    """Serve until a signal comes; requests that have begun are finished first.
+    """Serve until a signal arrives; requests that have begun are finished first.
 
     Args:
         explorer: Answers for a picture.
@@ -193,12 +188,9 @@ def serve(explorer: Explorer, page: str, host: str, port: int, on_ready: Callabl
     except OSError as error:
         raise UsageError(f"cannot listen at {host}, port {port}: {error.strerror}; choose --host or --port") from error
     handler = RequestHandler(explorer, page)
-    app = Starlette(
-        routes=[Route("/", handler.home), Route("/explain", handler.explain, methods=["POST"])],
-        exception_handlers={HTTPException: answer_with_error},
-    )
-    settings: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False}
-    config = uvicorn.Config(Guard(app, host), lifespan="off", ws="none", **settings)
+    routes = [Route("/", handler.home), Route("/explain", handler.explain, methods=["POST"])]
+    app = Guard(Starlette(routes=routes, exception_handlers={HTTPException: answer_with_error}), host)
+    config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False, server_header=False)
     with listening, quiet_pillow():
         on_ready(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")
         uvicorn.Server(config).run(sockets=[listening])
