@@ -3,20 +3,20 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from camlens.analyse.orders import Sort
 from camlens.data.dataset import Dataset
 from camlens.files import replacing
 from camlens.model.classifier import Classifier, align
 from camlens.runtime.predict import predict
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
 
-Sort = Literal["confidence", "margin", "random"]
 BINS = 15  # of equal width in confidence, as in Guo et al. 2017
 
 

@@ -3,9 +3,6 @@
 Exit codes: 0 done, 1 failed with a message, 2 wrong usage, 128 + signal when stopped.
 """
 
-from __future__ import annotations
-
-import functools
 import logging
 import os
 import signal
@@ -14,34 +11,25 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
+from camlens.commands import data, demo, env, evaluate, explain, explore, export, gallery, report, summary, train
 from camlens.commands.console import NoteHandler, console, print_error
-from camlens.commands.data import data
-from camlens.commands.demo import demo
-from camlens.commands.env import env
-from camlens.commands.evaluate import evaluate
-from camlens.commands.explain import explain
-from camlens.commands.explore import explore
-from camlens.commands.export import export
-from camlens.commands.gallery import gallery
-from camlens.commands.options import Command
-from camlens.commands.report import report
-from camlens.commands.summary import summary
-from camlens.commands.train import train
+from camlens.commands.options import fill_in
 from camlens.errors import CamlensError
 
 EXAMPLES: dict[Callable[..., None], str] = {
-    data: "data --data shapes",
-    summary: "summary resnet50 --stem imagenet --input 3x224x224 --classes 1000 --detail",
-    train: "train --recipe quick --set epochs=3 --out out/quick",
-    evaluate: "evaluate out/train",
-    gallery: "gallery out/train --true cat --pred dog --count 10",
-    report: "report out/train",
-    explore: "explore out/train",
-    explain: "explain photo.jpg --model out/train --layer layer3 --against dog",
-    export: "export out/train --int8",
-    env: "env --json",
-    demo: "demo --out out/demo",
+    data.data: "data --data shapes",
+    summary.summary: "summary resnet50 --stem imagenet --input 3x224x224 --classes 1000 --detail",
+    train.train: "train --recipe quick --set epochs=3 --out out/quick",
+    evaluate.evaluate: "evaluate out/train",
+    gallery.gallery: "gallery out/train --true cat --pred dog --count 10",
+    report.report: "report out/train",
+    explore.explore: "explore out/train",
+    explain.explain: "explain photo.jpg --model out/train --layer layer3 --against dog",
+    export.export: "export out/train --int8",
+    env.env: "env --json",
+    demo.demo: "demo --out out/demo",
 }
 
 received_signals: list[int] = []
@@ -58,20 +46,13 @@ def main() -> None:
     try:
         app(prog_name="camlens")
     except SystemExit as end:
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            exit_at_once(end.code)
-        raise
-
-
-def exit_at_once(code: Any) -> None:
-    """End a process of torchrun without taking the interpreter down first.
-
-    Threads of gloo may still hold tensors. One that releases a tensor while the interpreter goes away ends the process
-    by SIGABRT (pytorch issue 190489), and torchrun counts a finished run as failed.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else bool(code))
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            raise
+        # Threads of gloo may still hold tensors. One that releases a tensor while the interpreter goes away ends the
+        # process by SIGABRT (pytorch issue 190489), and torchrun counts a finished run as failed.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else bool(end.code))
 
 
 def interrupt(number: int, _frame: Any) -> None:
@@ -80,13 +61,19 @@ def interrupt(number: int, _frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def exit_with_message(function: Callable[..., None]) -> Callable[..., None]:
-    """Turn the errors of a command into a message and an exit code."""
+class Command(TyperCommand):
+    """A command whose help lists the names in the tables, and whose errors are a message and an exit code."""
 
-    @functools.wraps(function)
-    def run(*arguments: Any, **options: Any) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        for parameter in self.params:
+            parameter.help = fill_in(parameter.help or "")  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
+
+    def invoke(self, ctx: Any) -> None:
+        """Run the command."""
         try:
-            function(*arguments, **options)
+            super().invoke(ctx)
         except CamlensError as error:
             print_error(str(error))
             sys.exit(error.exit_code)
@@ -104,7 +91,16 @@ def exit_with_message(function: Callable[..., None]) -> Callable[..., None]:
         if received_signals:  # the interrupt was raised in a library's callback, which swallowed it
             sys.exit(128 + received_signals[0])
 
-    return run
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: camlens demo",
+)
+for function, example in EXAMPLES.items():
+    app.command(cls=Command, epilog=f"Example: camlens {example}")(function)
 
 
 def print_version(wanted: bool) -> None:
@@ -116,27 +112,10 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+@app.callback()
 def top(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=print_version)
     ] = False,
 ) -> None:
     """Why did my network get this picture wrong?"""
-
-
-def create_app() -> typer.Typer:
-    """Create the Typer app with all commands."""
-    app = typer.Typer(
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-        epilog="Example: camlens demo",
-        callback=top,
-    )
-    for function, example in EXAMPLES.items():
-        app.command(cls=Command, epilog=f"Example: camlens {example}")(exit_with_message(function))
-    return app
-
-
-app = create_app()

@@ -1,7 +1,5 @@
 """What the commands print: results on standard output, errors and notes on standard error."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

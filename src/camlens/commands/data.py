@@ -1,9 +1,8 @@
 """`camlens data`: what is in a data set."""
 
 from pathlib import Path
-from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from camlens.commands import options as opt
 from camlens.commands.console import console, print_json, print_paths
@@ -28,23 +27,16 @@ def data(
     if as_json:
         print_json({"data": data, "splits": facts, "overview": str(path)})
         return
-    console.print(counts_table(data, facts))
+    splits = [Column(fact["split"], justify="right") for fact in facts]
+    table = Table("class", *splits, title=f"{data}: {sum(map(len, sets)):,} images", title_justify="left")
+    for name in sets[0].class_names:
+        table.add_row(name, *(f"{fact['counts'][name]:,}" for fact in facts))
+    table.add_section()
+    table.add_row("all", *(f"{len(images):,}" for images in sets))
+    console.print(table)
     for fact in facts:
         mean, std = (" ".join(f"{x:.4f}" for x in fact[key]) for key in ("mean", "std"))
         console.print(f"{fact['split']}: {fact['size']}, channel mean {mean}, standard deviation {std}")
         if "planted" in fact:
             console.print("  planted: " + ", ".join(f"{n} {cause}" for cause, n in fact["planted"].items()))
     print_paths(path)
-
-
-def counts_table(data: str, facts: list[dict[str, Any]]) -> Table:
-    """Make the table of images by class and split."""
-    total = sum(fact["images"] for fact in facts)
-    table = Table("class", title=f"{data}: {total:,} images", title_justify="left")
-    for fact in facts:
-        table.add_column(fact["split"], justify="right")
-    for name in facts[0]["counts"]:
-        table.add_row(name, *(f"{fact['counts'][name]:,}" for fact in facts))
-    table.add_section()
-    table.add_row("all", *(f"{fact['images']:,}" for fact in facts))
-    return table

@@ -1,6 +1,7 @@
 """`camlens explain`: what is in a picture, and where the network saw it."""
 
 from collections.abc import Iterable
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +19,7 @@ def explain(
     weights: opt.Weights = None,
     layer: opt.Layers = None,
     method: Annotated[
-        str,
-        Option(help='{layer_methods}; "all" of these; or, with the extra captum, {pixel_methods}.'),
+        str, Option(help='{layer_methods}; "all" of these; or, with the extra captum, {pixel_methods}.')
     ] = "grad-cam",
     target: Annotated[str | None, Option(help="Class to explain.", show_default="the predicted one")] = None,
     against: Annotated[str | None, Option(help="Explain the difference to this class.")] = None,
@@ -29,21 +29,20 @@ def explain(
     as_json: opt.AsJson = False,
 ) -> None:
     """Classify pictures and draw heat maps of the evidence."""
-    from camlens.commands.inputs import load_model
     from camlens.data.pictures import read_picture
     from camlens.maps.explain import validate
     from camlens.progress import track
     from camlens.show import draw
 
-    classifier = load_model(None, model, weights, device)
+    classifier = opt.load_model(None, model, weights, device)
     validate(classifier, "hirescam" if method == "all" else method, layer)
     for name in filter(None, (target, against)):
         classifier.class_index(name)
-    pictures = [read_picture(path) for path in images]
+    pictures = [(path.name, read_picture(path)) for path in images]
     folder = out_folder(out)
     explained = [
-        draw.picture(classifier, picture, path.name, layer, method, target, against, top)
-        for path, picture in track(list(zip(images, pictures, strict=True)), "explaining the pictures")
+        draw.picture(classifier, picture, name, layer, method, target, against, top)
+        for name, picture in track(pictures, "explaining the pictures")
     ]
     results: list[dict[str, Any]] = []
     names = unique_names(path.stem for path in images)  # two folders may hold pictures of one name
@@ -54,25 +53,18 @@ def explain(
         print_json(results)
         return
     for result in results:
-        console.print(probability_table(result["image"], result["classes"]))
+        table = Table("class", "probability", title=result["image"], title_justify="left", box=None, min_width=40)
+        for name, probability in result["classes"].items():
+            table.add_row(name, f"{100 * probability:.1f} %")
+        console.print(table)
     print_paths(*(result["figure"] for result in results))
-
-
-def probability_table(title: str, classes: dict[str, float]) -> Table:
-    """Make the table of the most probable classes of a picture."""
-    table = Table("class", "probability", title=title, title_justify="left", box=None, min_width=40)
-    for name, probability in classes.items():
-        table.add_row(name, f"{100 * probability:.1f} %")
-    return table
 
 
 def unique_names(stems: Iterable[str]) -> list[str]:
     """Number the names that are taken already, also where only their case differs: some file systems ignore it."""
     taken: dict[str, str] = {}
     for stem in stems:
-        name, number = stem, 1
-        while name.casefold() in taken:
-            number += 1
-            name = f"{stem}-{number}"
+        candidates = chain([stem], (f"{stem}-{number}" for number in count(2)))
+        name = next(name for name in candidates if name.casefold() not in taken)
         taken[name.casefold()] = name
     return list(taken.values())

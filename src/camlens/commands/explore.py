@@ -22,25 +22,19 @@ def explore(
     port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")] = 8000,
     device: opt.Device = "auto",
     batch: opt.BatchSize = 250,
-    out: Annotated[Path, Option(help="Folder of the report, which is written if it is not there.")] = Path(
-        "out/report"
-    ),
+    out: Annotated[Path, Option(help="Folder of the report, which is written if missing.")] = Path("out/report"),
 ) -> None:
     """Serve the error report as a page that also explains any picture dropped onto it."""
     try:
         from camlens.show import explorer
     except ModuleNotFoundError as error:
         raise CamlensError(f"explore needs {error.name}; install it with: pip install 'camlens[explore]'") from error
-    from camlens.commands.inputs import load_model, load_test_and_train
 
-    classifier = load_model(model, model_option, weights, device)
-    test, train = load_test_and_train(data, classifier.input_size, data_dir, skip_unreadable)
+    classifier = opt.load_model(model, model_option, weights, device)
+    test, train = opt.load_test_and_train(data, classifier.input_size, data_dir, skip_unreadable)
     explain, page = explorer.prepare(classifier, test, train, out, batch)
     if not explorer.is_loopback(host):
         logging.getLogger("camlens").warning("anyone who can reach %s can use it; there is no password", host)
-    explorer.serve(explain, page, host, port, print_address)
-
-
-def print_address(address: str) -> None:
-    """Say where the page is."""
-    console.print(f"open {address} (Ctrl-C stops the server)")
+    explorer.serve(
+        explain, page, host, port, lambda address: console.print(f"open {address} (Ctrl-C stops the server)")
+    )

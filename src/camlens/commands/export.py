@@ -1,7 +1,7 @@
 """`camlens export`: prediction and maps as an ONNX file."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Option
 
@@ -18,10 +18,7 @@ def export(
     data: opt.Data = "cifar10",
     data_dir: opt.DataDir = None,
     skip_unreadable: opt.SkipUnreadable = False,
-    layer: Annotated[
-        list[str] | None,
-        Option("--layer", help="layer3, of camlens' own ResNets; the last layer is always exported."),
-    ] = None,
+    layer: Annotated[list[str] | None, Option(help="layer3 of camlens' ResNets, besides the last layer.")] = None,
     int8: Annotated[
         bool, Option("--int8", help="Quantise to int8, calibrated on training images: smaller and faster.")
     ] = False,
@@ -33,33 +30,26 @@ def export(
         from camlens.show.export.write import write
     except ModuleNotFoundError as error:
         raise CamlensError(f"export needs {error.name}; install it with: pip install 'camlens[onnx]'") from error
-    from camlens.commands.inputs import load_model, load_test_and_train
 
-    classifier = load_model(model, model_option, weights, "cpu")
-    for name in layer or ():
-        if name not in ("layer3", classifier.find_layers()[-1]):
-            raise unknown("layer", name, ("layer3", classifier.find_layers()[-1]), "an export")
-    test, train = load_test_and_train(data, classifier.input_size, data_dir, skip_unreadable)
+    classifier = opt.load_model(model, model_option, weights, "cpu")
+    layers, known = layer or (), ("layer3", classifier.find_layers()[-1])
+    for name in layers:
+        if name not in known:
+            raise unknown("layer", name, known, "an export")
+    test, train = opt.load_test_and_train(data, classifier.input_size, data_dir, skip_unreadable)
     path = out_folder(out) / "model.onnx"
-    comparison = write(classifier, path, test, train, layer3="layer3" in (layer or ()), int8=int8)
+    comparison = write(classifier, path, test, train, layer3="layer3" in layers, int8=int8)
     if as_json:
         print_json({"file": str(path), "bytes": path.stat().st_size, **comparison})
         return
-    print_comparison(comparison, int8)
-    print_paths(path)
-
-
-def print_comparison(comparison: dict[str, Any], int8: bool) -> None:
-    """Say how much the file differs from the network."""
-    difference = comparison["largest_difference"]
-    console.print(
-        f"largest difference from the network on {comparison['images']:,} images: {difference['logits']:.2g} in a "
-        f"logit, {difference['maps']:.2g} in a map"
-    )
+    difference, accuracy = comparison["largest_difference"], comparison["accuracy"]
+    where = f"largest difference from the network on {comparison['images']:,} images"
+    console.print(f"{where}: {difference['logits']:.2g} in a logit, {difference['maps']:.2g} in a map")
     if int8:
-        accuracy, correlation = comparison["accuracy"], comparison["map_correlation"]
+        correlation = comparison["map_correlation"]
         console.print(
             f"accuracy {100 * accuracy['file']:.2f} %, of the network {100 * accuracy['network']:.2f} %; correlation "
             f"of each image's maps {correlation['median']:.4f} (median), "
             f"{correlation['5th percentile']:.4f} (5th percentile)"
         )
+    print_paths(path)

@@ -5,17 +5,11 @@ from typing import Annotated, Literal
 
 from typer import Option
 
+from camlens.analyse.orders import ORDERS, Sort
 from camlens.commands import options as opt
 from camlens.commands.console import console, print_paths
 from camlens.errors import CamlensError, UsageError
 from camlens.files import out_folder
-
-Sort = Literal["confidence", "margin", "random"]
-ORDERS: dict[Sort, str] = {
-    "confidence": "the most confident first",
-    "margin": "the largest margins first",
-    "random": "picked at random",
-}
 
 
 def gallery(
@@ -41,13 +35,12 @@ def gallery(
 ) -> None:
     """Draw misclassified images with heat maps for the prediction, for the label, and of their contrast."""
     from camlens.analyse.evaluation import evaluate
-    from camlens.commands.inputs import load_model
     from camlens.data.sources import load_split
     from camlens.maps.explain import validate
     from camlens.model.classifier import align
     from camlens.show import draw
 
-    classifier = load_model(model, model_option, weights, device)
+    classifier = opt.load_model(model, model_option, weights, device)
     chosen = validate(classifier, method, layer)
     if chosen.level == "pixels":
         raise UsageError(
@@ -63,10 +56,5 @@ def gallery(
     if len(indices) == 0:
         condition = f"{f' labelled {true}' if true else ''}{f' predicted as {pred}' if pred else ''}"
         raise CamlensError(f"there is no error{condition} to show")
-    subtitle = describe_selection(min(count, len(indices)), len(indices), sort)
+    subtitle = f"{min(count, len(indices))} of {len(indices):,} errors, {ORDERS[sort]}."
     print_paths(*draw.gallery(evaluation, indices[:count], subtitle, folder, layer, chosen.name, format, raw))
-
-
-def describe_selection(shown: int, total: int, sort: Sort) -> str:
-    """Describe which errors a gallery shows."""
-    return f"{shown} of {total:,} errors, {ORDERS[sort]}."

@@ -1,19 +1,23 @@
-"""The options that several commands share, as annotated types.
+"""The options that several commands share, and how what they name is loaded.
 
-A help text may name "{layer_methods}" and other keys of `table_names`: the tables need torch, so they are read when the
-help of a command is shown and not before.
+A help text may name a table, like "{recipes}". The tables need torch, so `fill_in` reads them when the help of a
+command is shown and not before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
-from typer.core import TyperCommand
 
-from camlens.data.sources import FOLDER, SOURCES
+from camlens.data.sources import FOLDER, SOURCES, load_split, splits_of
+from camlens.errors import UsageError
+
+if TYPE_CHECKING:
+    from camlens.data.dataset import Dataset
+    from camlens.data.pictures import Size
+    from camlens.model.classifier import Classifier
 
 SHIPPED_MODEL = "resnet18-cifar10"
 
@@ -34,36 +38,38 @@ Out = Annotated[Path, Option(help="Output folder.")]
 AsJson = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 
 
-def table_names() -> dict[str, str]:
-    """Read the names in the tables of methods, recipes and networks, as help texts list them."""
+def load_model(argument: str | None, option: str | None, weights: Path | None, device: str) -> Classifier:
+    """Load the model given as argument or as `--model`, by default the shipped one, onto a device."""
+    from camlens.model.loading import load
+    from camlens.runtime.processes import pick_device
+
+    if argument and option:
+        raise UsageError(f"two models, {argument} and --model {option}; give one")
+    where = pick_device(device)
+    return load(argument or option or SHIPPED_MODEL, weights).to(where)
+
+
+def load_if_present(data: str, split: str, size: Size, data_dir: Path | None, skip_unreadable: bool) -> Dataset | None:
+    """Load one split of `--data`; None if a folder does not hold it."""
+    return load_split(data, split, size, data_dir, skip_unreadable) if split in splits_of(data) else None
+
+
+def load_test_and_train(
+    data: str, size: Size, data_dir: Path | None, skip_unreadable: bool
+) -> tuple[Dataset, Dataset | None]:
+    """Load the test images of `--data`, and the training images if it has any."""
+    test = load_split(data, "test", size, data_dir, skip_unreadable)
+    return test, load_if_present(data, "train", size, data_dir, skip_unreadable)
+
+
+def fill_in(text: str) -> str:
+    """Replace "{layer_methods}" and its like in a help text by the names in a table: "a, b or c"."""
+    if "{" not in text:
+        return text
     from camlens.maps.methods import CAMS, METHODS
     from camlens.model.resnet import RESNETS
     from camlens.train.recipe import RECIPES
 
-    return {
-        "layer_methods": join_names(CAMS),
-        "pixel_methods": join_names(name for name in METHODS if name not in CAMS),
-        "recipes": join_names(RECIPES),
-        "networks": join_names(RESNETS),
-    }
-
-
-def join_names(names: Iterable[str]) -> str:
-    """Join names to a list in words: "a, b or c"."""
-    *first, last = names
-    return f"{', '.join(first)} or {last}" if first else last
-
-
-def fill_in(text: str) -> str:
-    """Replace the keys of `table_names` in a help text."""
-    return text.format_map(table_names()) if "{" in text else text
-
-
-class Command(TyperCommand):
-    """A command that fills the tables' names into its help texts when its help is shown."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help."""
-        for parameter in self.params:
-            parameter.help = fill_in(parameter.help or "")  # type: ignore[attr-defined]
-        super().format_help(ctx, formatter)
+    pixel_methods = [name for name in METHODS if name not in CAMS]
+    tables = {"layer_methods": CAMS, "pixel_methods": pixel_methods, "recipes": [*RECIPES], "networks": [*RESNETS]}
+    return text.format_map({key: f"{', '.join(names[:-1])} or {names[-1]}" for key, names in tables.items()})

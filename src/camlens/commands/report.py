@@ -13,8 +13,7 @@ from camlens.files import out_folder
 def report(
     model: opt.ModelArgument = None,
     second: Annotated[
-        str | None,
-        Argument(metavar="[MODEL_B]", help="A second model: what it fixed and broke.", show_default=False),
+        str | None, Argument(metavar="[MODEL_B]", help="A second model: what it fixed and broke.")
     ] = None,
     model_option: opt.ModelOption = None,
     weights: opt.Weights = None,
@@ -28,12 +27,11 @@ def report(
     """Write one HTML file with every error, its heat maps, its likely cause and the training images behind it."""
     from camlens.analyse.error_analysis import analyse
     from camlens.analyse.feature_cache import FEATURES_FILE
-    from camlens.commands.inputs import load_model, load_test_and_train
     from camlens.show.report import write_report
 
-    classifier = load_model(model, model_option, weights, device)
-    other = None if second is None else load_model(second, None, None, device)
-    test, train = load_test_and_train(data, classifier.input_size, data_dir, skip_unreadable)
+    classifier = opt.load_model(model, model_option, weights, device)
+    other = None if second is None else opt.load_model(second, None, None, device)
+    test, train = opt.load_test_and_train(data, classifier.input_size, data_dir, skip_unreadable)
     folder = out_folder(out)
     analysis = analyse(classifier, test, train, other, folder / FEATURES_FILE, batch)
     print_paths(write_report(analysis, folder / "report.html"))

@@ -11,9 +11,7 @@ from camlens.errors import UsageError
 
 def summary(
     network: Annotated[str, Argument(help="{networks}, a run folder, a weights file or module:function.")] = "resnet18",
-    input: Annotated[
-        str | None, Option(help="Input shape: channels x height x width.", show_default="the network's own")
-    ] = None,
+    input: Annotated[str | None, Option(help="Channels x height x width.", show_default="the network's own")] = None,
     classes: Annotated[int, Option(min=1, help="Number of classes of a network given by name.")] = 10,
     width: Annotated[int, Option(min=1, help="Number of channels in its first stage.")] = 64,
     stem: Annotated[

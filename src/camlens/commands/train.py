@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
@@ -15,9 +15,7 @@ from camlens.errors import DataError
 from camlens.files import write_json
 
 if TYPE_CHECKING:
-    from camlens.data.dataset import Dataset
     from camlens.model.classifier import Classifier
-    from camlens.train.run_folder import RunSettings
     from camlens.train.trainer import Trainer
 
 
@@ -35,26 +33,20 @@ def train(
     seed: Annotated[int | None, Option(min=0, help="Random seed.", show_default="0, or the resumed run's")] = None,
     resume: Annotated[bool, Option("--resume", help="Resume the run in --out.")] = False,
     device: opt.Device = "auto",
-    bf16: Annotated[
-        bool | None, Option("--bf16/--no-bf16", help="Compute in bfloat16.", show_default="where faster")
-    ] = None,
-    compiled: Annotated[
-        bool | None, Option("--compile/--no-compile", help="Compile the network.", show_default="where faster")
-    ] = None,
-    channels_last: Annotated[
-        bool | None, Option("--channels-last/--no-channels-last", help="Memory layout.", show_default="on")
-    ] = None,
+    bf16: Annotated[bool | None, Option(help="Compute in bfloat16.", show_default="where faster")] = None,
+    compile: Annotated[bool | None, Option(help="Compile the network.", show_default="where faster")] = None,
+    channels_last: Annotated[bool | None, Option(help="Memory layout.", show_default="on")] = None,
     save_every: Annotated[float, Option(min=0, help="Seconds between checkpoints.")] = 120.0,
     out: opt.Out = Path("out/train"),
 ) -> None:
     """Train a network into a run folder and evaluate it on the test images; with torchrun, on many processes."""
     from camlens.analyse.evaluation import evaluate
-    from camlens.commands.inputs import load_if_present
     from camlens.runtime.processes import join_processes, pick_device
     from camlens.train.recipe import find_recipe
     from camlens.train.run_folder import RunFolder, resolve_settings
+    from camlens.train.trainer import prepare
 
-    compute = {"bf16": bf16, "compiled": compiled, "channels_last": channels_last}
+    compute = {"bf16": bf16, "compiled": compile, "channels_last": channels_last}
     with join_processes(pick_device(device)) as (processes, local_device):
         console.quiet = not processes.is_main
         settings = resolve_settings(
@@ -72,11 +64,13 @@ def train(
         source, side = settings.source or "cifar10", max(settings.recipe.sizes)
         with processes.local_main_first():
             images, test = (
-                load_if_present(source, split, (side, side), data_dir, skip_unreadable) for split in ("train", "test")
+                opt.load_if_present(source, split, (side, side), data_dir, skip_unreadable)
+                for split in ("train", "test")
             )
         if images is None:
             raise DataError(f"{source} has no folder train/<class>/* to train on")
-        model, paths = train_and_draw(settings, images, save_every=save_every, processes=processes)
+        trainer = prepare(settings, images, save_every=save_every, processes=processes)
+        model, paths = train_and_draw(trainer), [*trainer.folder.files]
         if test is None:
             console.print(f"{source} has no test images to evaluate the network on")
         else:
@@ -88,20 +82,10 @@ def train(
         print_paths(*paths)
 
 
-def train_and_draw(settings: RunSettings, images: Dataset, **options: Any) -> tuple[Classifier, list[Path]]:
-    """Train into a run folder and draw the learning curves, also when training is stopped.
+def train_and_draw(trainer: Trainer) -> Classifier:
+    """Train into a run folder and draw the learning curves, also when training is stopped."""
+    from camlens.train.trainer import Stopped
 
-    Args:
-        settings: What `resolve_settings` returned.
-        images: The training images.
-        **options: Other arguments of `prepare`.
-
-    Returns:
-        The trained model and the files written.
-    """
-    from camlens.train.trainer import Stopped, prepare
-
-    trainer = prepare(settings, images, **options)
     try:
         model = trainer.fit()
     except Stopped as stopped:
@@ -109,7 +93,7 @@ def train_and_draw(settings: RunSettings, images: Dataset, **options: Any) -> tu
         stopped.args = (f"{stopped}; resume with: {resume_command()}",)
         raise
     draw_curves(trainer)
-    return model, list(trainer.folder.files)
+    return model
 
 
 def draw_curves(trainer: Trainer) -> None:
@@ -122,7 +106,7 @@ def draw_curves(trainer: Trainer) -> None:
 
 
 def resume_command() -> str:
-    """The command line that was given, with `--resume` where it was `train`."""
+    """The command line that was given, with `--resume` if it was `train`."""
     from camlens.runtime.processes import is_torchrun
 
     words = ["camlens", *sys.argv[1:]]

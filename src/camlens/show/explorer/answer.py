@@ -59,9 +59,9 @@ class Explorer:
         number = picture if isinstance(picture, int) else None
         label = None if number is None else int(self.data.labels[number])
         file = "your picture" if number is None else self.data.files[number]
-        model, name, split, size = self.model, self.data.name, self.data.split, f"{image.height}x{image.width}"
+        model, labels, size = self.model, torch.tensor([label or 0]), f"{image.height}x{image.width}"
         pixels = model.denormalise(model.prepare(image)).cpu()
-        data = InMemoryDataset(name, split, model.class_names, pixels, torch.tensor([label or 0]), (file,), size)
+        data = InMemoryDataset(self.data.name, self.data.split, model.class_names, labels, (file,), size, pixels)
         evaluation, last = evaluate(model, data, batch_size=1, features=True), model.find_layers()[-1]
         wanted = model.class_index(class_name) if class_name else None
         explained = explain_predictions(evaluation, torch.tensor([0]), [last], wanted)
