@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from camlens.errors import ModelError
-from camlens.maps.pooled_head import pooled_head
+from camlens.maps.backends import TorchPass
+from camlens.maps.methods import METHODS
 from camlens.model.classifier import Classifier, bare
-from camlens.model.forward import hooked, isolated_forward
+from camlens.model.forward import hooked
 from camlens.model.resnet import BasicBlock, Bottleneck, ResNet
 
 
@@ -61,15 +62,9 @@ def head_weights(model: Classifier, layer: str) -> Tensor:
     Raises:
         ModelError: Something else lies behind the layer.
     """
-    network, outputs = bare(model), []
-
-    def as_leaf(output: Tensor) -> Tensor:
-        outputs.append(output.detach().requires_grad_())
-        return outputs[-1].clone()
-
-    with torch.enable_grad(), hooked(network, {layer: as_leaf}):
-        logits = isolated_forward(network, torch.zeros(2, 3, *model.input_size, device=model.device))
-    W = pooled_head(logits, outputs[-1])
+    images = torch.zeros(2, 3, *model.input_size, device=model.device)
+    with torch.enable_grad():
+        W = TorchPass(bare(model), METHODS["hirescam"], images, [layer]).layers[0].head
     if W is None:
         raise ModelError(
             f"behind {layer} of {model.name} lies more than a mean over all places and a linear layer, so its maps "
