@@ -179,8 +179,7 @@ class CapturedLayer:
     def rerun(self, images: Tensor, output: Tensor) -> Tensor:
         """Logits of images with the output of the layer replaced."""
         with hooked(self.network, {self.name: lambda _output: output}):
-            logits: Tensor = isolated_forward(self.network, images)
-        return logits
+            return isolated_forward(self.network, images)  # type: ignore[no-any-return]
 
     @cached_property
     @torch.no_grad()
@@ -225,8 +224,7 @@ class PixelPass:
 
     def __init__(self, network: nn.Module, method: Method, images: Tensor) -> None:
         self.network, self.method, self.images = network, method, images
-        with torch.no_grad():
-            self.logits: Tensor = isolated_forward(network, images)
+        self.logits: Tensor = isolated_forward(network, images)
 
     def maps(self, weights: Tensor) -> list[Tensor]:
         """The map (1, H, W) of y = sum_k weights_k logits_k, summed over the colours."""

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from camlens.data.pictures import Size
 from camlens.errors import ModelError, UsageError, unknown
 from camlens.maps.backends import ForwardPass, run
 from camlens.maps.explanation import Explanation
@@ -82,14 +81,14 @@ def explain(
     return Explanation(logits, layer_maps, indices, other_indices, chosen.name, batch, classifier, why, single)
 
 
-def resolve_layers(model: nn.Module, method: Method, layer: Layer, image_size: Size) -> tuple[list[str], str]:
+def resolve_layers(model: nn.Module, method: Method, layer: Layer, size: tuple[int, int]) -> tuple[list[str], str]:
     """Check the layers asked for, or find the default.
 
     Args:
         model: A `Classifier` or a bare network.
         method: The method that explains them.
         layer: What is asked for, as in `explain`.
-        image_size: Height and width of the images.
+        size: Height and width of the images.
 
     Returns:
         Names of the layers, and why these where none was asked for.
@@ -100,8 +99,7 @@ def resolve_layers(model: nn.Module, method: Method, layer: Layer, image_size: S
     """
     network, names = bare(model), [layer] if isinstance(layer, str) else layer or []
     if not isinstance(names, list | tuple):
-        kind = type(layer).__name__
-        raise UsageError(f"layer is of type {kind}; expected the name of a module, or a list of such names")
+        raise UsageError(f"layer is of type {type(layer).__name__}; expected the name of a module or a list of names")
     if method.level == "pixels":
         if isinstance(network, Exported):
             raise UsageError(f"{method.name} differentiates the network, which an ONNX file does not allow")
@@ -111,12 +109,12 @@ def resolve_layers(model: nn.Module, method: Method, layer: Layer, image_size: S
     modules = network.outputs if isinstance(network, Exported) else dict(network.named_modules())
     for name in names:
         if name not in modules or not name:
-            known = layers_with_maps(network, image_size)
+            known = layers_with_maps(network, size)
             owner = model.name if isinstance(model, Classifier) else "this model"
             raise unknown("layer", name, [k for k in known if "." not in k] or known, owner)
     why = ""
     if not names:
-        found = list(model.find_layers() if isinstance(model, Classifier) else layers_with_maps(network, image_size))
+        found = list(model.find_layers() if isinstance(model, Classifier) else layers_with_maps(network, size))
         if not found:
             raise ModelError(f"{type(network).__name__} has no layer with a feature map (B, C, h, w)")
         names, why = found[-1:], f"{found[-1]} is the last layer with a feature map on whose cells the logits depend"
@@ -127,9 +125,9 @@ def resolve_layers(model: nn.Module, method: Method, layer: Layer, image_size: S
     return list(names), why
 
 
-def layers_with_maps(network: nn.Module, image_size: Size) -> list[str]:
+def layers_with_maps(network: nn.Module, size: tuple[int, int]) -> list[str]:
     """Names of the layers of a network that put out feature maps, or of whose maps an ONNX file gives."""
-    return list(network.outputs if isinstance(network, Exported) else feature_maps(network, image_size))
+    return list(network.outputs if isinstance(network, Exported) else feature_maps(network, size))
 
 
 def gives_maps(network: nn.Module, method: Method, layer: str) -> bool:
@@ -155,8 +153,7 @@ def check_logits(logits: Tensor, model: nn.Module, total: int) -> None:
         model.check_logits(logits)
     elif not isinstance(logits, Tensor) or logits.ndim != 2:
         raise ModelError(f"{type(model).__name__} gave no logits (B, K); explain takes classifiers")
-    bad = int((~logits.isfinite().all(dim=1)).sum())
-    if bad:
+    if bad := int((~logits.isfinite().all(dim=1)).sum()):
         where = "" if len(logits) == total else " of a micro-batch"
         raise ModelError(f"the network gave logits that are not finite for {bad} of {len(logits)} images{where}")
 

@@ -19,8 +19,7 @@ from camlens.maps.overlay import displayable, overlay, upsample
 from camlens.model.classifier import Classifier
 
 T = TypeVar("T")
-MAX_IMAGES, MAX_CLASSES = 12, 10  # shown in a notebook
-SIDE = 128  # of each picture there, in CSS pixels
+MAX_IMAGES, MAX_CLASSES, SIDE = 12, 10, 128  # shown in a notebook; the side of each picture is in CSS pixels
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,8 +147,7 @@ class Explanation:
         classes = self.target[row].reshape(-1).tolist()[:MAX_CLASSES]
         for layer, maps in self.layer_maps.items():
             for index, map in zip(classes, maps[row].reshape(-1, *maps.shape[-2:]), strict=False):
-                values = f"{float(map.min()):.2g} … {float(map.max()):.2g}"
-                caption = f"{self.class_name(index)}{minus}, {layer}, {values}"
+                caption = f"{self.class_name(index)}{minus}, {layer}, {map.min():.2g} … {map.max():.2g}"
                 figures.append(html_figure(caption, overlay(picture, map)))
         return "".join(figures) + "<br>"
 

@@ -18,12 +18,10 @@ CHANNELS_LAST_PIXELS = 2**14  # image size from which a CPU is faster with chann
 
 
 def prepare_images(classifier: Classifier | None, images: Pictures) -> Tensor:
-    """The images as the network takes them, (B, 3, H, W), floating point.
-
-    Warns where they do not seem to be normalised.
+    """Images as the network takes them, (B, 3, H, W) of floats. Warns if they do not seem to be normalised.
 
     Raises:
-        UsageError: They are something else, or hold values that are not finite.
+        UsageError: They have another type or shape, or values that are not finite.
     """
     if classifier is not None:
         images = classifier.prepare(images)
@@ -42,21 +40,19 @@ def prepare_images(classifier: Classifier | None, images: Pictures) -> Tensor:
             stacklevel=3,
         )
     images = constant(images)
-    if images.device.type == "cpu" and images[0, 0].numel() >= CHANNELS_LAST_PIXELS:
-        return images.contiguous(memory_format=torch.channels_last)
-    return images
+    is_large = images.device.type == "cpu" and images[0, 0].numel() >= CHANNELS_LAST_PIXELS
+    return images.contiguous(memory_format=torch.channels_last) if is_large else images
 
 
 def seems_unnormalised(classifier: Classifier | None, high: float) -> bool:
-    """Whether images without negative values, and this largest one, were not normalised.
+    """Whether images whose values reach from 0 or more up to `high` were not normalised.
 
-    A bright picture may have no negative value after normalisation either; then it has some above 1, and none above
-    what white becomes.
+    A normalised bright picture may have no negative values either; then some are above 1, and none above white.
     """
     if classifier is not None and float(classifier.mean.min()) <= 0:
-        return False  # such a network takes images without negative values
-    usual = 3.0  # larger than what white becomes with any usual mean and standard deviation
-    white = usual if classifier is None else float(((1 - classifier.mean) / classifier.std).max()) + 0.01
+        return False  # normalisation does not make values negative
+    # 3 is more than what white becomes with any usual mean and standard deviation
+    white = 3.0 if classifier is None else float(((1 - classifier.mean) / classifier.std).max()) + 0.01
     return high <= 1 or high > white
 
 
@@ -71,7 +67,7 @@ class Targets:
         one_each: Refuse several classes of an image.
 
     Raises:
-        UsageError: As many classes as images were expected.
+        UsageError: Their number is not that of the images.
     """
 
     def __init__(self, wanted: Target, count: int, classifier: Classifier | None, one_each: bool = False) -> None:

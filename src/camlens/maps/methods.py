@@ -131,8 +131,7 @@ def integrated_gradients(model: nn.Module, image: Tensor) -> Tensor:
     """
     from captum.attr import IntegratedGradients
 
-    attributions: Tensor = IntegratedGradients(model).attribute(image, n_steps=STEPS)
-    return attributions
+    return IntegratedGradients(model).attribute(image, n_steps=STEPS)  # type: ignore[no-any-return]
 
 
 def smoothgrad(model: nn.Module, image: Tensor) -> Tensor:
@@ -144,8 +143,7 @@ def smoothgrad(model: nn.Module, image: Tensor) -> Tensor:
 
     low, high = image.detach().aminmax()
     options = {"nt_type": "smoothgrad", "nt_samples": SAMPLES, "stdevs": NOISE * float(high - low), "abs": False}
-    attributions: Tensor = NoiseTunnel(Saliency(model)).attribute(image, **options)
-    return attributions
+    return NoiseTunnel(Saliency(model)).attribute(image, **options)  # type: ignore[no-any-return]
 
 
 def guided_backprop(model: nn.Module, image: Tensor) -> Tensor:
@@ -155,8 +153,7 @@ def guided_backprop(model: nn.Module, image: Tensor) -> Tensor:
     """
     from captum.attr import GuidedBackprop
 
-    attributions: Tensor = GuidedBackprop(model).attribute(image)
-    return attributions
+    return GuidedBackprop(model).attribute(image)  # type: ignore[no-any-return]
 
 
 def logit_weights(logits: Tensor, target: Tensor, against: Tensor | None) -> Tensor:
@@ -186,9 +183,9 @@ class Method:
 
     Attributes:
         name: Its name in `METHODS`, lower case with hyphens.
-        formula: Computes maps (B, h, w) from what it needs.
-        needs: What `formula` takes. "gradients" is short for (A, G), "activations" for (A,), "masked logits" for
-            (A, y_masked), "ablated logits" for (A, y, y_ablated); "pixels" is what `camlens.maps.pixels` gives.
+        formula: Computes maps (B, h, w); of pixels, attributions (1, 3, H, W).
+        needs: What `formula` takes. "gradients": (A, G); "activations": (A,); "masked logits": (A, y_masked);
+            "ablated logits": (A, y, y_ablated); "pixels": (model, image), see `integrated_gradients`.
         unit: Unit of the map's cells.
         weights: From logits (B, K), target (B,) and against (B,) or None to the weight of each logit in y, (B, K).
         explains_class: Whether the map depends on the class at all.

@@ -31,9 +31,8 @@ def upsample(maps: Tensor, size: tuple[int, int], smooth: bool = True) -> Tensor
 
 def stretch(batch: Tensor) -> Tensor:
     """Stretch each item of a batch (B, ...) linearly to 0..1; an item of one value becomes 0."""
-    flat = batch.flatten(1)
-    shape = (-1, *[1] * (batch.ndim - 1))
-    low, high = flat.amin(dim=1).view(shape), flat.amax(dim=1).view(shape)
+    axes = tuple(range(1, batch.ndim))
+    low, high = batch.amin(axes, keepdim=True), batch.amax(axes, keepdim=True)
     return (batch - low) / (high - low).where(high > low, 1)
 
 
@@ -65,10 +64,8 @@ def overlay(
     Returns:
         RGB image of H x W pixels.
     """
-    height, width = picture.shape[1:]
-    values = map.detach().float().cpu()
-    largest = float(values.abs().max()) if scale is None else scale
-    values = upsample(values, (int(height), int(width)), smooth)
+    values = upsample(map.detach().float().cpu(), (picture.shape[1], picture.shape[2]), smooth)
+    largest = float(map.detach().abs().max()) if scale is None else scale
     fraction = (values / largest if largest > 0 else torch.zeros_like(values)).clamp(-1, 1).numpy()[:, :, None]
     grey = picture.cpu().permute(1, 2, 0).numpy().astype(np.float64) @ LUMA
     alpha = np.abs(fraction) * strength

@@ -41,8 +41,8 @@ def read_head(logits: Tensor, activation: Tensor) -> Tensor | str:
         return "its bias or weights depend on the layer"
     while mean is not None and mean.name() in RESHAPES:
         mean = mean.next_functions[0][0]
-    height_and_width = {2, 3}  # autograd keeps -1 as 2**64 - 1
-    if mean is None or mean.name() != "MeanBackward1" or {axis % 4 for axis in mean._saved_dim} != height_and_width:
+    # autograd keeps the axis -1 as 2**64 - 1
+    if mean is None or mean.name() != "MeanBackward1" or {axis % 4 for axis in mean._saved_dim} != {2, 3}:
         return "its input is not a mean over height and width"
     clone = mean.next_functions[0][0]
     source = clone.next_functions[0][0] if clone is not None and clone.name() == "CloneBackward0" else None
