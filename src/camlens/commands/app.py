@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+import camlens
 from camlens.commands import data, demo, env, evaluate, explain, explore, export, gallery, report, summary, train
 from camlens.commands.console import NoteHandler, console, print_error
 from camlens.commands.options import fill_in
@@ -103,19 +104,9 @@ for function, example in EXAMPLES.items():
     app.command(cls=Command, epilog=f"Example: camlens {example}")(function)
 
 
-def print_version(wanted: bool) -> None:
-    """Print the version and exit."""
-    if wanted:
-        from importlib.metadata import version
-
-        console.print(f"camlens {version('camlens')}")
-        raise typer.Exit
-
-
-@app.callback()
-def top(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=print_version)
-    ] = False,
-) -> None:
+@app.callback(invoke_without_command=True)
+def top(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     """Why did my network get this picture wrong?"""
+    if version:
+        console.print(f"camlens {camlens.__version__}")
+        raise typer.Exit

@@ -3,8 +3,6 @@
 from camlens.commands import options as opt
 from camlens.commands.console import console, print_json
 
-LIBRARIES = ("numpy", "Pillow", "matplotlib", "safetensors", "torchmetrics")
-
 
 def env(data_dir: opt.DataDir = None, as_json: opt.AsJson = False) -> None:
     """Print versions, devices, and where data and models are."""
@@ -22,7 +20,7 @@ def env(data_dir: opt.DataDir = None, as_json: opt.AsJson = False) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "torch": torch.__version__,  # names the build too, like 2.13.0+cpu
-        **{name: version(name) for name in LIBRARIES},
+        **{name: version(name) for name in ("numpy", "Pillow", "matplotlib", "safetensors", "torchmetrics")},
         "threads": torch.get_num_threads(),
         "devices": available_devices(),
         "cifar10": str(cifar10.find(data_dir) or "not found"),

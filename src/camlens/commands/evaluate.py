@@ -30,13 +30,10 @@ def evaluate(
     """Evaluate a network on every image: accuracy, calibration, confusion matrix."""
     from camlens.analyse.evaluation import evaluate as evaluate_model
     from camlens.analyse.marks import corrected, count_marks, read_marks
-    from camlens.data.sources import load_split
-    from camlens.model.classifier import align
     from camlens.show import draw
 
     classifier = opt.load_model(model, model_option, weights, device)
-    images = load_split(data, split, classifier.input_size, data_dir, skip_unreadable)
-    classifier, images = align(classifier, images)
+    classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable)
     marks = read_marks(corrections, images) if corrections else None
     folder = out_folder(out)
     evaluation = evaluate_model(classifier, images, batch)

@@ -35,9 +35,7 @@ def gallery(
 ) -> None:
     """Draw misclassified images with heat maps for the prediction, for the label, and of their contrast."""
     from camlens.analyse.evaluation import evaluate
-    from camlens.data.sources import load_split
     from camlens.maps.explain import validate
-    from camlens.model.classifier import align
     from camlens.show import draw
 
     classifier = opt.load_model(model, model_option, weights, device)
@@ -46,8 +44,7 @@ def gallery(
         raise UsageError(
             f"the gallery shows maps of layers, and {chosen.name} explains the pixels; choose another method"
         )
-    images = load_split(data, split, classifier.input_size, data_dir, skip_unreadable)
-    classifier, images = align(classifier, images)
+    classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable)
     label, prediction = (None if name is None else classifier.class_index(name) for name in (true, pred))
     folder = out_folder(out)
     evaluation = evaluate(classifier, images, batch)

@@ -54,6 +54,15 @@ def load_if_present(data: str, split: str, size: Size, data_dir: Path | None, sk
     return load_split(data, split, size, data_dir, skip_unreadable) if split in splits_of(data) else None
 
 
+def load_images(
+    classifier: Classifier, data: str, split: str, data_dir: Path | None, skip_unreadable: bool
+) -> tuple[Classifier, Dataset]:
+    """Load one split of `--data` at the size that a classifier takes, and give both the same class names."""
+    from camlens.model.classifier import align
+
+    return align(classifier, load_split(data, split, classifier.input_size, data_dir, skip_unreadable))
+
+
 def load_test_and_train(
     data: str, size: Size, data_dir: Path | None, skip_unreadable: bool
 ) -> tuple[Dataset, Dataset | None]:

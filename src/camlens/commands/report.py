@@ -5,9 +5,9 @@ from typing import Annotated
 
 from typer import Argument
 
+import camlens
 from camlens.commands import options as opt
 from camlens.commands.console import print_paths
-from camlens.files import out_folder
 
 
 def report(
@@ -25,13 +25,7 @@ def report(
     out: opt.Out = Path("out/report"),
 ) -> None:
     """Write one HTML file with every error, its heat maps, its likely cause and the training images behind it."""
-    from camlens.analyse.error_analysis import analyse
-    from camlens.analyse.feature_cache import FEATURES_FILE
-    from camlens.show.report import write_report
-
     classifier = opt.load_model(model, model_option, weights, device)
     other = None if second is None else opt.load_model(second, None, None, device)
     test, train = opt.load_test_and_train(data, classifier.input_size, data_dir, skip_unreadable)
-    folder = out_folder(out)
-    analysis = analyse(classifier, test, train, other, folder / FEATURES_FILE, batch)
-    print_paths(write_report(analysis, folder / "report.html"))
+    print_paths(camlens.report(classifier, test, out / "report.html", train, other, batch))

@@ -29,6 +29,7 @@ def report(
     out: str | Path = "report.html",
     train: Dataset | Pairs | None = None,
     second: Classifier | None = None,
+    batch_size: int = 250,
 ) -> Path:
     """Write the error report of a classifier as one HTML file.
 
@@ -39,6 +40,7 @@ def report(
         out: The file. The features of the training images are kept beside it for the next time.
         train: The images that it was trained on, given likewise; without them the page shows no training images.
         second: Another classifier of the same classes: the page then shows what it fixed and what it broke.
+        batch_size: Images predicted at a time, at most.
 
     Returns:
         The path of the file.
@@ -48,7 +50,7 @@ def report(
     """
     path = Path(out)
     folder = out_folder(path.parent)
-    return write_report(analyse(model, data, train, second, folder / FEATURES_FILE), path)
+    return write_report(analyse(model, data, train, second, folder / FEATURES_FILE, batch_size), path)
 
 
 def write_report(analysis: ErrorAnalysis, path: Path) -> Path:
