@@ -34,7 +34,6 @@ from camlens.analyse.verdicts import Verdicts
 from camlens.data import cifar10, shapes
 from camlens.data.dataset import Dataset
 from camlens.model.classifier import align
-from camlens.runtime.predict import predict
 from camlens.train.recipe import RECIPES, Recipe
 from camlens.train.trainer import train
 
@@ -98,17 +97,15 @@ def on_cifar10(judgements: Path, kept: Path) -> dict[str, Any]:
     analysis = analyse(model, test, known, cache=kept)
     assert analysis.training is not None
     verdicts = analysis.training.verdicts
-    features, train_features = predict(model, test, features=True).features, predict_cached(model, known, kept).features
-    assert features is not None and train_features is not None
+    train_features = predict_cached(model, known, kept).features
+    assert train_features is not None
     search = NeighbourSearch(train_features)
     return {
         "model": model.name,
         "errors": len(analysis.indices),
         "verdicts": Counter(verdict or "none" for verdict in verdicts.names),
-        "doubtful labels": doubtful(
-            judgements, analysis.evaluation, analysis.indices, verdicts, features, known, search
-        ),
-        "near-duplicates": duplicates(judgements, analysis.evaluation, features, known, search),
+        "doubtful labels": doubtful(judgements, analysis.evaluation, analysis.indices, verdicts, known, search),
+        "near-duplicates": duplicates(judgements, analysis.evaluation, known, search),
     }
 
 
@@ -117,7 +114,6 @@ def doubtful(
     evaluation: Evaluation,
     errors: torch.Tensor,
     verdicts: Verdicts,
-    features: torch.Tensor,
     known: Dataset,
     search: NeighbourSearch,
 ) -> dict[str, Any]:
@@ -129,7 +125,8 @@ def doubtful(
     votes = {row["id"]: row["mturk"]["given"] for row in rows}
     judged = torch.tensor([index in votes for index in errors.tolist()])
     bad = torch.tensor([votes.get(index, 5) < 3 for index in errors.tolist()])
-    near = known.labels[find_neighbours(search, features[errors], count=50).indices.clamp(min=0)]
+    assert evaluation.features is not None
+    near = known.labels[find_neighbours(search, evaluation.features[errors], count=50).indices.clamp(min=0)]
     of_label = (near == evaluation.labels[errors][:, None]).float().mean(dim=1)
     of_prediction = (near == evaluation.predictions[errors][:, None]).float().mean(dim=1)
     quality = get_label_quality_scores(
@@ -166,17 +163,14 @@ def doubtful(
     }
 
 
-def duplicates(
-    judgements: Path, evaluation: Evaluation, features: torch.Tensor, known: Dataset, search: NeighbourSearch
-) -> dict[str, Any]:
+def duplicates(judgements: Path, evaluation: Evaluation, known: Dataset, search: NeighbourSearch) -> dict[str, Any]:
     """How well near-duplicates are told from pictures that are merely similar, in any class."""
     with (judgements / "duplicates_cifar10.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     images = torch.tensor([int(row["TestID"]) for row in rows])
     same = torch.tensor([int(row["Judgment"]) <= 1 for row in rows])
-    data, correct = evaluation.data, sample_correct(evaluation, 200)
-    of_correct, _ = most_similar(data, correct, features[correct], known, search)
-    similarities, index = most_similar(data, images, features[images], known, search)
+    of_correct, _ = most_similar(evaluation, sample_correct(evaluation, 200), known, search)
+    similarities, index = most_similar(evaluation, images, known, search)
     threshold = similarity_beyond_chance(of_correct)
     found = similarities >= threshold
     ranked = same[similarities.argsort(descending=True)].cumsum(0)

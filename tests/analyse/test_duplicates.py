@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 import oracles
 from camlens.analyse import training_images
+from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.training_images import NeighbourSearch
 from camlens.data.dataset import InMemoryDataset
 
@@ -22,8 +23,9 @@ def image_set(pixels, labels):
 
 def most_similar(pixels, features, train, train_features, excluded=None):
     """Of all these pictures."""
-    data, every = image_set(pixels, [0] * len(pixels)), torch.arange(len(pixels))
-    return training_images.most_similar(data, every, features, train, NeighbourSearch(train_features), excluded)
+    every = torch.arange(len(pixels))
+    evaluation = Evaluation(None, image_set(pixels, [0] * len(pixels)), torch.eye(2)[0 * every], features)
+    return training_images.most_similar(evaluation, every, train, NeighbourSearch(train_features), excluded)
 
 
 @settings(max_examples=20, deadline=None)

@@ -10,7 +10,7 @@ from camlens.analyse.error_analysis import project
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.explanations import explain_errors
 from camlens.errors import DataError
-from camlens.show.draw import as_case
+from camlens.show import draw
 from tiny import NAMES, Net, classifier, images, pixels_of
 
 
@@ -128,8 +128,6 @@ def test_errors_explained_by_contrast(analysis):
     assert maps.shape[:2] == (14, 3)
     for row in (0, 13):
         index = indices[row]
-        case = as_case(evaluation, int(index), {"late": maps[row]})
-        assert case.prediction_probability == pytest.approx(float(evaluation.confidences[index]))
         image = model.prepare(images(80).images(index[None]))
         label, prediction = int(evaluation.labels[index]), int(evaluation.predictions[index])
         for kind, (method, target, against) in enumerate(
@@ -141,3 +139,12 @@ def test_errors_explained_by_contrast(analysis):
         ):
             expected = camlens.explain(model, image, method, "late", target, against).maps[0]
             torch.testing.assert_close(maps[row, kind], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_figures_of_errors_say_how_sure_the_network_was(analysis, tmp_path, monkeypatch):
+    seen, drawn = [], draw.pictures.misclassified
+    monkeypatch.setattr(draw.pictures, "misclassified", lambda *given: seen.extend(given[2]) or drawn(*given))
+    indices = analysis.indices[:3]
+    draw.gallery(analysis.evaluation, indices, "", tmp_path, ["late"])
+    expected = analysis.evaluation.confidences[indices].tolist()
+    assert [case.prediction_probability for case in seen] == pytest.approx(expected)

@@ -165,12 +165,7 @@ def gradient_directions(predictions: Predictions, labels: Tensor) -> tuple[Tenso
 
 
 def most_similar(
-    data: Dataset,
-    indices: Tensor,
-    features: Tensor,
-    train: Dataset,
-    search: NeighbourSearch,
-    excluded: Tensor | None = None,
+    evaluation: Evaluation, indices: Tensor, train: Dataset, search: NeighbourSearch, excluded: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Find the training image that is most similar to each image.
 
@@ -179,9 +174,8 @@ def most_similar(
     have much in common without being the same.
 
     Args:
-        data: The images.
+        evaluation: Of the images, with features.
         indices: (N,) which of them.
-        features: (N, C) their features.
         train: The training images.
         search: Over the features of the training images.
         excluded: (N,) label that the training image must not have, -1 for none.
@@ -189,6 +183,9 @@ def most_similar(
     Returns:
         The similarity, (N,), and the index of the training image, (N,); both -1 if all candidates are excluded.
     """
+    data, features = evaluation.data, evaluation.features
+    assert features is not None
+    features = features[indices]
     with Work("comparing with the training images"):
         train_thumbnails = torch.cat([thumbnails(images) for images in train.batches()])
         own_thumbnails = torch.cat([thumbnails(images) for images in data.batches(indices=indices)])
@@ -238,10 +235,9 @@ def find_duplicates(
     Returns:
         Indices of the near-duplicates, (E,), -1 for none.
     """
-    assert evaluation.features is not None
     both = torch.cat([errors, correct])
     excluded = torch.cat([evaluation.labels[errors], torch.full_like(correct, -1)])
-    similarities, found = most_similar(evaluation.data, both, evaluation.features[both], train, search, excluded)
+    similarities, found = most_similar(evaluation, both, train, search, excluded)
     of_errors, of_correct = similarities.split([len(errors), len(correct)])
     threshold = similarity_beyond_chance(of_correct) if len(correct) >= MIN_CORRECT else torch.inf
     return found[: len(errors)].masked_fill(of_errors < threshold, -1)
