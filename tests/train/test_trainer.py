@@ -160,7 +160,8 @@ def test_a_step_is_nesterov_with_decay_on_matrices_alone(data, tmp_path):
     """Sutskever et al. 2013 as torch writes it: v = m v + g, w = w - r (g + m v)."""
     trainer = new_trainer(replace(TINY, label_smoothing=0.2), data, tmp_path)
     state = trainer.state
-    state.set_schedule(0.1, ema_decay=0.9)
+    for group in state.optimiser.param_groups:
+        group["lr"] = 0.1
     images, labels = state.classifier.normalise(pixels_of(data)[:16]), data.labels[:16]
     batch = Batch(pixels_of(data)[:16], labels, labels.roll(1), lam=1.0, weight=1.0)
     expected = copy.deepcopy(state.network).double()
@@ -356,9 +357,8 @@ def test_a_run_may_begin_with_other_weights(data, undisturbed, tmp_path, caplog)
     network = camlens.load(undisturbed).network
     for images, fresh in ((three, True), (data, False)):
         caplog.clear()
-        begun = create_train_state(
-            TINY, images.class_names, images.channel_statistics(), 1, torch.device("cpu"), init=str(undisturbed)
-        )
+        config = resolve_settings(RunFolder(tmp_path), TINY, seed=1).make_config(images, 80, 1)
+        begun = create_train_state(config, images.channel_statistics(), torch.device("cpu"), str(undisturbed))
         for key, value in begun.network.state_dict().items():
             if key.startswith("fc."):
                 assert fresh != (value.shape == network.state_dict()[key].shape)

@@ -48,7 +48,7 @@ def demo(
         model = camlens.load(opt.SHIPPED_MODEL).to(where)
     else:
         run, recipe = RunFolder(folder / "run"), find_recipe(source)
-        settings = resolve_settings(run, recipe, seed=seed, source=source, device=where, resume=run.holds_run())
+        settings = resolve_settings(run, recipe, seed=seed, source=source, device=where, resume=run.config.exists())
         trainer = prepare(settings, train)
         model = train_and_draw(trainer)
         paths += trainer.folder.files

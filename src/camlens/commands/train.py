@@ -107,9 +107,9 @@ def draw_curves(trainer: Trainer) -> None:
 
 def resume_command() -> str:
     """The command line that was given, with `--resume` if it was `train`."""
-    from camlens.runtime.processes import is_torchrun
+    from camlens.runtime.processes import launch_id
 
     words = ["camlens", *sys.argv[1:]]
     if "train" in words[:2] and "--resume" not in words:
         words.append("--resume")
-    return ("torchrun … -m " if is_torchrun() else "") + shlex.join(words)
+    return ("torchrun … -m " if launch_id() else "") + shlex.join(words)

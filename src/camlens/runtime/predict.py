@@ -66,7 +66,7 @@ def predict(
     Args:
         model: The classifier; it prepares the images itself, so they may be of any size.
         data: A data set, a tensor (N, 3, H, W) uint8, or an iterable of such tensors.
-        batch_size: The most images in one batch; a CPU takes fewer at once (`micro_batch_size`).
+        batch_size: Largest number of images in a batch; a CPU takes fewer (`micro_batch_size`).
         features: Whether to return the inputs of the last linear layer too.
         processes: The processes that share the images of a data set; each returns the predictions for all of them.
         indices: Which images of the data set, (N,) int64; by default all.

@@ -139,13 +139,8 @@ SINGLE_PROCESS = Processes()
 
 
 def launch_id() -> str:
-    """torchrun's id of the job that this process belongs to; empty without torchrun."""
+    """torchrun's id of the job that this process belongs to; empty if it was not started by torchrun."""
     return os.environ.get("TORCHELASTIC_RUN_ID", "")
-
-
-def is_torchrun() -> bool:
-    """Whether torchrun started this process."""
-    return dist.is_torchelastic_launched()
 
 
 def was_restarted() -> bool:
@@ -194,7 +189,7 @@ def join_processes(device: str) -> Iterator[tuple[Processes, str]]:
     Raises:
         UsageError: There are fewer devices than processes.
     """
-    if not is_torchrun():
+    if not launch_id():
         yield SINGLE_PROCESS, device
         return
     rank, world_size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))

@@ -4,8 +4,6 @@ The choice depends on what the device reports and on the size of the run, never 
 same weights on one machine, however busy it is.
 """
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -42,14 +40,10 @@ def choose_compute(device: torch.device, images: int, **fixed: bool) -> tuple[Co
     Returns:
         The options, and the reason for each of their fields.
     """
-    choices = {
-        "bf16": choose_bf16(device),
-        "compiled": choose_compiled(device, images),
-        "channels_last": (True, "always"),
-        **{field: (on, "as asked for") for field, on in fixed.items()},
-    }
-    options = ComputeOptions(**{field: on for field, (on, _) in choices.items()})
-    return options, {field: reason for field, (_, reason) in choices.items()}
+    choices = {"bf16": choose_bf16(device), "compiled": choose_compiled(device, images)}
+    choices |= {"channels_last": (True, "always")} | {name: (on, "as asked for") for name, on in fixed.items()}
+    reasons = {name: reason for name, (_, reason) in choices.items()}
+    return ComputeOptions(**{name: on for name, (on, _) in choices.items()}), reasons
 
 
 def describe_compute(options: ComputeOptions, reasons: dict[str, str]) -> str:
@@ -69,9 +63,8 @@ def choose_bf16(device: torch.device) -> tuple[bool, str]:
         return supported, f"the GPU has {'' if supported else 'no '}bfloat16"
     if device.type != "cpu":
         return False, f"bfloat16 is unmeasured on {device.type}"
-    supported_here = bf16_instructions()
     for name, known_as in BF16_INSTRUCTIONS.items():
-        if name in supported_here:
+        if name in bf16_instructions():
             return True, f"the processor has {known_as}"
     return False, f"the processor has neither {' nor '.join(BF16_INSTRUCTIONS.values())}"
 
@@ -86,7 +79,7 @@ def bf16_instructions() -> set[str]:
 
 
 def choose_compiled(device: torch.device, images: int) -> tuple[bool, str]:
-    """Whether a run that sees so many images of each size is faster compiled, and why."""
+    """Whether a run of `images` images of each size trains faster if it is compiled, and why."""
     if device.type == "mps":
         return False, "compiling is unmeasured on mps"
     if images < MIN_IMAGES_TO_COMPILE:

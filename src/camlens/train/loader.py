@@ -164,17 +164,11 @@ def split_held_out(data: Dataset, recipe: Recipe, seed: int, world_size: int = 1
     train, held_out = order[count:], order[:count]
     images = f"{data.name} has {len(train)} training images besides the {count} held out"
     if len(train) < 2 * world_size:
-        raise DataError(
-            f"{images}, fewer than two for each of {world_size} processes; start fewer processes or give more images"
-        )
+        raise DataError(f"{images}, fewer than two for each of {world_size} processes; start fewer or give more images")
     if recipe.batch_size < 2 * world_size:
-        raise UsageError(
-            f"a batch of {recipe.batch_size} gives {world_size} processes fewer than two images each; "
-            f"set a larger one: --set batch_size={2 * world_size}"
-        )
+        fewer = f"a batch of {recipe.batch_size} gives {world_size} processes fewer than two images each"
+        raise UsageError(f"{fewer}; set a larger one: --set batch_size={2 * world_size}")
     if len(train) < recipe.batch_size:
-        raise DataError(
-            f"{images}, fewer than one batch of {recipe.batch_size}; give more images or a smaller batch: "
-            f"--set batch_size={max(2, len(train) // 4)}"
-        )
+        smaller = f"--set batch_size={max(2, len(train) // 4)}"
+        raise DataError(f"{images}, fewer than one batch of {recipe.batch_size}; give more, or {smaller}")
     return train, held_out

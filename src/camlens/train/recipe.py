@@ -42,7 +42,7 @@ class Recipe:
         width: Channels of the network's first stage.
         stem: "small" or "imagenet", see `ResNet`.
         epochs: Passes over the training images.
-        min_steps: With few images, epochs are added until there are so many steps; 0 for none.
+        min_steps: With few images, epochs are added until the run has this many steps; 0 adds none.
         sizes: Image sides in pixels, one for each equal part of the epochs (progressive resizing). The last epoch
             always has the last size, which becomes the network's input size.
         batch_size: Images a step, over all processes.
@@ -98,7 +98,7 @@ class Recipe:
         return self.crop >= 0 and all(round(self.crop * side / self.sizes[-1]) < side for side in self.sizes)
 
     def for_images(self, count: int) -> Recipe:
-        """The recipe with the epochs that `min_steps` takes on so many training images."""
+        """The recipe with at least as many epochs as `min_steps` needs with `count` training images."""
         steps = -(-count // self.batch_size)
         return replace(self, epochs=max(self.epochs, -(-self.min_steps // steps)))
 
@@ -112,13 +112,13 @@ class Recipe:
         return Augmentation(self.flip, self.crop, self.cutout, self.mixup, self.cutmix)
 
     def learning_rate_at(self, progress: float) -> float:
-        """The learning rate when the fraction `progress` (0 to 1) of all steps is done."""
+        """The learning rate after the fraction `progress` (0 to 1) of all steps."""
         rising = progress / self.warmup if progress < self.warmup else 1.0
         falling = (1 - progress) / (1 - self.warmup) if self.warmup < 1 else 1.0
         return self.learning_rate * min(rising, falling)
 
     def ema_decay_at(self, step: int) -> float:
-        """The decay of the moving average after so many steps: lower at first, so that a short run forgets its start.
+        """The decay of the moving average after `step` steps: lower at first, so that a short run forgets its start.
 
         As in TensorFlow's `ExponentialMovingAverage` with `num_updates`.
         """
@@ -139,24 +139,23 @@ RECIPES = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of this name. Raises `UsageError` for an unknown one."""
+    """Look up a recipe by its name. Raises `UsageError` for an unknown one."""
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES, "camlens")
     return RECIPES[name]
 
 
 def change_recipe(recipe: Recipe, changes: Iterable[str]) -> Recipe:
-    """The recipe with some fields changed.
+    """Change some fields of a recipe.
 
     Args:
         recipe: The recipe to start from.
-        changes: One string a field, "field=value". Where `epochs` is given, `min_steps` adds none.
+        changes: One string a field, "field=value". If `epochs` is among them, `min_steps` adds none.
 
     Raises:
         UsageError: A field is unknown, or its value does not fit.
     """
-    names = [each.name for each in fields(recipe)]
-    values: dict[str, Any] = {}
+    before, values = vars(recipe), dict[str, Any]()
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals:
@@ -164,16 +163,16 @@ def change_recipe(recipe: Recipe, changes: Iterable[str]) -> Recipe:
         if name in OLD_NAMES:
             logging.getLogger("camlens").warning("recipe field %s is called %s now", name, OLD_NAMES[name])
             name = OLD_NAMES[name]
-        if name not in names:
-            raise unknown("recipe field", name, names, "a recipe")
-        values[name] = _parse(name, value, getattr(recipe, name))
+        if name not in before:
+            raise unknown("recipe field", name, before, "a recipe")
+        values[name] = _parse(name, value, before[name])
     if "epochs" in values:
         values.setdefault("min_steps", 0)
     return replace(recipe, **values)
 
 
 def recipe_from_json(values: dict[str, Any]) -> Recipe:
-    """The recipe that a config.json holds. Raises `UsageError` where it is of another version."""
+    """Read the recipe of a config.json. Raises `UsageError` if it is of another version."""
     values = {OLD_NAMES.get(name, name): value for name, value in values.items()}
     try:
         return Recipe(**{**values, "sizes": tuple(values["sizes"])})
@@ -182,7 +181,7 @@ def recipe_from_json(values: dict[str, Any]) -> Recipe:
 
 
 def _parse(name: str, text: str, like: object) -> object:
-    """The text as a value of the same type as `like`."""
+    """Convert text to a value of the same type as `like`."""
     try:
         if isinstance(like, bool):
             return {"true": True, "false": False}[text.lower()]

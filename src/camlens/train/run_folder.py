@@ -30,7 +30,7 @@ OLD_NAMES = {"pace": "compute", "pace_reasons": "compute_reasons"}  # of keys in
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what computes."""
+    """The versions that results depend on."""
     return {"camlens": version("camlens"), "torch": torch.__version__, "python": platform.python_version()}
 
 
@@ -49,7 +49,7 @@ class RunConfig:
         compute: Precision, compilation and memory layout.
         compute_reasons: Why, by field of `compute`.
         schedule: The formulas of learning rate and EMA decay, as in `SCHEDULE`; empty in files of older versions.
-        versions: Of what computes.
+        versions: Those of camlens, torch and Python.
         platform: Operating system and processor.
     """
 
@@ -67,7 +67,7 @@ class RunConfig:
     platform: str = field(default_factory=platform.platform)
 
     def to_json(self) -> dict[str, Any]:
-        """The contents as they come back from a file."""
+        """The contents as `json.loads` returns them."""
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
     @classmethod
@@ -81,12 +81,10 @@ class RunConfig:
         content = {OLD_NAMES.get(key, key): value for key, value in content.items()}
         content = {"compute_reasons": {}, "schedule": {}} | content  # older files lack them
         content["compute"] = ComputeOptions(**content["compute"])
-        complete = isinstance(content["recipe"], dict) and content["data"]["source"] and content["device"]
-        if not (complete and isinstance(content["init"] + content["launch"], str)):
-            raise ValueError("no recipe, data or device")
-        if content["seed"] < 0 or content["processes"] < 1:
-            raise ValueError("no seed or processes")
         content["recipe"] = recipe_from_json(content["recipe"])
+        named = content["data"]["source"] and content["device"] and isinstance(content["init"] + content["launch"], str)
+        if not named or content["seed"] < 0 or content["processes"] < 1:
+            raise ValueError("no data, device, seed or processes")
         return cls(**content)
 
     def differences(self, other: RunConfig, *names: str) -> list[str]:
@@ -139,10 +137,6 @@ class RunFolder:
 
     def __str__(self) -> str:
         return str(self.path)
-
-    def holds_run(self) -> bool:
-        """Whether a run was started here."""
-        return self.config.exists()
 
     def read_config(self) -> RunConfig:
         """The contents of config.json.
@@ -212,7 +206,7 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a run is started or resumed with.
+    """The settings to start or resume a run with.
 
     Args:
         folder: The run folder.
@@ -236,7 +230,7 @@ class RunSettings:
     previous: RunConfig | None = None
 
     def make_config(self, data: Dataset, train_images: int, processes: int) -> RunConfig:
-        """What config.json will hold.
+        """Describe the run as config.json will, and compare it with the run to resume.
 
         Args:
             data: The training split.
@@ -313,7 +307,7 @@ def _previous_run(folder: RunFolder, resume: bool, restarted: bool) -> RunConfig
     """The config.json of the run to resume; None for a new run."""
     if resume:
         return folder.read_config()
-    if not folder.holds_run():
+    if not folder.config.exists():
         return None
     if restarted and (previous := folder.read_config()).launch == launch_id():
         return previous

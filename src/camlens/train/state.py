@@ -13,8 +13,7 @@ from camlens.errors import UsageError
 from camlens.model import loading
 from camlens.model.classifier import Classifier, bare
 from camlens.model.resnet import RESNETS, ResNet
-from camlens.train.recipe import Recipe
-from camlens.train.run_folder import Row
+from camlens.train.run_folder import Row, RunConfig
 
 ChannelStatistics = tuple[Sequence[float], Sequence[float]]  # mean, standard deviation
 
@@ -51,12 +50,6 @@ class TrainState:
         """Epochs done."""
         return len(self.rows)
 
-    def set_schedule(self, learning_rate: float, ema_decay: float) -> None:
-        """Use this learning rate and this decay of the moving average in the next step."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
-        self.ema.multi_avg_fn = get_ema_multi_avg_fn(ema_decay)
-
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds, tensors and numbers. The keys are those of the file format."""
         return {
@@ -86,38 +79,28 @@ class TrainState:
         self.classifier.std.copy_(state["std"])
 
 
-def create_train_state(
-    recipe: Recipe,
-    class_names: tuple[str, ...],
-    statistics: ChannelStatistics,
-    seed: int,
-    device: torch.device,
-    channels_last: bool = True,
-    init: str = "",
-) -> TrainState:
+def create_train_state(config: RunConfig, statistics: ChannelStatistics, device: torch.device, init: str) -> TrainState:
     """The state before the first step.
 
     Args:
-        recipe: Network and optimiser.
-        class_names: Those of the data.
+        config: Recipe, classes, seed of the random weights and their memory layout.
         statistics: Mean and standard deviation of each channel of the training images, as fractions of 255.
-        seed: Start of the random weights.
         device: Where the network computes.
-        channels_last: Memory layout of the weights.
         init: The model to take the weights and the channel statistics from, as `loading.load` takes it; empty for
             random weights.
 
     Raises:
         UsageError: `init` is not of the recipe's architecture, or `sync_norm` has no GPU.
     """
+    recipe, class_names = config.recipe, tuple(config.data["classes"])
     if recipe.sync_norm and device.type != "cuda":
         raise UsageError(f"sync_norm needs GPUs, the device is {device.type}; leave it out: --set sync_norm=false")
-    torch.manual_seed(seed)
+    torch.manual_seed(config.seed)
     network = ResNet(recipe.network, len(class_names), recipe.width, recipe.stem)
     mean, std = load_init(network, init, class_names) if init else statistics
     if recipe.sync_norm:
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    layout = torch.channels_last if config.compute.channels_last else torch.contiguous_format
     network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay_at(0)), use_buffers=True)
     result = ema.module if recipe.ema_decay else network

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from camlens.data.dataset import Dataset
 from camlens.errors import CamlensError
@@ -123,8 +124,9 @@ class Trainer:
         self.progress = Work("training", self.total_steps, self.state.step, shown=self.processes.is_main)
         with collect_signals(self.signals), self.progress:
             self.progress.say(describe_compute(self.compute, self.config.compute_reasons))
-            while self.state.epoch < self.recipe.epochs:
-                for batch in self.remaining_batches():
+            while (epoch := self.state.epoch) < self.recipe.epochs:
+                side, done = self.recipe.size_at(epoch), self.state.step - epoch * len(self.loader)
+                for batch in self.loader.batches(epoch, side, side / self.recipe.sizes[-1], first=done):
                     self.apply_schedule()
                     self.train_step(batch)
                     self.record_step()
@@ -132,20 +134,18 @@ class Trainer:
                 self.read_losses()
                 self.save_checkpoint()
                 self.finish_epoch(*self.evaluate())
-        return self.best_classifier()
-
-    def remaining_batches(self) -> Iterator[Batch]:
-        """The batches of this epoch that were not learned from."""
-        epoch = self.state.epoch
-        side = self.recipe.size_at(epoch)
-        done = self.state.step - epoch * len(self.loader)
-        return self.loader.batches(epoch, side, side / self.recipe.sizes[-1], first=done)
+        classifier = self.state.classifier
+        if self.processes.is_main:  # the others may not have the file with the best weights
+            classifier.network.load_state_dict(loading.load(self.folder.path).network.state_dict())
+        self.processes.broadcast(classifier.network)
+        return classifier.eval()
 
     def apply_schedule(self) -> None:
         """Set the learning rate and the decay of the moving average for the next step."""
-        step = self.state.step
-        learning_rate = self.recipe.learning_rate_at((step + 0.5) / self.total_steps)
-        self.state.set_schedule(learning_rate, self.recipe.ema_decay_at(step))
+        state = self.state
+        for group in state.optimiser.param_groups:
+            group["lr"] = self.recipe.learning_rate_at((state.step + 0.5) / self.total_steps)
+        state.ema.multi_avg_fn = get_ema_multi_avg_fn(self.recipe.ema_decay_at(state.step))
 
     def train_step(self, batch: Batch) -> None:
         """One step of the optimiser and of the moving average; the loss stays on its device."""
@@ -278,14 +278,6 @@ class Trainer:
             f"{held_out}{row['images_per_second']:,.0f} images/s"
         )
 
-    def best_classifier(self) -> Classifier:
-        """The classifier with the weights that the main process has kept, in evaluation mode."""
-        classifier = self.state.classifier
-        if self.processes.is_main:
-            classifier.network.load_state_dict(loading.load(self.folder.path).network.state_dict())
-        self.processes.broadcast(classifier.network)
-        return classifier.eval()
-
 
 def prepare(
     settings: RunSettings, data: Dataset, *, save_every: float = SAVE_EVERY, processes: Processes = SINGLE_PROCESS
@@ -307,10 +299,9 @@ def prepare(
     train_indices, held_out = split_held_out(data, settings.recipe, seed, processes.world_size)
     config = processes.call_on_main(settings.make_config, data, len(train_indices), processes.world_size)
     saved = processes.call_on_main(folder.read_checkpoint) if settings.previous else None
-    recipe, channels_last = config.recipe, config.compute.channels_last
-    loader = TrainLoader(data, train_indices, recipe.batch_size, seed, recipe.augmentation, device, processes)
-    init = "" if saved else settings.init
-    state = create_train_state(recipe, data.class_names, loader.statistics, seed, device, channels_last, init)
+    batch_size, augmentation = config.recipe.batch_size, config.recipe.augmentation
+    loader = TrainLoader(data, train_indices, batch_size, seed, augmentation, device, processes)
+    state = create_train_state(config, loader.statistics, device, "" if saved else settings.init)
     network = processes.data_parallel(state.network, device)
     if saved:
         try:
