@@ -18,9 +18,15 @@ from camlens.files import out_folder, write_text
 from camlens.maps.methods import METHODS, find_method
 from camlens.model.classifier import Classifier, align
 from camlens.model.preprocess import to_pixels
-from camlens.show.report.packing import pack_maps, pack_pictures
 from camlens.show.report.page import read_facts, to_html
-from camlens.show.report.render import render_facts, render_identity, render_predictions, render_training_images
+from camlens.show.report.render import (
+    pack_maps,
+    pack_pictures,
+    render_facts,
+    render_identity,
+    render_predictions,
+    render_training_images,
+)
 from camlens.show.report.schema import Answer, ChosenLayer, Facts, Live
 
 MAX_PIXELS = 50_000_000

@@ -2,41 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from matplotlib.colors import LinearSegmentedColormap
 from torch import Tensor
 
 from camlens.maps.methods import METHODS
-from camlens.maps.overlay import BLUE, ORANGE, Colour
+from camlens.maps.overlay import BLUE, ORANGE
 from camlens.show.figures.sheet import CONTRAST, MARGIN, TO_LABEL, TO_PREDICTION, Sheet, shorten, text_width
 from camlens.show.palette import INK, LABEL, LINE, PAPER, PREDICTION, SOFT
 
 SIDE = 128  # of a picture or a heat map among many
 LARGE = 224  # of the picture that is explained
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a map explains, and its colours.
-
-    Attributes:
-        name: In words, for the heading of a column.
-        colour: Colour of the heading.
-        colours: Colour bar.
-        positive: Colour of positive values on an overlay.
-        signed: Whether negative values count as well.
-    """
-
-    name: str
-    colour: str
-    colours: LinearSegmentedColormap
-    positive: Colour
-    signed: bool = False
-
-
-FOR_PREDICTION = Kind("for the prediction", PREDICTION, TO_PREDICTION, ORANGE)
-FOR_LABEL = Kind("for the label", LABEL, TO_LABEL, BLUE)
-DIFFERENCE = Kind("prediction less label", INK, CONTRAST, ORANGE, signed=True)
 
 
 @dataclass(frozen=True)
@@ -145,7 +121,7 @@ def gradcam(
         contrast_method: Name of the method of the contrasts.
     """
     gap, layer_gap, text_height, top = 10, 30, 54, MARGIN + 118
-    layer_width = layer_gap + 3 * SIDE + 2 * gap
+    unit, layer_width = METHODS[method].unit, layer_gap + 3 * SIDE + 2 * gap
     width = 2 * MARGIN + SIDE + len(maps) * layer_width
     sheet = Sheet(width, top + len(cases) * (SIDE + text_height) - 6 + MARGIN, title)
     write_meaning(sheet, facts)
@@ -158,15 +134,19 @@ def gradcam(
         sheet.text(left, MARGIN + 48, layer, 9, weight="bold")
         sheet.text(left + text_width(layer, 9, "bold") + 10, MARGIN + 49, grid, 8, SOFT)
         evidence, difference = shared_scale(of_layer[:, :2]), shared_scale(of_layer[:, 2:])
-        columns = ((FOR_PREDICTION, evidence), (FOR_LABEL, evidence), (DIFFERENCE, difference))
-        for column, (kind, scale) in enumerate(columns):
+        columns = (
+            ("for the prediction", PREDICTION, TO_PREDICTION, ORANGE, evidence),
+            ("for the label", LABEL, TO_LABEL, BLUE, evidence),
+            ("prediction less label", INK, CONTRAST, ORANGE, difference),
+        )
+        for column, (name, colour, colours, positive, scale) in enumerate(columns):
             x = left + column * (SIDE + gap)
-            unit = METHODS[method].unit
-            ends = (f"−{scale:.2g}", f"+{scale:.2g} logits") if kind.signed else ("0", f"{scale:.2g} {unit}")
-            sheet.text(x, MARGIN + 66, kind.name, 8, kind.colour)
-            sheet.scale(x, MARGIN + 84, SIDE, kind.colours, ends)
+            signed = colours is CONTRAST
+            ends = (f"−{scale:.2g}", f"+{scale:.2g} logits") if signed else ("0", f"{scale:.2g} {unit}")
+            sheet.text(x, MARGIN + 66, name, 8, colour)
+            sheet.scale(x, MARGIN + 84, SIDE, colours, ends)
             for y, case, map in zip(rows, cases, of_layer[:, column], strict=True):
-                draw_heat_map(sheet, x, y, case.picture, map, kind, scale)
+                draw_heat_map(sheet, x, y, case.picture, map, signed, scale=scale, positive=positive)
     return sheet
 
 
@@ -214,7 +194,7 @@ def methods(subject: ExplainedPicture, maps: dict[str, dict[str, Tensor]]) -> Sh
         maps: For each method and layer the raw map, (h, w).
     """
     gap, left, top, row_height = 12, MARGIN + LARGE + 28, MARGIN + 78, SIDE + 48
-    layers = max(map(len, maps.values()))
+    layers = max(len(of_method) for of_method in maps.values())
     height = max(layers * row_height, LARGE + 16 + 20 * len(subject.probabilities))
     sheet = Sheet(left + len(maps) * (SIDE + gap) - gap + MARGIN, top + height + MARGIN, subject.title)
     write_question(sheet, "why", subject, 0.4 * sheet.width)
@@ -224,10 +204,10 @@ def methods(subject: ExplainedPicture, maps: dict[str, dict[str, Tensor]]) -> Sh
         x = left + column * (SIDE + gap)
         name = method if METHODS[method].explains_class else f"{method}, any class"
         sheet.text(x, MARGIN + 46, name, 9, weight="bold")
-        for row, (layer, map_) in enumerate(of_method.items()):
+        for row, (layer, map) in enumerate(of_method.items()):
             y = top + row * row_height
-            sheet.text(x, y - 14, f"{layer}, {map_.shape[0]}×{map_.shape[1]}", 7, SOFT)
-            draw_heat_map(sheet, x, y, subject.picture, map_, DIFFERENCE if map_.min() < 0 else FOR_PREDICTION)
+            sheet.text(x, y - 14, f"{layer}, {map.shape[0]}×{map.shape[1]}", 7, SOFT)
+            draw_heat_map(sheet, x, y, subject.picture, map, signed=bool(map.min() < 0))
             sheet.text(x, y + SIDE + 4, METHODS[method].unit, 6.5, SOFT)
     return sheet
 
@@ -260,14 +240,12 @@ def draw_case(sheet: Sheet, x: float, y: float, case: Case, gap: float, file_wid
     sheet.text(x, y + 1, shorten(case.file, file_width, 6), 6, SOFT)
 
 
-def draw_heat_map(
-    sheet: Sheet, x: float, y: float, picture: Tensor, map: Tensor, kind: Kind, scale: float | None = None
-) -> None:
-    """Draw a heat map on its picture, with the range of its values; `scale` as for `overlay`."""
-    sheet.picture(x, y, SIDE, picture, map, scale=scale, positive=kind.positive)
+def draw_heat_map(sheet: Sheet, x: float, y: float, picture: Tensor, map: Tensor, signed: bool, **style: Any) -> None:
+    """Draw a heat map on its picture, with the range of its values; `style` as for `overlay`."""
+    sheet.picture(x, y, SIDE, picture, map, **style)
     low, high = float(map.min()), float(map.max())
-    if kind.signed or high > 0:
-        values = f"{low:+.2g} to {high:+.2g}" if kind.signed else f"up to {high:.2g}"
+    if signed or high > 0:
+        values = f"{low:+.2g} to {high:+.2g}" if signed else f"up to {high:.2g}"
         sheet.text(x + SIDE, y + SIDE + 4, values.replace("-", "−"), 6.5, SOFT, ha="right")
     else:
         sheet.box(x, y + SIDE - 18, SIDE, 18, PAPER)

@@ -1,13 +1,15 @@
 """The error report: one HTML file that shows what a classifier gets wrong, and why, and needs nothing else."""
 
-from __future__ import annotations
-
 import hashlib
 import json
+import re
+from collections.abc import Mapping
+from graphlib import TopologicalSorter
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import Template
 from markupsafe import Markup
 
 from camlens.analyse.error_analysis import ErrorAnalysis, Pairs, analyse
@@ -15,12 +17,14 @@ from camlens.analyse.feature_cache import FEATURES_FILE
 from camlens.data.dataset import Dataset
 from camlens.files import out_folder, write_text
 from camlens.model.classifier import Classifier
-from camlens.show.report.assets import script, style_sheet, template
-from camlens.show.report.packing import encode
-from camlens.show.report.render import render_facts
+from camlens.show.palette import custom_properties
+from camlens.show.report.render import encode, render_facts
 from camlens.show.report.schema import ReportFacts
 
+STATIC = files("camlens.show.report") / "static"  # the page's template, style sheet and script
 FACTS_TAG = '<script type="application/json" id="facts">'
+IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./(\w+)\.js";$', re.MULTILINE)
+EXPORT = re.compile(r"^export ((?:async )?function|const) (\w+)", re.MULTILINE)
 
 
 def report(
@@ -64,13 +68,27 @@ def to_html(facts: ReportFacts) -> str:
     text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    names = [model["name"] for model in facts["models"]]
+    first, *others = (model["name"] for model in facts["models"])
     data = facts["data"]["name"]
-    title = f"What {names[0]} gets wrong on {data}" if len(names) == 1 else f"{' and '.join(names)} on {data}"
-    page = Environment(autoescape=True).from_string(template())
-    parts = {"facts": Markup(text), "style_sheet": Markup(style_sheet()), "script": Markup(script())}
-    policy = content_security_policy(live="live" in facts)
-    return page.render(title=title, split=facts["data"]["split"], policy=policy, **parts)
+    page: str = Template(read_static("page.html"), autoescape=True).render(
+        title=f"{first} and {others[0]} on {data}" if others else f"What {first} gets wrong on {data}",
+        split=facts["data"]["split"],
+        policy=content_security_policy(live="live" in facts),
+        facts=Markup(text),
+        style_sheet=Markup(style_sheet()),
+        script=Markup(script()),
+    )
+    return page
+
+
+def read_facts(path: Path) -> ReportFacts | None:
+    """The JSON in the file of a page; None if the file is missing or is no page."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        facts: Any = json.loads(text.split(FACTS_TAG, 1)[1].split("</script>", 1)[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    return facts if isinstance(facts, dict) else None  # type: ignore[return-value]
 
 
 def content_security_policy(live: bool) -> str:
@@ -86,11 +104,47 @@ def content_security_policy(live: bool) -> str:
     )
 
 
-def read_facts(path: Path) -> ReportFacts | None:
-    """The JSON in the file of a page; None where there is none."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        facts: Any = json.loads(text.split(FACTS_TAG, 1)[1].split("</script>", 1)[0])
-    except (OSError, ValueError, IndexError):
-        return None
-    return facts if isinstance(facts, dict) else None  # type: ignore[return-value]
+def read_static(name: str) -> str:
+    """A file of the folder `static`."""
+    return (STATIC / name).read_text(encoding="utf-8")
+
+
+def style_sheet() -> str:
+    """The page's style sheet, with its colours."""
+    return custom_properties() + read_static("page.css")
+
+
+def script() -> str:
+    """The page's script, all modules in one."""
+    names = sorted(file.name for file in STATIC.iterdir() if file.name.endswith(".js"))
+    return bundle({name.removesuffix(".js"): read_static(name) for name in names})
+
+
+def bundle(modules: Mapping[str, str]) -> str:
+    """Join ES modules into one classic script, since a page that is opened from a disk cannot load modules.
+
+    Each module becomes a function that returns its exports, called after those that it imports from. The syntax is
+    limited to `import { a, b } from "./module.js";` and `export` before a function or a `const` of one name.
+
+    Args:
+        modules: Source of each module by its name.
+
+    Raises:
+        ValueError: A module imports what is not exported, modules import each other in a circle, or an import or
+            export is written in another way.
+    """
+    exports = {name: [match[2] for match in EXPORT.finditer(text)] for name, text in modules.items()}
+    sorter: TopologicalSorter[str] = TopologicalSorter()
+    for name, text in modules.items():
+        sorter.add(name)
+        for names, source in IMPORT.findall(text):
+            sorter.add(name, source)
+            if missing := set(re.findall(r"\w+", names)) - set(exports.get(source, [])):
+                raise ValueError(f"{name}.js imports {', '.join(sorted(missing))}, which {source}.js does not export")
+    parts = ['"use strict";']
+    for name in sorter.static_order():
+        text = EXPORT.sub(r"\1 \2", IMPORT.sub(r"const \1 = $\2;", modules[name]))
+        if other := re.search(r"^(?:import|export)\b.*", text, re.MULTILINE):
+            raise ValueError(f"{name}.js: cannot join {other[0]!r}")
+        parts.append(f"const ${name} = (() => {{\n{text}return {{ {', '.join(exports[name])} }};\n}})();")
+    return "\n".join(parts) + "\n"

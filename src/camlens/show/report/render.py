@@ -1,45 +1,42 @@
-"""From an error analysis to the JSON of the page."""
+"""From an error analysis to the JSON of the page, as `schema` describes it."""
 
-from __future__ import annotations
-
+import base64
+import io
+from collections.abc import Iterable
 from importlib.metadata import version
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from camlens.analyse.error_analysis import ErrorAnalysis, Projection
+from camlens.analyse.error_analysis import ErrorAnalysis
 from camlens.analyse.explanations import ExplainedPredictions
 from camlens.analyse.training_images import RankedImages
-from camlens.analyse.verdicts import Verdicts, reliability
+from camlens.analyse.verdicts import reliability
 from camlens.data.dataset import Dataset
-from camlens.show.report.packing import PER_SHEET, encode, pack_maps, pack_pictures, round_values
-from camlens.show.report.schema import (
-    IdentityFacts,
-    ModelFacts,
-    Pictures,
-    Plane,
-    PredictionFacts,
-    ReportFacts,
-    TrainingImages,
-    VerdictFacts,
-)
+from camlens.data.pictures import Size, resize
+from camlens.show.report import schema
 
 MAX_SIDE = 160  # pixels of a picture
 THUMBNAIL_SIDE = 48  # pixels of a training image
+LOSSLESS_SIDE = 64  # pixels, up to which pictures are packed without loss
+PER_SHEET = 256  # pictures on a sheet
+COLUMNS = 16  # of a sheet
 
 
-def render_facts(analysis: ErrorAnalysis) -> ReportFacts:
+def render_facts(analysis: ErrorAnalysis) -> schema.ReportFacts:
     """What the page shows of an analysis."""
     data, indices, training = analysis.test, analysis.indices, analysis.training
-    evidence = verdicts = None
+    evidence: schema.TrainingImages | None = None
+    verdicts: schema.VerdictFacts | None = None
     if training is not None and analysis.train is not None:
-        kinds = {
-            "nearest": training.neighbours,
-            "towards": training.influence.towards,
-            "away": training.influence.away,
-        }
+        influence, found = training.influence, training.verdicts
+        kinds = {"nearest": training.neighbours, "towards": influence.towards, "away": influence.away}
         evidence = render_training_images(kinds, analysis.train)
-        verdicts = render_verdicts(training.verdicts)
+        doubt = round_values(found.doubt, 4)
+        verdicts = {"of": found.names, "why": found.reasons, "doubt": doubt, "reliability": reliability()}
     return {
         **render_identity(*analysis.fingerprints),
         "data": {"name": data.name, "split": data.split, "n": len(data), "size": data.original_size},
@@ -50,25 +47,21 @@ def render_facts(analysis: ErrorAnalysis) -> ReportFacts:
             "label": data.labels[indices].tolist(),
         },
         "models": [render_model(explained) for explained in analysis.explanations],
-        "pictures": render_pictures(data, indices, MAX_SIDE),
+        "pictures": pack_pictures(data.batches(PER_SHEET, indices), len(indices), data.size, MAX_SIDE),
         "side": list(data.size),
         "evidence": evidence,
         "verdicts": verdicts,
-        "plane": None if analysis.projection is None else render_plane(analysis.projection, data.labels),
+        "plane": render_plane(analysis),
         "findings": analysis.findings,
     }
 
 
-def render_identity(test: str, train: str | None) -> IdentityFacts:
-    """What a page is of."""
-    return {
-        "id": test[:16],
-        "learned": None if train is None else train[:16],
-        "camlens": version("camlens"),
-    }
+def render_identity(test: str, train: str | None) -> schema.IdentityFacts:
+    """What a page is of, from the fingerprints of an analysis."""
+    return {"id": test[:16], "learned": None if train is None else train[:16], "camlens": version("camlens")}
 
 
-def render_model(explained: ExplainedPredictions) -> ModelFacts:
+def render_model(explained: ExplainedPredictions) -> schema.ModelFacts:
     """A model's metrics and predictions."""
     evaluation = explained.evaluation
     model, metrics = evaluation.model, evaluation.metrics()
@@ -87,7 +80,7 @@ def render_model(explained: ExplainedPredictions) -> ModelFacts:
     }
 
 
-def render_predictions(explained: ExplainedPredictions) -> PredictionFacts:
+def render_predictions(explained: ExplainedPredictions) -> schema.PredictionFacts:
     """What a model predicts for the images, and the maps behind it."""
     last = list(explained.maps)[-1:]
     return {
@@ -102,44 +95,93 @@ def render_predictions(explained: ExplainedPredictions) -> PredictionFacts:
     }
 
 
-def render_training_images(kinds: dict[str, RankedImages], train: Dataset) -> TrainingImages:
+def render_training_images(kinds: dict[str, RankedImages], train: Dataset) -> schema.TrainingImages:
     """Lists of training images by kind, and each of these images once as a small picture."""
     used = torch.cat([ranked.indices.flatten() for ranked in kinds.values()]).unique()
     used = used[used >= 0]
     place = {index: number for number, index in enumerate(used.tolist())} | {-1: -1}
+    lists = {kind: [[place[k] for k in row] for row in ranked.indices.tolist()] for kind, ranked in kinds.items()}
     return {
         "index": used.tolist(),
         "file": [train.files[index] for index in used.tolist()],
         "label": train.labels[used].tolist(),
-        "pictures": render_pictures(train, used, THUMBNAIL_SIDE, lossless_side=0),
-        "lists": {
-            kind: [[place[index] for index in row] for row in ranked.indices.tolist()] for kind, ranked in kinds.items()
-        },
+        "pictures": pack_pictures(train.batches(PER_SHEET, used), len(used), train.size, THUMBNAIL_SIDE, 0),
+        "lists": lists,
         "scores": {kind: round_values(ranked.scores, 3) for kind, ranked in kinds.items()},
     }
 
 
-def render_pictures(data: Dataset, indices: Tensor, max_side: int, lossless_side: int = 64) -> Pictures:
-    """The images of these indices, (n,), on sheets."""
-    return pack_pictures(data.batches(PER_SHEET, indices), len(indices), data.size, max_side, lossless_side)
-
-
-def render_verdicts(verdicts: Verdicts) -> VerdictFacts:
-    """The verdict on each error with its reason, the doubt in its label, and how often such verdicts were right."""
-    return {
-        "of": verdicts.names,
-        "why": verdicts.reasons,
-        "doubt": round_values(verdicts.doubt, 4),
-        "reliability": reliability(),
-    }
-
-
-def render_plane(projection: Projection, labels: Tensor) -> Plane:
+def render_plane(analysis: ErrorAnalysis) -> schema.Plane | None:
     """All images in a plane, their places as integers from 0 to 65535."""
-    low, high = projection.points.amin(dim=0), projection.points.amax(dim=0)
+    projection = analysis.projection
+    if projection is None:
+        return None
+    low, high = projection.points.aminmax(dim=0)
     places = ((projection.points - low) / (high - low).clamp(min=1e-12) * 65535).round()
     return {
         "points": encode(places.numpy().astype("<u2").tobytes()),
-        "label": encode(labels.numpy().astype("<u2").tobytes()),
+        "label": encode(analysis.test.labels.numpy().astype("<u2").tobytes()),
         "share": projection.explained_variance,
     }
+
+
+def pack_maps(layer: str, maps: Tensor, precise: bool) -> schema.Layer:
+    """Pack raw maps as integers with a scale for each image.
+
+    Args:
+        layer: Its name.
+        maps: (E, n, h, w).
+        precise: Whether to use 16 bits instead of 8, for maps whose cells are added up.
+    """
+    scale = maps.abs().amax(dim=(1, 2, 3)).clamp(min=1e-12) / (32767 if precise else 127)
+    integers = (maps / scale[:, None, None, None]).round().numpy().astype("<i2" if precise else "i1")
+    return {
+        "name": layer,
+        "grid": list(maps.shape[2:]),
+        "bytes": 2 if precise else 1,
+        "scale": [float(f"{value:.6g}") for value in scale.tolist()],
+        "data": encode(integers.tobytes()),
+    }
+
+
+def pack_pictures(
+    batches: Iterable[Tensor], count: int, size: Size, max_side: int, lossless_side: int = LOSSLESS_SIDE
+) -> schema.Pictures:
+    """Put pictures side by side on sheets.
+
+    Args:
+        batches: Pictures (n, 3, H, W) uint8, `PER_SHEET` in each batch but the last.
+        count: Number of all pictures.
+        size: Their height and width in pixels.
+        max_side: Pixels; larger pictures are made smaller.
+        lossless_side: Pixels, up to which pictures are packed without loss.
+    """
+    factor = min(1.0, max_side / max(size))
+    height, width = (max(1, round(side * factor)) for side in size)
+    columns = max(1, min(COLUMNS, count))
+    lossless = max(height, width) <= lossless_side
+    sheets = [pack_sheet(resize(batch, (height, width)), columns, lossless) for batch in batches if len(batch)]
+    return {"count": count, "columns": columns, "per": PER_SHEET, "size": [height, width], "sheets": sheets}
+
+
+def pack_sheet(pictures: Tensor, columns: int, lossless: bool) -> str:
+    """Pictures (n, 3, h, w) uint8 side by side in rows of `columns`, the rest black, as a data URI."""
+    count, _, height, width = pictures.shape
+    rows = -(-count // columns)
+    padded = F.pad(pictures, (0, 0, 0, 0, 0, 0, 0, rows * columns - count))
+    grid = padded.reshape(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2)
+    sheet = Image.fromarray(grid.reshape(rows * height, columns * width, 3).numpy())
+    file = io.BytesIO()
+    quality = {"quality": 60, "method": 2} if lossless else {"quality": 72, "method": 4}
+    sheet.save(file, "WEBP", lossless=lossless, **quality)
+    return f"data:image/webp;base64,{encode(file.getvalue())}"
+
+
+def encode(data: bytes) -> str:
+    """Bytes as base64."""
+    return base64.b64encode(data).decode()
+
+
+def round_values(values: Tensor, digits: int) -> Any:
+    """A tensor as nested lists, rounded to so many decimal places."""
+    return values.double().round(decimals=digits).tolist()

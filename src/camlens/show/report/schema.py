@@ -4,8 +4,6 @@
 in the order of `ErrorAnalysis.indices`; n classes of each are explained. Binary data are base64, little-endian.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal, TypedDict
 
 
@@ -152,7 +150,7 @@ class Facts(ReportFacts, total=False):
 
 
 class Answer(TypedDict):
-    """What the explorer returns for one image: the lists have one entry."""
+    """What the explorer returns for one image: the lists have one entry. A refusal has the key `error` alone."""
 
     index: int | None  # in the data set; None for an uploaded picture
     file: str
@@ -163,9 +161,3 @@ class Answer(TypedDict):
     chosen: ChosenLayer | None
     pictures: Pictures
     evidence: TrainingImages | None  # kind: nearest
-
-
-class Refusal(TypedDict):
-    """What the explorer returns instead where it cannot answer."""
-
-    error: str

@@ -3,11 +3,10 @@ import re
 import pytest
 
 import camlens
-from camlens.show.report import assets, page
+from camlens.show.report import page
 from tiny import classifier, images
 
-STATIC = assets.files("camlens.show.report") / "static"
-MODULES = {file.name[:-3]: file.read_text(encoding="utf-8") for file in STATIC.iterdir() if file.name.endswith(".js")}
+MODULES = {f.name[:-3]: f.read_text(encoding="utf-8") for f in page.STATIC.iterdir() if f.name.endswith(".js")}
 
 
 MAIN = """\
@@ -31,7 +30,7 @@ export const one = hidden - 2;
 
 
 def test_modules_are_joined_after_those_they_import_from(browser):
-    script = assets.bundle({"main": MAIN, "b": B, "a": A})
+    script = page.bundle({"main": MAIN, "b": B, "a": A})
     assert script.startswith('"use strict";\nconst $a = ') and script.index("$b = ") < script.index("$main = ")
     tab = browser.new_page()
     tab.add_script_tag(content=script)
@@ -57,7 +56,7 @@ def test_modules_are_joined_after_those_they_import_from(browser):
 )
 def test_modules_that_cannot_be_joined(modules, message):
     with pytest.raises(ValueError, match=message):
-        assets.bundle(modules)
+        page.bundle(modules)
 
 
 def test_modules_are_short_and_all_of_them_are_used():
@@ -67,14 +66,14 @@ def test_modules_are_short_and_all_of_them_are_used():
 
 
 def test_the_page_holds_one_script_that_nothing_ends_early():
-    script = assets.script()
+    script = page.script()
     assert "</script" not in script and "<!--" not in script
     assert not re.search(r"^(import|export)\b", script, re.MULTILINE)
 
 
 def test_the_modules_do_as_modules_what_they_do_in_the_page(browser, tmp_path):
     path = camlens.report(classifier(), images(60), tmp_path / "report.html", images(40, "train"))
-    text, script = path.read_text(encoding="utf-8"), assets.script()
+    text, script = path.read_text(encoding="utf-8"), page.script()
     assert text.count(script) == 1
     as_modules = re.sub(r"<meta http-equiv[^>]*>", "", text).replace(
         f"<script>{script}", '<script type="module" src="main.js">'
