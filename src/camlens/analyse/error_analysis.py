@@ -155,7 +155,10 @@ def as_dataset(model: Classifier, data: Dataset | Pairs, split: str, keep_origin
         return data
     pixels, labels, originals = [], [], []
     for number, (image, label) in enumerate(data):
-        picture = as_picture(model, image)
+        if isinstance(image, Tensor):
+            image = model.denormalise(image[None].to(model.device))[0] if image.is_floating_point() else image
+            image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+        picture = upright_rgb(image)
         if not 0 <= int(label) < len(model.class_names):
             expected = f"0 to {len(model.class_names) - 1}, the classes of {model.name}"
             raise DataError(f"image {number} has the label {label}; expected {expected}")
@@ -169,15 +172,6 @@ def as_dataset(model: Classifier, data: Dataset | Pairs, split: str, keep_origin
     size = "x".join(map(str, model.input_size))
     all_pixels, all_labels = torch.stack(pixels), torch.tensor(labels)
     return InMemoryDataset("data", split, model.class_names, all_labels, files, size, all_pixels, originals or None)
-
-
-def as_picture(model: Classifier, image: Image.Image | Tensor) -> Image.Image:
-    """An image as an RGB picture."""
-    if not isinstance(image, Tensor):
-        return upright_rgb(image)
-    if image.is_floating_point():
-        image = model.denormalise(image[None].to(model.device))[0]
-    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
 
 
 def identify(model: Classifier, test: Dataset, train: Dataset | None) -> tuple[str, str | None]:

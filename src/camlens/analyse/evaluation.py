@@ -122,8 +122,8 @@ class Evaluation:
     def metrics(self) -> dict[str, Any]:
         """All metrics, ready for JSON; accuracies are fractions of 1."""
         errors, count = int(self.wrong.sum()), len(self.data)
-        confusion = self.confusion
-        correct, of_class, predicted = confusion.diag(), confusion.sum(dim=1), confusion.sum(dim=0)
+        confusion, names = self.confusion, self.data.class_names
+        by_class = (confusion.sum(dim=1).tolist(), confusion.diag().tolist(), confusion.sum(dim=0).tolist())
         return {
             "model": self.model.name,
             "data": self.data.name,
@@ -134,14 +134,10 @@ class Evaluation:
             "interval": list(wilson_interval(count - errors, count)),
             "ece": self.calibration_error,
             "per_class": {
-                name: {
-                    "n": int(of_class[k]),
-                    "accuracy": int(correct[k]) / int(of_class[k]) if of_class[k] else None,
-                    "precision": int(correct[k]) / int(predicted[k]) if predicted[k] else None,
-                }
-                for k, name in enumerate(self.data.class_names)
+                name: {"n": n, "accuracy": right / n if n else None, "precision": right / chosen if chosen else None}
+                for name, n, right, chosen in zip(names, *by_class, strict=True)
             },
-            "class_names": list(self.data.class_names),
+            "class_names": list(names),
             "confusion": confusion.tolist(),
             "reliability": self.reliability(),
         }

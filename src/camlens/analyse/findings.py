@@ -20,10 +20,10 @@ def commonest_error(evaluation: Evaluation) -> str:
     """The label and prediction that occur together most often, and how often the reverse happens."""
     names, confusion = evaluation.data.class_names, evaluation.confusion.fill_diagonal_(0)
     label, prediction = divmod(int(confusion.argmax()), len(names))
-    back = int(confusion[prediction, label])
     return (
-        f"{names[label]} called {names[prediction]} is the commonest error: {int(confusion[label, prediction])} of "
-        f"{counted(int(confusion.sum()), 'error')}; the reverse happens {counted(back, 'time')}."
+        f"{names[label]} called {names[prediction]} is the commonest error: {int(confusion.max())} of "
+        f"{counted(int(confusion.sum()), 'error')}; the reverse happens "
+        f"{counted(int(confusion[prediction, label]), 'time')}."
     )
 
 
@@ -31,10 +31,9 @@ def confident_errors(evaluation: Evaluation) -> str:
     """In how many errors the network was sure, and in how many the label came second."""
     wrong = evaluation.wrong
     sure = int((evaluation.confidences[wrong] > SURE).sum())
-    runner_up = evaluation.logits[wrong].topk(2, dim=1).indices[:, 1]
-    second = int((runner_up == evaluation.labels[wrong]).sum())
+    second = int((evaluation.logits[wrong].topk(2, dim=1).indices[:, 1] == evaluation.labels[wrong]).sum())
     return (
-        f"The network was more than {100 * SURE:.0f} % sure in {sure:,} of its {counted(len(runner_up), 'error')}; "
+        f"The network was more than {100 * SURE:.0f} % sure in {sure:,} of its {counted(int(wrong.sum()), 'error')}; "
         f"in {second:,} of them all, the label came second."
     )
 
