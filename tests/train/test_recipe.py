@@ -22,14 +22,14 @@ def test_the_learning_rate_rises_and_falls_in_straight_lines():
         assert recipe.learning_rate_at(progress) == pytest.approx(learning_rate)
     assert Recipe(learning_rate=0.4, warmup=0).learning_rate_at(0) == pytest.approx(0.4)
     assert Recipe(learning_rate=0.4, warmup=1).learning_rate_at(0.5) == pytest.approx(0.2)
-    assert SCHEDULE["learning_rate"] == "linear warmup, linear decay to 0", "config.json says these values"
+    assert "learning rate: linear warmup, linear decay to 0" in SCHEDULE, "config.json says these values"
 
 
 def test_the_moving_average_is_short_at_first():
     recipe = Recipe(ema_decay=0.98)
     assert [recipe.ema_decay_at(step) for step in (0, 8, 80, 440, 10_000)] == [0.1, 0.5, 0.9, 0.98, 0.98]
     assert Recipe(ema_decay=0).ema_decay_at(100) == 0
-    assert SCHEDULE["ema_decay"] == "min(ema_decay, (1 + step) / (10 + step))", "config.json says these values"
+    assert "EMA decay: min(ema_decay, (1 + step) / (10 + step))" in SCHEDULE, "config.json says these values"
 
 
 def test_epochs_by_steps():

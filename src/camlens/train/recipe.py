@@ -21,11 +21,8 @@ OLD_NAMES = {  # of fields; still read
     "smoothing": "label_smoothing",
     "average": "ema_decay",
 }
-# how learning rate and EMA decay change: config.json says it, so change it together with the formulas below
-SCHEDULE = {
-    "learning_rate": "linear warmup, linear decay to 0",
-    "ema_decay": "min(ema_decay, (1 + step) / (10 + step))",
-}
+# in config.json; to be changed together with `learning_rate_at` and `ema_decay_at`
+SCHEDULE = "learning rate: linear warmup, linear decay to 0; EMA decay: min(ema_decay, (1 + step) / (10 + step))"
 
 
 def field(default: Any, valid: Callable[[Recipe], bool], expected: str) -> Any:

@@ -25,7 +25,6 @@ from camlens.train.compute import ComputeOptions, choose_compute
 from camlens.train.recipe import RECIPES, SCHEDULE, Recipe, change_recipe, recipe_from_json
 
 Row = dict[str, float | int]  # of metrics.csv
-DEFAULT_RECIPE = RECIPES["quick"]
 OLD_NAMES = {"pace": "compute", "pace_reasons": "compute_reasons"}  # of keys in config.json; still read
 
 
@@ -48,7 +47,7 @@ class RunConfig:
         launch: torchrun's id of the job; empty without torchrun.
         compute: Precision, compilation and memory layout.
         compute_reasons: Why, by field of `compute`.
-        schedule: The formulas of learning rate and EMA decay, as in `SCHEDULE`; empty in files of older versions.
+        schedule: The formulas of learning rate and EMA decay; empty in files of older versions.
         versions: Those of camlens, torch and Python.
         platform: Operating system and processor.
     """
@@ -62,7 +61,7 @@ class RunConfig:
     launch: str
     compute: ComputeOptions
     compute_reasons: dict[str, str]
-    schedule: dict[str, str] = field(default_factory=SCHEDULE.copy)
+    schedule: str = SCHEDULE
     versions: dict[str, str] = field(default_factory=library_versions)
     platform: str = field(default_factory=platform.platform)
 
@@ -79,7 +78,7 @@ class RunConfig:
             UsageError: The recipe is not one of this version.
         """
         content = {OLD_NAMES.get(key, key): value for key, value in content.items()}
-        content = {"compute_reasons": {}, "schedule": {}} | content  # older files lack them
+        content = {"compute_reasons": {}, "schedule": ""} | content  # older files lack them
         content["compute"] = ComputeOptions(**content["compute"])
         content["recipe"] = recipe_from_json(content["recipe"])
         named = content["data"]["source"] and content["device"] and isinstance(content["init"] + content["launch"], str)
@@ -87,15 +86,13 @@ class RunConfig:
             raise ValueError("no data, device, seed or processes")
         return cls(**content)
 
-    def differences(self, other: RunConfig, *names: str) -> list[str]:
-        """What `other` has different in these fields, one line each: "recipe.epochs: 20 before, 2 now"."""
-        pairs: dict[str, tuple[Any, Any]] = {}
+    def differences(self, other: RunConfig) -> list[str]:
+        """What must stay when a run is resumed and is different in `other`: "recipe.epochs: 20 before, 2 now"."""
         before, now = self.to_json(), other.to_json()
-        for name in names:
-            if isinstance(now[name], dict):
-                pairs |= {f"{name}.{key}": (before[name].get(key), value) for key, value in now[name].items()}
-            else:
-                pairs[name] = before[name], now[name]
+        pairs: dict[str, tuple[Any, Any]] = {}
+        for part in ("recipe", "data"):
+            pairs |= {f"{part}.{key}": (before[part].get(key), value) for key, value in now[part].items()}
+        pairs |= {name: (before[name], now[name]) for name in ("seed", "init", "processes")}
         return [f"{name}: {old} before, {new} now" for name, (old, new) in pairs.items() if old != new]
 
 
@@ -221,7 +218,7 @@ class RunSettings:
     """
 
     folder: RunFolder
-    recipe: Recipe = DEFAULT_RECIPE
+    recipe: Recipe = RECIPES["quick"]
     seed: int = 0
     source: str = ""
     init: str = ""
@@ -250,12 +247,12 @@ class RunSettings:
         config = RunConfig(recipe, self.seed, self.init, facts, processes, device.type, launch_id(), compute, reasons)
         if previous is None:
             return config
-        if changed := previous.differences(config, "recipe", "data", "seed", "init", "processes"):
-            with_others = f"cannot resume {self.folder} with other settings ({'; '.join(changed)})"
-            raise UsageError(f"{with_others}; use another --out for them")
-        if previous.schedule and (changed := previous.differences(config, "schedule")):
-            message = "%s was begun by a version with another schedule (%s): it does not end as it would have there"
-            logging.getLogger("camlens").warning(message, self.folder, "; ".join(changed))
+        if changed := previous.differences(config):
+            problem = f"cannot resume {self.folder} with other settings ({'; '.join(changed)})"
+            raise UsageError(f"{problem}; use another --out for them")
+        if previous.schedule not in ("", config.schedule):
+            message = "%s goes on with another schedule than it was started with (%s before, %s now)"
+            logging.getLogger("camlens").warning(message, self.folder, previous.schedule, config.schedule)
         return replace(config, versions=previous.versions, platform=previous.platform)
 
 
@@ -279,7 +276,7 @@ def resolve_settings(
 
     Args:
         folder: The run folder.
-        recipe: By default the resumed run's, or `DEFAULT_RECIPE`.
+        recipe: By default the resumed run's, or "quick".
         changes: Changed fields of the recipe, "field=value".
         seed: By default the resumed run's, or 0.
         source: By default the resumed run's, or empty.

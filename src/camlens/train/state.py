@@ -73,8 +73,8 @@ class TrainState:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.rows = state["step"], state["rows"]
         self.epoch_loss, self.epoch_seconds = state["epoch_loss"], state["epoch_seconds"]
-        self.best_accuracy = state["best"]
-        self.best_loss = state.get("best_loss", math.inf)  # not in the first version of the file
+        # the first version of the file has no best_loss
+        self.best_accuracy, self.best_loss = state["best"], state.get("best_loss", math.inf)
         self.classifier.mean.copy_(state["mean"])
         self.classifier.std.copy_(state["std"])
 

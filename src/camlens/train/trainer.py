@@ -263,8 +263,7 @@ class Trainer:
         }
         state.rows.append(row)
         state.epoch_loss, state.epoch_seconds = 0.0, 0.0
-        is_best = math.isnan(accuracy) or (accuracy, -loss) > (state.best_accuracy, -state.best_loss)
-        if is_best:
+        if is_best := math.isnan(accuracy) or (accuracy, -loss) > (state.best_accuracy, -state.best_loss):
             state.best_accuracy, state.best_loss = accuracy, loss
         if self.processes.is_main:
             if is_best:
