@@ -1,7 +1,5 @@
 """`camlens data`: what is in a data set."""
 
-from pathlib import Path
-
 from rich.table import Column, Table
 
 from camlens.commands import options as opt
@@ -14,7 +12,7 @@ def data(
     data_dir: opt.DataDir = None,
     skip_unreadable: opt.SkipUnreadable = False,
     seed: opt.Seed = 0,
-    out: opt.Out = Path("out/data"),
+    out: opt.Out = opt.OUT / "data",
     as_json: opt.AsJson = False,
 ) -> None:
     """Count the images of each class and draw ten of each: overview.png."""

@@ -26,7 +26,7 @@ def demo(
     data_dir: opt.DataDir = None,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
-    out: opt.Out = Path("out/demo"),
+    out: opt.Out = opt.OUT / "demo",
     verbose: Annotated[bool, Option("--verbose", help="Give the full reason where CIFAR-10 cannot be used.")] = False,
 ) -> None:
     """Run everything once: data, network, evaluation, errors, heat maps and the error report."""

@@ -24,7 +24,7 @@ def evaluate(
     corrections: Annotated[
         Path | None, Option(metavar="MARKS.CSV", help="Marks made in the error report, to correct labels by.")
     ] = None,
-    out: opt.Out = Path("out/evaluate"),
+    out: opt.Out = opt.OUT / "evaluate",
     as_json: opt.AsJson = False,
 ) -> None:
     """Evaluate a network on every image: accuracy, calibration, confusion matrix."""

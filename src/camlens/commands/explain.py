@@ -25,7 +25,7 @@ def explain(
     against: Annotated[str | None, Option(help="Explain the difference to this class.")] = None,
     top: Annotated[int, Option(min=1, help="Number of classes to list.")] = 5,
     device: opt.Device = "auto",
-    out: opt.Out = Path("out/explain"),
+    out: opt.Out = opt.OUT / "explain",
     as_json: opt.AsJson = False,
 ) -> None:
     """Classify pictures and draw heat maps of the evidence."""

@@ -22,7 +22,7 @@ def explore(
     port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")] = 8000,
     device: opt.Device = "auto",
     batch: opt.BatchSize = 250,
-    out: Annotated[Path, Option(help="Folder of the report, which is written if missing.")] = Path("out/report"),
+    out: Annotated[Path, Option(help="Folder of the report, which is written if missing.")] = opt.OUT / "report",
 ) -> None:
     """Serve the error report as a page that also explains any picture dropped onto it."""
     try:

@@ -1,6 +1,5 @@
 """`camlens export`: prediction and maps as an ONNX file."""
 
-from pathlib import Path
 from typing import Annotated
 
 from typer import Option
@@ -22,7 +21,7 @@ def export(
     int8: Annotated[
         bool, Option("--int8", help="Quantise to int8, calibrated on training images: smaller and faster.")
     ] = False,
-    out: opt.Out = Path("out/export"),
+    out: opt.Out = opt.OUT / "export",
     as_json: opt.AsJson = False,
 ) -> None:
     """Write logits and maps as one ONNX graph, model.onnx, and compare it with the network on the test images."""

@@ -1,6 +1,5 @@
 """`camlens gallery`: pictures of the errors, with heat maps."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from typer import Option
@@ -31,7 +30,7 @@ def gallery(
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     batch: opt.BatchSize = 250,
-    out: opt.Out = Path("out/gallery"),
+    out: opt.Out = opt.OUT / "gallery",
 ) -> None:
     """Draw misclassified images with heat maps for the prediction, for the label, and of their contrast."""
     from camlens.analyse.evaluation import evaluate

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from camlens.model.classifier import Classifier
 
 SHIPPED_MODEL = "resnet18-cifar10"
+OUT = Path("out")  # holds the output folders
 
 MODEL_HELP = f"{SHIPPED_MODEL}, a run folder, a weights file, a file from camlens export, or module:function."
 ModelArgument = Annotated[str | None, Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=SHIPPED_MODEL)]

@@ -1,6 +1,5 @@
 """`camlens report`: the error report, one HTML file."""
 
-from pathlib import Path
 from typing import Annotated
 
 from typer import Argument
@@ -22,7 +21,7 @@ def report(
     skip_unreadable: opt.SkipUnreadable = False,
     device: opt.Device = "auto",
     batch: opt.BatchSize = 250,
-    out: opt.Out = Path("out/report"),
+    out: opt.Out = opt.OUT / "report",
 ) -> None:
     """Write one HTML file with every error, its heat maps, its likely cause and the training images behind it."""
     classifier = opt.load_model(model, model_option, weights, device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
@@ -37,7 +36,7 @@ def train(
     compile: Annotated[bool | None, Option(help="Compile the network.", show_default="where faster")] = None,
     channels_last: Annotated[bool | None, Option(help="Memory layout.", show_default="on")] = None,
     save_every: Annotated[float, Option(min=0, help="Seconds between checkpoints.")] = 120.0,
-    out: opt.Out = Path("out/train"),
+    out: opt.Out = opt.OUT / "train",
 ) -> None:
     """Train a network into a run folder and evaluate it on the test images; with torchrun, on many processes."""
     from camlens.analyse.evaluation import evaluate

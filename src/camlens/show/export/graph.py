@@ -31,12 +31,18 @@ class NetworkWithMaps(nn.Module):
         ModelError: Its head is another one.
     """
 
-    W: Tensor  # (K, C)
-
     def __init__(self, model: Classifier, layer3: bool) -> None:
         super().__init__()
         self.network, self.layer, self.layer3 = bare(model), model.find_layers()[-1], layer3
-        self.register_buffer("W", head_weights(model, self.layer))
+        images = torch.zeros(2, 3, *model.input_size, device=model.device)
+        with torch.enable_grad():
+            W = TorchPass(self.network, METHODS["hirescam"], images, [self.layer]).layers[0].head
+        if W is None:
+            raise ModelError(
+                f"behind {self.layer} of {model.name} lies more than a mean over all places and a linear layer, so its "
+                "maps cannot be part of the graph"
+            )
+        self.W = nn.Buffer(W.detach())  # (K, C)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Logits (B, K), maps (B, K, h, w) and, where asked for, those of layer3 (B, K, h3, w3)."""
@@ -54,23 +60,6 @@ class NetworkWithMaps(nn.Module):
         G = W[None, :, :, None, None].expand(A.shape[0], -1, -1, A.shape[2], A.shape[3])
         G3 = blocks_backward(self.network.layer4, A3, G)
         return logits, maps, (G3 * A3[:, None]).sum(dim=2)
-
-
-def head_weights(model: Classifier, layer: str) -> Tensor:
-    """W (K, C) of the pooled linear head behind a layer.
-
-    Raises:
-        ModelError: Something else lies behind the layer.
-    """
-    images = torch.zeros(2, 3, *model.input_size, device=model.device)
-    with torch.enable_grad():
-        W = TorchPass(bare(model), METHODS["hirescam"], images, [layer]).layers[0].head
-    if W is None:
-        raise ModelError(
-            f"behind {layer} of {model.name} lies more than a mean over all places and a linear layer, so its maps "
-            "cannot be part of the graph"
-        )
-    return W.detach()
 
 
 def blocks_backward(blocks: nn.Sequential, x: Tensor, G: Tensor) -> Tensor:
