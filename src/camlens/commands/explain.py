@@ -29,6 +29,7 @@ def explain(
     as_json: opt.AsJson = False,
 ) -> None:
     """Classify pictures and draw heat maps of the evidence."""
+    from camlens.analyse.explanations import explain_picture
     from camlens.data.pictures import read_picture
     from camlens.maps.explain import validate
     from camlens.progress import track
@@ -41,14 +42,14 @@ def explain(
     pictures = [(path.name, read_picture(path)) for path in images]
     folder = out_folder(out)
     explained = [
-        draw.picture(classifier, picture, name, layer, method, target, against, top)
+        explain_picture(classifier, picture, layer, method, target, against, top, name)
         for name, picture in track(pictures, "explaining the pictures")
     ]
     results: list[dict[str, Any]] = []
     names = unique_names(path.stem for path in images)  # two folders may hold pictures of one name
-    for path, name, (classes, sheet) in zip(images, names, explained, strict=True):
-        figure = sheet.save(folder / f"{name}.png")
-        results.append({"image": str(path), "classes": dict(classes), "figure": str(figure)})
+    for path, name, (title, picture), found in zip(images, names, pictures, explained, strict=True):
+        figure = draw.picture(title, picture, found, method).save(folder / f"{name}.png")
+        results.append({"image": str(path), "classes": dict(found.probabilities), "figure": str(figure)})
     if as_json:
         print_json(results)
         return

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.explanations import METHOD as CONTRAST_METHOD
-from camlens.analyse.explanations import explain_errors, explain_picture
+from camlens.analyse.explanations import PictureExplanation, explain_errors
 from camlens.data.dataset import Dataset
 from camlens.files import replacing, write_json
-from camlens.model.classifier import Classifier
 from camlens.progress import Work
 from camlens.show.figures import charts, pictures
 from camlens.show.figures.pictures import Case, ExplainedPicture
@@ -105,28 +104,21 @@ def gallery(
     return [*paths, save_maps(folder / "maps.npz", indices, cases, maps)] if raw else paths
 
 
-def picture(
-    model: Classifier,
-    image: Image.Image,
-    title: str,
-    layers: Sequence[str] | None = None,
-    method: str = "grad-cam",
-    target: str | None = None,
-    against: str | None = None,
-    top: int = 5,
-) -> tuple[list[tuple[str, float]], Sheet]:
-    """Explain a picture (`camlens.analyse.explanations`) and draw it.
+def picture(title: str, image: Image.Image, found: PictureExplanation, method: str) -> Sheet:
+    """Draw an explained picture.
 
-    Returns:
-        The most probable classes with their probabilities, and the sheet.
+    Args:
+        title: Heading.
+        image: The picture.
+        found: What the classifier predicts for it, and the maps.
+        method: The method that was asked for, or "all".
     """
-    found = explain_picture(model, image, layers, method, target, against, top, title)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     subject = ExplainedPicture(title, pixels, found.probabilities, found.target, found.against)
     if method == "all":
-        return found.probabilities, pictures.methods(subject, found.maps)
+        return pictures.methods(subject, found.maps)
     ((name, maps),) = found.maps.items()
-    return found.probabilities, pictures.explained(subject, maps, name)
+    return pictures.explained(subject, maps, name)
 
 
 def save_maps(path: Path, indices: Tensor, cases: Sequence[Case], maps: dict[str, Tensor]) -> Path:

@@ -96,13 +96,9 @@ class Sheet:
 
     def save(self, path: Path) -> Path:
         """Write the sheet as a .png, .pdf or .svg file, as the name says, replacing `path` in one step."""
-        with (
-            Work(f"drawing {path.name}"),
-            replacing(path) as temporary,
-            warnings.catch_warnings(record=True) as caught,
-        ):
+        with Work(f"drawing {path.name}"), replacing(path) as file, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
-            self.figure.savefig(temporary, dpi=DPI, facecolor=PAPER)
+            self.figure.savefig(file, dpi=DPI, facecolor=PAPER)
         for warning in caught:  # such as a character that the font lacks
             logging.getLogger("camlens").warning("%s: %s", path.name, warning.message)
         return path

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template
+from jinja2 import Environment
 from markupsafe import Markup
 
 from camlens.analyse.error_analysis import ErrorAnalysis, Pairs, analyse
@@ -24,7 +24,7 @@ from camlens.show.report.schema import ReportFacts
 STATIC = files("camlens.show.report") / "static"  # the page's template, style sheet and script
 FACTS_TAG = '<script type="application/json" id="facts">'
 IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./(\w+)\.js";$', re.MULTILINE)
-EXPORT = re.compile(r"^export ((?:async )?function|const) (\w+)", re.MULTILINE)
+EXPORT = re.compile(r"^export (?=(?:(?:async )?function|const) (\w+))", re.MULTILINE)
 
 
 def report(
@@ -70,7 +70,8 @@ def to_html(facts: ReportFacts) -> str:
         text = text.replace(character, f"\\u{ord(character):04x}")
     first, *others = (model["name"] for model in facts["models"])
     data = facts["data"]["name"]
-    page: str = Template(read_static("page.html"), autoescape=True).render(
+    template = Environment(autoescape=True).from_string(read_static("page.html"))
+    return template.render(
         title=f"{first} and {others[0]} on {data}" if others else f"What {first} gets wrong on {data}",
         split=facts["data"]["split"],
         policy=content_security_policy(live="live" in facts),
@@ -78,7 +79,6 @@ def to_html(facts: ReportFacts) -> str:
         style_sheet=Markup(style_sheet()),
         script=Markup(script()),
     )
-    return page
 
 
 def read_facts(path: Path) -> ReportFacts | None:
@@ -133,17 +133,15 @@ def bundle(modules: Mapping[str, str]) -> str:
         ValueError: A module imports what is not exported, modules import each other in a circle, or an import or
             export is written in another way.
     """
-    exports = {name: [match[2] for match in EXPORT.finditer(text)] for name, text in modules.items()}
-    sorter: TopologicalSorter[str] = TopologicalSorter()
+    exports = {name: EXPORT.findall(text) for name, text in modules.items()}
+    sources = {name: [source for _, source in IMPORT.findall(text)] for name, text in modules.items()}
     for name, text in modules.items():
-        sorter.add(name)
         for names, source in IMPORT.findall(text):
-            sorter.add(name, source)
             if missing := set(re.findall(r"\w+", names)) - set(exports.get(source, [])):
                 raise ValueError(f"{name}.js imports {', '.join(sorted(missing))}, which {source}.js does not export")
     parts = ['"use strict";']
-    for name in sorter.static_order():
-        text = EXPORT.sub(r"\1 \2", IMPORT.sub(r"const \1 = $\2;", modules[name]))
+    for name in TopologicalSorter(sources).static_order():
+        text = EXPORT.sub("", IMPORT.sub(r"const \1 = $\2;", modules[name]))
         if other := re.search(r"^(?:import|export)\b.*", text, re.MULTILINE):
             raise ValueError(f"{name}.js: cannot join {other[0]!r}")
         parts.append(f"const ${name} = (() => {{\n{text}return {{ {', '.join(exports[name])} }};\n}})();")
