@@ -42,7 +42,7 @@ def report(
         data: A data set, or pairs of an image and the index of its class. An image is a PIL image, a uint8 tensor
             (3, H, W), or a float tensor as the network takes it.
         out: The file. The features of the training images are kept beside it for the next time.
-        train: The images that it was trained on, given likewise; without them the page shows no training images.
+        train: The images that it was trained on, in the same form; without them the page shows no training images.
         second: Another classifier of the same classes: the page then shows what it fixed and what it broke.
         batch_size: Images predicted at a time, at most.
 
@@ -64,7 +64,7 @@ def write_report(analysis: ErrorAnalysis, path: Path) -> Path:
 
 
 def to_html(facts: ReportFacts) -> str:
-    """The page. What comes from outside, names and files, is in its JSON alone, where no tag can begin."""
+    """The page. Names and files, which come from outside, are escaped so that no tag can begin in them."""
     text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -57,7 +57,7 @@ def render_facts(analysis: ErrorAnalysis) -> schema.ReportFacts:
 
 
 def render_identity(test: str, train: str | None) -> schema.IdentityFacts:
-    """What a page is of, from the fingerprints of an analysis."""
+    """Which network and images a page is about, from the fingerprints of an analysis."""
     return {"id": test[:16], "learned": None if train is None else train[:16], "camlens": version("camlens")}
 
 
@@ -183,5 +183,5 @@ def encode(data: bytes) -> str:
 
 
 def round_values(values: Tensor, digits: int) -> Any:
-    """A tensor as nested lists, rounded to so many decimal places."""
+    """A tensor as nested lists, rounded to this number of decimal places."""
     return values.double().round(decimals=digits).tolist()

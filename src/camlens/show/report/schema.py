@@ -113,7 +113,7 @@ class Plane(TypedDict):
 
 
 class Live(TypedDict):
-    """What can be asked for where the page is served."""
+    """What can be asked for when the page is served."""
 
     methods: list[str]
     method: str  # by default
@@ -121,7 +121,7 @@ class Live(TypedDict):
 
 
 class IdentityFacts(TypedDict):
-    """What a page is of, by which it is recognised."""
+    """Which network and images a page is about, so that an outdated one is recognised."""
 
     id: str  # fingerprint of the network and the test images
     learned: str | None  # fingerprint of the network and the training images
@@ -144,7 +144,7 @@ class ReportFacts(IdentityFacts):
 
 
 class Facts(ReportFacts, total=False):
-    """The same where the page is served."""
+    """The same when the page is served."""
 
     live: Live
 
