@@ -199,7 +199,7 @@ def test_who_may_reach_it():
 
 def test_only_its_own_page_may_ask(server):
     here = f"127.0.0.1:{server.port}"
-    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", "file://"):
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", "file://", "http://["):
         status, answer, _ = server.ask(path="/explain?image=1", Origin=origin)
         assert status == 403 and origin in answer["error"]
     assert server.ask(path="/explain?image=1", Origin=f"http://{here}")[0] == 200

@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from camlens.data.pictures import quiet_pillow
 from camlens.errors import CamlensError, UsageError
@@ -109,7 +109,7 @@ async def answer_with_error(_request: Request, error: Exception) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-class Guard(BaseHTTPMiddleware):
+class Guard:
     """Refuses requests that were not meant for this server or come from another site's page; sets security headers.
 
     Without the check of the Host header, any web site could let its own name point here (DNS rebinding).
@@ -120,8 +120,7 @@ class Guard(BaseHTTPMiddleware):
     """
 
     def __init__(self, app: ASGIApp, host: str) -> None:
-        super().__init__(app)
-        self.host = host
+        self.app, self.host = app, host
         self.headers = {
             "Content-Security-Policy": f"{content_security_policy(live=True)}; frame-ancestors 'none'",
             "X-Content-Type-Options": "nosniff",
@@ -130,18 +129,21 @@ class Guard(BaseHTTPMiddleware):
             "Cache-Control": "no-store",
         }
 
-    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self.headers)
+            await send(message)
+
+        headers, app = Headers(scope=scope), self.app
+        host, origin = headers.get("host", ""), headers.get("origin")
         if not is_own_name(host, self.host):
-            message = f"this server is not {host!r}; --host gives it another name"
-            response: Response = JSONResponse({"error": message}, 403)
+            app = JSONResponse({"error": f"this server is not {host!r}; --host gives it another name"}, 403)
         elif origin is not None and origin.partition("://")[2] != host:
-            response = JSONResponse({"error": f"requests from {origin} are not answered"}, 403)
-        else:
-            response = await call_next(request)
-        response.headers.update(self.headers)
-        return response
+            app = JSONResponse({"error": f"requests from {origin} are not answered"}, 403)
+        await app(scope, receive, send_with_headers)
 
 
 def is_own_name(header: str, host: str) -> bool:
