@@ -10,11 +10,16 @@ import torch
 from camlens.data import cifar10
 
 TOUCHED = {"cifar10_dir": "real", "browser": "browser"}  # fixture: marker
+LONG = ("test_real.py", "test_demo.py", "test_benchmarks.py", "test_distributed.py")  # files that take minutes
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by these markers
 def pytest_collection_modifyitems(items):
-    """A test that takes the real data or a browser is marked for it, so that none can forget to be skipped."""
+    """A test that takes the real data or a browser is marked for it, so that none can forget to be skipped.
+
+    The longest files come first: run side by side, all processes are then done at about the same time.
+    """
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
     for item in items:
         for fixture, marker in TOUCHED.items():
             if fixture in item.fixturenames:
