@@ -38,8 +38,8 @@ received_signals: list[int] = []
 
 def main() -> None:
     """Entry point of the `camlens` command."""
-    # torch's threads on Linux spin while they wait for each other, and for long where another program takes a core:
-    # training in steps this small becomes several times slower. Sleeping sooner costs an idle machine little.
+    # On Linux, torch's threads spin while they wait for each other. If another program takes a core, they spin so long
+    # that training in small steps becomes several times slower. Sleeping sooner costs little on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     logging.getLogger("camlens").addHandler(NoteHandler())
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -49,8 +49,8 @@ def main() -> None:
     except SystemExit as end:
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             raise
-        # Threads of gloo may still hold tensors. One that releases a tensor while the interpreter goes away ends the
-        # process by SIGABRT (pytorch issue 190489), and torchrun counts a finished run as failed.
+        # Threads of gloo may still hold tensors. One that releases a tensor while the interpreter shuts down ends the
+        # process with SIGABRT (pytorch issue 190489), and torchrun counts a finished run as failed.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code if isinstance(end.code, int) else bool(end.code))

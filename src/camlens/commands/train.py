@@ -62,10 +62,8 @@ def train(
         )
         source, side = settings.source or "cifar10", max(settings.recipe.sizes)
         with processes.local_main_first():
-            images, test = (
-                opt.load_if_present(source, split, (side, side), data_dir, skip_unreadable)
-                for split in ("train", "test")
-            )
+            images = opt.load_if_present(source, "train", (side, side), data_dir, skip_unreadable)
+            test = opt.load_if_present(source, "test", (side, side), data_dir, skip_unreadable)
         if images is None:
             raise DataError(f"{source} has no folder train/<class>/* to train on")
         trainer = prepare(settings, images, save_every=save_every, processes=processes)

@@ -45,7 +45,7 @@ class NetworkWithMaps(nn.Module):
         self.W = nn.Buffer(W.detach())  # (K, C)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Logits (B, K), maps (B, K, h, w) and, where asked for, those of layer3 (B, K, h3, w3)."""
+        """Logits (B, K), maps (B, K, h, w) and, if asked for, those of layer3 (B, K, h3, w3)."""
         outputs: dict[str, Tensor] = {}
         layers = [self.layer, "layer3"] if self.layer3 else [self.layer]
         with hooked(self.network, {name: partial(outputs.__setitem__, name) for name in layers}):

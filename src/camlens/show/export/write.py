@@ -40,12 +40,7 @@ class Comparison(TypedDict):
 
 
 def write(
-    model: Classifier,
-    path: Path,
-    test: Dataset,
-    train: Dataset | None = None,
-    layer3: bool = False,
-    int8: bool = False,
+    model: Classifier, path: Path, test: Dataset, train: Dataset | None = None, layer3: bool = False, int8: bool = False
 ) -> Comparison:
     """Write a network with its maps as ONNX, load the file and compare it with the network.
 
@@ -66,14 +61,14 @@ def write(
             `MAX_ACCURACY_LOSS` or its maps correlate by less than `MIN_MAP_CORRELATION`. Then no file is left.
     """
     if int8 and layer3:
-        raise UsageError("the maps of layer3 are exported in float32 alone; leave --int8 or --layer layer3 away")
+        raise UsageError("the maps of layer3 are exported in float32 alone; drop --int8 or --layer layer3")
     if int8 and train is None:
-        raise UsageError("--int8 is calibrated on training images, and the data has none")
+        raise UsageError("--int8 is calibrated on training images, but the data has none")
     network, layer = bare(model), model.find_layers()[-1]
     if isinstance(network, Exported):
         raise UsageError(f"{model.name} is an ONNX file already; give the network that it was made from")
     if layer3 and not isinstance(network, ResNet):
-        raise UsageError(f"the maps of layer3 are exported for ResNets of camlens; {model.name} is none")
+        raise UsageError(f"the maps of layer3 are exported for ResNets of camlens; {model.name} is not one")
     facts = {  # what a program must know to use the file
         "name": model.name,
         "class_names": model.class_names,
@@ -133,7 +128,7 @@ def compare(model: Classifier, exported: Classifier, test: Dataset, count: int, 
         model: The network.
         exported: The file, loaded.
         test: Test images.
-        count: How many of them to take, evenly spaced, at least; fewer where there are fewer.
+        count: At least how many of them to take, evenly spaced; all of them if there are fewer.
         batch_size: Images at a time.
     """
     model, test = align(model, test)
