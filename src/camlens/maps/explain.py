@@ -12,7 +12,7 @@ from camlens.maps.inputs import Target, Targets, prepare_images
 from camlens.maps.methods import CAMS, METHODS, Method, find_method
 from camlens.model.classifier import Classifier, bare, unwrapped
 from camlens.model.exported import Exported
-from camlens.model.forward import micro_batch_size
+from camlens.model.forward import micro_batch_size, one_thread
 from camlens.model.layers import feature_maps
 from camlens.model.preprocess import Pictures
 from camlens.progress import track
@@ -30,8 +30,8 @@ def explain(
 ) -> Explanation:
     """Predict a batch and map which cells of a layer speak for a class.
 
-    The model is left exactly as it was. It may be frozen, compiled, in training mode, under `no_grad`,
-    `inference_mode` or autocast. Warns of images that do not seem to be normalised.
+    The model is left exactly as it was, and runs in one thread at a time. It may be frozen, compiled, in training mode,
+    under `no_grad`, `inference_mode` or autocast. Warns of images that do not seem to be normalised.
 
     Args:
         model: A `Classifier`, or any module that gives logits (B, K).
@@ -59,7 +59,7 @@ def explain(
     network, chosen = bare(model), find_method(method)
     if against is not None and not chosen.explains_class:
         raise UsageError(f"{chosen.name} is the same for every class, so it has nothing to explain against another")
-    with torch.inference_mode(False), torch.enable_grad():
+    with one_thread(network), torch.inference_mode(False), torch.enable_grad():
         batch = prepare_images(classifier, images)
         targets = Targets(target, len(batch), classifier)
         others = None if against is None else Targets(against, len(batch), classifier, one_each=True)
@@ -73,6 +73,7 @@ def explain(
             indices = targets.select(rows, logits)
             other_indices = None if others is None else others.select(rows, logits)
             parts.append((logits, indices, other_indices, *maps_of(forward_pass, chosen, indices, other_indices)))
+            del forward_pass  # before the next runs, or the activations of both are in memory
     all_logits, all_indices, all_others, *all_maps = zip(*parts, strict=True)
     logits, indices = torch.cat(all_logits), torch.cat(all_indices)
     other_indices = None if others is None else torch.cat(all_others)

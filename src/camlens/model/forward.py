@@ -1,9 +1,11 @@
 """Running a network without changing it, in batches of the size that suits the device."""
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,21 @@ from torch.func import functional_call
 MAX_MICRO_BATCH = 32  # images per micro-batch on a CPU
 PIXELS_PER_MICRO_BATCH = 300_000  # about as many pixels fit the caches of a CPU
 PARAMETERS_PER_IMAGE = 6_000_000  # a network with n times as many parameters gets n images at least
+
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_locks_lock, _compiled_lock = threading.Lock(), threading.RLock()
+
+
+def one_thread(network: nn.Module) -> threading.RLock:
+    """The lock of a network, held as a context while its modes, hooks and parameters are not its own.
+
+    Compiled networks share one: how compiled code runs is set for the whole process.
+
+    Args:
+        network: The network, without wrappers (`camlens.model.classifier.bare`).
+    """
+    with _locks_lock:
+        return _compiled_lock if is_compiled(network) else _locks.setdefault(network, threading.RLock())
 
 
 def micro_batch_size(network: nn.Module, images: Tensor) -> int:
@@ -48,8 +65,12 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 def uncompiled(network: nn.Module) -> AbstractContextManager[None]:
     """Run modules compiled by `torch.compile` eagerly: compiled code does not call hooks."""
-    compiled = any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) for m in network.modules())
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+    return torch.compiler.set_stance("force_eager") if is_compiled(network) else nullcontext()
+
+
+def is_compiled(network: nn.Module) -> bool:
+    """Whether some module of a network was compiled by `torch.compile`."""
+    return any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) for m in network.modules())
 
 
 @contextmanager

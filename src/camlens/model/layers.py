@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from camlens.data.pictures import Size
 from camlens.errors import ModelError
-from camlens.model.forward import hooked, isolated_forward
+from camlens.model.forward import hooked, isolated_forward, one_thread
 
 MAX_EXTRA_TOKENS = 8  # tokens before those of the image: class, distillation, registers
 MAX_DISTORTION = 1.5  # ratio by which a feature map's proportions may differ from the image's
@@ -83,7 +84,11 @@ def feature_maps(network: nn.Module, input_size: Size) -> dict[str, Size]:
 
     names = [name for name, module in network.named_modules() if name and not isinstance(module, nn.Identity)]
     try:
-        with torch.inference_mode(False), torch.enable_grad(), hooked(network, {n: partial(record, n) for n in names}):
+        with ExitStack() as stack:
+            stack.enter_context(one_thread(network))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(hooked(network, {n: partial(record, n) for n in names}))
             noise = torch.randn(1, 3, *input_size, generator=torch.Generator().manual_seed(0))
             logits = isolated_forward(network, noise.to(next(network.parameters(), noise)).requires_grad_())
             if all(output.ndim == 4 for output in outputs.values()):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from camlens.data.dataset import Dataset
 from camlens.errors import ModelError
 from camlens.model.classifier import Classifier, bare
-from camlens.model.forward import evaluation_mode, micro_batch_size, uncompiled
+from camlens.model.forward import evaluation_mode, micro_batch_size, one_thread, uncompiled
 from camlens.progress import track
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
 
@@ -61,7 +61,7 @@ def predict(
 ) -> Predictions:
     """Run a classifier over images, each once and as it is (no test-time augmentation).
 
-    The network runs in evaluation mode and is left in the mode that it was in.
+    The network runs in evaluation mode, in one thread at a time, and is left in the mode that it was in.
 
     Args:
         model: The classifier; it prepares the images itself, so they may be of any size.
@@ -83,7 +83,7 @@ def predict(
         description = description or f"predicting {data.name}, {data.split}"
     batches, total = _micro_batches(model, data, batch_size, processes, indices)
     logits, head_inputs = [torch.empty(0, len(model.class_names))], [torch.empty(0)]
-    with evaluation_mode(model), _recorded_heads(model, features) as recorded:
+    with one_thread(bare(model)), evaluation_mode(model), _recorded_heads(model, features) as recorded:
         for images in track(batches, description or "predicting", total, shown=processes.is_main):
             if before_batch:
                 before_batch()
