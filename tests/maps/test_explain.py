@@ -63,6 +63,15 @@ def test_several_classes_of_each_image():
             assert_close(found[:, n], oracles.maps(net, layer, batch, "hirescam", target[:, n].tolist()))
     with pytest.raises(UsageError, match="one target of each image"):
         result.overlay()
+    for same in (
+        target.tolist(),
+        target.numpy(),
+        [np.array(row) for row in target.tolist()],
+        tuple(map(tuple, target.tolist())),
+    ):
+        again = explain(net, batch, "hirescam", ["layer1", "layer2"], same)
+        assert torch.equal(again.target, target) and torch.equal(again.maps["layer1"], result.maps["layer1"])
+    assert "different lengths" in refused(net, batch, target=[[0], [1, 2], [0]])
     assert refused(net, batch, target=target[:2]).startswith("2 classes for 3 images")
     assert "unknown class" in refused(net, batch, target=target + 1)
 

@@ -181,6 +181,7 @@ def explain_picture(
         second = against if chosen.explains_class or method != "all" else None  # of all methods, some know no class
         explanations.append(explain(model, image, chosen.name, asked or None, target, second))
     first = explanations[0]
+    assert first.target is not None, "a class is explained"
     target_name = first.class_name(int(first.target[0]))
     against_name = None if first.against is None else first.class_name(int(first.against[0]))
     if target_name == against_name:

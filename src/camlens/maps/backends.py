@@ -5,7 +5,7 @@ front of the layers requires a gradient, so nothing there is recorded, and only 
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,8 +20,12 @@ from camlens.maps.pooled_head import pooled_head
 from camlens.model.exported import Exported
 from camlens.model.forward import hooked, isolated_forward, micro_batch_size
 from camlens.model.layers import as_grid
+from camlens.model.outputs import find_logits
 from camlens.progress import track
 
+Read = Callable[
+    [Any], Tensor
+]  # from what a network puts out to its logits (B, K), or to another explained value (B, 1)
 RELUS = (torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, nn.functional.relu, nn.functional.relu_)
 
 
@@ -33,22 +37,28 @@ class TorchPass:
         method: The method to compute, one that explains layers.
         images: (B, 3, H, W).
         layers: Names of layers.
+        read: Finds the logits in what the network puts out; by default `find_logits`.
 
     Attributes:
+        output: What the network puts out.
         logits: (B, K).
 
     Raises:
         ModelError: A layer was not reached or has no feature map.
     """
 
-    def __init__(self, network: nn.Module, method: Method, images: Tensor, layers: Sequence[str]) -> None:
+    def __init__(
+        self, network: nn.Module, method: Method, images: Tensor, layers: Sequence[str], read: Read | None = None
+    ) -> None:
+        read = read or partial(find_logits, network=network)
         outputs: dict[str, Tensor] = {}
         with hooked(network, {name: partial(replace_by_leaf, outputs, name, images) for name in layers}):
-            self.logits: Tensor = isolated_forward(network, images)
+            self.output = isolated_forward(network, images)
+        self.logits = read(self.output)
         for name in layers:
             if name not in outputs:
                 raise ModelError(f"layer {name!r} was not reached in the forward pass")
-        self.layers = [CapturedLayer(network, name, images, outputs[name], self.logits) for name in layers]
+        self.layers = [CapturedLayer(network, name, images, outputs[name], self.logits, read) for name in layers]
         self.method = method
 
     def maps(self, weights: Tensor) -> list[Tensor]:
@@ -117,10 +127,14 @@ class CapturedLayer:
         images: (B, 3, H, W).
         output: What the layer puts out for them; a leaf of the graph of the logits, or computed from another such leaf.
         logits: (B, K), with their graph.
+        read: Finds them in what the network puts out.
     """
 
-    def __init__(self, network: nn.Module, name: str, images: Tensor, output: Tensor, logits: Tensor) -> None:
-        self.network, self.name, self.images, self.output, self.logits = network, name, images, output, logits
+    def __init__(
+        self, network: nn.Module, name: str, images: Tensor, output: Tensor, logits: Tensor, read: Read
+    ) -> None:
+        self.network, self.name, self.images = network, name, images
+        self.output, self.logits, self.read = output, logits, read
         self.image_size = images.shape[2], images.shape[3]
 
     def grid(self, tensor: Tensor) -> Tensor:
@@ -179,7 +193,7 @@ class CapturedLayer:
     def rerun(self, images: Tensor, output: Tensor) -> Tensor:
         """Logits of images with the output of the layer replaced."""
         with hooked(self.network, {self.name: lambda _output: output}):
-            return isolated_forward(self.network, images)  # type: ignore[no-any-return]
+            return self.read(isolated_forward(self.network, images))
 
     @cached_property
     @torch.no_grad()
@@ -197,7 +211,7 @@ class CapturedLayer:
             shapes, shape_of_channel = stretch(channels[varies]).unique(dim=0, return_inverse=True)
             masks = stretch(upsample(shapes, self.image_size)).to(image.dtype)[:, None]  # (n, 1, H, W)
             parts = track(masks.split(micro_batch_size(self.network, self.images)), "masking the image by each channel")
-            logits = torch.cat([isolated_forward(self.network, image * part) for part in parts])
+            logits = torch.cat([self.read(isolated_forward(self.network, image * part)) for part in parts])
             masked[row, varies] = logits[shape_of_channel]
         return masked
 
@@ -210,6 +224,7 @@ class OnnxPass:
 
     def __init__(self, network: Exported, method: Method, images: Tensor, layers: Sequence[str]) -> None:
         self.logits, self.hirescam = network.run(images, layers)
+        self.output = self.logits
         self.signed = method.name == "hirescam"
 
     def maps(self, weights: Tensor) -> list[Tensor]:
@@ -222,13 +237,14 @@ class OnnxPass:
 class PixelPass:
     """One image (1, 3, H, W) in a torch network. As `TorchPass`, for the methods that explain its pixels."""
 
-    def __init__(self, network: nn.Module, method: Method, images: Tensor) -> None:
-        self.network, self.method, self.images = network, method, images
-        self.logits: Tensor = isolated_forward(network, images)
+    def __init__(self, network: nn.Module, method: Method, images: Tensor, read: Read) -> None:
+        self.network, self.method, self.images, self.read = network, method, images, read
+        self.output = isolated_forward(network, images)
+        self.logits = read(self.output)
 
     def maps(self, weights: Tensor) -> list[Tensor]:
         """The map (1, H, W) of y = sum_k weights_k logits_k, summed over the colours."""
-        model, image = ExplainedLogit(self.network, weights), self.images.detach().requires_grad_()
+        model, image = ExplainedLogit(self.network, weights, self.read), self.images.detach().requires_grad_()
         try:
             with torch.random.fork_rng(), warnings.catch_warnings():
                 torch.manual_seed(0)
@@ -246,14 +262,14 @@ class ExplainedLogit(nn.Module):
     the plain gradient. So every ReLU is run as a module here.
     """
 
-    def __init__(self, network: nn.Module, weights: Tensor) -> None:
+    def __init__(self, network: nn.Module, weights: Tensor, read: Read) -> None:
         super().__init__()
-        self.network, self.weights, self.relu = network, weights, nn.ReLU()
+        self.network, self.weights, self.read, self.relu = network, weights, read, nn.ReLU()
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute y."""
         with ReluAsModule(self.relu):
-            logits: Tensor = isolated_forward(self.network, images)
+            logits = self.read(isolated_forward(self.network, images))
         return (logits * self.weights).sum(dim=1)
 
 
@@ -272,10 +288,10 @@ class ReluAsModule(TorchFunctionMode):
 ForwardPass = TorchPass | OnnxPass | PixelPass
 
 
-def run(network: nn.Module, method: Method, images: Tensor, layers: Sequence[str]) -> ForwardPass:
+def run(network: nn.Module, method: Method, images: Tensor, layers: Sequence[str], read: Read) -> ForwardPass:
     """Run a micro-batch in the way that suits the network and the method."""
     if isinstance(network, Exported):
         return OnnxPass(network, method, images, layers)
     if method.level == "pixels":
-        return PixelPass(network, method, images)
-    return TorchPass(network, method, images, layers)
+        return PixelPass(network, method, images, read)
+    return TorchPass(network, method, images, layers, read)

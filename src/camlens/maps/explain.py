@@ -1,6 +1,8 @@
 """`explain`: predict a batch and compute maps, one micro-batch after the other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from camlens.model.classifier import Classifier, bare, unwrapped
 from camlens.model.exported import Exported
 from camlens.model.forward import micro_batch_size, one_thread
 from camlens.model.layers import feature_maps
+from camlens.model.outputs import find_logits, named_logits, target_value
 from camlens.model.preprocess import Pictures
 from camlens.progress import track
 
@@ -25,7 +28,7 @@ def explain(
     images: Pictures,
     method: str = "grad-cam",
     layer: Layer = None,
-    target: Target = None,
+    target: Target | Callable[[Any], Tensor] = None,
     against: Target = None,
 ) -> Explanation:
     """Predict a batch and map which cells of a layer speak for a class.
@@ -34,14 +37,16 @@ def explain(
     under `no_grad`, `inference_mode` or autocast. Warns of images that do not seem to be normalised.
 
     Args:
-        model: A `Classifier`, or any module that gives logits (B, K).
+        model: A `Classifier`, or any module that gives logits (B, K), alone or among other things (`find_logits`).
         images: Normalised images (B, 3, H, W) on the model's device; for a `Classifier` also PIL pictures.
         method: A name in `METHODS`.
         layer: Name of a module that puts out a feature map (B, C, h, w), or the tokens of one; or several names. By
             default the last one on whose cells the logits depend. Of a module that is called several times, the last
             call counts. None for a method that explains the pixels.
-        target: The class to explain: None for the predicted one, an index or a name, one for each image, a tensor
-            (B, n) with n classes of each image, or "all".
+        target: The class to explain: None for the predicted one, an index or a name, one for each image, a tensor,
+            array or list of lists (B, n) with n classes of each image, or "all". Or a function from the logits, as the
+            network gives them, to the value (B,) to explain; of a network without logits, from all that it puts out.
+            It is called with a part of the images at a time.
         against: A second class, given likewise: the maps then explain the difference of the two logits.
 
     Returns:
@@ -59,27 +64,65 @@ def explain(
     network, chosen = bare(model), find_method(method)
     if against is not None and not chosen.explains_class:
         raise UsageError(f"{chosen.name} is the same for every class, so it has nothing to explain against another")
+    function = target if callable(target) else None
+    if function is None:
+        read = partial(find_logits, network=network, classes=len(classifier.class_names) if classifier else None)
+    else:
+        check_function(network, chosen, against)
+        read = partial(target_value, function)
     with one_thread(network), torch.inference_mode(False), torch.enable_grad():
         batch = prepare_images(classifier, images)
-        targets = Targets(target, len(batch), classifier)
+        targets = Targets(None if callable(target) else target, len(batch), classifier)
         others = None if against is None else Targets(against, len(batch), classifier, one_each=True)
         layers, why = resolve_layers(model, chosen, layer, (batch.shape[2], batch.shape[3]))
-        size = 1 if chosen.level == "pixels" else micro_batch_size(network, batch)  # some copy an image many times
-        parts = []
-        for rows in track(micro_batches(len(batch), size), "explaining the images"):
-            forward_pass = run(network, chosen, batch[rows], layers)
-            check_logits(forward_pass.logits, model, len(batch))
+
+        def explain_part(rows: slice) -> tuple[Tensor, ...]:
+            """Logits, explained values and classes, and the maps of each layer; what ran to find them is freed."""
+            forward_pass = run(network, chosen, batch[rows], layers, read)
+            check_logits(forward_pass.logits, model if function is None else network, len(batch))
             logits = forward_pass.logits.detach()
+            if len(logits) != (count := rows.stop - rows.start):
+                raise ModelError(
+                    f"the network or target gave {len(logits)} rows for {count} images; expected one for each"
+                )
+            output = logits if function is None else named_logits(forward_pass.output)
+            is_matrix = isinstance(output, Tensor) and output.ndim == 2
             indices = targets.select(rows, logits)
-            other_indices = None if others is None else others.select(rows, logits)
-            parts.append((logits, indices, other_indices, *maps_of(forward_pass, chosen, indices, other_indices)))
-            del forward_pass  # before the next runs, or the activations of both are in memory
-    all_logits, all_indices, all_others, *all_maps = zip(*parts, strict=True)
-    logits, indices = torch.cat(all_logits), torch.cat(all_indices)
-    other_indices = None if others is None else torch.cat(all_others)
-    layer_maps = {name: torch.cat(maps) for name, maps in zip(layers, all_maps, strict=True)}
-    single = layer is None or isinstance(layer, str)
-    return Explanation(logits, layer_maps, indices, other_indices, chosen.name, batch, classifier, why, single)
+            second = None if others is None else others.select(rows, logits)
+            maps = maps_of(forward_pass, chosen, indices, second)
+            return (
+                output.detach() if is_matrix else logits,
+                logits[:, 0],
+                indices,
+                indices if second is None else second,
+                *maps,
+            )
+
+        size = 1 if chosen.level == "pixels" else micro_batch_size(network, batch)  # some copy an image many times
+        parts = [explain_part(rows) for rows in track(micro_batches(len(batch), size), "explaining the images")]
+    logits, values, indices, seconds, *maps = map(torch.cat, zip(*parts, strict=True))
+    return Explanation(
+        logits,
+        dict(zip(layers, maps, strict=True)),
+        indices if function is None else None,
+        None if others is None else seconds,
+        chosen.name,
+        batch,
+        classifier,
+        why,
+        single_layer=layer is None or isinstance(layer, str),
+        values=None if function is None else values,
+    )
+
+
+def check_function(network: nn.Module, method: Method, against: Target) -> None:
+    """Raise `UsageError` if a function as target does not go with the rest."""
+    if isinstance(network, Exported):
+        raise UsageError("an ONNX file gives maps of classes; a function as target takes the network itself")
+    if against is not None:
+        raise UsageError("target is a function, so against has no class to differ from; subtract within the function")
+    if method.name == "finer-cam":
+        raise UsageError("finer-cam compares classes, and target is a function; grad-cam explains it")
 
 
 def resolve_layers(model: nn.Module, method: Method, layer: Layer, size: tuple[int, int]) -> tuple[list[str], str]:
@@ -153,7 +196,11 @@ def check_logits(logits: Tensor, model: nn.Module, total: int) -> None:
     if isinstance(model, Classifier):
         model.check_logits(logits)
     elif not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise ModelError(f"{type(model).__name__} gave no logits (B, K); explain takes classifiers")
+        arrived = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ModelError(
+            f"{type(model).__name__} gave no logits (B, K) but {arrived}; explain takes classifiers, not detectors or "
+            "segmenters; for another value give a function of the output as target"
+        )
     if bad := int((~logits.isfinite().all(dim=1)).sum()):
         where = "" if len(logits) == total else " of a micro-batch"
         raise ModelError(f"the network gave logits that are not finite for {bad} of {len(logits)} images{where}")

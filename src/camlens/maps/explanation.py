@@ -27,27 +27,29 @@ class Explanation:
     """Logits and maps of a batch.
 
     Attributes:
-        logits: (B, K).
+        logits: (B, K); of a network without logits whose target is a function, its values (B, 1).
         layer_maps: For each layer the maps (B, h, w) on its own grid, in units of the logit, signed where the method
             is; (B, n, h, w) for n classes of each image.
-        target: Indices of the explained classes, (B,), or (B, n) for n classes of each image.
+        target: Indices of the explained classes, (B,), or (B, n) for n classes of each image; None for a function.
         against: Indices of the classes whose logit was subtracted, (B,), or None.
         method: Name of the method.
         images: The images as the network took them, (B, 3, H, W).
         classifier: The model, where it is a `Classifier`.
         why: Why this layer, where none was asked for.
         single_layer: Whether one layer was asked for, not a list of them.
+        values: What the function gave that is explained, (B,); None for classes.
     """
 
     logits: Tensor
     layer_maps: dict[str, Tensor]
-    target: Tensor
+    target: Tensor | None
     against: Tensor | None
     method: str
     images: Tensor
     classifier: Classifier | None
     why: str = ""
     single_layer: bool = True
+    values: Tensor | None = None
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{layer} {tuple(maps.shape)}" for layer, maps in self.layer_maps.items())
@@ -103,7 +105,7 @@ class Explanation:
         Raises:
             UsageError: The maps are of several classes.
         """
-        if self.target.ndim > 1:
+        if self.target is not None and self.target.ndim > 1:
             raise UsageError("an overlay shows one class; explain one target of each image")
         draw, pictures = partial(overlay, strength=strength), self.pictures
         return self._as_asked(lambda maps: list(map(draw, pictures, maps)))
@@ -113,11 +115,12 @@ class Explanation:
         return str(index) if self.classifier is None else self.classifier.class_names[index]
 
     def save_npz(self, path: str | Path) -> Path:
-        """Write logits, target, against (empty if None), class_names, method, and `maps/<layer>` for each layer."""
+        """Write logits, target, against, values, class_names, method and `maps/<layer>`; what is None is empty."""
         arrays = {
             "logits": self.logits.float().cpu().numpy(),
-            "target": self.target.cpu().numpy(),
+            "target": np.zeros(0, np.int64) if self.target is None else self.target.cpu().numpy(),
             "against": np.zeros(0, np.int64) if self.against is None else self.against.cpu().numpy(),
+            "values": np.zeros(0, np.float32) if self.values is None else self.values.float().cpu().numpy(),
             "class_names": np.array([self.class_name(index) for index in range(self.logits.shape[1])]),
             "method": np.array(self.method),
             **{f"maps/{layer}": maps.cpu().numpy() for layer, maps in self.layer_maps.items()},
@@ -140,14 +143,18 @@ class Explanation:
 
     def _row_as_html(self, row: int, picture: Tensor) -> str:
         """An image with its prediction, and its heat maps with class, layer and range."""
-        probability = float(self.logits[row].float().softmax(dim=0).max())
-        prediction = f"{self.class_name(int(self.prediction[row]))} {100 * probability:.1f} %"
-        figures = [html_figure(prediction, Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()))]
-        minus = "" if self.against is None else f" − {self.class_name(int(self.against[row]))}"
-        classes = self.target[row].reshape(-1).tolist()[:MAX_CLASSES]
+        if self.target is None:
+            heading, explained = "" if self.values is None else f"value {self.values[row]:.3g}", ["value"]
+        else:
+            probability = float(self.logits[row].float().softmax(dim=0).max())
+            heading = f"{self.class_name(int(self.prediction[row]))} {100 * probability:.1f} %"
+            minus = "" if self.against is None else f" − {self.class_name(int(self.against[row]))}"
+            classes = self.target[row].reshape(-1).tolist()[:MAX_CLASSES]
+            explained = [f"{self.class_name(index)}{minus}" for index in classes]
+        figures = [html_figure(heading, Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()))]
         for layer, maps in self.layer_maps.items():
-            for index, map in zip(classes, maps[row].reshape(-1, *maps.shape[-2:]), strict=False):
-                caption = f"{self.class_name(index)}{minus}, {layer}, {map.min():.2g} … {map.max():.2g}"
+            for name, map in zip(explained, maps[row].reshape(-1, *maps.shape[-2:]), strict=False):
+                caption = f"{name}, {layer}, {map.min():.2g} … {map.max():.2g}"
                 figures.append(html_figure(caption, overlay(picture, map)))
         return "".join(figures) + "<br>"
 

@@ -5,6 +5,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from camlens.model.classifier import Classifier
 from camlens.model.forward import constant
 from camlens.model.preprocess import Pictures
 
-Target = int | str | Tensor | Sequence[int] | Sequence[str] | None
+Target = int | str | Tensor | Sequence[int] | Sequence[str] | Sequence[Sequence[int]] | npt.NDArray[np.int64] | None
 CHANNELS_LAST_PIXELS = 2**14  # image size from which a CPU is faster with channels last, whatever the network's order
 
 
@@ -56,12 +58,18 @@ def seems_unnormalised(classifier: Classifier | None, high: float) -> bool:
     return high <= 1 or high > white
 
 
+def plain(value: Any) -> Any:
+    """Tensors, arrays and tuples, also within one another, as lists of Python's numbers."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 class Targets:
     """The classes to explain, given in any of the ways that `explain` takes.
 
     Args:
         wanted: None for the predicted class; "all" for every class; an index, a name, one of these for each image, or
-            a tensor (B, n) with n classes of each image.
+            a tensor, array or list of lists (B, n) with n classes of each image.
         count: Number of images B.
         classifier: Knows the names; None for a bare network.
         one_each: Refuse several classes of an image.
@@ -73,12 +81,14 @@ class Targets:
     def __init__(self, wanted: Target, count: int, classifier: Classifier | None, one_each: bool = False) -> None:
         self.classifier, self.wanted = classifier, wanted
         self.all_classes = not one_each and isinstance(wanted, str) and wanted == "all"
-        self.several = not one_each and isinstance(wanted, Tensor) and wanted.ndim == 2
         self.indices: Tensor | None = None  # known once the network has told how many classes there are
-        listed: Any = getattr(wanted, "tolist", lambda: wanted)()  # of a tensor or a numpy array
-        self.listed = listed if isinstance(listed, list | tuple) else [listed] * count
+        listed = plain(wanted)
+        self.listed = listed if isinstance(listed, list) else [listed] * count
+        self.several = not one_each and all(isinstance(classes, list) for classes in self.listed)
         if (given := len(self.listed)) != count:
             raise UsageError(f"{given} classes for {count} images; give one for each image, or one for all")
+        if self.several and len({len(classes) for classes in self.listed}) > 1:
+            raise UsageError("target has lists of different lengths; give equally many classes for each image")
 
     def select(self, rows: slice, logits: Tensor) -> Tensor:
         """Select the classes of some images.

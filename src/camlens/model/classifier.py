@@ -1,6 +1,6 @@
 """`Classifier`: a network with its class names, its preprocessing and the layers worth looking at."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 
 import numpy as np
@@ -11,6 +11,7 @@ from camlens.data.dataset import DatasetT
 from camlens.data.pictures import Size
 from camlens.errors import DataError, ModelError, UsageError, unknown
 from camlens.model.layers import feature_maps, last_of_each_size
+from camlens.model.outputs import find_logits
 from camlens.model.preprocess import Pictures, to_pixels
 
 
@@ -30,6 +31,8 @@ def bare(module: nn.Module) -> nn.Module:
 
 class Classifier(nn.Module):
     """Any `torch.nn.Module` that maps images (B, 3, H, W) to logits (B, K), with what is known about it.
+
+    The logits may be part of a tuple, dict or dataclass, and two classes may have a single logit (`find_logits`).
 
     Args:
         network: The module; it is used as it is, never copied or changed.
@@ -73,8 +76,9 @@ class Classifier(nn.Module):
         """Logits (B, K) of normalised images (B, 3, H, W). Raises `ModelError` if they have another shape."""
         return self.check_logits(self.network(images))
 
-    def check_logits(self, logits: object) -> Tensor:
-        """The logits as they are; raises `ModelError` unless their shape is (B, K), one column for each class name."""
+    def check_logits(self, output: object) -> Tensor:
+        """The logits in an output (`find_logits`), (B, K) for K class names; raises `ModelError` if there are none."""
+        logits = find_logits(output, bare(self.network), len(self.class_names))
         if isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] == len(self.class_names):
             return logits
         arrived = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
@@ -117,10 +121,23 @@ class Classifier(nn.Module):
             return int(wanted)
         raise unknown("class", wanted, self.class_names, "this model")
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the network's first parameter of floats; float32 if it has none."""
+        return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), torch.float32)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Classifier":
+        """Move mean and standard deviation with the network, but keep them in float32: half would lose grey levels."""
+        mean, std = self.mean, self.std
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.mean = nn.Buffer(mean.to(self.mean.device), persistent=False)
+        self.std = nn.Buffer(std.to(self.mean.device), persistent=False)
+        return self
+
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Normalise images (B, 3, H, W) uint8 for the network: float32 of the same shape, on its device."""
+        """Normalise images (B, 3, H, W) uint8 for the network: floats of its type and the same shape, on its device."""
         images = pixels.to(self.device).float().div_(255)
-        return images.sub_(self.mean.view(-1, 1, 1)).div_(self.std.view(-1, 1, 1))
+        return images.sub_(self.mean.view(-1, 1, 1)).div_(self.std.view(-1, 1, 1)).to(self.dtype)
 
     def denormalise(self, images: Tensor) -> Tensor:
         """The inverse of `normalise`: float (B, 3, H, W) -> uint8 (B, 3, H, W), clipped to 0..255."""
@@ -132,10 +149,10 @@ class Classifier(nn.Module):
 
         Args:
             pictures: PIL pictures of any mode and size, or images (B, 3, h, w) uint8 of any size. A float tensor is
-                returned as it is.
+                only converted to the network's type.
 
         Returns:
-            (B, 3, H, W) float32, on the network's device.
+            (B, 3, H, W) floats of the network's type, on its device.
 
         Raises:
             UsageError: There is no picture, or something that is not a picture.
@@ -144,7 +161,7 @@ class Classifier(nn.Module):
             if pictures.ndim != 4 or pictures.shape[1] != 3 or len(pictures) == 0:
                 raise UsageError(f"images of shape {tuple(pictures.shape)}; expected (B, 3, H, W), B of 1 or more")
             if pictures.dtype != torch.uint8:
-                return pictures
+                return pictures.to(self.dtype) if pictures.is_floating_point() else pictures
         return self.normalise(to_pixels(pictures, self.input_size))
 
 

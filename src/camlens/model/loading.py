@@ -12,6 +12,7 @@ from camlens.errors import ModelError, UsageError
 from camlens.model import checkpoint, exported
 from camlens.model.checkpoint import IMAGENET, WEIGHTS
 from camlens.model.classifier import Classifier, bare
+from camlens.model.outputs import find_logits
 
 log = logging.getLogger("camlens")
 SHIPPED = Path(__file__).parent / "weights"
@@ -81,7 +82,8 @@ def _from_function(spec: str, weights: Path | None) -> Classifier:
         return made
     try:
         with torch.no_grad():
-            logits = made(torch.zeros(1, 3, 224, 224).to(next(made.parameters(), torch.empty(0))))
+            zeros = torch.zeros(1, 3, 224, 224).to(next(made.parameters(), torch.empty(0)))
+            logits = find_logits(made(zeros), bare(made))
     except Exception as error:  # a network may raise anything
         raise ModelError(
             f"{spec} gave a bare network that does not take 3x224x224 images; let it return "

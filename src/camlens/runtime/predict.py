@@ -92,7 +92,7 @@ def predict(
             output = model(model.prepare(images))
             logits.append(output.float().cpu())
             for head_input, head_output in recorded[-1:]:
-                if head_output is output and head_input.ndim == 2:
+                if head_input.ndim == 2 and (head_output is output or torch.equal(head_output, output[:, 1:])):
                     head_inputs.append(head_input.half().float().cpu())
             recorded.clear()
 
@@ -123,7 +123,7 @@ def _micro_batches(
 
 @contextmanager
 def _recorded_heads(model: Classifier, enabled: bool) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Record input and output of every linear layer with as many outputs as there are classes."""
+    """Record input and output of every linear layer with as many outputs as there are classes, or one for two."""
     recorded: list[tuple[Tensor, Tensor]] = []
 
     def record(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -134,6 +134,7 @@ def _recorded_heads(model: Classifier, enabled: bool) -> Iterator[list[tuple[Ten
         if enabled:
             stack.enter_context(uncompiled(network))
             for module in network.modules():
-                if isinstance(module, nn.Linear) and module.out_features == len(model.class_names):
+                outputs = module.out_features if isinstance(module, nn.Linear) else 0
+                if outputs == len(model.class_names) or (outputs == 1 and len(model.class_names) == 2):
                     stack.callback(module.register_forward_hook(record).remove)
         yield recorded
