@@ -23,8 +23,8 @@ def test_a_layer_without_a_feature_map():
     assert (
         refused(net, images(), layer="head.2", kind=ModelError) == f"layer 'head.2' puts out shape (3, 3); {expected}"
     )
-    net.relu = nn.MaxPool2d(2, return_indices=True)
-    assert refused(net, images(), layer="relu", kind=ModelError) == f"layer 'relu' puts out a tuple; {expected}"
+    net.relu.forward = lambda x: {"x": x}
+    assert refused(net, images(), layer="relu", kind=ModelError) == f"layer 'relu' puts out a dict; {expected}"
 
 
 class Paths(nn.Module):

@@ -13,16 +13,18 @@ import torch
 from torch import Tensor, einsum, nn
 from torch.overrides import TorchFunctionMode
 
+from camlens.data.pictures import Size
 from camlens.errors import ModelError
 from camlens.maps.methods import Method
 from camlens.maps.overlay import stretch, upsample
 from camlens.maps.pooled_head import pooled_head
 from camlens.model.exported import Exported
 from camlens.model.forward import hooked, isolated_forward, micro_batch_size
-from camlens.model.layers import as_grid
+from camlens.model.layers import as_grid, cut_free, main_tensor, replaced, spatial_sizes
 from camlens.model.outputs import find_logits
 from camlens.progress import track
 
+View = Callable[[Tensor], Tensor | None]  # a tensor of the shape of a layer's output, as a feature map (B, C, h, w)
 Read = Callable[
     [Any], Tensor
 ]  # from what a network puts out to its logits (B, K), or to another explained value (B, 1)
@@ -38,6 +40,7 @@ class TorchPass:
         images: (B, 3, H, W).
         layers: Names of layers.
         read: Finds the logits in what the network puts out; by default `find_logits`.
+        grid: Height and width of the grid of tokens, where no convolution tells it.
 
     Attributes:
         output: What the network puts out.
@@ -48,17 +51,35 @@ class TorchPass:
     """
 
     def __init__(
-        self, network: nn.Module, method: Method, images: Tensor, layers: Sequence[str], read: Read | None = None
+        self,
+        network: nn.Module,
+        method: Method,
+        images: Tensor,
+        layers: Sequence[str],
+        read: Read | None = None,
+        grid: Size | None = None,
     ) -> None:
         read = read or partial(find_logits, network=network)
-        outputs: dict[str, Tensor] = {}
-        with hooked(network, {name: partial(replace_by_leaf, outputs, name, images) for name in layers}):
+        outputs: dict[str, tuple[Tensor, View]] = {}
+
+        def replace_by_leaf(name: str, output: object) -> object:
+            """Note the output of a layer as a leaf that gradients can be taken of, and pass on a copy."""
+            view = partial(as_grid, image_size=(images.shape[2], images.shape[3]), seen=tuple(seen), grid=grid)
+            tensor = main_tensor(output)
+            if tensor is None or view(tensor) is None or len(tensor) != len(images):
+                raise ModelError(f"layer {name!r} puts out {no_feature_map(output)}")
+            leaf, copy = cut_free(tensor)
+            outputs[name] = leaf, view
+            return replaced(output, copy)
+
+        hooks = {name: partial(replace_by_leaf, name) for name in layers}
+        with spatial_sizes(network, len(images)) as seen, hooked(network, hooks):
             self.output = isolated_forward(network, images)
         self.logits = read(self.output)
         for name in layers:
             if name not in outputs:
                 raise ModelError(f"layer {name!r} was not reached in the forward pass")
-        self.layers = [CapturedLayer(network, name, images, outputs[name], self.logits, read) for name in layers]
+        self.layers = [CapturedLayer(network, name, images, *outputs[name], self.logits, read) for name in layers]
         self.method = method
 
     def maps(self, weights: Tensor) -> list[Tensor]:
@@ -108,14 +129,12 @@ class TorchPass:
         return grids
 
 
-def replace_by_leaf(outputs: dict[str, Tensor], name: str, images: Tensor, output: object) -> Tensor:
-    """Forward hook of a layer: note its output as a leaf that gradients can be taken of, and pass on a copy."""
-    image_size = images.shape[2], images.shape[3]
-    if not isinstance(output, Tensor) or as_grid(output, image_size) is None or len(output) != len(images):
-        arrived = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise ModelError(f"layer {name!r} puts out {arrived}; a map needs a feature map (B, C, h, w)")
-    outputs[name] = output if output.requires_grad else output.detach().requires_grad_()
-    return outputs[name].clone()  # what follows may work in place
+def no_feature_map(output: object) -> str:
+    """What a layer puts out, which is no feature map, and what to do."""
+    if not isinstance(output, Tensor):
+        return f"a {type(output).__name__}; a map needs a feature map (B, C, h, w)"
+    hint = ", or grid=(h, w) if these are tokens of its cells" if output.ndim == 3 else ""
+    return f"shape {tuple(output.shape)}; a map needs a feature map (B, C, h, w){hint}"
 
 
 class CapturedLayer:
@@ -126,20 +145,21 @@ class CapturedLayer:
         name: Name of the layer.
         images: (B, 3, H, W).
         output: What the layer puts out for them; a leaf of the graph of the logits, or computed from another such leaf.
+        view: Views it, or a tensor of its shape, as a feature map.
         logits: (B, K), with their graph.
         read: Finds them in what the network puts out.
     """
 
     def __init__(
-        self, network: nn.Module, name: str, images: Tensor, output: Tensor, logits: Tensor, read: Read
+        self, network: nn.Module, name: str, images: Tensor, output: Tensor, view: View, logits: Tensor, read: Read
     ) -> None:
-        self.network, self.name, self.images = network, name, images
+        self.network, self.name, self.images, self.view = network, name, images, view
         self.output, self.logits, self.read = output, logits, read
         self.image_size = images.shape[2], images.shape[3]
 
     def grid(self, tensor: Tensor) -> Tensor:
         """View a tensor of the shape of the output as a feature map (B, C, h, w)."""
-        feature_map = as_grid(tensor, self.image_size)
+        feature_map = self.view(tensor)
         assert feature_map is not None, "only outputs with a feature map are captured"
         return feature_map
 
@@ -192,7 +212,7 @@ class CapturedLayer:
 
     def rerun(self, images: Tensor, output: Tensor) -> Tensor:
         """Logits of images with the output of the layer replaced."""
-        with hooked(self.network, {self.name: lambda _output: output}):
+        with hooked(self.network, {self.name: lambda whole: replaced(whole, output)}):
             return self.read(isolated_forward(self.network, images))
 
     @cached_property
@@ -288,10 +308,12 @@ class ReluAsModule(TorchFunctionMode):
 ForwardPass = TorchPass | OnnxPass | PixelPass
 
 
-def run(network: nn.Module, method: Method, images: Tensor, layers: Sequence[str], read: Read) -> ForwardPass:
+def run(
+    network: nn.Module, method: Method, images: Tensor, layers: Sequence[str], read: Read, grid: Size | None
+) -> ForwardPass:
     """Run a micro-batch in the way that suits the network and the method."""
     if isinstance(network, Exported):
         return OnnxPass(network, method, images, layers)
     if method.level == "pixels":
         return PixelPass(network, method, images, read)
-    return TorchPass(network, method, images, layers, read)
+    return TorchPass(network, method, images, layers, read, grid)

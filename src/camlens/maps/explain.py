@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camlens.data.pictures import Size
 from camlens.errors import ModelError, UsageError, unknown
-from camlens.maps.backends import ForwardPass, run
+from camlens.maps.backends import ForwardPass, Read, run
 from camlens.maps.explanation import Explanation
 from camlens.maps.inputs import Target, Targets, prepare_images
 from camlens.maps.methods import CAMS, METHODS, Method, find_method
@@ -30,6 +31,7 @@ def explain(
     layer: Layer = None,
     target: Target | Callable[[Any], Tensor] = None,
     against: Target = None,
+    grid: Size | None = None,
 ) -> Explanation:
     """Predict a batch and map which cells of a layer speak for a class.
 
@@ -48,6 +50,7 @@ def explain(
             network gives them, to the value (B,) to explain; of a network without logits, from all that it puts out.
             It is called with a part of the images at a time.
         against: A second class, given likewise: the maps then explain the difference of the two logits.
+        grid: Height and width of the grid of tokens, where no convolution made it; by default the classifier's.
 
     Returns:
         Logits and maps.
@@ -74,11 +77,13 @@ def explain(
         batch = prepare_images(classifier, images)
         targets = Targets(None if callable(target) else target, len(batch), classifier)
         others = None if against is None else Targets(against, len(batch), classifier, one_each=True)
-        layers, why = resolve_layers(model, chosen, layer, (batch.shape[2], batch.shape[3]))
+        shape = (batch.shape[1], batch.shape[2], batch.shape[3])
+        layers, why = resolve_layers(model, chosen, layer, shape, read if function else None, grid)
+        grid = grid or (classifier.grid if classifier else None)
 
         def explain_part(rows: slice) -> tuple[Tensor, ...]:
             """Logits, explained values and classes, and the maps of each layer; what ran to find them is freed."""
-            forward_pass = run(network, chosen, batch[rows], layers, read)
+            forward_pass = run(network, chosen, batch[rows], layers, read, grid)
             check_logits(forward_pass.logits, model if function is None else network, len(batch))
             logits = forward_pass.logits.detach()
             if len(logits) != (count := rows.stop - rows.start):
@@ -125,14 +130,23 @@ def check_function(network: nn.Module, method: Method, against: Target) -> None:
         raise UsageError("finer-cam compares classes, and target is a function; grad-cam explains it")
 
 
-def resolve_layers(model: nn.Module, method: Method, layer: Layer, size: tuple[int, int]) -> tuple[list[str], str]:
+def resolve_layers(
+    model: nn.Module,
+    method: Method,
+    layer: Layer,
+    shape: tuple[int, int, int],
+    read: Read | None = None,
+    grid: Size | None = None,
+) -> tuple[list[str], str]:
     """Check the layers asked for, or find the default.
 
     Args:
         model: A `Classifier` or a bare network.
         method: The method that explains them.
         layer: What is asked for, as in `explain`.
-        size: Height and width of the images.
+        shape: Channels, height and width of the images.
+        read: Finds what is explained in the outputs, where it is no class.
+        grid: Height and width of the grid of tokens, where it was given.
 
     Returns:
         Names of the layers, and why these where none was asked for.
@@ -153,12 +167,15 @@ def resolve_layers(model: nn.Module, method: Method, layer: Layer, size: tuple[i
     modules = network.outputs if isinstance(network, Exported) else dict(network.named_modules())
     for name in names:
         if name not in modules or not name:
-            known = layers_with_maps(network, size)
+            known = layers_with_maps(network, shape, read, grid)
             owner = model.name if isinstance(model, Classifier) else "this model"
             raise unknown("layer", name, [k for k in known if "." not in k] or known, owner)
     why = ""
     if not names:
-        found = list(model.find_layers() if isinstance(model, Classifier) else layers_with_maps(network, size))
+        if isinstance(model, Classifier) and read is None and grid is None:
+            found = list(model.find_layers())
+        else:
+            found = layers_with_maps(network, shape, read, grid)
         if not found:
             raise ModelError(f"{type(network).__name__} has no layer with a feature map (B, C, h, w)")
         names, why = found[-1:], f"{found[-1]} is the last layer with a feature map on whose cells the logits depend"
@@ -169,9 +186,13 @@ def resolve_layers(model: nn.Module, method: Method, layer: Layer, size: tuple[i
     return list(names), why
 
 
-def layers_with_maps(network: nn.Module, size: tuple[int, int]) -> list[str]:
+def layers_with_maps(
+    network: nn.Module, shape: tuple[int, int, int], read: Read | None, grid: Size | None
+) -> list[str]:
     """Names of the layers of a network that put out feature maps, or of whose maps an ONNX file gives."""
-    return list(network.outputs if isinstance(network, Exported) else feature_maps(network, size))
+    if isinstance(network, Exported):
+        return list(network.outputs)
+    return list(feature_maps(network, shape[1:], shape[0], read, grid))
 
 
 def gives_maps(network: nn.Module, method: Method, layer: str) -> bool:
@@ -217,7 +238,7 @@ def validate(model: Classifier, method: str, layer: Layer) -> Method:
     """
     chosen = find_method(method)
     if layer or chosen.level == "pixels" or isinstance(bare(model), Exported):  # another default takes a forward pass
-        resolve_layers(model, chosen, layer, model.input_size)
+        resolve_layers(model, chosen, layer, (len(model.mean), *model.input_size))
     return chosen
 
 

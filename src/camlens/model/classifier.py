@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from functools import partial
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ class Classifier(nn.Module):
         input_size: Height and width in pixels to which pictures are resized, without cropping.
         name: The name in headings and messages; by default that of the network's class.
         layers: The layers worth looking at; by default `find_layers` finds them.
+        grid: Height and width of the grid of the network's tokens, where no convolution made them.
 
     Raises:
         UsageError: There are fewer than two class names, or the mean, standard deviation or size is invalid.
@@ -56,6 +58,7 @@ class Classifier(nn.Module):
         input_size: Size,
         name: str | None = None,
         layers: Sequence[str] | None = None,
+        grid: Size | None = None,
     ) -> None:
         super().__init__()
         if isinstance(class_names, str) or len(class_names) < 2:
@@ -70,6 +73,7 @@ class Classifier(nn.Module):
         self.name = name or type(bare(network)).__name__
         self.mean = nn.Buffer(torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.std = nn.Buffer(torch.tensor(std, dtype=torch.float32), persistent=False)
+        self.grid = grid
         self.chosen_layers = None if layers is None else tuple(layers)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -102,7 +106,9 @@ class Classifier(nn.Module):
             ModelError: The network has no feature map, or does not take images of its input size.
         """
         if self.chosen_layers is None:
-            found = feature_maps(bare(self.network), self.input_size)
+            network = bare(self.network)
+            read = partial(find_logits, network=network, classes=len(self.class_names))
+            found = feature_maps(network, self.input_size, len(self.mean), read, self.grid)
             if not found:
                 raise ModelError(f"{self.name} has no layer with a feature map (B, C, h, w)")
             self.chosen_layers = last_of_each_size(found)

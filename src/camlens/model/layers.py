@@ -1,47 +1,106 @@
 """The layers of a network that put out feature maps, and where the feature map lies in a layer's output."""
 
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from camlens.data.pictures import Size
 from camlens.errors import ModelError
-from camlens.model.forward import hooked, isolated_forward, one_thread
+from camlens.model.forward import constant, hooked, isolated_forward, one_thread
+from camlens.model.outputs import find_logits
 
 MAX_EXTRA_TOKENS = 8  # tokens before those of the image: class, distillation, registers
 MAX_DISTORTION = 1.5  # ratio by which a feature map's proportions may differ from the image's
+LOCALITY = 1.05  # how much more the cells of the changed half of an image change, where tokens are in order
+SPATIAL = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Upsample)  # (B, C, h, w)
+LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-def as_grid(output: object, image_size: Size) -> Tensor | None:
+@contextmanager
+def spatial_sizes(network: nn.Module, count: int) -> Iterator[list[Size]]:
+    """Collect height and width of what convolutions and poolings put out for `count` images while the network runs.
+
+    The latest comes last; each size is there once.
+    """
+    seen: list[Size] = []
+
+    def note(output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and len(output) == count and output.shape[2:].numel() > 1:
+            size = (output.shape[2], output.shape[3])
+            if size in seen:
+                seen.remove(size)
+            seen.append(size)
+
+    with hooked(network, {name: note for name, module in network.named_modules() if isinstance(module, SPATIAL)}):
+        yield seen
+
+
+def main_tensor(output: object) -> Tensor | None:
+    """The tensor that a layer puts out, alone or as the first of a tuple or list."""
+    first = output[0] if isinstance(output, tuple | list) and output else output
+    return first if isinstance(first, Tensor) else None
+
+
+def as_grid(output: object, image_size: Size, seen: Sequence[Size] = (), grid: Size | None = None) -> Tensor | None:
     """View the output of a layer as a feature map.
 
     Args:
-        output: (B, C, h, w); (B, h, w, C), as in Swin; or tokens (B, extra + h w, C), as in ViT. The proportions of
-            the image decide which of these it is, and how many extra tokens there are.
-        image_size: Height and width of the image.
+        output: (B, C, h, w); (B, h, w, C), as in Swin; or tokens (B, extra + h w, C), as in ViT.
+        image_size: Height and width of the image. Where nothing else says which of these it is, its proportions do.
+        seen: Sizes of the feature maps in front of it (`spatial_sizes`). Tokens are the cells of one of these, or of
+            one that was halved, as in Swin; and up to 8 extra tokens in front of them.
+        grid: Height and width of the grid of the tokens, where it is known.
 
     Returns:
         A view (B, C, h, w), or None if the output is no feature map.
     """
-    if not isinstance(output, Tensor):
+    if not isinstance(output, Tensor) or not output.numel():
         return None
-    if output.ndim == 4 and output.numel():
-        channels_last = (
-            _distortion(output.shape[2:], image_size) > MAX_DISTORTION >= _distortion(output.shape[1:3], image_size)
-        )
-        return output.permute(0, 3, 1, 2) if channels_last else output
-    if output.ndim == 3:
+    if output.ndim == 4:
+        layout = _channels_last(output.shape, image_size, [*seen, *([grid] if grid else [])])
+        return None if layout is None else output.permute(0, 3, 1, 2) if layout else output
+    if output.ndim == 3 and (size := _token_grid(output.shape[1], image_size, seen, grid)) is not None:
+        extra = output.shape[1] - math.prod(size)
+        return output[:, extra:].transpose(1, 2).view(len(output), output.shape[2], *size)
+    return None
+
+
+def _channels_last(shape: Sequence[int], image_size: Size, seen: list[Size]) -> bool | None:
+    """Whether the channels of an output of four axes come last; None if it is no feature map."""
+    first, last = (shape[2], shape[3]), (shape[1], shape[2])
+    known = [size for size in reversed(seen) if size in (first, last)]
+    if known:
+        return known[0] != first
+    counts = range(MAX_EXTRA_TOKENS + 1)
+    if first[0] == first[1] and any(first[0] - h * w in counts for h, w in seen):
+        return None  # from each token to each: attention
+    if _distortion(first, image_size) <= MAX_DISTORTION:
+        return False
+    return True if _distortion(last, image_size) <= MAX_DISTORTION else None
+
+
+def _token_grid(tokens: int, image_size: Size, seen: Sequence[Size], grid: Size | None) -> Size | None:
+    """Height and width of the grid whose cells these tokens are, or None."""
+    if grid is not None and math.prod(grid) <= tokens <= math.prod(grid) + MAX_EXTRA_TOKENS:
+        return grid
+    if not seen:  # patches that no convolution made: a class token at most, and the proportions of the image
         height, width = image_size
-        for extra in range(min(MAX_EXTRA_TOKENS + 1, output.shape[1])):
-            tokens = output.shape[1] - extra
-            h = max(1, round(math.sqrt(tokens * height / width)))
-            w = tokens // h
-            if h * w == tokens and h * width == w * height:
-                return output[:, extra:].transpose(1, 2).view(len(output), output.shape[2], h, w)
+        for count in (tokens, tokens - 1):
+            h = max(1, round(math.sqrt(count * height / width)))
+            if count > 1 and count % h == 0 and h * width == count // h * height:
+                return h, count // h
+        return None
+    latest = list(reversed(seen))
+    halved = [(math.ceil(h / 2**n), math.ceil(w / 2**n)) for h, w in latest for n in range(6)]
+    for extra in range(MAX_EXTRA_TOKENS + 1):
+        for size in latest if extra else latest + halved:
+            if math.prod(size) == tokens - extra > 1:
+                return size
     return None
 
 
@@ -51,17 +110,45 @@ def _distortion(grid: Sequence[int], image_size: Size) -> float:
     return max(high, wide) / min(high, wide)
 
 
-def feature_maps(network: nn.Module, input_size: Size) -> dict[str, Size]:
-    """Find the modules worth looking at, by one forward pass on noise.
+def cut_free(output: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer's output as a tensor that gradients can be taken of, and a copy to pass on: what follows may be in place.
 
-    These are the modules that put out a feature map of more than one cell, no finer than one before it. If some put out
-    tokens, only modules on whose cells the logits depend are listed: the last block of a ViT whose logits come from its
-    class token is left out, with all that lies inside it. If a container passes on the output of its last child, both
-    are listed.
+    This holds too where the network itself switches gradients off, as in front of a frozen backbone.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        kept = output if output.requires_grad else constant(output).requires_grad_()
+        return kept, kept.clone()
+
+
+def replaced(output: Any, tensor: Tensor) -> Any:
+    """A layer's output with another main tensor."""
+    if isinstance(output, Tensor):
+        return tensor
+    parts = (tensor, *output[1:])
+    return output._make(parts) if hasattr(output, "_make") else type(output)(parts)
+
+
+def feature_maps(
+    network: nn.Module,
+    input_size: Size,
+    channels: int = 3,
+    read: Callable[[Any], Any] | None = None,
+    grid: Size | None = None,
+) -> dict[str, Size]:
+    """Find the modules worth looking at, by one pass forward and back of two images of noise.
+
+    These are the modules that put out a feature map of more than one cell, which has a row for each image and depends
+    on it, no finer than one before it, and on whose cells the logits depend. So the last block of a ViT whose logits
+    come from its class token is left out, with all that lies inside it; and so are branches inside a block that are
+    coarser than what it puts out, heads that classify each token, and tokens in another order than their places. If a
+    container passes on the output of its last child, both are listed.
 
     Args:
         network: The network, without wrappers (`camlens.model.classifier.bare`). It is left as it was.
         input_size: Height and width of its input.
+        channels: Number of channels of its input.
+        read: Finds the logits in what it puts out; by default `find_logits`.
+        grid: Height and width of the grid of tokens, where no convolution tells it.
 
     Returns:
         The names of the modules with height and width of their feature maps, in the order in which they end.
@@ -69,46 +156,89 @@ def feature_maps(network: nn.Module, input_size: Size) -> dict[str, Size]:
     Raises:
         ModelError: The network does not take images of this size.
     """
+    read = read or partial(find_logits, network=network)
     outputs: dict[str, Tensor] = {}
     sizes: dict[str, Size] = {}
+    views: dict[str, Callable[[Tensor], Tensor | None]] = {}
 
-    def record(name: str, output: object) -> None:
-        grid = as_grid(output, input_size)
-        if not isinstance(output, Tensor) or grid is None or len(grid) > 1:  # nor are tokens of windows
-            return
-        h, w = grid.shape[2:]
-        if 1 < h * w <= min((math.prod(size) for size in sizes.values()), default=math.inf):
-            outputs.pop(name, None)  # a later call takes a later place
-            sizes.pop(name, None)
-            outputs[name], sizes[name] = output, (h, w)
+    def record(name: str, seen: list[Size], output: object) -> object:
+        tensor = main_tensor(output)
+        if tensor is None or len(tensor) != 2 or torch.equal(tensor[0], tensor[1]):  # windows, or a table of positions
+            return None
+        view = partial(as_grid, image_size=input_size, seen=tuple(seen), grid=grid)
+        cells = view(tensor)
+        if cells is None or cells[0, 0].numel() == 1 or (tensor.ndim == 3 and not _in_place(cells.detach())):
+            return None
+        outputs.pop(name, None)  # a later call takes a later place
+        sizes.pop(name, None)
+        sizes[name], views[name] = (cells.shape[2], cells.shape[3]), view
+        outputs[name], copy = cut_free(tensor)
+        return None if tensor.requires_grad else replaced(output, copy)
 
     names = [name for name, module in network.named_modules() if name and not isinstance(module, nn.Identity)]
     try:
         with ExitStack() as stack:
-            stack.enter_context(one_thread(network))
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(hooked(network, {n: partial(record, n) for n in names}))
-            noise = torch.randn(1, 3, *input_size, generator=torch.Generator().manual_seed(0))
-            logits = isolated_forward(network, noise.to(next(network.parameters(), noise)).requires_grad_())
-            if all(output.ndim == 4 for output in outputs.values()):
-                return sizes
-            if not isinstance(logits, Tensor) or not logits.requires_grad:
-                return {}
-            mixture = (logits * torch.linspace(1, 2, logits.shape[-1]).to(logits)).sum()
-            gradients = torch.autograd.grad(mixture, list(outputs.values()), allow_unused=True)
+            for context in (one_thread(network), torch.inference_mode(False), torch.enable_grad()):
+                stack.enter_context(context)
+            seen = stack.enter_context(spatial_sizes(network, 2))
+            stack.enter_context(hooked(network, {name: partial(record, name, seen) for name in names}))
+            noise = torch.randn(3, channels, *input_size, generator=torch.Generator().manual_seed(0))
+            noise[1, :, input_size[0] // 2 :] = noise[0, :, input_size[0] // 2 :]  # another upper half
+            noise = noise[:2].to(next(network.parameters(), noise)).requires_grad_()
+            logits = read(isolated_forward(network, noise))
+            matters = _what_matters(logits, outputs, views)
+    except ModelError:
+        raise
     except Exception as error:  # a network may raise anything
         height, width = input_size
-        raise ModelError(f"{type(network).__name__} does not take 3x{height}x{width} images: {error}") from error
+        raise ModelError(
+            f"{type(network).__name__} does not take {channels}x{height}x{width} images: {error}"
+        ) from error
 
-    grids = {name: as_grid(gradient, input_size) for name, gradient in zip(outputs, gradients, strict=True)}
-    matters = {name: grid is not None and bool(grid.any()) for name, grid in grids.items()}
+    classes = logits.shape[-1] if isinstance(logits, Tensor) and logits.ndim else None
+    found: dict[str, Size] = {}
+    for name, size in sizes.items():
+        module = network.get_submodule(name)
+        is_head = isinstance(module, nn.Linear) and module.out_features == classes
+        is_finer = math.prod(size) > min(map(math.prod, found.values()), default=math.inf)
+        if matters[name] and not (is_head or is_finer or _lies_aside(network, name, sizes, matters)):
+            found[name] = size
+    return found
 
-    def in_unused_block(name: str) -> bool:
-        parent = name.rpartition(".")[0]
-        return not matters.get(parent, True) and not isinstance(network.get_submodule(parent), nn.Sequential)
 
-    return {name: size for name, size in sizes.items() if matters[name] and not in_unused_block(name)}
+def _in_place(cells: Tensor) -> bool:
+    """Whether feature maps (2, C, h, w) of two images differ most in the upper half, where the images do."""
+    change = (cells[0] - cells[1]).float().abs().mean(dim=(0, 2))  # of each row
+    half = len(change) // 2
+    return half == 0 or float(change[:half].mean()) > LOCALITY * float(change[-half:].mean())
+
+
+def _what_matters(
+    logits: Any, outputs: dict[str, Tensor], views: dict[str, Callable[[Tensor], Tensor | None]]
+) -> dict[str, bool]:
+    """Whether the logits depend on the cells of each output; all do if there is no gradient to tell."""
+    if not isinstance(logits, Tensor) or not logits.requires_grad or not outputs:
+        return dict.fromkeys(outputs, True)
+    mixture = (logits * torch.linspace(1, 2, logits.shape[-1]).to(logits)).sum()
+    gradients = torch.autograd.grad(mixture, list(outputs.values()), allow_unused=True)
+    grids = {name: views[name](gradient) for name, gradient in zip(outputs, gradients, strict=True)}
+    matters = {name: cells is not None and bool(cells.any()) for name, cells in grids.items()}
+    return matters if any(matters.values()) else dict.fromkeys(outputs, True)  # a head of zeros
+
+
+def _lies_aside(network: nn.Module, name: str, sizes: dict[str, Size], matters: dict[str, bool]) -> bool:
+    """Whether a module is a part of a block that does not matter, or a branch coarser than what its block puts out."""
+    child, within_live_item = name, False
+    while "." in child:
+        parent = child.rpartition(".")[0]
+        if isinstance(network.get_submodule(parent), LISTS):
+            within_live_item |= matters.get(child, False)
+        else:
+            is_unused = not within_live_item and not matters.get(parent, True)
+            if is_unused or math.prod(sizes.get(parent, (0, 0))) > math.prod(sizes[name]):
+                return True
+        child = parent
+    return False
 
 
 def last_of_each_size(found: dict[str, Size]) -> tuple[str, ...]:
