@@ -195,3 +195,166 @@ def sequential():
         *(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Dropout(0.3), nn.Flatten(), nn.Linear(12 * 4 * 6, CLASSES)),
     )
+
+
+class TupleBlock(TransformerBlock):
+    """Puts out a tuple, as blocks of Hugging Face did."""
+
+    def forward(self, x):
+        return (super().forward(x), None)
+
+
+class HuggingFaceViT(ViT):
+    """The blocks lie in an encoder; its last output, and the blocks', matter by their class token alone."""
+
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.ModuleList(TupleBlock(16) for _ in range(3))
+
+        def forward(self, x):
+            for block in self.layer:
+                x = block(x)[0]
+            return x
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = self.Encoder()
+        del self.blocks
+
+    def forward(self, x):
+        tokens = self.patch_embed(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.extra.expand(len(x), -1, -1), tokens], dim=1) + self.position
+        return {"logits": self.head(self.norm(self.encoder(x))[:, 0]), "hidden_states": None}
+
+
+class OddPatches(nn.Module):
+    """Patches of 16x8 pixels: the proportions of the image do not tell their grid. A mean of the tokens at the end."""
+
+    def __init__(self, conv=True, patch=(16, 8)):
+        super().__init__()
+        self.patch, inputs = patch, 3 * patch[0] * patch[1]
+        self.embed = nn.Conv2d(3, 16, patch, patch) if conv else nn.Linear(inputs, 16)
+        self.block, self.norm, self.head = TransformerBlock(16), nn.LayerNorm(16), nn.Linear(16, CLASSES)
+
+    def forward(self, x):
+        if isinstance(self.embed, nn.Linear):
+            x = self.embed(nn.functional.unfold(x, self.patch, stride=self.patch).transpose(1, 2))
+        else:
+            x = self.embed(nn.functional.pad(x, (0, -x.shape[3] % self.patch[1], 0, -x.shape[2] % self.patch[0])))
+            x = x.flatten(2).transpose(1, 2)
+        return self.head(self.norm(self.block(x)).mean(dim=1))
+
+
+class PositionTables(Swin):
+    """A table of positions and one for each image, none of which depends on the image, as in Swin V2 and EdgeNeXt."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.register = nn.Linear(2, 24), nn.Conv2d(2, 24, 1)
+        self.places = nn.Buffer(torch.rand(4, 6, 2))
+
+    def forward(self, x):
+        each = self.register(self.places.permute(2, 0, 1).expand(len(x), -1, -1, -1)).detach()
+        table = self.table(self.places[None]).mean(dim=(1, 2))
+        return super().forward(x) + self.head(table) + each.mean()
+
+
+class SpatialReduction(nn.Module):
+    """Tokens of two stages; keys of few cells in each, as in PVT."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed1, self.reduce1, self.proj1 = nn.Conv2d(3, 16, 4, 4), nn.Conv2d(16, 16, 4, 4), nn.Linear(16, 16)
+        self.embed2, self.norm, self.head = nn.Conv2d(16, 16, 2, 2), nn.LayerNorm(16), nn.Linear(16, CLASSES)
+        self.block1 = self.Block(16)
+
+    class Block(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.reduce, self.proj = nn.Conv2d(channels, channels, 4, 4), nn.Linear(channels, channels)
+
+        def forward(self, x, size):
+            few = self.reduce(x.transpose(1, 2).unflatten(2, size)).flatten(2).transpose(1, 2)
+            return x + self.proj((x @ few.transpose(1, 2)).softmax(dim=2) @ few)
+
+    def forward(self, x):
+        x = self.embed1(x)
+        tokens = self.block1(x.flatten(2).transpose(1, 2), x.shape[2:])
+        x = self.embed2(tokens.transpose(1, 2).view_as(x)).flatten(2).transpose(1, 2)
+        return self.head(self.norm(x).mean(dim=1))
+
+
+class Unrolled(nn.Module):
+    """Tokens in another order between patches and pooling, as in Hiera."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.block = nn.Conv2d(3, 16, 2, 2), TransformerBlock(16)
+        self.last, self.norm, self.head = TransformerBlock(16), nn.LayerNorm(16), nn.Linear(16, CLASSES)
+
+    def forward(self, x):
+        x = self.embed(x)  # (B, C, 16, 24)
+        x = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 3, 5, 2, 4, 1).flatten(1, 4)
+        x = self.block(x).unflatten(1, (4, -1)).amax(dim=1)
+        return self.head(self.norm(self.last(x)).mean(dim=1))
+
+
+class Unfolded(nn.Module):
+    """Inside a block, the tokens of a quarter of the cells, as in MobileViT."""
+
+    def __init__(self, flat):
+        super().__init__()
+        self.stem, self.inside = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 16) if flat else nn.Conv2d(16, 16, 1)
+        self.out, self.head = nn.Conv2d(16, 16, 1), nn.Linear(16, CLASSES)
+        self.flat = flat
+
+    def forward(self, x):
+        x = self.stem(x)  # (B, C, 8, 12)
+        cells = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 1, 3, 5, 2, 4).flatten(4, 5).flatten(2, 3)
+        if self.flat:  # (B, C, 4, 24) to (4 B, 24, C)
+            inside = self.inside(cells.permute(0, 2, 3, 1).flatten(0, 1)).unflatten(0, (-1, 4)).permute(0, 3, 1, 2)
+        else:
+            inside = self.inside(cells)
+        cells = cells + inside.tanh()
+        x = cells.unflatten(3, (4, 6)).unflatten(2, (2, 2)).permute(0, 1, 4, 2, 5, 3).reshape(x.shape)
+        return self.head(self.out(x).relu().mean(dim=(2, 3)))
+
+
+class AuxiliaryHead(ViT):
+    """Logits of the class token, and the largest of a head on every token, which dropout precedes: as in VOLO."""
+
+    def __init__(self):
+        super().__init__()
+        self.aux_head, self.head_drop = nn.Linear(16, CLASSES), nn.Dropout(0.1)
+
+    def forward(self, x):
+        tokens = self.patch_embed(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.extra.expand(len(x), -1, -1), tokens], dim=1) + self.position
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        logits, x = self.head(self.head_drop(x[:, 0])), self.head_drop(x)
+        return logits + 0.5 * self.aux_head(x[:, 1:]).amax(dim=1)
+
+
+class FrozenBackbone(nn.Module):
+    """The backbone runs without gradients, or in inference mode, in the network's own forward."""
+
+    def __init__(self, without=torch.no_grad):
+        super().__init__()
+        self.backbone = nn.Sequential(convolution(3, 8), nn.MaxPool2d(4), convolution(8, 12))
+        self.neck, self.head, self.without = nn.Conv2d(12, 12, 1), nn.Linear(12, CLASSES), without
+
+    def forward(self, x):
+        with self.without():
+            x = self.backbone(x)
+        return self.head(self.neck(x.clone()).tanh().mean(dim=(2, 3)))
+
+
+def one_axis():
+    """Strides along the width alone: 32 channels of 32x4 cells look as if channels were last."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 32, 3, (1, 12), 1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES)),
+    )

@@ -207,7 +207,7 @@ def test_a_value_is_drawn_and_saved(tmp_path):
     [(lambda y: y, "shape (3, 3)"), (lambda y: y.sum(), "shape ()"), (lambda y: 1.0, "a float")],
 )
 def test_a_function_gives_one_value_an_image(function, arrived):
-    assert refused(network(), images(), target=function) == (
+    assert refused(network(), images(), layer="layer2", target=function) == (
         f"target gave {arrived}; expected a function from the outputs (B, K) to one float an image, (B,)"
     )
 

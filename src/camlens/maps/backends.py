@@ -61,13 +61,18 @@ class TorchPass:
     ) -> None:
         read = read or partial(find_logits, network=network)
         outputs: dict[str, tuple[Tensor, View]] = {}
+        wrong: dict[str, str] = {}  # what a layer put out in its last call, where it is no feature map
 
         def replace_by_leaf(name: str, output: object) -> object:
             """Note the output of a layer as a leaf that gradients can be taken of, and pass on a copy."""
             view = partial(as_grid, image_size=(images.shape[2], images.shape[3]), seen=tuple(seen), grid=grid)
             tensor = main_tensor(output)
-            if tensor is None or view(tensor) is None or len(tensor) != len(images):
+            outputs.pop(name, None)
+            if tensor is None:
                 raise ModelError(f"layer {name!r} puts out {no_feature_map(output)}")
+            if view(tensor) is None or len(tensor) != len(images):
+                wrong[name] = no_feature_map(tensor)
+                return None
             leaf, copy = cut_free(tensor)
             outputs[name] = leaf, view
             return replaced(output, copy)
@@ -77,6 +82,8 @@ class TorchPass:
             self.output = isolated_forward(network, images)
         self.logits = read(self.output)
         for name in layers:
+            if name not in outputs and name in wrong:
+                raise ModelError(f"layer {name!r} puts out {wrong[name]}")
             if name not in outputs:
                 raise ModelError(f"layer {name!r} was not reached in the forward pass")
         self.layers = [CapturedLayer(network, name, images, *outputs[name], self.logits, read) for name in layers]

@@ -177,7 +177,8 @@ def resolve_layers(
         else:
             found = layers_with_maps(network, shape, read, grid)
         if not found:
-            raise ModelError(f"{type(network).__name__} has no layer with a feature map (B, C, h, w)")
+            hint = "; if it has tokens that no convolution made, give their grid=(h, w)"
+            raise ModelError(f"{type(network).__name__} has no layer with a feature map (B, C, h, w){hint}")
         names, why = found[-1:], f"{found[-1]} is the last layer with a feature map on whose cells the logits depend"
     for name in names:
         if not gives_maps(network, method, name):

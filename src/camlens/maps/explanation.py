@@ -15,7 +15,7 @@ from torch import Tensor
 
 from camlens.errors import UsageError
 from camlens.files import replacing
-from camlens.maps.overlay import displayable, overlay, upsample
+from camlens.maps.overlay import displayable, overlay, three_channels, upsample
 from camlens.model.classifier import Classifier
 
 T = TypeVar("T")
@@ -94,7 +94,9 @@ class Explanation:
     @property
     def pictures(self) -> Tensor:
         """The images for display, (B, 3, H, W) uint8; each stretched by itself where no normalisation is known."""
-        return displayable(self.images) if self.classifier is None else self.classifier.denormalise(self.images)
+        if self.classifier is None:
+            return displayable(self.images)
+        return three_channels(self.classifier.denormalise(self.images))
 
     def overlay(self, strength: float = 0.8) -> list[Image.Image] | dict[str, list[Image.Image]]:
         """Draw each image in grey under its heat map: orange for, blue against; full colour is the map's extreme.

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from camlens.data.pictures import Size
-from camlens.errors import ModelError
+from camlens.errors import CamlensError, ModelError
 from camlens.model.forward import constant, hooked, isolated_forward, one_thread
 from camlens.model.outputs import find_logits
 
 MAX_EXTRA_TOKENS = 8  # tokens before those of the image: class, distillation, registers
 MAX_DISTORTION = 1.5  # ratio by which a feature map's proportions may differ from the image's
-LOCALITY = 1.05  # how much more the cells of the changed half of an image change, where tokens are in order
+LOCALITY = {3: 1.15, 4: 2.0}  # how much more cells of a changed quarter must change, of tokens and odd proportions
 SPATIAL = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Upsample)  # (B, C, h, w)
+ROUNDING = 1000.0  # how many times the precision of its numbers a gradient may be wrong
 LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -140,8 +141,8 @@ def feature_maps(
     These are the modules that put out a feature map of more than one cell, which has a row for each image and depends
     on it, no finer than one before it, and on whose cells the logits depend. So the last block of a ViT whose logits
     come from its class token is left out, with all that lies inside it; and so are branches inside a block that are
-    coarser than what it puts out, heads that classify each token, and tokens in another order than their places. If a
-    container passes on the output of its last child, both are listed.
+    coarser than what it puts out, auxiliary heads, and tokens in another order than their places. If a container
+    passes on the output of its last child, both are listed.
 
     Args:
         network: The network, without wrappers (`camlens.model.classifier.bare`). It is left as it was.
@@ -160,20 +161,35 @@ def feature_maps(
     outputs: dict[str, Tensor] = {}
     sizes: dict[str, Size] = {}
     views: dict[str, Callable[[Tensor], Tensor | None]] = {}
+    counts: set[int] = set()  # of tokens
+    scattered: set[str] = set()  # modules whose tokens are in another order than their places
 
     def record(name: str, seen: list[Size], output: object) -> object:
+        outputs.pop(name, None)  # of several calls the last counts
+        sizes.pop(name, None)
         tensor = main_tensor(output)
-        if tensor is None or len(tensor) != 2 or torch.equal(tensor[0], tensor[1]):  # windows, or a table of positions
-            return None
+        if tensor is None or tensor.ndim < 3 or len(tensor) != 2 or torch.equal(tensor[0], tensor[1]):
+            return None  # as the tokens of windows, or a table of positions
+        if tensor.ndim == 3:
+            counts.add(tensor.shape[1])
+        elif tensor.shape[2] in counts and tensor.shape[2] == tensor.shape[3] and tuple(tensor.shape[2:]) not in seen:
+            return None  # attention, from each token to each
         view = partial(as_grid, image_size=input_size, seen=tuple(seen), grid=grid)
         cells = view(tensor)
-        if cells is None or cells[0, 0].numel() == 1 or (tensor.ndim == 3 and not _in_place(cells.detach())):
+        if cells is None or cells[0, 0].numel() == 1:
             return None
-        outputs.pop(name, None)  # a later call takes a later place
-        sizes.pop(name, None)
         sizes[name], views[name] = (cells.shape[2], cells.shape[3]), view
-        outputs[name], copy = cut_free(tensor)
-        return None if tensor.requires_grad else replaced(output, copy)
+        is_plain = tensor.ndim == 4 and _distortion(sizes[name], input_size) <= MAX_DISTORTION
+        if not is_plain and _locality(cells.detach()) < LOCALITY[tensor.ndim]:
+            del sizes[name]
+            scattered.add(name)
+            return None
+        if tensor.requires_grad and all(tensor is not other for other in outputs.values()):
+            outputs[name] = tensor
+            return None
+        kept, copy = cut_free(tensor)
+        outputs[name] = copy if tensor.requires_grad else kept
+        return replaced(output, copy)  # what one module passes on from another goes on by its own way
 
     names = [name for name, module in network.named_modules() if name and not isinstance(module, nn.Identity)]
     try:
@@ -183,11 +199,21 @@ def feature_maps(
             seen = stack.enter_context(spatial_sizes(network, 2))
             stack.enter_context(hooked(network, {name: partial(record, name, seen) for name in names}))
             noise = torch.randn(3, channels, *input_size, generator=torch.Generator().manual_seed(0))
-            noise[1, :, input_size[0] // 2 :] = noise[0, :, input_size[0] // 2 :]  # another upper half
+            upper, left = input_size[0] // 2, input_size[1] // 2
+            noise[1], noise[1, :, :upper, :left] = noise[0], noise[2, :, :upper, :left]  # another quarter
             noise = noise[:2].to(next(network.parameters(), noise)).requires_grad_()
             logits = read(isolated_forward(network, noise))
-            matters = _what_matters(logits, outputs, views)
-    except ModelError:
+            gradients = _gradients(logits, {"": noise, **outputs})
+            matters = {name: _any_cell(gradients[name], views[name]) for name in sizes}
+            if not any(matters.values()):
+                matters = dict.fromkeys(sizes, True)  # a head of zeros, or nothing to differentiate
+            found: dict[str, Size] = {}
+            for name, size in sizes.items():
+                is_finer = math.prod(size) > min(map(math.prod, found.values()), default=math.inf)
+                if matters[name] and not is_finer and not _lies_aside(network, name, sizes, matters, scattered):
+                    found[name] = size
+            return _without_side_branches(found, noise, outputs, gradients)
+    except CamlensError:
         raise
     except Exception as error:  # a network may raise anything
         height, width = input_size
@@ -195,39 +221,53 @@ def feature_maps(
             f"{type(network).__name__} does not take {channels}x{height}x{width} images: {error}"
         ) from error
 
-    classes = logits.shape[-1] if isinstance(logits, Tensor) and logits.ndim else None
-    found: dict[str, Size] = {}
-    for name, size in sizes.items():
-        module = network.get_submodule(name)
-        is_head = isinstance(module, nn.Linear) and module.out_features == classes
-        is_finer = math.prod(size) > min(map(math.prod, found.values()), default=math.inf)
-        if matters[name] and not (is_head or is_finer or _lies_aside(network, name, sizes, matters)):
-            found[name] = size
+
+def _locality(cells: Tensor) -> float:
+    """How much more feature maps (2, C, h, w) of two images differ in the upper left quarter, where the images do."""
+    change = (cells[0] - cells[1]).float().abs().mean(dim=0)  # (h, w)
+    h, w = change.shape[0] // 2, change.shape[1] // 2
+    upper, left = slice(0, h or 1), slice(0, w or 1)
+    others = [change[-h:, left]] * (h > 0) + [change[upper, -w:]] * (w > 0)
+    elsewhere = max(float(other.mean()) for other in others)
+    return float(change[upper, left].mean()) / elsewhere if elsewhere else math.inf
+
+
+def _any_cell(gradient: Tensor | None, view: Callable[[Tensor], Tensor | None]) -> bool:
+    """Whether the gradient of a layer's output has a value other than 0 in a cell of the image."""
+    cells = None if gradient is None else view(gradient)
+    return cells is not None and bool(cells.any())
+
+
+def _gradients(logits: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    """Gradients of a mixture of the logits; None where they do not depend on a tensor, or nothing can be known."""
+    if not isinstance(logits, Tensor) or not logits.requires_grad:
+        return dict.fromkeys(tensors)
+    mixture = (logits * torch.linspace(1, 2, logits.shape[-1]).to(logits)).sum()
+    gradients = torch.autograd.grad(mixture, list(tensors.values()), retain_graph=True, allow_unused=True)
+    return dict(zip(tensors, gradients, strict=True))
+
+
+def _without_side_branches(
+    found: dict[str, Size], noise: Tensor, outputs: dict[str, Tensor], gradients: dict[str, Tensor | None]
+) -> dict[str, Size]:
+    """Leave out the last layers by which not all goes that the logits know of the images, as an auxiliary head.
+
+    If that is none of them, as where branches meet in the logits, all are kept.
+    """
+    whole, kept, tolerance = gradients[""], dict(found), min(0.05, ROUNDING * torch.finfo(noise.dtype).eps)
+    while kept and whole is not None and gradients[list(kept)[-1]] is not None:
+        name = list(kept)[-1]
+        (through,) = torch.autograd.grad(outputs[name], noise, gradients[name], retain_graph=True, allow_unused=True)
+        if through is not None and float((through - whole).abs().max()) <= tolerance * float(whole.abs().max()):
+            return kept
+        del kept[name]
     return found
 
 
-def _in_place(cells: Tensor) -> bool:
-    """Whether feature maps (2, C, h, w) of two images differ most in the upper half, where the images do."""
-    change = (cells[0] - cells[1]).float().abs().mean(dim=(0, 2))  # of each row
-    half = len(change) // 2
-    return half == 0 or float(change[:half].mean()) > LOCALITY * float(change[-half:].mean())
-
-
-def _what_matters(
-    logits: Any, outputs: dict[str, Tensor], views: dict[str, Callable[[Tensor], Tensor | None]]
-) -> dict[str, bool]:
-    """Whether the logits depend on the cells of each output; all do if there is no gradient to tell."""
-    if not isinstance(logits, Tensor) or not logits.requires_grad or not outputs:
-        return dict.fromkeys(outputs, True)
-    mixture = (logits * torch.linspace(1, 2, logits.shape[-1]).to(logits)).sum()
-    gradients = torch.autograd.grad(mixture, list(outputs.values()), allow_unused=True)
-    grids = {name: views[name](gradient) for name, gradient in zip(outputs, gradients, strict=True)}
-    matters = {name: cells is not None and bool(cells.any()) for name, cells in grids.items()}
-    return matters if any(matters.values()) else dict.fromkeys(outputs, True)  # a head of zeros
-
-
-def _lies_aside(network: nn.Module, name: str, sizes: dict[str, Size], matters: dict[str, bool]) -> bool:
-    """Whether a module is a part of a block that does not matter, or a branch coarser than what its block puts out."""
+def _lies_aside(
+    network: nn.Module, name: str, sizes: dict[str, Size], matters: dict[str, bool], scattered: set[str]
+) -> bool:
+    """Whether a module is part of a block that does not matter or is scattered, or a branch coarser than its block."""
     child, within_live_item = name, False
     while "." in child:
         parent = child.rpartition(".")[0]
@@ -235,7 +275,7 @@ def _lies_aside(network: nn.Module, name: str, sizes: dict[str, Size], matters: 
             within_live_item |= matters.get(child, False)
         else:
             is_unused = not within_live_item and not matters.get(parent, True)
-            if is_unused or math.prod(sizes.get(parent, (0, 0))) > math.prod(sizes[name]):
+            if is_unused or parent in scattered or math.prod(sizes.get(parent, (0, 0))) > math.prod(sizes[name]):
                 return True
         child = parent
     return False
