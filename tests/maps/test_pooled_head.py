@@ -65,7 +65,7 @@ def test_a_pooled_head_is_found_however_it_is_written(head, no_gradients):
 
 
 def test_a_resnets_last_layer_needs_no_gradients(no_gradients):
-    explain(ResNet(width=2), torch.randn(2, 3, 32, 32), target="all")
+    explain(ResNet(width=2), torch.randn(2, 3, 32, 32), layer="layer4", target="all")
 
 
 @pytest.mark.parametrize("head", {**FOUND, **NOT_FOUND}.values(), ids={**FOUND, **NOT_FOUND})

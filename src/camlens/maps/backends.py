@@ -19,7 +19,7 @@ from camlens.maps.methods import Method
 from camlens.maps.overlay import stretch, upsample
 from camlens.maps.pooled_head import pooled_head
 from camlens.model.exported import Exported
-from camlens.model.forward import hooked, isolated_forward, micro_batch_size
+from camlens.model.forward import hooked, isolated_forward, micro_batch_size, no_checkpoints
 from camlens.model.layers import as_grid, cut_free, main_tensor, replaced, spatial_sizes
 from camlens.model.outputs import find_logits
 from camlens.progress import track
@@ -123,7 +123,8 @@ class TorchPass:
             names = ", ".join(layer.name for layer in self.layers)
             raise ModelError(f"the logits do not depend on {names} in a way that can be differentiated")
         outputs, weights = [layer.output for layer in self.layers], weights.to(self.logits.dtype)
-        gradients = torch.autograd.grad(self.logits, outputs, weights, retain_graph=True, allow_unused=True)
+        with no_checkpoints():
+            gradients = torch.autograd.grad(self.logits, outputs, weights, retain_graph=True, allow_unused=True)
         grids = []
         for layer, gradient in zip(self.layers, gradients, strict=True):
             if gradient is None:

@@ -15,7 +15,7 @@ from camlens.maps.inputs import Target, Targets, prepare_images
 from camlens.maps.methods import CAMS, METHODS, Method, find_method
 from camlens.model.classifier import Classifier, bare, unwrapped
 from camlens.model.exported import Exported
-from camlens.model.forward import micro_batch_size, one_thread
+from camlens.model.forward import micro_batch_size, one_thread, refuse_unobservable
 from camlens.model.layers import feature_maps
 from camlens.model.outputs import find_logits, named_logits, target_value
 from camlens.model.preprocess import Pictures
@@ -60,6 +60,7 @@ def explain(
         ModelError: A layer was not reached, has no feature map or does not lead to the logits; or the logits are not
             finite.
     """
+    refuse_unobservable(model)
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is of type {type(model).__name__}; expected a camlens.Classifier or a torch.nn.Module")
     model = unwrapped(model)

@@ -11,9 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from camlens.errors import ModelError
+
 MAX_MICRO_BATCH = 32  # images per micro-batch on a CPU
 PIXELS_PER_MICRO_BATCH = 300_000  # about as many pixels fit the caches of a CPU
 PARAMETERS_PER_IMAGE = 6_000_000  # a network with n times as many parameters gets n images at least
+
+CHECKPOINTED = (
+    "the network checkpoints its activations: parts of it run again afterwards, without what camlens set up; switch "
+    "this off: set_grad_checkpointing(False) in timm, gradient_checkpointing_disable() in Hugging Face's networks"
+)
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _locks_lock, _compiled_lock = threading.Lock(), threading.RLock()
@@ -94,8 +101,43 @@ def isolated_forward(network: nn.Module, images: Tensor) -> Any:
 
     Hooks are called. Gradients are recorded if they are enabled, but not for the network's own parameters. Changes that
     the network makes to its buffers are discarded.
+
+    Raises:
+        ModelError: The network uses gradient checkpointing.
     """
     state = {key: constant(parameter) for key, parameter in network.named_parameters()}
     state |= {key: buffer.clone() for key, buffer in network.named_buffers()}
-    with evaluation_mode(network), uncompiled(network):
+    with evaluation_mode(network), uncompiled(network), no_checkpoints():
         return functional_call(network, state, (images,))
+
+
+@contextmanager
+def no_checkpoints() -> Iterator[None]:
+    """Raise `ModelError` where gradient checkpointing (`torch.utils.checkpoint`) is met, forward or backward."""
+    try:
+        with torch.autograd.graph.disable_saved_tensors_hooks(CHECKPOINTED):
+            yield
+    except RuntimeError as error:
+        if CHECKPOINTED in str(error) or "use_reentrant=True" in str(error):
+            raise ModelError(CHECKPOINTED) from error
+        raise
+
+
+def refuse_unobservable(network: object) -> None:
+    """Raise `ModelError` for TorchScript, torch.export and quantised modules: no layer in them can be observed."""
+    modules = list(network.modules()) if isinstance(network, nn.Module) else [network]
+    for module in modules:
+        origins = [base.__module__ for base in type(module).__mro__]
+        if isinstance(module, torch.jit.ScriptModule):
+            kind = "TorchScript"
+        elif any(origin.startswith("torch.export.") for origin in origins):
+            kind = "made by torch.export"
+        elif any(origin.startswith("torch.") and ".quantized" in origin for origin in origins):
+            kind = "quantised"
+        else:
+            continue
+        raise ModelError(
+            f"{type(module).__name__} is {kind}: its layers cannot be observed or differentiated, so it has no maps; "
+            "give the Python network in floats that it was made from, or the ONNX file that camlens export makes of it "
+            "(--int8 for a quantised one)"
+        )

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from camlens.data.pictures import Size
 from camlens.errors import CamlensError, ModelError
-from camlens.model.forward import constant, hooked, isolated_forward, one_thread
+from camlens.model.forward import (
+    constant,
+    hooked,
+    isolated_forward,
+    no_checkpoints,
+    one_thread,
+    refuse_unobservable,
+)
 from camlens.model.outputs import find_logits
 
 MAX_EXTRA_TOKENS = 8  # tokens before those of the image: class, distillation, registers
@@ -157,6 +164,7 @@ def feature_maps(
     Raises:
         ModelError: The network does not take images of this size.
     """
+    refuse_unobservable(network)
     read = read or partial(find_logits, network=network)
     outputs: dict[str, Tensor] = {}
     sizes: dict[str, Size] = {}
@@ -243,7 +251,8 @@ def _gradients(logits: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor | No
     if not isinstance(logits, Tensor) or not logits.requires_grad:
         return dict.fromkeys(tensors)
     mixture = (logits * torch.linspace(1, 2, logits.shape[-1]).to(logits)).sum()
-    gradients = torch.autograd.grad(mixture, list(tensors.values()), retain_graph=True, allow_unused=True)
+    with no_checkpoints():
+        gradients = torch.autograd.grad(mixture, list(tensors.values()), retain_graph=True, allow_unused=True)
     return dict(zip(tensors, gradients, strict=True))
 
 
