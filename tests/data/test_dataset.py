@@ -62,7 +62,7 @@ def test_resizing_to_the_same_size_is_free():
     [
         ({"labels": torch.tensor([], dtype=torch.int64)}, "no images"),
         ({"files": ("one.png",)}, "6 labels, 1 files, 6 pixels; expected as many of each"),
-        ({"class_names": ("only",)}, "1 class; a classifier needs two or more"),
+        ({"class_names": ("a", "b", "a")}, "has the class 'a' more than once"),
         ({"labels": torch.tensor([0, 1, 2, 3, 0, 0])}, "from 0 to 3; expected 0 to 2"),
     ],
 )

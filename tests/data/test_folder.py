@@ -61,6 +61,16 @@ def test_classes_of_the_splits(root: Path) -> None:
     picture(root / "test" / "fish" / "f.png")
     with pytest.raises(DataError, match=r"classes that train lacks: fish; train has: bird, cat, dog"):
         folder.load(root, "train", (4, 4))
+    (root / "test").rename(root / "val")
+    with pytest.raises(DataError, match=r"val has classes that train lacks: fish"):
+        folder.load(root, "train", (4, 4))
+
+
+def test_val_is_a_split(root: Path) -> None:
+    picture(root / "val" / "dog" / "f.png")
+    assert folder.splits(root) == ["train", "val", "test"]
+    val = folder.load(root, "val", (4, 4))
+    assert (val.split, val.files, val.labels.tolist()) == ("val", ("val/dog/f.png",), [1])
 
 
 def test_a_test_split_alone(root: Path) -> None:
@@ -75,7 +85,7 @@ def test_folders_that_are_not_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere is not a folder; expected train/<class>/\*"):
         folder.load(tmp_path / "nowhere", "train", (4, 4))
     (tmp_path / "train" / "cat").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"has 1 class; expected train/<class>/\* .*two classes or more"):
+    with pytest.raises(DataError, match=r"train has no pictures; expected train/<class>/\* "):
         folder.load(tmp_path, "train", (4, 4))
     (tmp_path / "train" / "dog").mkdir()
     (tmp_path / "train" / "dog" / "notes.txt").touch()

@@ -251,11 +251,92 @@ def test_names_that_are_numbers_in_both_are_names():
     assert matched.labels.tolist() == [2, 0, 1], "the picture of a two is a two in whatever order the data lists it"
 
 
-@pytest.mark.parametrize("names", [("cat", "dog"), ("cat", "dog", "bird"), (*NAMES, "bird")])
-@pytest.mark.parametrize("known", [NAMES, ("0", "1", "2", "3", "4")])
-def test_data_of_other_classes_is_refused(known, names):
-    with pytest.raises(DataError, match=rf"VGG knows {len(known)} classes \(.*\), data has {len(names)} \(cat, dog"):
-        align(classifier(class_names=known, name="VGG"), data_set(names))
+@pytest.mark.parametrize("names", [("cat", "bird"), ("cat", "dog", "bird"), (*NAMES, "bird")])
+def test_data_of_other_classes_is_refused(names):
+    with pytest.raises(DataError, match=r"VGG knows 3 classes \(cat, dog, frog\), but not bird, which data has"):
+        align(classifier(name="VGG"), data_set(names))
+
+
+@pytest.mark.parametrize("known", [5, ("0", "1", "2", "3", "4")])
+def test_outputs_without_names_and_other_classes_are_asked_about(known):
+    with pytest.raises(
+        DataError, match=r"VGG has 5 outputs without names.* 3 classes \(cat, dog, frog\).*--class-order FILE"
+    ):
+        align(classifier(vgg(5), class_names=known, name="VGG"), data_set(NAMES))
+
+
+@pytest.mark.parametrize(("names", "labels"), [(("frog", "cat"), [2, 0]), (("dog",), [1])])
+def test_data_of_some_classes_keep_the_networks_numbers_and_this_is_said(names, labels, caplog):
+    model, data = align(classifier(), data_set(names))
+    assert data.labels.tolist() == labels and data.class_names == model.class_names == NAMES
+    assert f"images of {len(names)} of the 3 classes" in caplog.text
+    caplog.clear()
+    assert align(model, data) == (model, data) and not caplog.text, "said once"
+
+
+def test_a_class_without_images_need_not_be_known():
+    data = data_set(("bird", *NAMES)).subset(torch.tensor([3, 1]))
+    assert align(classifier(), data)[1].labels.tolist() == [2, 0]
+    named, data = align(classifier(class_names=2), data)
+    assert named.class_names == ("cat", "frog") and data.labels.tolist() == [1, 0]
+
+
+SORTED_12 = ("0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9")  # as ImageFolder finds folders 0 to 11
+NUMERIC_12 = tuple(map(str, range(12)))
+
+
+@pytest.mark.parametrize(
+    ("names", "order", "of_outputs"),
+    [
+        (SORTED_12, None, SORTED_12),
+        (SORTED_12, "sorted", SORTED_12),
+        (SORTED_12, "numeric", NUMERIC_12),
+        (NUMERIC_12, None, NUMERIC_12),
+        (("0", "10", "11", "2"), None, SORTED_12),  # some of them: in this order only as strings
+        (("0", "2", "10"), None, NUMERIC_12),
+        (("0", "1"), None, SORTED_12),  # the same outputs in both orders
+        (("10",), "sorted", SORTED_12),
+        (("10",), "numeric", NUMERIC_12),
+        (NAMES, [*NAMES, *"defghijkl"], (*NAMES, *"defghijkl")),
+    ],
+)
+def test_which_output_of_twelve_is_which_class(names, order, of_outputs, caplog):
+    named, data = align(classifier(vgg(12), class_names=12), data_set(names), order)
+    assert named.class_names == of_outputs
+    assert data.labels.tolist() == [of_outputs.index(name) for name in names]
+    said_order = "order of the data (0, 1, 10, 11, …)" in caplog.text and "numeric takes 0, 1, 2, 3, …" in caplog.text
+    assert said_order == (order is None and of_outputs == SORTED_12)
+
+
+@pytest.mark.parametrize(
+    ("names", "order", "message"),
+    [
+        (("0", "10"), None, "the classes of the data, 0, 10, do not tell their order; give --class-order sorted"),
+        (("0", "12"), None, "cannot be known which is which"),
+        (NAMES, ["cat"], "class order has 1 names; VGG has 12 outputs"),
+        (NAMES, list("aacdefghijkl"), "the class order has .a. more than once"),
+        (NAMES, list("abcdefghijkl"), "knows 12 classes .* but not cat, dog, frog"),
+        (tuple("abcdefghijkl"), "numeric", "takes classes that are numbers, not a, b, c, d"),
+    ],
+)
+def test_an_order_that_cannot_be_known_is_asked_for(names, order, message):
+    with pytest.raises(DataError, match=message):
+        align(classifier(vgg(12), class_names=12, name="VGG"), data_set(names), order)
+
+
+def test_the_order_of_named_classes_is_their_own(caplog):
+    model = classifier(vgg(12), class_names=NUMERIC_12)
+    assert align(model, data_set(SORTED_12))[1].labels.tolist() == list(map(int, SORTED_12))
+    assert "taken by name, in the order 0, 1, 2, 3" in caplog.text
+    assert align(model, data_set(SORTED_12), "sorted")[1].labels.tolist() == list(range(12)), "if it is said"
+    with pytest.raises(DataError, match="names its classes itself"):
+        align(classifier(), data_set(("cat", "dog", "fox")), "sorted")
+
+
+def test_data_that_numbers_the_classes_of_a_network_with_names(caplog):
+    _, data = align(classifier(), data_set(("2", "0")))
+    assert data.labels.tolist() == [2, 0] and data.class_names == NAMES
+    assert "2 is frog, 0 is cat" in caplog.text
 
 
 # --- logits and construction
@@ -284,6 +365,8 @@ def test_other_logits_are_told_with_what_was_expected(network, arrived):
     [
         ({"class_names": ["one"]}, "expected a list of two or more names"),
         ({"class_names": "abc"}, "class_names is 'abc'"),
+        ({"class_names": 1}, "class_names is 1; expected a list of two or more names"),
+        ({"class_names": ["cat", "dog", "cat"]}, "class_names has 'cat' more than once"),
         ({"mean": (0.5,)}, "expected three numbers each"),
         ({"std": (1, 1)}, "expected three numbers each"),
         ({"std": (1, 1, 0)}, "std above 0"),

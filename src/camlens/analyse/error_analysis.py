@@ -111,6 +111,8 @@ def analyse(
     """
     model, data = align(model, as_dataset(model, test, "test", keep_originals=second is not None))
     known = None if train is None else align(model, as_dataset(model, train, "train"))[1]
+    if second is not None and not second.has_names:
+        second = align(second, data)[0]
     if second is not None and second.class_names != model.class_names:
         raise DataError(
             f"{second.name} does not have the classes of {model.name} in the same order; compare two models that do"

@@ -146,9 +146,11 @@ class Evaluation:
         """The accuracy as a line for people."""
         errors, count = int(self.wrong.sum()), len(self.data)
         low, high = wilson_interval(count - errors, count)
+        classes, present = len(self.data.class_names), len(self.data.present_classes())
+        images = "images" if present == classes else f"images of {present} of {classes} classes"
         return (
             f"{self.model.name} on {self.data.name}, {self.data.split}: {100 * self.accuracy:.2f} % of {count:,} "
-            f"images right (95 % interval {100 * low:.2f} to {100 * high:.2f}), {counted(errors, 'error')}, "
+            f"{images} right (95 % interval {100 * low:.2f} to {100 * high:.2f}), {counted(errors, 'error')}, "
             f"calibration error {100 * self.calibration_error:.1f} %"
         )
 

@@ -17,7 +17,8 @@ def evaluate(
     weights: opt.Weights = None,
     data: opt.Data = "cifar10",
     data_dir: opt.DataDir = None,
-    split: opt.Split = "test",
+    class_order: opt.ClassOrder = None,
+    split: opt.Split = None,
     skip_unreadable: opt.SkipUnreadable = False,
     device: opt.Device = "auto",
     batch: opt.BatchSize = 250,
@@ -33,7 +34,7 @@ def evaluate(
     from camlens.show import draw
 
     classifier = opt.load_model(model, model_option, weights, device)
-    classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable)
+    classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
     marks = read_marks(corrections, images) if corrections else None
     folder = out_folder(out)
     evaluation = evaluate_model(classifier, images, batch)
@@ -49,6 +50,8 @@ def evaluate(
         return
     table = Table("class", *(Column(heading, justify="right") for heading in ("images", "accuracy", "precision")))
     for name, of_class in metrics["per_class"].items():
+        if not of_class["n"]:
+            continue
         fractions = (of_class["accuracy"], of_class["precision"])
         cells = ("-" if fraction is None else f"{100 * fraction:.1f} %" for fraction in fractions)
         table.add_row(name, f"{of_class['n']:,}", *cells)

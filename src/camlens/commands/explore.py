@@ -17,6 +17,7 @@ def explore(
     weights: opt.Weights = None,
     data: opt.Data = "cifar10",
     data_dir: opt.DataDir = None,
+    class_order: opt.ClassOrder = None,
     skip_unreadable: opt.SkipUnreadable = False,
     host: Annotated[str, Option(help="Address to listen on; 0.0.0.0 admits other machines.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")] = 8000,
@@ -31,7 +32,7 @@ def explore(
         raise CamlensError(f"explore needs {error.name}; install it with: pip install 'camlens[explore]'") from error
 
     classifier = opt.load_model(model, model_option, weights, device)
-    test, train = opt.load_test_and_train(data, classifier.input_size, data_dir, skip_unreadable)
+    classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
     explain, page = explorer.prepare(classifier, test, train, out, batch)
     if not explorer.is_loopback(host):
         logging.getLogger("camlens").warning("anyone who can reach %s can use it; there is no password", host)

@@ -16,6 +16,7 @@ def export(
     weights: opt.Weights = None,
     data: opt.Data = "cifar10",
     data_dir: opt.DataDir = None,
+    class_order: opt.ClassOrder = None,
     skip_unreadable: opt.SkipUnreadable = False,
     layer: Annotated[list[str] | None, Option(help="layer3 of camlens' ResNets, besides the last layer.")] = None,
     int8: Annotated[
@@ -35,7 +36,7 @@ def export(
     for name in layers:
         if name not in known:
             raise unknown("layer", name, known, "an export")
-    test, train = opt.load_test_and_train(data, classifier.input_size, data_dir, skip_unreadable)
+    classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
     path = out_folder(out) / "model.onnx"
     comparison = write(classifier, path, test, train, layer3="layer3" in layers, int8=int8)
     if as_json:

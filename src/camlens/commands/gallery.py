@@ -17,7 +17,8 @@ def gallery(
     weights: opt.Weights = None,
     data: opt.Data = "cifar10",
     data_dir: opt.DataDir = None,
-    split: opt.Split = "test",
+    class_order: opt.ClassOrder = None,
+    split: opt.Split = None,
     skip_unreadable: opt.SkipUnreadable = False,
     layer: opt.Layers = None,
     method: Annotated[str, Option(help="{layer_methods}.")] = "grad-cam",
@@ -43,7 +44,7 @@ def gallery(
         raise UsageError(
             f"the gallery shows maps of layers, and {chosen.name} explains the pixels; choose another method"
         )
-    classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable)
+    classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
     label, prediction = (None if name is None else classifier.class_index(name) for name in (true, pred))
     folder = out_folder(out)
     evaluation = evaluate(classifier, images, batch)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
 
-from camlens.data.sources import FOLDER, SOURCES, load_split, splits_of
+from camlens.data.sources import FOLDER, SOURCES, load_split, split_to_evaluate, splits_of
 from camlens.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,17 @@ DATA_HELP = f"{', '.join(SOURCES)}, or {FOLDER}."
 Data = Annotated[str, Option(help=DATA_HELP)]
 DataDir = Annotated[Path | None, Option(help="Where to look for CIFAR-10 first, and to download it to.")]
 SkipUnreadable = Annotated[bool, Option("--skip-unreadable", help="Skip image files that cannot be read.")]
-Split = Annotated[Literal["train", "test"], Option(help="The split to use.")]
+Split = Annotated[
+    Literal["train", "val", "test"] | None, Option(help="The split to use.", show_default="test, or else val")
+]
+ClassOrder = Annotated[
+    str | None,
+    Option(
+        metavar="ORDER",
+        help="Which output is which class: sorted (folder names as strings), numeric, or a file with a name a line.",
+        show_default="the network's names, or else sorted",
+    ),
+]
 Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
 BatchSize = Annotated[int, Option("--batch", min=1, help="Number of images per batch.")]
 Seed = Annotated[int, Option(min=0, help="Random seed.")]
@@ -56,20 +66,42 @@ def load_if_present(data: str, split: str, size: Size, data_dir: Path | None, sk
 
 
 def load_images(
-    classifier: Classifier, data: str, split: str, data_dir: Path | None, skip_unreadable: bool
+    classifier: Classifier,
+    data: str,
+    split: str | None,
+    data_dir: Path | None,
+    skip_unreadable: bool,
+    class_order: str | None = None,
 ) -> tuple[Classifier, Dataset]:
     """Load one split of `--data` at the size that a classifier takes, and give both the same class names."""
     from camlens.model.classifier import align
 
-    return align(classifier, load_split(data, split, classifier.input_size, data_dir, skip_unreadable))
+    split = split or split_to_evaluate(data)
+    images = load_split(data, split, classifier.input_size, data_dir, skip_unreadable)
+    return align(classifier, images, read_class_order(class_order))
 
 
 def load_test_and_train(
-    data: str, size: Size, data_dir: Path | None, skip_unreadable: bool
-) -> tuple[Dataset, Dataset | None]:
-    """Load the test images of `--data`, and the training images if it has any."""
-    test = load_split(data, "test", size, data_dir, skip_unreadable)
-    return test, load_if_present(data, "train", size, data_dir, skip_unreadable)
+    classifier: Classifier, data: str, data_dir: Path | None, skip_unreadable: bool, class_order: str | None = None
+) -> tuple[Classifier, Dataset, Dataset | None]:
+    """Load the images of `--data` to evaluate, and those of training if it has any, with a classifier's class names."""
+    from camlens.model.classifier import align
+
+    classifier, test = load_images(classifier, data, None, data_dir, skip_unreadable, class_order)
+    train = load_if_present(data, "train", classifier.input_size, data_dir, skip_unreadable)
+    return classifier, test, None if train is None else align(classifier, train)[1]
+
+
+def read_class_order(order: str | None) -> str | list[str] | None:
+    """The class names in the file that `--class-order` names, one in each line; "sorted" and "numeric" as they are."""
+    if order is None or order in ("sorted", "numeric"):
+        return order
+    try:
+        lines = Path(order).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeError) as error:
+        expected = "expected sorted, numeric, or a file with the name of each output in a line"
+        raise UsageError(f"--class-order {order}: {getattr(error, 'strerror', error)}; {expected}") from error
+    return [name for line in lines if (name := line.strip())]
 
 
 def fill_in(text: str) -> str:

@@ -18,6 +18,7 @@ def report(
     weights: opt.Weights = None,
     data: opt.Data = "cifar10",
     data_dir: opt.DataDir = None,
+    class_order: opt.ClassOrder = None,
     skip_unreadable: opt.SkipUnreadable = False,
     device: opt.Device = "auto",
     batch: opt.BatchSize = 250,
@@ -26,5 +27,5 @@ def report(
     """Write one HTML file with every error, its heat maps, its likely cause and the training images behind it."""
     classifier = opt.load_model(model, model_option, weights, device)
     other = None if second is None else opt.load_model(second, None, None, device)
-    test, train = opt.load_test_and_train(data, classifier.input_size, data_dir, skip_unreadable)
+    classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
     print_paths(camlens.report(classifier, test, out / "report.html", train, other, batch))

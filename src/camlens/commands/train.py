@@ -40,6 +40,7 @@ def train(
 ) -> None:
     """Train a network into a run folder and evaluate it on the test images; with torchrun, on many processes."""
     from camlens.analyse.evaluation import evaluate
+    from camlens.data.sources import split_to_evaluate
     from camlens.runtime.processes import join_processes, pick_device
     from camlens.train.recipe import find_recipe
     from camlens.train.run_folder import RunFolder, resolve_settings
@@ -63,7 +64,7 @@ def train(
         source, side = settings.source or "cifar10", max(settings.recipe.sizes)
         with processes.local_main_first():
             images = opt.load_if_present(source, "train", (side, side), data_dir, skip_unreadable)
-            test = opt.load_if_present(source, "test", (side, side), data_dir, skip_unreadable)
+            test = opt.load_if_present(source, split_to_evaluate(source), (side, side), data_dir, skip_unreadable)
         if images is None:
             raise DataError(f"{source} has no folder train/<class>/* to train on")
         trainer = prepare(settings, images, save_every=save_every, processes=processes)

@@ -1,6 +1,7 @@
 """`Dataset`, the labelled images of one split: the form in which data reaches everything else."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ class Dataset(ABC):
 
     Args:
         name: What the data is called, like "cifar10".
-        split: "train" or "test".
-        class_names: K names.
+        split: "train", "val" or "test".
+        class_names: K names, all different.
         labels: Indices into `class_names`, (N,) int64.
         files: N names by which people find an image again.
         original_size: The size of the images before they were resized, in words: "32x32".
@@ -57,8 +58,8 @@ class Dataset(ABC):
         if set(lengths.values()) != {count}:
             found = ", ".join(f"{length} {name}" for name, length in lengths.items())
             raise DataError(f"{self.name} has {found}; expected as many of each")
-        if classes < 2:
-            raise DataError(f"{self.name} has {classes} class; a classifier needs two or more")
+        if twice := duplicates(self.class_names):
+            raise DataError(f"{self.name} has the class {twice} more than once; give every class a name of its own")
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= classes:
             raise DataError(f"{self.name}: labels run from {low} to {high}; expected 0 to {classes - 1}")
@@ -97,9 +98,14 @@ class Dataset(ABC):
         return self._copy(labels=labels)
 
     def with_class_order(self: DatasetT, class_names: Sequence[str]) -> DatasetT:
-        """The same images and classes, with the classes in this order."""
-        place = torch.tensor([list(class_names).index(name) for name in self.class_names])
+        """The same images with these classes, in this order: among them all that have images."""
+        places = {name: place for place, name in enumerate(class_names)}
+        place = torch.tensor([places.get(name, -1) for name in self.class_names])
         return self._copy(class_names=class_names, labels=place[self.labels])
+
+    def with_class_names(self: DatasetT, class_names: Sequence[str]) -> DatasetT:
+        """The same images and classes under K other names."""
+        return self._copy(class_names=class_names)
 
     def _copy(self: DatasetT, **changes: Any) -> DatasetT:
         """A copy with these attributes changed, checked as a new one is."""
@@ -111,6 +117,10 @@ class Dataset(ABC):
     def counts(self) -> list[int]:
         """Images per class, K numbers."""
         return [int(n) for n in torch.bincount(self.labels, minlength=len(self.class_names))]
+
+    def present_classes(self) -> tuple[str, ...]:
+        """The names of the classes that have images."""
+        return tuple(name for name, count in zip(self.class_names, self.counts(), strict=True) if count)
 
     def facts(self) -> dict[str, Any]:
         """Number of images, size, counts per class and channel statistics of the split, ready for JSON."""
@@ -180,6 +190,11 @@ class InMemoryDataset(Dataset):
         if errors:
             raise errors[0]
         return self._copy(pixels=pixels)
+
+
+def duplicates(names: Sequence[str]) -> str:
+    """The names that occur more than once, in words; "" if there are none."""
+    return ", ".join(repr(name) for name, count in Counter(names).items() if count > 1)
 
 
 def _select(values: Any, indices: Tensor) -> Any:

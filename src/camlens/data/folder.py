@@ -1,4 +1,4 @@
-"""Folders of pictures with a folder for each class: `root`/train/<class>/* and `root`/test/<class>/*."""
+"""Folders of pictures with a folder for each class: `root`/train/<class>/*, `root`/val/… and `root`/test/…."""
 
 import logging
 import textwrap
@@ -11,12 +11,12 @@ from camlens.data.dataset import InMemoryDataset
 from camlens.data.pictures import Size, picture_endings, read_pictures
 from camlens.errors import DataError
 
-SPLITS = ("train", "test")
-LAYOUT = "expected train/<class>/* and test/<class>/* with two classes or more"
+SPLITS = ("train", "val", "test")
+LAYOUT = "expected train/<class>/* and test/<class>/*, or val in place of test"
 
 
 def splits(root: Path) -> list[str]:
-    """Which of "train" and "test" the folder `root` has."""
+    """Which of "train", "val" and "test" the folder `root` has."""
     return [split for split in SPLITS if (root / split).is_dir()]
 
 
@@ -24,12 +24,12 @@ def load(root: Path, split: str, size: Size, skip_unreadable: bool = False) -> I
     """Read the pictures in `root`/`split`/<class>/ and below, in the order of their paths.
 
     Hidden files and files without the ending of a picture are ignored. Class names are the sorted names of the folders
-    in train and test. One of the two may lack pictures of a class. A class that is in test but not in an existing
-    train is refused, as no network trained there can know it.
+    in all splits. A split may lack pictures of a class. A class that is in val or test but not in an existing train is
+    refused, as no network trained there can know it.
 
     Args:
-        root: The folder that holds the folders train and test, or one of them.
-        split: "train" or "test".
+        root: The folder that holds the folders train, val and test, or some of them.
+        split: "train", "val" or "test".
         size: Height and width in pixels to which each picture is resized, without cropping.
         skip_unreadable: Leave out pictures that cannot be read, with a warning, instead of failing.
 
@@ -68,15 +68,16 @@ def _class_names(root: Path, split: str) -> tuple[str, ...]:
     if split not in classes:
         found = textwrap.shorten(", ".join(sorted(_folders(root))), 200) or "no folders"
         raise DataError(f"{root} has no folder {split!r}; it has: {found}; {LAYOUT}")
-    train, test = (classes.get(name, set()) for name in SPLITS)
-    if train and (strange := test - train):
-        raise DataError(
-            f"{root / 'test'} has classes that train lacks: {', '.join(sorted(strange))}; "
-            f"train has: {', '.join(sorted(train))}; rename or remove them"
-        )
-    if len(train | test) < 2:
-        raise DataError(f"{root} has {len(train | test)} class; {LAYOUT}")
-    return tuple(sorted(train | test))
+    train = classes.get("train")
+    for name, found_classes in classes.items():
+        if train and (strange := found_classes - train):
+            raise DataError(
+                f"{root / name} has classes that train lacks: {', '.join(sorted(strange))}; "
+                f"train has: {', '.join(sorted(train))}; rename or remove them"
+            )
+    if not any(classes.values()):
+        raise DataError(f"{root} has no classes; {LAYOUT}")
+    return tuple(sorted(set().union(*classes.values())))
 
 
 def _folders(root: Path) -> set[str]:

@@ -69,7 +69,7 @@ def load_split(
 
     Args:
         source: A name in `SOURCES`, a file whose ending is there, or a folder with train/<class>/* and test/<class>/*.
-        split: "train" or "test".
+        split: "train", "val" or "test".
         size: Height and width to which the pictures of a folder are resized; others keep their own size.
         data_dir: Where CIFAR-10 is looked for first, and downloaded to.
         skip_unreadable: Leave out pictures of a folder that cannot be read, instead of failing.
@@ -87,6 +87,12 @@ def splits_of(source: str) -> list[str]:
         DataError: There is no such data.
     """
     return list(_find(source).splits) or ["train"]
+
+
+def split_to_evaluate(source: str) -> str:
+    """ "test", or "val" where a data set has no test; as `splits_of`."""
+    found = splits_of(source)
+    return "val" if "val" in found and "test" not in found else "test"
 
 
 def _find(source: str) -> Source:

@@ -142,7 +142,7 @@ def recognise(state: State, path: Path) -> tuple[Classifier, State]:
     mean, std = (CIFAR10_KUANGLIU if kuangliu else CIFAR10) if small else IMAGENET
     classes, width = len(state["fc.weight"]), len(state["conv1.weight"])
     cifar10 = small and classes == len(CIFAR10_CLASSES)
-    names = CIFAR10_CLASSES if cifar10 else tuple(map(str, range(classes)))
+    names = CIFAR10_CLASSES if cifar10 else classes
     log.warning(
         f"{path.name} is a {name}{' of kuangliu/pytorch-cifar' if kuangliu else ''} for {classes} classes; "
         f"taking 3x{side}x{side} images, mean {' '.join(map(str, mean))}, deviation {' '.join(map(str, std))}, "

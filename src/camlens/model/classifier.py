@@ -1,5 +1,6 @@
 """`Classifier`: a network with its class names, its preprocessing and the layers worth looking at."""
 
+import logging
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
@@ -8,12 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from camlens.data.dataset import DatasetT
+from camlens.data.dataset import Dataset, DatasetT, duplicates
 from camlens.data.pictures import Size
 from camlens.errors import DataError, ModelError, UsageError, unknown
+from camlens.model.class_order import first_names, order_classes
 from camlens.model.layers import feature_maps, last_of_each_size
 from camlens.model.outputs import find_logits
 from camlens.model.preprocess import Pictures, to_pixels
+
+log = logging.getLogger("camlens")
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -37,7 +41,8 @@ class Classifier(nn.Module):
 
     Args:
         network: The module; it is used as it is, never copied or changed.
-        class_names: The names of the K classes.
+        class_names: The names of the K classes, all different, in the order of the logits; or only their number K: data
+            then name them (see `align`).
         mean: The mean of each channel, subtracted from the network's inputs; as a fraction of 255.
         std: The standard deviation of each channel, by which the inputs are divided; as a fraction of 255.
         input_size: Height and width in pixels to which pictures are resized, without cropping.
@@ -46,13 +51,14 @@ class Classifier(nn.Module):
         grid: Height and width of the grid of the network's tokens, where no convolution made them.
 
     Raises:
-        UsageError: There are fewer than two class names, or the mean, standard deviation or size is invalid.
+        UsageError: There are fewer than two class names or two that are the same, or the mean, standard deviation or
+            size is invalid.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        class_names: Sequence[str],
+        class_names: Sequence[str] | int,
         mean: Sequence[float],
         std: Sequence[float],
         input_size: Size,
@@ -61,14 +67,18 @@ class Classifier(nn.Module):
         grid: Size | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(class_names, str) or len(class_names) < 2:
+        self.has_names = not isinstance(class_names, int)
+        names = range(class_names) if isinstance(class_names, int) else class_names
+        if isinstance(names, str) or len(names) < 2:
             raise UsageError(f"class_names is {class_names!r}; expected a list of two or more names")
+        self.class_names = tuple(map(str, names))
+        if twice := duplicates(self.class_names):
+            raise UsageError(f"class_names has {twice} more than once; give every class a name of its own")
         if np.shape(mean) != (3,) or np.shape(std) != (3,) or min(std) <= 0:
             raise UsageError(f"mean {mean} and std {std}; expected three numbers each, std above 0")
         if np.shape(input_size) != (2,) or min(input_size) < 1:
             raise UsageError(f"input_size is {input_size}; expected (height, width) in pixels")
         self.network = network
-        self.class_names = tuple(map(str, class_names))
         self.input_size: Size = (int(input_size[0]), int(input_size[1]))
         self.name = name or type(bare(network)).__name__
         self.mean = nn.Buffer(torch.tensor(mean, dtype=torch.float32), persistent=False)
@@ -88,7 +98,7 @@ class Classifier(nn.Module):
         arrived = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise ModelError(
             f"{self.name} gave {arrived}; expected logits of shape (images, {len(self.class_names)}): "
-            f"its classes are {_first_names(self.class_names, 10)}"
+            f"its classes are {first_names(self.class_names, 10)}"
         )
 
     @property
@@ -171,32 +181,68 @@ class Classifier(nn.Module):
         return self.normalise(to_pixels(pictures, self.input_size))
 
 
-def align(model: Classifier, data: DatasetT) -> tuple[Classifier, DatasetT]:
+def align(
+    model: Classifier, data: DatasetT, class_order: str | Sequence[str] | None = None
+) -> tuple[Classifier, DatasetT]:
     """Give a classifier and a data set the same class names in the same order, without changing either.
 
-    A classifier whose classes are only numbered takes the names of the data set; otherwise the classes of the data set
-    are reordered to match the classifier.
+    A classifier without names of its own, or whose classes are only numbered, takes those of the data set. Otherwise
+    the data set takes the classes of the classifier, of which it may have images of some only. What is assumed is said
+    in a warning.
+
+    Args:
+        model: The classifier.
+        data: The data set.
+        class_order: Which output is which class: "sorted" (the names of the data as strings), "numeric" (as numbers) or
+            K names; None to take the classifier's own names or else the order of the data set.
 
     Returns:
         The classifier, or a copy around the same network with other class names; the data set, or a view of the same
-        images with reordered classes.
+        images with other class names.
 
     Raises:
-        DataError: The classifier and the data set have different classes.
+        DataError: The data set has classes that the classifier does not know, or it cannot be known which is which.
     """
-    if data.class_names == model.class_names:
+    if data.class_names == model.class_names and model.has_names and class_order is None:
         return model, data
-    if set(data.class_names) == set(model.class_names):
-        return model, data.with_class_order(model.class_names)
-    if model.class_names == tuple(map(str, range(len(data.class_names)))):
-        model = copy(model)
-        model.class_names = data.class_names
-        return model, data
-    raise DataError(
-        f"{model.name} knows {len(model.class_names)} classes ({_first_names(model.class_names, 4)}), {data.name} has "
-        f"{len(data.class_names)} ({_first_names(data.class_names, 4)}); give data of the same classes"
-    )
+    present, numbers = data.present_classes(), tuple(map(str, range(len(model.class_names))))
+    numbered = model.class_names == numbers
+    if class_order is not None or not model.has_names or (numbered and not set(present) <= set(numbers)):
+        model = _named_after(model, data, class_order)
+    elif numbered and present != (numeric := tuple(sorted(present, key=int))):
+        log.warning(
+            f"{model.name} names its classes {first_names(numbers)}: those of {data.name} are taken by name, in the "
+            f"order {first_names(numeric)}; --class-order sorted takes {first_names(sorted(present))}, as "
+            "torchvision's ImageFolder does"
+        )
+    elif set(present) <= set(numbers) - set(model.class_names):
+        names = tuple(model.class_names[int(name)] for name in present)
+        log.warning(f"{data.name} numbers its classes: {first_names([*map('{} is {}'.format, present, names)])}")
+        data = data.with_class_order(present).with_class_names(names)
+    if strange := [name for name in data.present_classes() if name not in model.class_names]:
+        raise DataError(
+            f"{model.name} knows {len(model.class_names)} classes ({first_names(model.class_names)}), but not "
+            f"{first_names(strange)}, which {data.name} has; give data of the same classes"
+        )
+    if len(present) < len(model.class_names):
+        log.warning(
+            f"{data.name}, {data.split}, has images of {len(present)} of the {len(model.class_names)} classes of "
+            f"{model.name} ({first_names(present)}): these are evaluated; a prediction of another class is an error"
+        )
+    return model, data if data.class_names == model.class_names else data.with_class_order(model.class_names)
 
 
-def _first_names(names: Sequence[str], count: int) -> str:
-    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
+def _named_after(model: Classifier, data: Dataset, class_order: str | Sequence[str] | None) -> Classifier:
+    """A copy of a classifier whose classes have the names of the data in the given order, as in `align`."""
+    count = len(model.class_names)
+    names, assumed = order_classes(data.class_names, data.present_classes(), count, class_order, model.name)
+    if model.has_names and model.class_names not in (names, tuple(map(str, range(count)))):
+        raise DataError(
+            f"{model.name} names its classes itself ({first_names(model.class_names)}), other than the class order "
+            f"({first_names(names)}); leave --class-order out"
+        )
+    if assumed:
+        log.warning(assumed)
+    model = copy(model)
+    model.class_names, model.has_names = names, True
+    return model

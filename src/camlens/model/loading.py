@@ -95,7 +95,7 @@ def _from_function(spec: str, weights: Path | None) -> Classifier:
         f"{spec} gave a bare network: taking 3x224x224 images normalised as ImageNet's are, and class names from the "
         "data; let it return a camlens.Classifier to say otherwise"
     )
-    return Classifier(made, tuple(map(str, range(logits.shape[1]))), *IMAGENET, (224, 224))
+    return Classifier(made, logits.shape[1], *IMAGENET, (224, 224))
 
 
 def _call(spec: str) -> nn.Module:

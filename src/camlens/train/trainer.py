@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from camlens.data.dataset import Dataset
-from camlens.errors import CamlensError
+from camlens.errors import CamlensError, DataError
 from camlens.model import checkpoint, loading
 from camlens.model.classifier import Classifier
 from camlens.progress import Work
@@ -290,10 +290,12 @@ def prepare(
         processes: The processes that train together.
 
     Raises:
-        DataError: There are too few images.
+        DataError: There are too few images, or all of one class.
         UsageError: Recipe, data, processes and the run to resume do not fit each other.
         CamlensError: The checkpoint to resume from is damaged or missing.
     """
+    if len(data.class_names) < 2:
+        raise DataError(f"{data.name} has 1 class, {data.class_names[0]}; a classifier needs two or more")
     folder, seed, device = settings.folder, settings.seed, torch.device(settings.device)
     train_indices, held_out = split_held_out(data, settings.recipe, seed, processes.world_size)
     config = processes.call_on_main(settings.make_config, data, len(train_indices), processes.world_size)

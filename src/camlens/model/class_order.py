@@ -1,0 +1,83 @@
+"""Which output of a network is which class of the data, where the network has no class names of its own."""
+
+from collections.abc import Sequence
+
+from camlens.data.dataset import duplicates
+from camlens.errors import DataError
+
+SORTED, NUMERIC = "sorted", "numeric"
+HOW = "give --class-order FILE, with the name of each output in a line, or a camlens.Classifier with class_names"
+
+
+def order_classes(
+    names: Sequence[str], present: Sequence[str], count: int, order: str | Sequence[str] | None, owner: str
+) -> tuple[tuple[str, ...], str]:
+    """Name the outputs of a network after the classes of data.
+
+    Args:
+        names: The classes of the data, in their order.
+        present: Those that have images.
+        count: K, the number of outputs.
+        order: "sorted", as strings, like torchvision's ImageFolder; "numeric"; the K names themselves; or None for the
+            order of the data.
+        owner: The network in words, for messages.
+
+    Returns:
+        The K names, and what was assumed in words, "" if nothing was.
+
+    Raises:
+        DataError: It cannot be known which output is which class, or the classes are not those of the order.
+    """
+    if order is not None and order not in (SORTED, NUMERIC):
+        if len(order) != count:
+            raise DataError(f"the class order has {len(order)} names; {owner} has {count} outputs")
+        if twice := duplicates(order):
+            raise DataError(f"the class order has {twice} more than once; give every class a name of its own")
+        return tuple(order), ""
+    numbers = tuple(map(str, range(count)))
+    every = next((tuple(pool) for pool in (names, present) if len(pool) == count), numbers)  # all that there can be
+    if not set(present) <= set(every):
+        raise DataError(
+            f"{owner} has {count} outputs without names, and the data have {len(present)} classes "
+            f"({first_names(present)}), so it cannot be known which is which; {HOW}"
+        )
+    numeric = tuple(sorted(every, key=int)) if are_numbers(every) else None
+    if order == NUMERIC:
+        if numeric is None:
+            raise DataError(f"--class-order numeric takes classes that are numbers, not {first_names(every)}")
+        return numeric, ""
+    if order == SORTED:
+        return tuple(sorted(every)), ""
+    if every == numbers != tuple(names):  # some of the numbers are there: their order may tell that of all
+        known = [name for name in names if name in numbers]
+        orders = dict.fromkeys((tuple(sorted(numbers)), numbers))
+        fitting = [order for order in orders if len(orders) == 1 or keeps_order(known, order)]
+        if len({tuple(map(order.index, present)) for order in fitting}) != 1:
+            raise DataError(
+                f"{owner} has {count} outputs without names, and the classes of the data, {first_names(present)}, "
+                "do not tell their order; give --class-order sorted, as torchvision's ImageFolder has them, or numeric"
+            )
+        every = fitting[0]
+    if numeric is None or every == numeric:
+        return every, ""
+    return every, (
+        f"{owner} has no class names, and those of the data are numbers: taking the order of the data "
+        f"({first_names(every)}), that of torchvision's ImageFolder where they are folders; "
+        f"--class-order numeric takes {first_names(numeric)}"
+    )
+
+
+def are_numbers(names: Sequence[str]) -> bool:
+    """Whether all names are whole numbers, like "10"."""
+    return all(name.isascii() and name.isdecimal() for name in names)
+
+
+def keeps_order(names: Sequence[str], pool: Sequence[str]) -> bool:
+    """Whether names come in a pool, in the same order."""
+    left = iter(pool)
+    return all(name in left for name in names)
+
+
+def first_names(names: Sequence[str], count: int = 4) -> str:
+    """The first names, for a message: "cat, dog, …"."""
+    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
