@@ -56,8 +56,19 @@ def test_what_is_no_list_of_marks_for_these_data(data, tmp_path, text, message):
 
 
 def test_a_class_that_there_is_not(data, tmp_path):
-    with pytest.raises(UsageError, match="unknown class 'cow'; pets has: cat, dog"):
+    with pytest.raises(UsageError, match=r"marks.csv, line 2: unknown class 'cow'; pets has: cat, dog"):
         read_marks(written(tmp_path, HEAD + "0,a.png,cat,dog,wrong:cow\n"), data)
+
+
+def test_marks_that_a_spreadsheet_saved(data, tmp_path):
+    """With a byte-order mark, semicolons, blank rows and longer lines; errors tell the line in the file."""
+    text = "\ufeff" + HEAD.replace(",", ";").strip() + ';note\r\n;;;;;\r\n0;a.png;cat;dog;real;"two\r\nlines"\r\n'
+    assert read_marks(written(tmp_path, text + '1;"b, c.png";dog;cat;ambiguous;\r\n'), data) == {
+        0: "real",
+        1: "ambiguous",
+    }
+    with pytest.raises(DataError, match="line 5: mark 'perhaps'"):
+        read_marks(written(tmp_path, text + "2;d.png;dog;cat;perhaps;\r\n"), data)
 
 
 def test_a_file_that_cannot_be_read(data, tmp_path):

@@ -3,12 +3,12 @@ import sys
 
 import pytest
 
-from camlens.data.sources import SOURCES, Request, Source, load_split, splits_of
+from camlens.data.sources import NAMES, SOURCES, Request, Source, load_split, splits_of
 from camlens.errors import DataError
 
 
 def test_every_name_has_its_splits():
-    assert all(splits_of(name) == ["train", "test"] for name in SOURCES)
+    assert all(splits_of(name) == ["train", "test"] for name in NAMES)
     assert load_split("shapes", "test").name == "shapes"
     assert load_split("shapes-shortcut", "test").name == "shapes-shortcut"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from camlens.analyse.evaluation import Evaluation, evaluate
 from camlens.analyse.explanations import ExplainedPredictions, explain_predictions
 from camlens.analyse.feature_cache import fingerprint, predict_cached
-from camlens.analyse.findings import compare_models, summarise_errors
+from camlens.analyse.findings import compare_models, summarise_errors, what_is_missing
 from camlens.analyse.measurements import measure
 from camlens.analyse.training_images import Influence, NeighbourSearch, RankedImages, find_influence, find_neighbours
 from camlens.analyse.verdicts import Verdicts, decide
@@ -128,6 +128,7 @@ def analyse(
         train_predictions = predict_cached(model, known, cache, batch_size, fingerprints[1])
         training = study_training(explanations[0], len(errors[0]), known, train_predictions)
     verdicts = None if training is None else training.verdicts
+    findings = compare_models(*evaluations) if len(evaluations) == 2 else summarise_errors(evaluations[0], verdicts)
     return ErrorAnalysis(
         fingerprints=fingerprints,
         test=data,
@@ -136,7 +137,7 @@ def analyse(
         explanations=explanations,
         training=training,
         projection=None if features is None else project(features),
-        findings=compare_models(*evaluations) if len(evaluations) == 2 else summarise_errors(evaluations[0], verdicts),
+        findings=findings + (what_is_missing(evaluations[0], known) if len(errors[0]) else []),
     )
 
 

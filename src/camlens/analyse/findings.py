@@ -5,6 +5,7 @@ from collections import Counter
 
 from camlens.analyse.evaluation import Evaluation, counted, wilson_interval
 from camlens.analyse.verdicts import SURE, Verdicts
+from camlens.data.dataset import Dataset
 
 
 def summarise_errors(evaluation: Evaluation, verdicts: Verdicts | None) -> list[str]:
@@ -14,6 +15,17 @@ def summarise_errors(evaluation: Evaluation, verdicts: Verdicts | None) -> list[
         return [f"All {len(evaluation.wrong):,} images are right."]
     last = hardest_class(evaluation) if verdicts is None else count_verdicts(verdicts)
     return [commonest_error(evaluation), confident_errors(evaluation), last]
+
+
+def what_is_missing(evaluation: Evaluation, train: Dataset | None) -> list[str]:
+    """A sentence on what cannot be said of the errors, and why; none if all can be said."""
+    if train is not None and evaluation.features is not None:
+        return []
+    if train is None:
+        why = f"no training images were given with {evaluation.data.name}, {evaluation.data.split}"
+    else:
+        why = f"the logits of {evaluation.model.name} do not come straight from a linear layer"
+    return [f"The errors have no verdicts, and no training images behind them are shown: {why}."]
 
 
 def commonest_error(evaluation: Evaluation) -> str:

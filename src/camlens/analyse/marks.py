@@ -1,13 +1,13 @@
 """Marks: what a person decided about errors in the report, and the evaluation corrected by them."""
 
-import csv
 from pathlib import Path
 
 import torch
 
 from camlens.analyse.evaluation import Evaluation
 from camlens.data.dataset import Dataset
-from camlens.errors import DataError, unknown
+from camlens.data.table import read_rows
+from camlens.errors import DataError, UsageError, unknown
 
 COLUMNS = ("index", "path", "label", "prediction", "mark")
 WRONG = "wrong:"  # a wrong label, followed by the right one
@@ -20,16 +20,9 @@ def read_marks(path: Path, data: Dataset) -> dict[int, str]:
         DataError: The file cannot be read, holds no marks, or its marks are for other images than those of `data`.
         UsageError: The class of a wrong label is unknown.
     """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise DataError(f"cannot read {path}: {error}; expected marks as the report saves them") from error
-    if not rows or not rows[0].keys() >= set(COLUMNS):
-        raise DataError(f"{path} holds no marks; expected the columns {', '.join(COLUMNS)} and a row for each mark")
     marks = {}
-    for number, row in enumerate(rows, 2):
-        index, mark = row["index"] or "", row["mark"] or ""
+    for number, row in read_rows(path, COLUMNS, "mark"):
+        index, mark = row["index"], row["mark"]
         if not index.isdecimal() or int(index) >= len(data) or row["path"] != data.files[int(index)]:
             raise DataError(
                 f"{path}, line {number}: no image {index} {row['path']} in {data.name}, {data.split}; "
@@ -38,7 +31,9 @@ def read_marks(path: Path, data: Dataset) -> dict[int, str]:
         if row["label"] != (label := data.class_names[int(data.labels[int(index)])]):
             raise DataError(f"{path}, line {number}: image {index} has the label {label} here, not {row['label']}")
         if mark.startswith(WRONG) and mark[len(WRONG) :] not in data.class_names:
-            raise unknown("class", mark[len(WRONG) :], data.class_names, data.name)
+            raise UsageError(
+                f"{path}, line {number}: {unknown('class', mark[len(WRONG) :], data.class_names, data.name)}"
+            )
         if not mark.startswith(WRONG) and mark not in ("ambiguous", "real"):
             raise DataError(f"{path}, line {number}: mark {mark!r}; expected wrong:<class>, ambiguous or real")
         marks[int(index)] = mark

@@ -6,12 +6,13 @@ command is shown and not before.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
 
-from camlens.data.sources import FOLDER, SOURCES, load_split, split_to_evaluate, splits_of
+from camlens.data.sources import FOLDER, NAMES, load_split, split_to_evaluate, splits_of
 from camlens.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ MODEL_HELP = f"{SHIPPED_MODEL}, a run folder, a weights file, a file from camlen
 ModelArgument = Annotated[str | None, Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=SHIPPED_MODEL)]
 ModelOption = Annotated[str | None, Option("--model", metavar="MODEL", help=MODEL_HELP, show_default=SHIPPED_MODEL)]
 Weights = Annotated[Path | None, Option(help="Weights for the network that module:function returns.")]
-DATA_HELP = f"{', '.join(SOURCES)}, or {FOLDER}."
+DATA_HELP = f"{', '.join(NAMES)}, or {FOLDER}."
 Data = Annotated[str, Option(help=DATA_HELP)]
 DataDir = Annotated[Path | None, Option(help="Where to look for CIFAR-10 first, and to download it to.")]
 SkipUnreadable = Annotated[bool, Option("--skip-unreadable", help="Skip image files that cannot be read.")]
@@ -90,6 +91,12 @@ def load_test_and_train(
     classifier, test = load_images(classifier, data, None, data_dir, skip_unreadable, class_order)
     train = load_if_present(data, "train", classifier.input_size, data_dir, skip_unreadable)
     return classifier, test, None if train is None else align(classifier, train)[1]
+
+
+def say_without_train(data: str) -> None:
+    """Note what a report lacks where `--data` has no training images."""
+    message = "%s has no train images, so the report has no verdicts and no training images behind the errors"
+    logging.getLogger("camlens").warning(message, data)
 
 
 def read_class_order(order: str | None) -> str | list[str] | None:

@@ -28,4 +28,6 @@ def report(
     classifier = opt.load_model(model, model_option, weights, device)
     other = None if second is None else opt.load_model(second, None, None, device)
     classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
+    if train is None:
+        opt.say_without_train(data)
     print_paths(camlens.report(classifier, test, out / "report.html", train, other, batch))

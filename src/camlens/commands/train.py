@@ -10,7 +10,6 @@ from typer import Option
 
 from camlens.commands import options as opt
 from camlens.commands.console import console, print_paths
-from camlens.errors import DataError
 from camlens.files import write_json
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def train(
 ) -> None:
     """Train a network into a run folder and evaluate it on the test images; with torchrun, on many processes."""
     from camlens.analyse.evaluation import evaluate
-    from camlens.data.sources import split_to_evaluate
+    from camlens.data.sources import load_split, split_to_evaluate
     from camlens.runtime.processes import join_processes, pick_device
     from camlens.train.recipe import find_recipe
     from camlens.train.run_folder import RunFolder, resolve_settings
@@ -63,10 +62,8 @@ def train(
         )
         source, side = settings.source or "cifar10", max(settings.recipe.sizes)
         with processes.local_main_first():
-            images = opt.load_if_present(source, "train", (side, side), data_dir, skip_unreadable)
+            images = load_split(source, "train", (side, side), data_dir, skip_unreadable)
             test = opt.load_if_present(source, split_to_evaluate(source), (side, side), data_dir, skip_unreadable)
-        if images is None:
-            raise DataError(f"{source} has no folder train/<class>/* to train on")
         trainer = prepare(settings, images, save_every=save_every, processes=processes)
         model, paths = train_and_draw(trainer), [*trainer.folder.files]
         if test is None:

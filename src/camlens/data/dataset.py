@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,6 +195,11 @@ class InMemoryDataset(Dataset):
 def duplicates(names: Sequence[str]) -> str:
     """The names that occur more than once, in words; "" if there are none."""
     return ", ".join(repr(name) for name, count in Counter(names).items() if count > 1)
+
+
+def are_numbers(names: Iterable[str]) -> bool:
+    """Whether all names are whole numbers, like "10"."""
+    return all(name.isascii() and name.isdecimal() for name in names)
 
 
 def _select(values: Any, indices: Tensor) -> Any:

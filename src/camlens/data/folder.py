@@ -2,7 +2,7 @@
 
 import logging
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -40,24 +40,57 @@ def load(root: Path, split: str, size: Size, skip_unreadable: bool = False) -> I
     labels = {path: label for label, name in enumerate(class_names) for path in _pictures(root / split / name)}
     if not labels:
         raise DataError(f"{root / split} has no pictures; {LAYOUT}, ending in {' '.join(sorted(picture_endings()))}")
-    paths = list(labels)
-    pixels, sizes, errors = read_pictures(paths, size, f"reading {root.name}, {split}")
+    files = [path.relative_to(root).as_posix() for path in labels]
+    name = root.resolve().name
+    return read_images(
+        root / split, name, split, class_names, list(labels.values()), files, root, size, skip_unreadable
+    )
+
+
+def read_images(
+    source: Path,
+    name: str,
+    split: str,
+    class_names: Sequence[str],
+    labels: Sequence[int],
+    files: Sequence[str],
+    root: Path,
+    size: Size,
+    skip_unreadable: bool,
+) -> InMemoryDataset:
+    """Read picture files as a data set.
+
+    Args:
+        source: Where they are listed, for messages.
+        name, split, class_names: As in `Dataset`.
+        labels: The index of the class of each picture, N numbers.
+        files: N paths, from `root` or absolute.
+        root: The folder that holds them.
+        size: Height and width in pixels to which each picture is resized, without cropping.
+        skip_unreadable: Leave out pictures that cannot be read, with a warning, instead of failing.
+
+    Raises:
+        DataError: Pictures cannot be read; the message names all of them.
+    """
+    paths = [root / file for file in files]
+    pixels, sizes, errors = read_pictures(paths, size, f"reading {name}, {split}")
+    kept = list(sizes)
     if errors:
-        lines = [f"{len(errors)} of {len(paths)} pictures in {root / split} cannot be read:", *map(str, errors)]
+        lines = [f"{len(errors)} of {len(paths)} pictures in {source} cannot be read:", *map(str, errors)]
         message = "\n  ".join(lines)
         if not skip_unreadable:
             raise DataError(f"{message}\nmend or remove them, or go on without them with --skip-unreadable")
         logging.getLogger("camlens").warning("%s\nthey are left out", message)
-        pixels, paths = pixels[list(sizes)], [paths[index] for index in sizes]
+        pixels = pixels[kept]
     return InMemoryDataset(
-        name=root.resolve().name,
+        name=name,
         split=split,
-        class_names=class_names,
-        labels=torch.tensor([labels[path] for path in paths], dtype=torch.int64),
-        files=tuple(path.relative_to(root).as_posix() for path in paths),
+        class_names=tuple(class_names),
+        labels=torch.tensor([labels[index] for index in kept], dtype=torch.int64),
+        files=tuple(files[index] for index in kept),
         original_size=_size_range(sizes.values()),
         pixels=pixels,
-        originals=paths,
+        originals=[paths[index] for index in kept],
     )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from camlens.data.dataset import Dataset
     from camlens.data.pictures import Size
 
-FOLDER = "a folder with train/<class>/* and test/<class>/*"
+FOLDER = "a folder with train/<class>/* and test/<class>/*, or a .csv file with the columns path and label"
 
 
 class Request(NamedTuple):
@@ -33,11 +33,11 @@ class Source(NamedTuple):
 
     Args:
         load: Loads a split.
-        splits: The splits that it has.
+        splits: The splits that it has, or what reads them off the source.
     """
 
     load: Callable[[Request], Dataset]
-    splits: tuple[str, ...] = ("train", "test")
+    splits: tuple[str, ...] | Callable[[str], list[str]] = ("train", "test")
 
 
 def _cifar10(request: Request) -> Dataset:
@@ -58,8 +58,32 @@ def _folder(request: Request) -> Dataset:
     return folder.load(Path(request.source), request.split, request.size, request.skip_unreadable)
 
 
+def _folder_splits(source: str) -> list[str]:
+    from camlens.data import folder
+
+    return folder.splits(Path(source))
+
+
+def _table(request: Request) -> Dataset:
+    from camlens.data import table
+
+    return table.load(Path(request.source), request.split, request.size, request.skip_unreadable)
+
+
+def _table_splits(source: str) -> list[str]:
+    from camlens.data import table
+
+    return table.splits(Path(source))
+
+
 # A key is a name, or the ending of a file, like ".npz": the request's `source` is then the path of such a file.
-SOURCES = {"cifar10": Source(_cifar10), "shapes": Source(_shapes), "shapes-shortcut": Source(_shapes)}
+SOURCES = {
+    "cifar10": Source(_cifar10),
+    "shapes": Source(_shapes),
+    "shapes-shortcut": Source(_shapes),
+    ".csv": Source(_table, _table_splits),
+}
+NAMES = tuple(name for name in SOURCES if not name.startswith("."))
 
 
 def load_split(
@@ -81,12 +105,13 @@ def load_split(
 
 
 def splits_of(source: str) -> list[str]:
-    """The splits that a data set has; for a folder, those that are in it.
+    """The splits that a data set has; for a folder or a file, those that are in it.
 
     Raises:
         DataError: There is no such data.
     """
-    return list(_find(source).splits) or ["train"]
+    splits = _find(source).splits
+    return list(splits(source) if callable(splits) else splits) or ["train"]
 
 
 def split_to_evaluate(source: str) -> str:
@@ -99,7 +124,5 @@ def _find(source: str) -> Source:
     if found := SOURCES.get(source) or SOURCES.get(Path(source).suffix.lower()):
         return found
     if not Path(source).is_dir():
-        raise DataError(f"no data {source!r}; give {', '.join(SOURCES)} or {FOLDER}")
-    from camlens.data import folder
-
-    return Source(_folder, tuple(folder.splits(Path(source))))
+        raise DataError(f"no data {source!r}; give {', '.join(NAMES)} or {FOLDER}")
+    return Source(_folder, _folder_splits)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from camlens.data.dataset import duplicates
+from camlens.data.dataset import are_numbers, duplicates
 from camlens.errors import DataError
 
 SORTED, NUMERIC = "sorted", "numeric"
@@ -65,11 +65,6 @@ def order_classes(
         f"({first_names(every)}), that of torchvision's ImageFolder where they are folders; "
         f"--class-order numeric takes {first_names(numeric)}"
     )
-
-
-def are_numbers(names: Sequence[str]) -> bool:
-    """Whether all names are whole numbers, like "10"."""
-    return all(name.isascii() and name.isdecimal() for name in names)
 
 
 def keeps_order(names: Sequence[str], pool: Sequence[str]) -> bool:

@@ -221,8 +221,9 @@ def align(
         data = data.with_class_order(present).with_class_names(names)
     if strange := [name for name in data.present_classes() if name not in model.class_names]:
         raise DataError(
-            f"{model.name} knows {len(model.class_names)} classes ({first_names(model.class_names)}), but not "
-            f"{first_names(strange)}, which {data.name} has; give data of the same classes"
+            f"{model.name} knows {len(model.class_names)} classes ({first_names(model.class_names)}), {data.name} has "
+            f"{len(present)} ({first_names(present)}), of which it does not know {first_names(strange)}; "
+            "give data of the classes that it knows, or of some of them"
         )
     if len(present) < len(model.class_names):
         log.warning(
