@@ -126,3 +126,15 @@ def test_val_is_evaluated_where_there_is_no_test(network, tmp_path):
     assert evaluated("--model", model, "--data", data, "--split", "val")["accuracy"] == 1
     counts = json.loads(camlens("data", "--data", data, "--out", "out", "--json"))
     assert [split["split"] for split in counts["splits"]] == ["val", "test"]
+
+
+def test_a_softmax_is_said_and_undone(network, tmp_path, caplog):
+    levels = {"cat": 50, "dog": 150, "frog": 250}
+    model, data = network(levels.values()), folders(tmp_path / "data", levels)
+    module = tmp_path / f"{model.split(':')[0]}.py"
+    module.write_text(module.read_text().replace(".abs()", ".abs()).softmax(dim=1)").replace("return -", "return (-"))
+    assert evaluated("--model", model, "--data", data)["ece"] > 0.4, "softmax of 1, 0, 0 is 0.58"
+    assert "(softmax)" in caplog.text and "--outputs softmax" in caplog.text
+    caplog.clear()
+    assert evaluated("--model", model, "--data", data, "--outputs", "softmax")["ece"] < 0.01
+    assert "(softmax)" not in caplog.text

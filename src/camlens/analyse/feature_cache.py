@@ -56,6 +56,7 @@ def predict_cached(
 def fingerprint(model: Classifier, data: Dataset) -> str:
     """The SHA-256 of a network's classes, input and weights and of a data set's images and labels."""
     digest = hashlib.sha256(repr((model.class_names, model.input_size)).encode())
+    digest.update(b"" if model.outputs == "logits" else model.outputs.encode())
     weights = bare(model).state_dict().values()
     for tensor in chain([model.mean, model.std], weights, data.batches(), [data.labels]):
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

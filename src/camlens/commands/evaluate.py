@@ -15,6 +15,7 @@ def evaluate(
     model: opt.ModelArgument = None,
     model_option: opt.ModelOption = None,
     weights: opt.Weights = None,
+    outputs: opt.Outputs = None,
     data: opt.Data = "cifar10",
     data_dir: opt.DataDir = None,
     class_order: opt.ClassOrder = None,
@@ -33,7 +34,7 @@ def evaluate(
     from camlens.analyse.marks import corrected, count_marks, read_marks
     from camlens.show import draw
 
-    classifier = opt.load_model(model, model_option, weights, device)
+    classifier = opt.load_model(model, model_option, weights, device, outputs)
     classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
     marks = read_marks(corrections, images) if corrections else None
     folder = out_folder(out)

@@ -17,6 +17,7 @@ def explain(
     images: Annotated[list[Path], Argument(metavar="IMAGE...", help="Image files of any kind and size.")],
     model: opt.ModelOption = None,
     weights: opt.Weights = None,
+    outputs: opt.Outputs = None,
     layer: opt.Layers = None,
     method: Annotated[
         str, Option(help='{layer_methods}; "all" of these; or, with the extra captum, {pixel_methods}.')
@@ -35,7 +36,7 @@ def explain(
     from camlens.progress import track
     from camlens.show import draw
 
-    classifier = opt.load_model(None, model, weights, device)
+    classifier = opt.load_model(None, model, weights, device, outputs)
     validate(classifier, "hirescam" if method == "all" else method, layer)
     for name in filter(None, (target, against)):
         classifier.class_index(name)

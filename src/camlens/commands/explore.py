@@ -15,6 +15,7 @@ def explore(
     model: opt.ModelArgument = None,
     model_option: opt.ModelOption = None,
     weights: opt.Weights = None,
+    outputs: opt.Outputs = None,
     data: opt.Data = "cifar10",
     data_dir: opt.DataDir = None,
     class_order: opt.ClassOrder = None,
@@ -31,7 +32,7 @@ def explore(
     except ModuleNotFoundError as error:
         raise CamlensError(f"explore needs {error.name}; install it with: pip install 'camlens[explore]'") from error
 
-    classifier = opt.load_model(model, model_option, weights, device)
+    classifier = opt.load_model(model, model_option, weights, device, outputs)
     classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
     if train is None:
         opt.say_without_train(data)

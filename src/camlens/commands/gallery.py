@@ -15,6 +15,7 @@ def gallery(
     model: opt.ModelArgument = None,
     model_option: opt.ModelOption = None,
     weights: opt.Weights = None,
+    outputs: opt.Outputs = None,
     data: opt.Data = "cifar10",
     data_dir: opt.DataDir = None,
     class_order: opt.ClassOrder = None,
@@ -38,7 +39,7 @@ def gallery(
     from camlens.maps.explain import validate
     from camlens.show import draw
 
-    classifier = opt.load_model(model, model_option, weights, device)
+    classifier = opt.load_model(model, model_option, weights, device, outputs)
     chosen = validate(classifier, method, layer)
     if chosen.level == "pixels":
         raise UsageError(

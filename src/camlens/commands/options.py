@@ -42,6 +42,10 @@ ClassOrder = Annotated[
         show_default="the network's names, or else sorted",
     ),
 ]
+Outputs = Annotated[
+    Literal["logits", "softmax", "log-softmax"] | None,
+    Option(help="What the network puts out; a softmax is undone.", show_default="logits, or what the Classifier says"),
+]
 Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
 BatchSize = Annotated[int, Option("--batch", min=1, help="Number of images per batch.")]
 Seed = Annotated[int, Option(min=0, help="Random seed.")]
@@ -50,7 +54,13 @@ Out = Annotated[Path, Option(help="Output folder.")]
 AsJson = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 
 
-def load_model(argument: str | None, option: str | None, weights: Path | None, device: str) -> Classifier:
+def load_model(
+    argument: str | None,
+    option: str | None,
+    weights: Path | None,
+    device: str,
+    outputs: Literal["logits", "softmax", "log-softmax"] | None = None,
+) -> Classifier:
     """Load the model given as argument or as `--model`, by default the shipped one, onto a device."""
     from camlens.model.loading import load
     from camlens.runtime.processes import pick_device
@@ -58,7 +68,9 @@ def load_model(argument: str | None, option: str | None, weights: Path | None, d
     if argument and option:
         raise UsageError(f"two models, {argument} and --model {option}; give one")
     where = pick_device(device)
-    return load(argument or option or SHIPPED_MODEL, weights).to(where)
+    model = load(argument or option or SHIPPED_MODEL, weights).to(where)
+    model.outputs = outputs or model.outputs
+    return model
 
 
 def load_if_present(data: str, split: str, size: Size, data_dir: Path | None, skip_unreadable: bool) -> Dataset | None:

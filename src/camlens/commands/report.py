@@ -16,6 +16,7 @@ def report(
     ] = None,
     model_option: opt.ModelOption = None,
     weights: opt.Weights = None,
+    outputs: opt.Outputs = None,
     data: opt.Data = "cifar10",
     data_dir: opt.DataDir = None,
     class_order: opt.ClassOrder = None,
@@ -25,7 +26,7 @@ def report(
     out: opt.Out = opt.OUT / "report",
 ) -> None:
     """Write one HTML file with every error, its heat maps, its likely cause and the training images behind it."""
-    classifier = opt.load_model(model, model_option, weights, device)
+    classifier = opt.load_model(model, model_option, weights, device, outputs)
     other = None if second is None else opt.load_model(second, None, None, device)
     classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
     if train is None:

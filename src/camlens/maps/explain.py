@@ -17,7 +17,7 @@ from camlens.model.classifier import Classifier, bare, unwrapped
 from camlens.model.exported import Exported
 from camlens.model.forward import micro_batch_size, one_thread, refuse_unobservable
 from camlens.model.layers import feature_maps
-from camlens.model.outputs import find_logits, named_logits, target_value
+from camlens.model.outputs import check_kind, find_logits, named_logits, target_value
 from camlens.model.preprocess import Pictures
 from camlens.progress import track
 
@@ -70,7 +70,7 @@ def explain(
         raise UsageError(f"{chosen.name} is the same for every class, so it has nothing to explain against another")
     function = target if callable(target) else None
     if function is None:
-        read = partial(find_logits, network=network, classes=len(classifier.class_names) if classifier else None)
+        read = classifier.read_logits if classifier else partial(find_logits, network=network)
     else:
         check_function(network, chosen, against)
         read = partial(target_value, function)
@@ -87,6 +87,8 @@ def explain(
             forward_pass = run(network, chosen, batch[rows], layers, read, grid)
             check_logits(forward_pass.logits, model if function is None else network, len(batch))
             logits = forward_pass.logits.detach()
+            if classifier is None and function is None:
+                check_kind(logits, network)
             if len(logits) != (count := rows.stop - rows.start):
                 raise ModelError(
                     f"the network or target gave {len(logits)} rows for {count} images; expected one for each"

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from copy import copy
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from camlens.data.pictures import Size
 from camlens.errors import DataError, ModelError, UsageError, unknown
 from camlens.model.class_order import first_names, order_classes
 from camlens.model.layers import feature_maps, last_of_each_size
-from camlens.model.outputs import find_logits
+from camlens.model.outputs import Outputs, check_kind, find_logits, undo_softmax
 from camlens.model.preprocess import Pictures, to_pixels
 
 log = logging.getLogger("camlens")
@@ -49,6 +49,7 @@ class Classifier(nn.Module):
         name: The name in headings and messages; by default that of the network's class.
         layers: The layers worth looking at; by default `find_layers` finds them.
         grid: Height and width of the grid of the network's tokens, where no convolution made them.
+        outputs: What the network puts out: "logits"; or "softmax" or "log-softmax", which is undone (`undo_softmax`).
 
     Raises:
         UsageError: There are fewer than two class names or two that are the same, or the mean, standard deviation or
@@ -65,6 +66,7 @@ class Classifier(nn.Module):
         name: str | None = None,
         layers: Sequence[str] | None = None,
         grid: Size | None = None,
+        outputs: Outputs = "logits",
     ) -> None:
         super().__init__()
         self.has_names = not isinstance(class_names, int)
@@ -83,12 +85,28 @@ class Classifier(nn.Module):
         self.name = name or type(bare(network)).__name__
         self.mean = nn.Buffer(torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.std = nn.Buffer(torch.tensor(std, dtype=torch.float32), persistent=False)
-        self.grid = grid
+        self.grid, self.outputs = grid, outputs
+        self.checked_outputs: Outputs | None = None
         self.chosen_layers = None if layers is None else tuple(layers)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of normalised images (B, 3, H, W). Raises `ModelError` if they have another shape."""
-        return self.check_logits(self.network(images))
+        return self.check_logits(self.read_logits(self.network(images)))
+
+    def read_logits(self, output: object) -> Any:
+        """The logits in what the network puts out (`find_logits`), with a softmax undone if `outputs` says so.
+
+        Raises:
+            ModelError: The first batch is not what `outputs` says.
+        """
+        network = bare(self.network)
+        logits = find_logits(output, network, len(self.class_names))
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            return logits
+        if self.checked_outputs != self.outputs and not torch.compiler.is_compiling():
+            self.checked_outputs = self.outputs
+            check_kind(logits, network, self.outputs)
+        return undo_softmax(logits, self.outputs)
 
     def check_logits(self, output: object) -> Tensor:
         """The logits in an output (`find_logits`), (B, K) for K class names; raises `ModelError` if there are none."""
@@ -117,8 +135,7 @@ class Classifier(nn.Module):
         """
         if self.chosen_layers is None:
             network = bare(self.network)
-            read = partial(find_logits, network=network, classes=len(self.class_names))
-            found = feature_maps(network, self.input_size, len(self.mean), read, self.grid)
+            found = feature_maps(network, self.input_size, len(self.mean), self.read_logits, self.grid)
             if not found:
                 raise ModelError(f"{self.name} has no layer with a feature map (B, C, h, w)")
             self.chosen_layers = last_of_each_size(found)

@@ -3,13 +3,16 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from camlens.errors import UsageError
+from camlens.errors import ModelError, UsageError
+
+Outputs = Literal["logits", "softmax", "log-softmax"]
+SUM_TOLERANCE = 5e-3  # by which probabilities in half precision may miss 1
 
 log = logging.getLogger("camlens")
 _said: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
@@ -65,6 +68,52 @@ def find_logits(output: Any, network: nn.Module, classes: int | None = None) -> 
         y = output.reshape(-1, 1)
         return torch.cat([torch.zeros_like(y), y], dim=1)
     return output
+
+
+def kind_of_outputs(outputs: Tensor) -> Outputs:
+    """Tell what outputs (B, K) are by their values: probabilities and their logarithms add up to 1."""
+    values = outputs.detach().float()
+    kinds: dict[Outputs, Tensor] = {"softmax": values, "log-softmax": values.exp()}
+    for kind, probabilities in kinds.items():
+        if bool((probabilities >= 0).all()) and bool(((probabilities.sum(dim=1) - 1).abs() < SUM_TOLERANCE).all()):
+            return kind
+    return "logits"
+
+
+def check_kind(outputs: Tensor, network: nn.Module, expected: Outputs = "logits") -> None:
+    """Look at a first batch of outputs (B, K): log that they are probabilities, if logits are expected.
+
+    Raises:
+        ModelError: They are not the probabilities that are expected.
+    """
+    kind, name = kind_of_outputs(outputs), type(network).__name__
+    if kind == expected:
+        return
+    if expected != "logits":
+        raise ModelError(f"{name} puts out {kind}, not {expected}: leave outputs (--outputs) out, or say {kind}")
+    effects = {
+        "softmax": "probabilities (softmax) instead of logits: as softmax is taken of them again, confidences and "
+        "calibration error are wrong, and maps explain probabilities, so they fade where the network is sure",
+        "log-softmax": "logarithms of probabilities (log-softmax) instead of logits: confidences and calibration error "
+        "are right, but maps hold the evidence for all classes, and fade where the network is sure",
+    }
+    say_once(
+        network, f'{name} puts out {effects[kind]}; undo it with --outputs {kind}, or Classifier(outputs="{kind}")'
+    )
+
+
+def undo_softmax(outputs: Tensor, kind: Outputs) -> Tensor:
+    """Logits (B, K) less their mean over the classes of each image; a softmax removes this mean for good.
+
+    Args:
+        outputs: (B, K), as a network puts them out.
+        kind: What they are; "logits" are returned as they are.
+    """
+    if kind == "logits":
+        return outputs
+    logs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    logs = logs.clamp(min=torch.finfo(logs.dtype).tiny).log() if kind == "softmax" else logs
+    return logs - logs.mean(dim=1, keepdim=True)
 
 
 def target_value(target: Callable[[Any], Tensor], output: Any) -> Tensor:

@@ -14,6 +14,7 @@ from camlens.data.dataset import Dataset
 from camlens.errors import ModelError
 from camlens.model.classifier import Classifier, bare
 from camlens.model.forward import evaluation_mode, micro_batch_size, one_thread, uncompiled
+from camlens.model.outputs import Outputs
 from camlens.progress import track
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
 
@@ -92,7 +93,7 @@ def predict(
             output = model(model.prepare(images))
             logits.append(output.float().cpu())
             for head_input, head_output in recorded[-1:]:
-                if head_input.ndim == 2 and (head_output is output or torch.equal(head_output, output[:, 1:])):
+                if head_input.ndim == 2 and puts_out(head_output, output, model.outputs):
                     head_inputs.append(head_input.half().float().cpu())
             recorded.clear()
 
@@ -100,6 +101,13 @@ def predict(
     if not features or processes.any(len(head_inputs) < len(logits)):
         return Predictions(all_logits)
     return Predictions(all_logits, processes.gather(torch.cat(head_inputs)))
+
+
+def puts_out(head_output: Tensor, logits: Tensor, outputs: Outputs) -> bool:
+    """Whether a linear layer put out the logits: as they are, as the second of two, or in front of a softmax."""
+    if outputs != "logits":
+        return torch.allclose(head_output - head_output.mean(dim=1, keepdim=True), logits, atol=1e-3)
+    return head_output is logits or torch.equal(head_output, logits[:, 1:])
 
 
 def _micro_batches(
