@@ -111,6 +111,31 @@ def test_unreadable_files_are_all_named(root: Path, caplog: pytest.LogCaptureFix
     assert [record.getMessage() for record in caplog.records] == [expected + "they are left out"]
 
 
+def test_what_is_left_out_is_counted(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("cat/x.heic", "cat/y.HEIC", "dog/deep/IMG_1", "__MACOSX/cat/._a.png", "cat/.DS_Store"):
+        (root / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "train" / name).touch()
+    picture(root / "train" / "__MACOSX" / "dog" / "c.png")
+    picture(root / "train" / "cat" / "__MACOSX" / "c.png")
+    (root / "train" / "bird").mkdir()
+    train = folder.load(root, "train", (4, 4))
+    assert train.files == ("train/cat/a.JPG", "train/cat/b.png", "train/dog/deep/c.png")
+    assert train.class_names == ("bird", "cat", "dog") and train.present_classes() == ("cat", "dog")
+    (note,) = [record.getMessage() for record in caplog.records]
+    assert note == (
+        f"{root / 'train'} has 3 pictures; left out: 2 .heic, 1 without an ending, the folder __MACOSX; "
+        "class folders without pictures: 1 (bird)"
+    )
+    caplog.clear()
+    folder.load(root, "test", (4, 4))
+    assert not caplog.text, "a class that a split has no folder for is nothing to say"
+    for path in root.glob("t*/*/**/*.*"):
+        if path.is_file():
+            path.rename(path.with_suffix(".heic"))
+    with pytest.raises(DataError, match=r"test has no pictures; expected train/<class>/\* .*\.webp; left out: 2 \.heic"):
+        folder.load(root, "test", (4, 4))
+
+
 def test_no_picture_that_can_be_read(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "train" / name).mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 import logging
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def splits(root: Path) -> list[str]:
 def load(root: Path, split: str, size: Size, skip_unreadable: bool = False) -> InMemoryDataset:
     """Read the pictures in `root`/`split`/<class>/ and below, in the order of their paths.
 
-    Hidden files and files without the ending of a picture are ignored. Class names are the sorted names of the folders
+    Hidden files are ignored. Files without the ending of a picture are left out, and counted in a warning. Class names are the sorted names of the folders
     in all splits. A split may lack pictures of a class. A class that is in val or test but not in an existing train is
     refused, as no network trained there can know it.
 
@@ -37,9 +38,7 @@ def load(root: Path, split: str, size: Size, skip_unreadable: bool = False) -> I
         DataError: The folders have another layout, or pictures cannot be read; the message names all of them.
     """
     class_names = _class_names(root, split)
-    labels = {path: label for label, name in enumerate(class_names) for path in _pictures(root / split / name)}
-    if not labels:
-        raise DataError(f"{root / split} has no pictures; {LAYOUT}, ending in {' '.join(sorted(picture_endings()))}")
+    labels = _find_pictures(root, split, class_names)
     files = [path.relative_to(root).as_posix() for path in labels]
     name = root.resolve().name
     return read_images(
@@ -115,16 +114,48 @@ def _class_names(root: Path, split: str) -> tuple[str, ...]:
 
 def _folders(root: Path) -> set[str]:
     try:
-        return {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+        return {path.name for path in root.iterdir() if path.is_dir() and not _is_hidden(path.name)}
     except OSError as error:
         raise DataError(f"cannot read the folder {root}: {error.strerror}") from error
 
 
-def _pictures(folder: Path) -> list[Path]:
-    endings = picture_endings()
-    paths = [path for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file()]
-    hidden = {path for path in paths if any(part.startswith(".") for part in path.relative_to(folder).parts)}
-    return sorted(set(paths) - hidden, key=Path.as_posix)
+def _is_hidden(name: str) -> bool:
+    """Whether a file or folder is not for people: hidden, or what macOS leaves in archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files in a folder and below that are not hidden, in the order of their paths."""
+    paths = [path for path in folder.rglob("*") if not any(map(_is_hidden, path.relative_to(folder).parts))]
+    return sorted((path for path in paths if path.is_file()), key=Path.as_posix)
+
+
+def _find_pictures(root: Path, split: str, class_names: Sequence[str]) -> dict[Path, int]:
+    """The files with the ending of a picture, in the order of their paths, and their labels; what is left out is noted.
+
+    Raises:
+        DataError: There are none.
+    """
+    endings, folder = picture_endings(), root / split
+    labels: dict[Path, int] = {}
+    others: Counter[str] = Counter()  # files that are no pictures, by their ending
+    empty = []
+    for label, name in enumerate(class_names):
+        files = _files(folder / name)
+        pictures = [path for path in files if path.suffix.lower() in endings]
+        labels |= dict.fromkeys(pictures, label)
+        others.update(path.suffix.lower() or "without an ending" for path in files if path not in labels)
+        if not pictures and (folder / name).is_dir():
+            empty.append(name)
+    found = [f"{count} {ending}" for ending, count in others.most_common()]
+    found += ["the folder __MACOSX"] if any(folder.rglob("__MACOSX")) else []
+    left_out = f"; left out: {', '.join(found)}" if found else ""
+    if not labels:
+        raise DataError(f"{folder} has no pictures; {LAYOUT}, ending in {' '.join(sorted(endings))}{left_out}")
+    if found or empty:
+        without = f"; class folders without pictures: {len(empty)} ({', '.join(empty)})" if empty else ""
+        logging.getLogger("camlens").warning("%s has %d pictures%s%s", folder, len(labels), left_out, without)
+    return labels
 
 
 def _size_range(sizes: Iterable[Size]) -> str:
