@@ -111,6 +111,19 @@ def test_unreadable_files_are_all_named(root: Path, caplog: pytest.LogCaptureFix
     assert [record.getMessage() for record in caplog.records] == [expected + "they are left out"]
 
 
+def test_statistics_are_those_of_the_original_pixels(root: Path) -> None:
+    numbers = np.random.default_rng(0)
+    pixels = [numbers.integers(0, 256, (height, width, 3), np.uint8) for height, width in ((40, 30), (9, 200), (8, 8))]
+    for name, content in zip(("cat/a.JPG", "cat/b.png", "dog/deep/c.png"), pixels, strict=True):
+        (root / "train" / name).unlink()
+        Image.fromarray(content).save(root / "train" / Path(name).with_suffix(".png"))
+    every = np.concatenate([content.reshape(-1, 3) for content in pixels]) / 255
+    facts, small = folder.load(root, "train", (4, 4)).facts(), folder.load(root, "train", (4, 4)).channel_statistics()
+    np.testing.assert_allclose(facts["mean"], every.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(facts["std"], every.std(axis=0), rtol=1e-12)
+    assert max(small[1]) < 0.5 * min(facts["std"]), "of the small images: averages of many pixels vary less"
+
+
 def test_what_is_left_out_is_counted(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("cat/x.heic", "cat/y.HEIC", "dog/deep/IMG_1", "__MACOSX/cat/._a.png", "cat/.DS_Store"):
         (root / "train" / name).parent.mkdir(parents=True, exist_ok=True)

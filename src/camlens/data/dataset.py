@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camlens.data.pictures import Size, read_pictures, resize
+from camlens.data.pictures import Size, count_levels, read_pictures, resize
 from camlens.errors import DataError
 
 DatasetT = TypeVar("DatasetT", bound="Dataset")
@@ -123,8 +123,8 @@ class Dataset(ABC):
         return tuple(name for name, count in zip(self.class_names, self.counts(), strict=True) if count)
 
     def facts(self) -> dict[str, Any]:
-        """Number of images, size, counts per class and channel statistics of the split, ready for JSON."""
-        mean, std = self.channel_statistics()
+        """Number of images, and size, counts per class and channel statistics of the originals, ready for JSON."""
+        mean, std = channel_statistics(self.original_level_counts())
         return {
             "split": self.split,
             "images": len(self),
@@ -135,19 +135,15 @@ class Dataset(ABC):
         }
 
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel over all pixels, as fractions of 255.
+        """Mean and standard deviation of each channel over all pixels of the images, as fractions of 255.
 
         CIFAR-10's training images have 0.4914 0.4822 0.4465 and 0.2470 0.2435 0.2616.
         """
-        counts = torch.zeros(3, 256, dtype=torch.int64)  # pixels of each level
-        for images in self.batches():
-            for channel in range(3):
-                counts[channel] += torch.bincount(images[:, channel].flatten(), minlength=256)
-        weights = counts.double() / counts.sum(dim=1, keepdim=True)  # (3, 256)
-        levels = torch.arange(256, dtype=torch.float64) / 255
-        mean = (weights * levels).sum(dim=1)
-        std = (weights * (levels - mean[:, None]) ** 2).sum(dim=1).sqrt()
-        return tuple(mean.tolist()), tuple(std.tolist())
+        return channel_statistics(level_counts(self.batches()))
+
+    def original_level_counts(self) -> Tensor:
+        """How many pixels of the original pictures have each level, by channel: (3, 256) int64."""
+        return level_counts(self.batches())
 
 
 @dataclass(eq=False, repr=False)
@@ -190,6 +186,34 @@ class InMemoryDataset(Dataset):
         if errors:
             raise errors[0]
         return self._copy(pixels=pixels)
+
+    def original_level_counts(self) -> Tensor:
+        """How many pixels of the originals have each level, by channel: (3, 256) int64. Reads them again.
+
+        Raises:
+            DataError: A picture can no longer be read.
+        """
+        if self.originals is None or isinstance(self.originals, Tensor):
+            return level_counts((self.pixels if self.originals is None else self.originals).split(BATCH_SIZE))
+        return count_levels(self.originals, f"counting the pixels of {self.name}, {self.split}")
+
+
+def level_counts(batches: Iterable[Tensor]) -> Tensor:
+    """How many pixels of images (B, 3, H, W) uint8 have each level, by channel: (3, 256) int64."""
+    counts = torch.zeros(3, 256, dtype=torch.int64)
+    for images in batches:
+        for channel in range(3):
+            counts[channel] += torch.bincount(images[:, channel].flatten(), minlength=256)
+    return counts
+
+
+def channel_statistics(counts: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, as fractions of 255, from the pixels of each level, (3, 256)."""
+    weights = counts.double() / counts.sum(dim=1, keepdim=True)  # (3, 256)
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean = (weights * levels).sum(dim=1)
+    std = (weights * (levels - mean[:, None]) ** 2).sum(dim=1).sqrt()
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def duplicates(names: Sequence[str]) -> str:
