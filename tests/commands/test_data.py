@@ -2,6 +2,8 @@
 
 import json
 
+from PIL import Image
+
 from command_line import camlens, png_size
 
 
@@ -13,3 +15,12 @@ def test_data(pictures, tmp_path):
     assert min(png_size(tmp_path / "overview.png")) > 300
     said = camlens("data", "--data", pictures, "--out", tmp_path)
     assert "green" in said and "channel mean" in said
+
+
+def test_pictures_of_many_megapixels_are_read_by_an_argument(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # the command changes it
+    Image.MAX_IMAGE_PIXELS = 900  # some of the pictures have more than twice as many
+    said = camlens("data", "--data", pictures, "--out", tmp_path, code=1)
+    assert "exceeds limit of 1800 pixels" in said and "--max-megapixels" in said
+    camlens("data", "--data", pictures, "--out", tmp_path, "--max-megapixels", "0.0036")
+    assert Image.MAX_IMAGE_PIXELS == 1800

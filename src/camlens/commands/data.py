@@ -11,6 +11,7 @@ def data(
     data: opt.Data = "cifar10",
     data_dir: opt.DataDir = None,
     skip_unreadable: opt.SkipUnreadable = False,
+    max_megapixels: opt.MaxMegapixels = None,
     seed: opt.Seed = 0,
     out: opt.Out = opt.OUT / "data",
     as_json: opt.AsJson = False,

@@ -21,6 +21,7 @@ def evaluate(
     class_order: opt.ClassOrder = None,
     split: opt.Split = None,
     skip_unreadable: opt.SkipUnreadable = False,
+    max_megapixels: opt.MaxMegapixels = None,
     device: opt.Device = "auto",
     batch: opt.BatchSize = 250,
     corrections: Annotated[

@@ -25,6 +25,7 @@ def explain(
     target: Annotated[str | None, Option(help="Class to explain.", show_default="the predicted one")] = None,
     against: Annotated[str | None, Option(help="Explain the difference to this class.")] = None,
     top: Annotated[int, Option(min=1, help="Number of classes to list.")] = 5,
+    max_megapixels: opt.MaxMegapixels = None,
     device: opt.Device = "auto",
     out: opt.Out = opt.OUT / "explain",
     as_json: opt.AsJson = False,

@@ -20,6 +20,7 @@ def explore(
     data_dir: opt.DataDir = None,
     class_order: opt.ClassOrder = None,
     skip_unreadable: opt.SkipUnreadable = False,
+    max_megapixels: opt.MaxMegapixels = None,
     host: Annotated[str, Option(help="Address to listen on; 0.0.0.0 admits other machines.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")] = 8000,
     device: opt.Device = "auto",

@@ -18,6 +18,7 @@ def export(
     data_dir: opt.DataDir = None,
     class_order: opt.ClassOrder = None,
     skip_unreadable: opt.SkipUnreadable = False,
+    max_megapixels: opt.MaxMegapixels = None,
     layer: Annotated[list[str] | None, Option(help="layer3 of camlens' ResNets, besides the last layer.")] = None,
     int8: Annotated[
         bool, Option("--int8", help="Quantise to int8, calibrated on training images: smaller and faster.")

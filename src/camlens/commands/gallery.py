@@ -21,6 +21,7 @@ def gallery(
     class_order: opt.ClassOrder = None,
     split: opt.Split = None,
     skip_unreadable: opt.SkipUnreadable = False,
+    max_megapixels: opt.MaxMegapixels = None,
     layer: opt.Layers = None,
     method: Annotated[str, Option(help="{layer_methods}.")] = "grad-cam",
     count: Annotated[int, Option(min=1, help="Number of errors to show.")] = 12,

@@ -30,6 +30,26 @@ Weights = Annotated[Path | None, Option(help="Weights for the network that modul
 DATA_HELP = f"{', '.join(NAMES)}, or {FOLDER}."
 Data = Annotated[str, Option(help=DATA_HELP)]
 DataDir = Annotated[Path | None, Option(help="Where to look for CIFAR-10 first, and to download it to.")]
+
+
+def admit_megapixels(most: float | None) -> float | None:
+    """Let Pillow read pictures of up to so many megapixels, in this process."""
+    if most is not None:
+        from PIL import Image
+
+        Image.MAX_IMAGE_PIXELS = int(most * 1_000_000) // 2  # Pillow warns from here, and refuses twice as many
+    return most
+
+
+MaxMegapixels = Annotated[
+    float | None,
+    Option(
+        min=0,
+        callback=admit_megapixels,
+        help="The largest picture that is read; more could be a file made to fill the memory.",
+        show_default="179",
+    ),
+]
 SkipUnreadable = Annotated[bool, Option("--skip-unreadable", help="Skip image files that cannot be read.")]
 Split = Annotated[
     Literal["train", "val", "test"] | None, Option(help="The split to use.", show_default="test, or else val")

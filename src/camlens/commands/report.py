@@ -21,6 +21,7 @@ def report(
     data_dir: opt.DataDir = None,
     class_order: opt.ClassOrder = None,
     skip_unreadable: opt.SkipUnreadable = False,
+    max_megapixels: opt.MaxMegapixels = None,
     device: opt.Device = "auto",
     batch: opt.BatchSize = 250,
     out: opt.Out = opt.OUT / "report",

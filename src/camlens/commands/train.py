@@ -21,6 +21,7 @@ def train(
     data: Annotated[str | None, Option(help=opt.DATA_HELP, show_default="cifar10, or the resumed run's")] = None,
     data_dir: opt.DataDir = None,
     skip_unreadable: opt.SkipUnreadable = False,
+    max_megapixels: opt.MaxMegapixels = None,
     recipe: Annotated[str | None, Option(help="{recipes}.", show_default="quick, or the resumed run's")] = None,
     changes: Annotated[
         list[str] | None, Option("--set", metavar="FIELD=VALUE", help="Set a field of the recipe; may be repeated.")

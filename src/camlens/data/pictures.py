@@ -180,6 +180,8 @@ def _read(path: Path) -> Image.Image:
             return upright_rgb(image)
     except Exception as error:  # a damaged file can make Pillow raise anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, Image.DecompressionBombError):
+            reason += " Read it with --max-megapixels, or, in Python, a larger PIL.Image.MAX_IMAGE_PIXELS."
         if isinstance(error, UnidentifiedImageError):
             reason = "it is not a picture of a known kind" if path.stat().st_size else "the file is empty"
         raise DataError(f"cannot read {path}: {reason}") from error
