@@ -79,7 +79,7 @@ def test_what_there_is_without_training_images_features_or_errors():
     bare = camlens.analyse(classifier(), images(80))
     assert bare.training is None and bare.projection is not None and "hardest class" in bare.findings[2]
     lacks = "The errors have no verdicts, and no training images behind them are shown: "
-    assert bare.findings[3] == lacks + "no training images were given with noise, test."
+    assert bare.findings[3] == lacks + "none were given, in a folder train/ or as train=."
     other = camlens.analyse(classifier(Net()), images(40), images(40, "train"))
     assert other.training is None and other.projection is None
     data = images(20)

@@ -22,7 +22,7 @@ def what_is_missing(evaluation: Evaluation, train: Dataset | None) -> list[str]:
     if train is not None and evaluation.features is not None:
         return []
     if train is None:
-        why = f"no training images were given with {evaluation.data.name}, {evaluation.data.split}"
+        why = "none were given, in a folder train/ or as train="
     else:
         why = f"the logits of {evaluation.model.name} do not come straight from a linear layer"
     return [f"The errors have no verdicts, and no training images behind them are shown: {why}."]
