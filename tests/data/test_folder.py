@@ -145,7 +145,9 @@ def test_what_is_left_out_is_counted(root: Path, caplog: pytest.LogCaptureFixtur
     for path in root.glob("t*/*/**/*.*"):
         if path.is_file():
             path.rename(path.with_suffix(".heic"))
-    with pytest.raises(DataError, match=r"test has no pictures; expected train/<class>/\* .*\.webp; left out: 2 \.heic"):
+    with pytest.raises(
+        DataError, match=r"test has no pictures; expected train/<class>/\* .*\.webp; left out: 2 \.heic"
+    ):
         folder.load(root, "test", (4, 4))
 
 

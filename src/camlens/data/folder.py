@@ -24,9 +24,9 @@ def splits(root: Path) -> list[str]:
 def load(root: Path, split: str, size: Size, skip_unreadable: bool = False) -> InMemoryDataset:
     """Read the pictures in `root`/`split`/<class>/ and below, in the order of their paths.
 
-    Hidden files are ignored. Files without the ending of a picture are left out, and counted in a warning. Class names are the sorted names of the folders
-    in all splits. A split may lack pictures of a class. A class that is in val or test but not in an existing train is
-    refused, as no network trained there can know it.
+    Hidden files are ignored. Files without the ending of a picture are left out, and counted in a warning. Class names
+    are the sorted names of the folders in all splits. A split may lack pictures of a class. A class that is in val or
+    test but not in an existing train is refused, as no network trained there can know it.
 
     Args:
         root: The folder that holds the folders train, val and test, or some of them.
