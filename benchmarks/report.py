@@ -300,12 +300,31 @@ def maps_on(found: dict[str, Any]) -> list[str]:
     return [*lines, "", f"{hardware(found['machine'])}."]
 
 
+def preprocessing() -> list[str]:
+    """How many of the libraries' settings are read off."""
+    found = read("preprocessing")
+    if not found:
+        return []
+    lines = [
+        "## Pictures prepared as other libraries do",
+        "",
+        "`python benchmarks/preprocessing.py`: what `camlens.Preprocess` reads off a library, against what the library",
+        "itself does with photos of five sizes, in levels of 255. What it cannot read off it refuses in words.",
+        "",
+        "| library | settings | within one level | largest difference | refused |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for name, one in found["libraries"].items():
+        most, refused = max(one["largest difference"].values()), ", ".join(one["refused"]) or "none"
+        lines.append(f"| {name} {one['version']} | {one['cases']} | {one['within one level']} | {most:g} | {refused} |")
+    return [*lines, "", f"{hardware(found['machine'])}."]
+
+
 def results() -> str:
     """RESULTS.md."""
     parts = [["# Results", "", "Made by `python benchmarks/report.py` from `benchmarks/results/*.json`."]]
-    parts += [
-        part for part in (recipes(), pace(), kills(), exits(), finetune(), page(), explorer(), triage(), maps()) if part
-    ]
+    tables = (recipes, pace, kills, exits, finetune, page, explorer, triage, maps, preprocessing)
+    parts += [part for part in (table() for table in tables) if part]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 

@@ -16,6 +16,8 @@ facts = json.loads(session.get_modelmeta().custom_metadata_map["camlens"])
 height, width = facts["input_size"]
 colours = ImageOps.exif_transpose(Image.open(source)).convert("RGBA")
 picture = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
+if "preprocess" in facts:  # the network is shown a crop, or otherwise than resized whole and bilinear
+    sys.exit("this file prepares pictures otherwise; see facts['preprocess'] and camlens.data.geometry.Geometry.apply")
 pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), np.float32) / 255
 images = ((pixels - facts["mean"]) / facts["std"]).transpose(2, 0, 1)[None].astype(np.float32)
 logits, maps = session.run(["logits", "maps"], {"images": images})

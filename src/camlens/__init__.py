@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from camlens.maps.explanation import Explanation
     from camlens.model.classifier import Classifier
     from camlens.model.loading import load
+    from camlens.model.preprocess import Preprocess
     from camlens.show.report.page import report
 
 __version__: str
-__all__ = ["Classifier", "ErrorAnalysis", "Explanation", "analyse", "explain", "load", "report"]
+__all__ = ["Classifier", "ErrorAnalysis", "Explanation", "Preprocess", "analyse", "explain", "load", "report"]
 
 _HOME = {
     "Classifier": "camlens.model.classifier",
     "ErrorAnalysis": "camlens.analyse.error_analysis",
     "Explanation": "camlens.maps.explanation",
+    "Preprocess": "camlens.model.preprocess",
     "explain": "camlens.maps.explain",
     "load": "camlens.model.loading",
     "report": "camlens.show.report.page",

@@ -69,7 +69,7 @@ def test_resized_keeps_what_is_known() -> None:
     test = drawn("test")
     larger = test.resized((48, 48))
     assert larger.size == (48, 48)
-    assert same(test, larger, but={"pixels", "originals"})
+    assert same(test, larger, but={"pixels", "originals", "geometry"})
 
 
 @pytest.mark.parametrize("name", CLASSES)

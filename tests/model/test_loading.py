@@ -93,7 +93,8 @@ def test_a_bare_network_gets_imagenets_conventions_and_a_warning(mine, caplog):
     torch.testing.assert_close(model.mean, torch.tensor([0.485, 0.456, 0.406]))
     torch.testing.assert_close(model.std, torch.tensor([0.229, 0.224, 0.225]))
     (warning,) = caplog.messages
-    assert warning.startswith(f"{mine}:bare gave a bare network: taking 3x224x224 images normalised as ImageNet's")
+    said = "it is shown pictures resized to a shortest side of 256 and cropped to 224x224 (bilinear), less"
+    assert warning.startswith(f"{mine}:bare gave a bare network: {said}") and "--resize 64 --crop 56" in warning
     network, shape = loading.find_network(f"{mine}:bare")
     assert isinstance(network, nn.Sequential) and shape == (3, 224, 224)
 
@@ -104,7 +105,7 @@ def test_a_bare_network_gets_imagenets_conventions_and_a_warning(mine, caplog):
         ("fails", r":fails\(\) failed: RuntimeError: no disk today"),
         ("number", r":number\(\) failed: TypeError: 'int' object is not callable"),
         ("a_list", "gave a list; expected a camlens.Classifier or a torch.nn.Module"),
-        ("too_small", "gave a bare network that does not take 3x224x224 images; let it return camlens.Classifier"),
+        ("too_small", "gave a bare network that does not take 3x224x224 images; say which with --resize"),
         ("no_logits", "gave a network whose output is not logits"),
         ("nothing", "cannot find .*:nothing: module .* has no attribute 'nothing'"),
         ("", "cannot find"),

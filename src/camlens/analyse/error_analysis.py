@@ -1,6 +1,6 @@
 """`analyse`: all that is known of a model's errors on a data set, computed once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from camlens.analyse.measurements import measure
 from camlens.analyse.training_images import Influence, NeighbourSearch, RankedImages, find_influence, find_neighbours
 from camlens.analyse.verdicts import Verdicts, decide
 from camlens.data.dataset import Dataset, InMemoryDataset
-from camlens.data.pictures import upright_rgb
 from camlens.errors import DataError
 from camlens.model.classifier import Classifier, align
 from camlens.model.preprocess import to_pixels
@@ -119,7 +118,7 @@ def analyse(
         )
     evaluations = [evaluate(model, data, batch_size, features=True)]
     if second is not None:
-        evaluations.append(evaluate(second, data.resized(second.input_size), batch_size))
+        evaluations.append(evaluate(second, data, batch_size))
     errors = [evaluation.errors("confidence") for evaluation in evaluations]
     indices = torch.cat([errors[0], *(other[~torch.isin(other, errors[0])] for other in errors[1:])])
     explanations = tuple(explain_predictions(evaluation, indices) for evaluation in evaluations)
@@ -149,7 +148,8 @@ def as_dataset(model: Classifier, data: Dataset | Pairs, split: str, keep_origin
         data: A data set, or images with the indices of their classes. An image is a PIL image, a uint8 tensor
             (3, H, W), or a float tensor as the network takes it.
         split: "train" or "test".
-        keep_originals: Whether to keep the images at their own size too, for a model with another input size.
+        keep_originals: Whether to keep the images at their own size too, for a model with another preprocessing; those
+            of a list are kept in any case, as they are in memory already.
 
     Raises:
         DataError: There are no images, or a label is not the index of one of the model's classes.
@@ -157,24 +157,27 @@ def as_dataset(model: Classifier, data: Dataset | Pairs, split: str, keep_origin
     if isinstance(data, Dataset):
         return data
     pixels, labels, originals = [], [], []
+    keep_originals |= isinstance(data, Sequence)
     for number, (image, label) in enumerate(data):
+        is_input = isinstance(image, Tensor) and image.is_floating_point()
         if isinstance(image, Tensor):
-            image = model.denormalise(image[None].to(model.device))[0] if image.is_floating_point() else image
+            image = model.denormalise(image[None].to(model.device))[0] if is_input else image
             image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-        picture = upright_rgb(image)
         if not 0 <= int(label) < len(model.class_names):
             expected = f"0 to {len(model.class_names) - 1}, the classes of {model.name}"
             raise DataError(f"image {number} has the label {label}; expected {expected}")
-        pixels.append(to_pixels(picture, model.input_size)[0])
+        pixels.append(to_pixels(image, model.input_size if is_input else model.geometry)[0])
         labels.append(int(label))
-        if keep_originals:
-            originals.append(picture)
+        if keep_originals and not is_input:
+            originals.append(image)
     if not labels:
         raise DataError("the data have no images")
     files = tuple(f"{split} image {number}" for number in range(len(labels)))
     size = "x".join(map(str, model.input_size))
     all_pixels, all_labels = torch.stack(pixels), torch.tensor(labels)
-    return InMemoryDataset("data", split, model.class_names, all_labels, files, size, all_pixels, originals or None)
+    kept = originals if len(originals) == len(labels) else None
+    about = ("data", split, model.class_names, all_labels, files, size, all_pixels)
+    return InMemoryDataset(*about, originals=kept, geometry=model.geometry)
 
 
 def identify(model: Classifier, test: Dataset, train: Dataset | None) -> tuple[str, str | None]:

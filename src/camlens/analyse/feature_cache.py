@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from camlens.data.dataset import Dataset
+from camlens.data.geometry import geometry_of
 from camlens.files import replacing
 from camlens.model.classifier import Classifier, bare
 from camlens.progress import announce
@@ -54,9 +55,11 @@ def predict_cached(
 
 
 def fingerprint(model: Classifier, data: Dataset) -> str:
-    """The SHA-256 of a network's classes, input and weights and of a data set's images and labels."""
+    """The SHA-256 of a network's classes, preprocessing and weights and of a data set's images and labels."""
     digest = hashlib.sha256(repr((model.class_names, model.input_size)).encode())
     digest.update(b"" if model.outputs == "logits" else model.outputs.encode())
+    if model.geometry != geometry_of(model.input_size):
+        digest.update(repr(model.geometry).encode())
     weights = bare(model).state_dict().values()
     for tensor in chain([model.mean, model.std], weights, data.batches(), [data.labels]):
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -17,7 +17,8 @@ from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.explanations import ExplainedPredictions, explain_predictions
 from camlens.analyse.training_images import NeighbourSearch, find_duplicates
 from camlens.data.dataset import Dataset
-from camlens.data.pictures import Size, resize
+from camlens.data.geometry import Size
+from camlens.data.pictures import resize
 from camlens.model.classifier import Classifier
 from camlens.progress import Work
 from camlens.runtime.predict import predict

@@ -16,6 +16,11 @@ def evaluate(
     model_option: opt.ModelOption = None,
     weights: opt.Weights = None,
     outputs: opt.Outputs = None,
+    resize: opt.Resize = None,
+    crop: opt.Crop = None,
+    interpolation: opt.Interpolation = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
     data: opt.Data = "cifar10",
     data_dir: opt.DataDir = None,
     class_order: opt.ClassOrder = None,
@@ -35,7 +40,8 @@ def evaluate(
     from camlens.analyse.marks import corrected, count_marks, read_marks
     from camlens.show import draw
 
-    classifier = opt.load_model(model, model_option, weights, device, outputs)
+    shown = opt.shown(resize, crop, interpolation, mean, std)
+    classifier = opt.load_model(model, model_option, weights, device, outputs, shown)
     classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
     marks = read_marks(corrections, images) if corrections else None
     folder = out_folder(out)

@@ -18,6 +18,11 @@ def explain(
     model: opt.ModelOption = None,
     weights: opt.Weights = None,
     outputs: opt.Outputs = None,
+    resize: opt.Resize = None,
+    crop: opt.Crop = None,
+    interpolation: opt.Interpolation = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
     layer: opt.Layers = None,
     method: Annotated[
         str, Option(help='{layer_methods}; "all" of these; or, with the extra captum, {pixel_methods}.')
@@ -37,7 +42,8 @@ def explain(
     from camlens.progress import track
     from camlens.show import draw
 
-    classifier = opt.load_model(None, model, weights, device, outputs)
+    shown = opt.shown(resize, crop, interpolation, mean, std)
+    classifier = opt.load_model(None, model, weights, device, outputs, shown)
     validate(classifier, "hirescam" if method == "all" else method, layer)
     for name in filter(None, (target, against)):
         classifier.class_index(name)
@@ -50,7 +56,7 @@ def explain(
     results: list[dict[str, Any]] = []
     names = unique_names(path.stem for path in images)  # two folders may hold pictures of one name
     for path, name, (title, picture), found in zip(images, names, pictures, explained, strict=True):
-        figure = draw.picture(title, picture, found, method).save(folder / f"{name}.png")
+        figure = draw.picture(title, picture, found, method, classifier.geometry).save(folder / f"{name}.png")
         results.append({"image": str(path), "classes": dict(found.probabilities), "figure": str(figure)})
     if as_json:
         print_json(results)

@@ -16,6 +16,11 @@ def explore(
     model_option: opt.ModelOption = None,
     weights: opt.Weights = None,
     outputs: opt.Outputs = None,
+    resize: opt.Resize = None,
+    crop: opt.Crop = None,
+    interpolation: opt.Interpolation = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
     data: opt.Data = "cifar10",
     data_dir: opt.DataDir = None,
     class_order: opt.ClassOrder = None,
@@ -33,7 +38,8 @@ def explore(
     except ModuleNotFoundError as error:
         raise CamlensError(f"explore needs {error.name}; install it with: pip install 'camlens[explore]'") from error
 
-    classifier = opt.load_model(model, model_option, weights, device, outputs)
+    shown = opt.shown(resize, crop, interpolation, mean, std)
+    classifier = opt.load_model(model, model_option, weights, device, outputs, shown)
     classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
     if train is None:
         opt.say_without_train(data)

@@ -14,6 +14,11 @@ def export(
     model: opt.ModelArgument = None,
     model_option: opt.ModelOption = None,
     weights: opt.Weights = None,
+    resize: opt.Resize = None,
+    crop: opt.Crop = None,
+    interpolation: opt.Interpolation = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
     data: opt.Data = "cifar10",
     data_dir: opt.DataDir = None,
     class_order: opt.ClassOrder = None,
@@ -32,7 +37,8 @@ def export(
     except ModuleNotFoundError as error:
         raise CamlensError(f"export needs {error.name}; install it with: pip install 'camlens[onnx]'") from error
 
-    classifier = opt.load_model(model, model_option, weights, "cpu")
+    shown = opt.shown(resize, crop, interpolation, mean, std)
+    classifier = opt.load_model(model, model_option, weights, "cpu", preprocess=shown)
     layers, known = layer or (), ("layer3", classifier.find_layers()[-1])
     for name in layers:
         if name not in known:

@@ -16,6 +16,11 @@ def gallery(
     model_option: opt.ModelOption = None,
     weights: opt.Weights = None,
     outputs: opt.Outputs = None,
+    resize: opt.Resize = None,
+    crop: opt.Crop = None,
+    interpolation: opt.Interpolation = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
     data: opt.Data = "cifar10",
     data_dir: opt.DataDir = None,
     class_order: opt.ClassOrder = None,
@@ -40,7 +45,8 @@ def gallery(
     from camlens.maps.explain import validate
     from camlens.show import draw
 
-    classifier = opt.load_model(model, model_option, weights, device, outputs)
+    shown = opt.shown(resize, crop, interpolation, mean, std)
+    classifier = opt.load_model(model, model_option, weights, device, outputs, shown)
     chosen = validate(classifier, method, layer)
     if chosen.level == "pixels":
         raise UsageError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
@@ -17,7 +17,7 @@ from camlens.errors import UsageError
 
 if TYPE_CHECKING:
     from camlens.data.dataset import Dataset
-    from camlens.data.pictures import Size
+    from camlens.data.geometry import Framing, Size
     from camlens.model.classifier import Classifier
 
 SHIPPED_MODEL = "resnet18-cifar10"
@@ -27,6 +27,29 @@ MODEL_HELP = f"{SHIPPED_MODEL}, a run folder, a weights file, a file from camlen
 ModelArgument = Annotated[str | None, Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=SHIPPED_MODEL)]
 ModelOption = Annotated[str | None, Option("--model", metavar="MODEL", help=MODEL_HELP, show_default=SHIPPED_MODEL)]
 Weights = Annotated[Path | None, Option(help="Weights for the network that module:function returns.")]
+Resize = Annotated[
+    str | None,
+    Option(
+        metavar="SIDE|HxW",
+        help="How the network is shown pictures: the shortest side is resized to this, or the whole picture.",
+        show_default="what the model says, or 256",
+    ),
+]
+Crop = Annotated[
+    str | None,
+    Option(metavar="SIDE|HxW", help="The centre crop after it.", show_default="what the model says, or 224"),
+]
+Interpolation = Annotated[
+    str | None, Option(help="nearest, bilinear or bicubic.", show_default="what the model says, or bilinear")
+]
+Mean = Annotated[
+    str | None,
+    Option(metavar="R,G,B", help="Channel mean that is subtracted, 0 to 1.", show_default="the model's, or ImageNet's"),
+]
+Std = Annotated[
+    str | None,
+    Option(metavar="R,G,B", help="Standard deviation to divide by.", show_default="the model's, or ImageNet's"),
+]
 DATA_HELP = f"{', '.join(NAMES)}, or {FOLDER}."
 Data = Annotated[str, Option(help=DATA_HELP)]
 DataDir = Annotated[Path | None, Option(help="Where to look for CIFAR-10 first, and to download it to.")]
@@ -80,20 +103,61 @@ def load_model(
     weights: Path | None,
     device: str,
     outputs: Literal["logits", "softmax", "log-softmax"] | None = None,
+    preprocess: dict[str, Any] | None = None,
 ) -> Classifier:
-    """Load the model given as argument or as `--model`, by default the shipped one, onto a device."""
+    """Load the model given as argument or as `--model`, by default the shipped one, onto a device.
+
+    Args:
+        argument, option, weights, device, outputs: What was given.
+        preprocess: The result of `shown`.
+    """
     from camlens.model.loading import load
     from camlens.runtime.processes import pick_device
 
     if argument and option:
         raise UsageError(f"two models, {argument} and --model {option}; give one")
     where = pick_device(device)
-    model = load(argument or option or SHIPPED_MODEL, weights).to(where)
+    model = load(argument or option or SHIPPED_MODEL, weights, preprocess).to(where)
     model.outputs = outputs or model.outputs
     return model
 
 
-def load_if_present(data: str, split: str, size: Size, data_dir: Path | None, skip_unreadable: bool) -> Dataset | None:
+def shown(
+    resize: str | None, crop: str | None, interpolation: str | None, mean: str | None, std: str | None
+) -> dict[str, Any]:
+    """The fields of `camlens.Preprocess` that options name. Raises `UsageError` if they are no such values."""
+    changes: dict[str, Any] = {} if interpolation is None else {"interpolation": interpolation}
+    if crop is not None and resize is None:
+        raise UsageError(f"--crop {crop} follows a resizing; say which with --resize, like --resize 256 or 64x64")
+    if resize is not None:
+        changes |= {"resize": parse_size("--resize", resize), "crop": crop and parse_size("--crop", crop)}
+        if crop is None and isinstance(changes["resize"], int):
+            raise UsageError(
+                f"--resize {resize} keeps the proportions, so pictures need a crop to have one size: add --crop, or "
+                f"resize whole pictures with --resize {resize}x{resize}"
+            )
+    for name, text in (("mean", mean), ("std", std)):
+        if text is not None:
+            try:
+                changes[name] = tuple(map(float, text.replace(",", " ").split()))
+            except ValueError as error:
+                raise UsageError(
+                    f"--{name} is {text!r}; expected a number for each channel, like 0.5,0.5,0.5"
+                ) from error
+    return changes
+
+
+def parse_size(option: str, text: str) -> int | tuple[int, int]:
+    """Parse "64" or "64x48", height first."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"{option} is {text!r}; expected a side in pixels, like 64, or height x width, like 64x48")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
+def load_if_present(
+    data: str, split: str, size: Size | Framing, data_dir: Path | None, skip_unreadable: bool
+) -> Dataset | None:
     """Load one split of `--data`; None if a folder does not hold it."""
     return load_split(data, split, size, data_dir, skip_unreadable) if split in splits_of(data) else None
 
@@ -110,7 +174,7 @@ def load_images(
     from camlens.model.classifier import align
 
     split = split or split_to_evaluate(data)
-    images = load_split(data, split, classifier.input_size, data_dir, skip_unreadable)
+    images = load_split(data, split, classifier.geometry, data_dir, skip_unreadable)
     return align(classifier, images, read_class_order(class_order))
 
 
@@ -121,7 +185,7 @@ def load_test_and_train(
     from camlens.model.classifier import align
 
     classifier, test = load_images(classifier, data, None, data_dir, skip_unreadable, class_order)
-    train = load_if_present(data, "train", classifier.input_size, data_dir, skip_unreadable)
+    train = load_if_present(data, "train", classifier.geometry, data_dir, skip_unreadable)
     return classifier, test, None if train is None else align(classifier, train)[1]
 
 

@@ -17,6 +17,11 @@ def report(
     model_option: opt.ModelOption = None,
     weights: opt.Weights = None,
     outputs: opt.Outputs = None,
+    resize: opt.Resize = None,
+    crop: opt.Crop = None,
+    interpolation: opt.Interpolation = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
     data: opt.Data = "cifar10",
     data_dir: opt.DataDir = None,
     class_order: opt.ClassOrder = None,
@@ -27,7 +32,8 @@ def report(
     out: opt.Out = opt.OUT / "report",
 ) -> None:
     """Write one HTML file with every error, its heat maps, its likely cause and the training images behind it."""
-    classifier = opt.load_model(model, model_option, weights, device, outputs)
+    shown = opt.shown(resize, crop, interpolation, mean, std)
+    classifier = opt.load_model(model, model_option, weights, device, outputs, shown)
     other = None if second is None else opt.load_model(second, None, None, device)
     classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
     if train is None:

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camlens.data.pictures import Size, count_levels, read_pictures, resize
+from camlens.data.geometry import Framing, Size, Window, geometry_of
+from camlens.data.pictures import count_levels, original, read_picture, read_pictures, resize, upright_rgb
 from camlens.errors import DataError
 
 DatasetT = TypeVar("DatasetT", bound="Dataset")
@@ -84,6 +85,38 @@ class Dataset(ABC):
             DataError: A picture can no longer be read.
         """
 
+    def prepared(self: DatasetT, geometry: Framing) -> DatasetT:
+        """The images as a network with this geometry takes them; or itself, where each batch can still be made so.
+
+        A data set whose images have the geometry's size already is taken as it is.
+        """
+        return self.resized(geometry.size) if geometry == geometry_of(geometry.size) else self
+
+    def picture(self, index: int) -> Image.Image | None:
+        """The original picture of an image, RGB; None where it is not kept.
+
+        Raises:
+            DataError: It can no longer be read.
+        """
+        return None
+
+    def displayed(
+        self, index: int, geometries: Sequence[Framing], max_side: int | None = None
+    ) -> tuple[Tensor, list[Window] | None]:
+        """An image for display: the original picture, if a network with one of these geometries crops or squeezes it.
+
+        Returns:
+            (3, H, W) uint8, and for each geometry the part that the network is shown; None for the image itself.
+
+        Raises:
+            DataError: The original picture can no longer be read.
+        """
+        picture, image = self.picture(index), self.images(torch.tensor([index]))[0]
+        if picture is None and self.size != geometries[0].size:  # the images are the originals
+            picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        found = None if picture is None else original(picture, geometries, max_side)
+        return found or (image, None)
+
     def batches(self, batch_size: int = BATCH_SIZE, indices: Tensor | None = None) -> Iterator[Tensor]:
         """Yield the images with these indices, by default all, as batches (B, 3, H, W) uint8."""
         for part in (torch.arange(len(self)) if indices is None else indices).split(batch_size):
@@ -153,12 +186,14 @@ class InMemoryDataset(Dataset):
     Args:
         name, split, class_names, labels, files, original_size: As in `Dataset`.
         pixels: The images, (N, 3, H, W) uint8, RGB.
-        originals: What `resized` starts from, if not from `pixels`: N pictures in RGB, N files of pictures, or the
+        originals: What `resized` starts from, if not from `pixels`: N pictures, N files of pictures, or the
             images at another size.
+        geometry: How the pixels were made of the originals; None if they are the originals themselves.
     """
 
     pixels: Tensor
     originals: Tensor | Sequence[Path | Image.Image] | None = None
+    geometry: Framing | None = None
 
     per_image = (*Dataset.per_image, "pixels", "originals")
 
@@ -171,21 +206,41 @@ class InMemoryDataset(Dataset):
         """The images with these indices (n,) int64, in this order: (n, 3, H, W) uint8, RGB."""
         return self.pixels[indices]
 
-    def resized(self: InMemoryT, size: Size) -> InMemoryT:
-        """The same images at another height and width, made from the originals; itself if it has that size.
+    def resized(self: InMemoryT, size: Size | Framing) -> InMemoryT:
+        """The same images of another size or geometry, made from the originals; itself if it has that.
 
         Raises:
             DataError: A picture can no longer be read.
         """
-        if self.size == tuple(size):
+        geometry = geometry_of(size)
+        if geometry == (self.geometry or geometry_of(self.size)):
             return self
         originals = self.pixels if self.originals is None else self.originals
         if isinstance(originals, Tensor):
-            return self._copy(pixels=resize(originals, size), originals=originals)
-        pixels, _, errors = read_pictures(originals, size, f"reading {self.name}, {self.split}")
+            return self._copy(pixels=resize(originals, geometry), originals=originals, geometry=geometry)
+        pixels, _, errors = read_pictures(originals, geometry, f"reading {self.name}, {self.split}")
         if errors:
             raise errors[0]
-        return self._copy(pixels=pixels)
+        return self._copy(pixels=pixels, geometry=geometry)
+
+    def prepared(self: InMemoryT, geometry: Framing) -> InMemoryT:
+        """The images as a network with this geometry takes them; or itself, where each batch can still be made so."""
+        if self.geometry is None and (self.size != geometry.size or geometry == geometry_of(self.size)):
+            return self
+        return self.resized(geometry)
+
+    def picture(self, index: int) -> Image.Image | None:
+        """The original picture of an image, RGB; None if the pixels are the originals.
+
+        Raises:
+            DataError: It can no longer be read.
+        """
+        if self.originals is None:
+            return None
+        found = self.originals[index]
+        if isinstance(found, Tensor):
+            return Image.fromarray(found.permute(1, 2, 0).numpy())
+        return upright_rgb(found) if isinstance(found, Image.Image) else read_picture(found)
 
     def original_level_counts(self) -> Tensor:
         """How many pixels of the originals have each level, by channel: (3, 256) int64. Reads them again.

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from camlens.data.dataset import InMemoryDataset
-from camlens.data.pictures import Size, picture_endings, read_pictures
+from camlens.data.geometry import Framing, Size, geometry_of
+from camlens.data.pictures import picture_endings, read_pictures
 from camlens.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -21,7 +22,7 @@ def splits(root: Path) -> list[str]:
     return [split for split in SPLITS if (root / split).is_dir()]
 
 
-def load(root: Path, split: str, size: Size, skip_unreadable: bool = False) -> InMemoryDataset:
+def load(root: Path, split: str, size: Size | Framing, skip_unreadable: bool = False) -> InMemoryDataset:
     """Read the pictures in `root`/`split`/<class>/ and below, in the order of their paths.
 
     Hidden files are ignored. Files without the ending of a picture are left out, and counted in a warning. Class names
@@ -31,7 +32,7 @@ def load(root: Path, split: str, size: Size, skip_unreadable: bool = False) -> I
     Args:
         root: The folder that holds the folders train, val and test, or some of them.
         split: "train", "val" or "test".
-        size: Height and width in pixels to which each picture is resized, without cropping.
+        size: Height and width in pixels to which each picture is resized whole, or how else it becomes an image.
         skip_unreadable: Leave out pictures that cannot be read, with a warning, instead of failing.
 
     Raises:
@@ -54,7 +55,7 @@ def read_images(
     labels: Sequence[int],
     files: Sequence[str],
     root: Path,
-    size: Size,
+    size: Size | Framing,
     skip_unreadable: bool,
 ) -> InMemoryDataset:
     """Read picture files as a data set.
@@ -65,14 +66,14 @@ def read_images(
         labels: The index of the class of each picture, N numbers.
         files: N paths, from `root` or absolute.
         root: The folder that holds them.
-        size: Height and width in pixels to which each picture is resized, without cropping.
+        size: Height and width in pixels to which each picture is resized whole, or how else it becomes an image.
         skip_unreadable: Leave out pictures that cannot be read, with a warning, instead of failing.
 
     Raises:
         DataError: Pictures cannot be read; the message names all of them.
     """
-    paths = [root / file for file in files]
-    pixels, sizes, errors = read_pictures(paths, size, f"reading {name}, {split}")
+    paths, geometry = [root / file for file in files], geometry_of(size)
+    pixels, sizes, errors = read_pictures(paths, geometry, f"reading {name}, {split}")
     kept = list(sizes)
     if errors:
         lines = [f"{len(errors)} of {len(paths)} pictures in {source} cannot be read:", *map(str, errors)]
@@ -90,6 +91,7 @@ def read_images(
         original_size=_size_range(sizes.values()),
         pixels=pixels,
         originals=[paths[index] for index in kept],
+        geometry=geometry,
     )
 
 

@@ -1,4 +1,4 @@
-"""Reading pictures, from one file, from its content or many at one size; and the one way in which they are resized."""
+"""Reading pictures, from one file, from its content or many at one size."""
 
 import io
 import math
@@ -10,15 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from camlens.data.geometry import WHOLE, Framing, Size, Window, geometry_of
 from camlens.errors import DataError
 from camlens.progress import track
-
-Size = tuple[int, int]  # height, width in pixels
 
 # Not all that Pillow reads: an EPS file runs another program, and anything can pass for a TGA file.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -65,28 +63,28 @@ def decode_picture(content: bytes, max_pixels: int) -> tuple[Image.Image, int]:
 
 
 def read_pictures(
-    pictures: Sequence[Path | Image.Image], size: Size, description: str
+    pictures: Sequence[Path | Image.Image], geometry: Framing, description: str
 ) -> tuple[Tensor, dict[int, Size], list[DataError]]:
     """Read many pictures at one size.
 
     Args:
-        pictures: N files, or pictures in RGB.
-        size: Height and width to which each is resized, without cropping.
+        pictures: N files, or pictures of any mode.
+        geometry: How each becomes an image.
         description: The work in words, for the progress bar.
 
     Returns:
         The pixels (N, 3, h, w) uint8, undefined for pictures that cannot be read; the original height and width of
         the others, by index; and the errors.
     """
-    pixels = np.empty((len(pictures), 3, *size), np.uint8)
+    pixels = np.empty((len(pictures), 3, *geometry.size), np.uint8)
 
     def read(index: int) -> Size | DataError:
         picture = pictures[index]
         try:
-            picture = picture if isinstance(picture, Image.Image) else _read(picture)
+            picture = upright_rgb(picture) if isinstance(picture, Image.Image) else _read(picture)
         except DataError as error:
             return error
-        pixels[index] = resize_picture(picture, size).transpose(2, 0, 1)
+        pixels[index] = np.asarray(geometry.apply(picture)).transpose(2, 0, 1)
         return picture.height, picture.width
 
     with quiet_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -113,28 +111,47 @@ def count_levels(pictures: Sequence[Path | Image.Image], description: str) -> Te
     return torch.from_numpy(counts).view(3, 256)
 
 
-def resize_picture(picture: Image.Image, size: Size) -> npt.NDArray[np.uint8]:
-    """Resize a picture in RGB to this height and width, bilinear with antialiasing, to an array (h, w, 3)."""
-    height, width = size
-    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-
-
-def resize(pixels: Tensor, size: Size) -> Tensor:
-    """Resize images, each as `resize_picture` does: Pillow gives the same on every machine.
+def resize(pixels: Tensor, size: Size | Framing) -> Tensor:
+    """Resize images with Pillow, which gives the same on every machine.
 
     Args:
         pixels: (N, 3, H, W) uint8.
-        size: The new height h and width w.
+        size: The new height h and width w, or a geometry with this size.
 
     Returns:
-        (N, 3, h, w) uint8, on the device of `pixels`; `pixels` itself if it has that size.
+        (N, 3, h, w) uint8, on the device of `pixels`; `pixels` itself if only its size matters and is that.
     """
-    if tuple(pixels.shape[-2:]) == tuple(size):
+    geometry = geometry_of(size)
+    if geometry_of((pixels.shape[-2], pixels.shape[-1])) == geometry:
         return pixels
-    resized = np.empty((len(pixels), *size, 3), np.uint8)
+    resized = np.empty((len(pixels), *geometry.size, 3), np.uint8)
     for number, image in enumerate(pixels.permute(0, 2, 3, 1).cpu().contiguous().numpy()):
-        resized[number] = resize_picture(Image.fromarray(image), size)
+        resized[number] = np.asarray(geometry.apply(Image.fromarray(image)))
     return torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous().to(pixels.device)
+
+
+def original(
+    picture: Image.Image, geometries: Sequence[Framing], max_side: int | None = None
+) -> tuple[Tensor, list[Window]] | None:
+    """A picture for display in place of the image that a network is shown, with the part that this shows.
+
+    Args:
+        picture: The picture, upright and in RGB.
+        geometries: Of one network, or of several.
+        max_side: Pixels; a larger picture is made smaller. None for no limit.
+
+    Returns:
+        The picture (3, H, W) uint8 with a part for each geometry; None if no image is cropped or squeezed, or if it is
+        not known what one shows: then the image does as well, or better.
+    """
+    size = (picture.height, picture.width)
+    windows = [window for geometry in geometries if (window := geometry.window(size))]
+    squeezed = [size[0] * geometry.size[1] != size[1] * geometry.size[0] for geometry in geometries]
+    if len(windows) < len(geometries) or not (any(squeezed) or any(window != WHOLE for window in windows)):
+        return None
+    small = picture.copy()
+    small.thumbnail((max_side or size[1], max_side or size[0]))
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1), windows
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -92,7 +92,7 @@ def load(split: str, shortcut: bool = False, seed: int = 0) -> ShapeSet:
         canvas, masks, other_masks = _draw(_stream(seed, f"draw {split}"), plan)
         _draw_twins(seed, split, plans, canvas, masks)
     marks = _mark(_stream(seed, f"mark {split}"), split, plan, canvas) if shortcut else np.zeros_like(masks)
-    arrays = {"masks": masks & ~marks, "other_masks": other_masks, "marks": marks, **vars(plan)}
+    arrays: dict[str, Any] = {"masks": masks & ~marks, "other_masks": other_masks, "marks": marks, **vars(plan)}
     arrays["pixels"] = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
     return ShapeSet(
         name=name,
@@ -101,7 +101,7 @@ def load(split: str, shortcut: bool = False, seed: int = 0) -> ShapeSet:
         files=tuple(f"{split}/{index:05d}-{CLASSES[label]}.png" for index, label in enumerate(plan.labels)),
         original_size=f"{SIZE}x{SIZE}",
         causes=tuple(arrays.pop("causes")),
-        **{key: torch.from_numpy(array) for key, array in arrays.items()},
+        **{key: torch.from_numpy(array) for key, array in arrays.items()},  # type: ignore[arg-type]
     )
 
 

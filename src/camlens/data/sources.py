@@ -13,7 +13,7 @@ from camlens.errors import DataError
 
 if TYPE_CHECKING:
     from camlens.data.dataset import Dataset
-    from camlens.data.pictures import Size
+    from camlens.data.geometry import Framing, Size
 
 FOLDER = "a folder with train/<class>/* and test/<class>/*, or a .csv file with the columns path and label"
 
@@ -23,7 +23,7 @@ class Request(NamedTuple):
 
     source: str
     split: str
-    size: Size
+    size: Size | Framing
     data_dir: Path | None
     skip_unreadable: bool
 
@@ -87,14 +87,19 @@ NAMES = tuple(name for name in SOURCES if not name.startswith("."))
 
 
 def load_split(
-    source: str, split: str, size: Size = (64, 64), data_dir: Path | None = None, skip_unreadable: bool = False
+    source: str,
+    split: str,
+    size: Size | Framing = (64, 64),
+    data_dir: Path | None = None,
+    skip_unreadable: bool = False,
 ) -> Dataset:
     """Load one split of a data set.
 
     Args:
         source: A name in `SOURCES`, a file whose ending is there, or a folder with train/<class>/* and test/<class>/*.
         split: "train", "val" or "test".
-        size: Height and width to which the pictures of a folder are resized; others keep their own size.
+        size: Height and width to which the pictures of a folder are resized whole, or the geometry of a network
+            (`Classifier.geometry`); the images of other data sets keep their own size.
         data_dir: Where CIFAR-10 is looked for first, and downloaded to.
         skip_unreadable: Leave out pictures of a folder that cannot be read, instead of failing.
 

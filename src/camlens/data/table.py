@@ -8,7 +8,7 @@ from pathlib import Path
 
 from camlens.data.dataset import InMemoryDataset, are_numbers
 from camlens.data.folder import SPLITS, read_images
-from camlens.data.pictures import Size
+from camlens.data.geometry import Framing, Size
 from camlens.errors import DataError
 
 Row = tuple[int, dict[str, str]]  # line in the file, from 1; cells by the name of their column
@@ -61,7 +61,7 @@ def splits(path: Path) -> list[str]:
     return [split for split in SPLITS if any(row["split"] == split for _, row in rows)]
 
 
-def load(path: Path, split: str, size: Size, skip_unreadable: bool = False) -> InMemoryDataset:
+def load(path: Path, split: str, size: Size | Framing, skip_unreadable: bool = False) -> InMemoryDataset:
     """Read the pictures that a CSV file lists, in its order.
 
     Class names are the sorted labels of all splits; if all are numbers, in the order of numbers.
@@ -69,7 +69,7 @@ def load(path: Path, split: str, size: Size, skip_unreadable: bool = False) -> I
     Args:
         path: A CSV file with the columns `path` (absolute, or from the file's folder), `label` and perhaps `split`.
         split: "train", "val" or "test".
-        size: Height and width in pixels to which each picture is resized, without cropping.
+        size: Height and width in pixels to which each picture is resized whole, or how else it becomes an image.
         skip_unreadable: Leave out pictures that cannot be read, with a warning, instead of failing.
 
     Raises:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, einsum, nn
 from torch.overrides import TorchFunctionMode
 
-from camlens.data.pictures import Size
+from camlens.data.geometry import Size
 from camlens.errors import ModelError
 from camlens.maps.methods import Method
 from camlens.maps.overlay import stretch, upsample

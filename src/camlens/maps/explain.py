@@ -1,13 +1,14 @@
 """`explain`: predict a batch and compute maps, one micro-batch after the other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from camlens.data.pictures import Size
+from camlens.data.geometry import Size
 from camlens.errors import ModelError, UsageError, unknown
 from camlens.maps.backends import ForwardPass, Read, run
 from camlens.maps.explanation import Explanation
@@ -74,6 +75,8 @@ def explain(
     else:
         check_function(network, chosen, against)
         read = partial(target_value, function)
+    if isinstance(images, Iterable) and not isinstance(images, Tensor):
+        images = list(images)
     with one_thread(network), torch.inference_mode(False), torch.enable_grad():
         batch = prepare_images(classifier, images)
         targets = Targets(None if callable(target) else target, len(batch), classifier)
@@ -109,6 +112,7 @@ def explain(
         size = 1 if chosen.level == "pixels" else micro_batch_size(network, batch)  # some copy an image many times
         parts = [explain_part(rows) for rows in track(micro_batches(len(batch), size), "explaining the images")]
     logits, values, indices, seconds, *maps = map(torch.cat, zip(*parts, strict=True))
+    given = [] if isinstance(images, Tensor) else [images] if isinstance(images, Image.Image) else images
     return Explanation(
         logits,
         dict(zip(layers, maps, strict=True)),
@@ -120,6 +124,7 @@ def explain(
         why,
         single_layer=layer is None or isinstance(layer, str),
         values=None if function is None else values,
+        originals=given,
     )
 
 

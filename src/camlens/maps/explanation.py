@@ -2,9 +2,8 @@
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +12,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from camlens.data.geometry import Window
+from camlens.data.pictures import original, upright_rgb
 from camlens.errors import UsageError
 from camlens.files import replacing
 from camlens.maps.overlay import displayable, overlay, three_channels, upsample
@@ -20,6 +21,7 @@ from camlens.model.classifier import Classifier
 
 T = TypeVar("T")
 MAX_IMAGES, MAX_CLASSES, SIDE = 12, 10, 128  # shown in a notebook; the side of each picture is in CSS pixels
+MAX_SIDE = 512  # of an original picture there, in its own pixels
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,11 +35,12 @@ class Explanation:
         target: Indices of the explained classes, (B,), or (B, n) for n classes of each image; None for a function.
         against: Indices of the classes whose logit was subtracted, (B,), or None.
         method: Name of the method.
-        images: The images as the network took them, (B, 3, H, W).
+        images: The images as the network took them, (B, C, H, W).
         classifier: The model, where it is a `Classifier`.
         why: Why this layer, where none was asked for.
         single_layer: Whether one layer was asked for, not a list of them.
         values: What the function gave that is explained, (B,); None for classes.
+        originals: The pictures as they were given, where they were given and the network's geometry is known.
     """
 
     logits: Tensor
@@ -50,6 +53,7 @@ class Explanation:
     why: str = ""
     single_layer: bool = True
     values: Tensor | None = None
+    originals: Sequence[Image.Image] = ()
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{layer} {tuple(maps.shape)}" for layer, maps in self.layer_maps.items())
@@ -101,6 +105,8 @@ class Explanation:
     def overlay(self, strength: float = 0.8) -> list[Image.Image] | dict[str, list[Image.Image]]:
         """Draw each image in grey under its heat map: orange for, blue against; full colour is the map's extreme.
 
+        A picture that the network is shown cropped or squeezed is drawn as it was given, with the crop outlined.
+
         Args:
             strength: How much of full colour covers the image, 0 to 1.
 
@@ -109,8 +115,29 @@ class Explanation:
         """
         if self.target is not None and self.target.ndim > 1:
             raise UsageError("an overlay shows one class; explain one target of each image")
-        draw, pictures = partial(overlay, strength=strength), self.pictures
-        return self._as_asked(lambda maps: list(map(draw, pictures, maps)))
+        shown = [self.original(row) for row in range(len(self.images))]
+        return self._as_asked(
+            lambda maps: [
+                overlay(picture, of_image, strength=strength, window=window)
+                for (picture, window), of_image in zip(shown, maps, strict=True)
+            ]
+        )
+
+    def original(self, row: int, max_side: int | None = None) -> tuple[Tensor, Window | None]:
+        """The picture that an image was made of, if it was cropped or squeezed, and otherwise the image.
+
+        Args:
+            row: Number of the image.
+            max_side: Pixels; a larger picture is made smaller.
+
+        Returns:
+            (3, H, W) uint8, and the part of it that the network was shown; None for the image itself.
+        """
+        if self.originals and self.classifier is not None:
+            found = original(upright_rgb(self.originals[row]), [self.classifier.geometry], max_side)
+            if found is not None:
+                return found[0], found[1][0]
+        return self.pictures[row], None  # (C, H, W)
 
     def class_name(self, index: int) -> str:
         """The name of a class; of a bare network its index."""
@@ -138,13 +165,14 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         """For notebooks: a row for each image, with its prediction and its heat maps."""
-        rows = [self._row_as_html(row, picture) for row, picture in enumerate(self.pictures[:MAX_IMAGES])]
+        rows = [self._row_as_html(row) for row in range(min(len(self.images), MAX_IMAGES))]
         omitted = len(self.logits) - len(rows)
         heading = escape(f"{self.method} at {', '.join(self.layers)}. {self.why}")
         return f"<p>{heading}</p>{''.join(rows)}" + (f"<p>and {omitted:,} more images</p>" if omitted else "")
 
-    def _row_as_html(self, row: int, picture: Tensor) -> str:
+    def _row_as_html(self, row: int) -> str:
         """An image with its prediction, and its heat maps with class, layer and range."""
+        picture, window = self.original(row, MAX_SIDE)
         if self.target is None:
             heading, explained = "" if self.values is None else f"value {self.values[row]:.3g}", ["value"]
         else:
@@ -157,7 +185,7 @@ class Explanation:
         for layer, maps in self.layer_maps.items():
             for name, map in zip(explained, maps[row].reshape(-1, *maps.shape[-2:]), strict=False):
                 caption = f"{name}, {layer}, {map.min():.2g} … {map.max():.2g}"
-                figures.append(html_figure(caption, overlay(picture, map)))
+                figures.append(html_figure(caption, overlay(picture, map, window=window)))
         return "".join(figures) + "<br>"
 
 

@@ -3,8 +3,10 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
+
+from camlens.data.geometry import Size, Window
 
 Colour = tuple[int, int, int]
 
@@ -56,6 +58,7 @@ def overlay(
     negative: Colour = BLUE,
     strength: float = 0.8,
     smooth: bool = True,
+    window: Window | None = None,
 ) -> Image.Image:
     """Draw a heat map on its image, which turns grey so that colour means evidence alone.
 
@@ -67,14 +70,49 @@ def overlay(
         negative: Colour of negative values.
         strength: Opacity of full colour, 0..1.
         smooth: Interpolate the map; otherwise draw the cells of the layer's grid.
+        window: The part of the picture that the map lies on, which is outlined; by default all of it.
 
     Returns:
         RGB image of H x W pixels.
     """
-    values = upsample(map.detach().float().cpu(), (picture.shape[1], picture.shape[2]), smooth)
+    size = (picture.shape[1], picture.shape[2])
+    values = place(map.detach().float().cpu(), size, smooth, window)
     largest = float(map.detach().abs().max()) if scale is None else scale
     fraction = (values / largest if largest > 0 else torch.zeros_like(values)).clamp(-1, 1).numpy()[:, :, None]
     grey = picture.cpu().permute(1, 2, 0).numpy().astype(np.float64) @ LUMA
     alpha = np.abs(fraction) * strength
     blended = grey[:, :, None] * (1 - alpha) + np.where(fraction > 0, positive, negative) * alpha
-    return Image.fromarray(blended.round().astype(np.uint8))
+    drawn = Image.fromarray(blended.round().astype(np.uint8))
+    return drawn if window is None else outline(drawn, window)
+
+
+def place(map: Tensor, size: Size, smooth: bool, window: Window | None) -> Tensor:
+    """Upsample a map (h, w) to a part of a picture of this size, 0 elsewhere: (H, W)."""
+    if window is None:
+        return upsample(map, size, smooth)
+    top, left, bottom, right = to_pixels(window, size)
+    values, inner = torch.zeros(size), upsample(map, (bottom - top, right - left), smooth)
+    inner = inner[max(0, -top) : size[0] - top, max(0, -left) : size[1] - left]  # a crop may reach beyond the picture
+    values[max(0, top) : bottom, max(0, left) : right] = inner
+    return values
+
+
+def to_pixels(window: Window, size: Size) -> tuple[int, int, int, int]:
+    """Top, left, bottom and right in whole pixels of a picture of this size; at least one pixel."""
+    top, left, bottom, right = (round(edge * side) for edge, side in zip(window, (*size, *size), strict=True))
+    return top, left, max(top + 1, bottom), max(left + 1, right)
+
+
+def outline(picture: Image.Image, window: Window) -> Image.Image:
+    """Draw a white line with a dark edge around a part of a picture, unless that is all of it."""
+    size = (picture.height, picture.width)
+    top, left, bottom, right = (
+        min(max(edge, 0), side) for edge, side in zip(to_pixels(window, size), (*size, *size), strict=True)
+    )
+    if (top, left, bottom, right) == (0, 0, *size):
+        return picture
+    drawn, width = picture.copy(), max(1, round(max(size) / 200))
+    pen, box = ImageDraw.Draw(drawn), (left, top, right - 1, bottom - 1)
+    pen.rectangle(box, outline=(30, 30, 30), width=2 * width)
+    pen.rectangle(box, outline="white", width=width)
+    return drawn

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from camlens.errors import ModelError, UsageError
 from camlens.files import replacing
 from camlens.model.classifier import Classifier, bare
+from camlens.model.preprocess import Preprocess
 from camlens.model.resnet import RESNETS, BasicBlock, Bottleneck, ResNet
 
 log = logging.getLogger("camlens")
@@ -28,8 +29,7 @@ WEIGHTS = "model.safetensors"  # the name of the weights in a run folder
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")  # where training scripts keep the weights
 WRAPPERS = ("module.", "_orig_mod.", "net.", "model.", "network.")  # DataParallel and DDP, torch.compile, …
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of each channel
-CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))  # mean and standard deviation of each channel
 CIFAR10_KUANGLIU = (CIFAR10[0], (0.2023, 0.1994, 0.2010))  # as its script normalises
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -50,6 +50,7 @@ def save(path: Path, model: Classifier, half: bool = False) -> None:
         "mean": [float(str(m)) for m in model.mean.cpu().numpy()],
         "std": [float(str(s)) for s in model.std.cpu().numpy()],
         "input_size": model.input_size,
+        **model.preprocess.facts(),
         "camlens": version("camlens"),
     }
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
@@ -75,8 +76,8 @@ def load(path: Path) -> Classifier:
         try:
             facts = json.loads(written)
             network = ResNet(**facts["architecture"])
-            about = {key: facts[key] for key in ("class_names", "mean", "std", "input_size")}
-            model = Classifier(network, **about, name=facts["architecture"]["name"])
+            about = {"name": facts["architecture"]["name"], "preprocess": Preprocess.from_facts(facts)}
+            model = Classifier(network, facts["class_names"], **about)
             if len(model.class_names) != network.fc.out_features:
                 raise ValueError(f"{len(model.class_names)} class names for {network.fc.out_features} classes")
         except (ValueError, KeyError, TypeError, UsageError) as error:
@@ -138,18 +139,19 @@ def recognise(state: State, path: Path) -> tuple[Classifier, State]:
             f"give the network too: --model module:function --weights {path.name}"
         )
     small = state["conv1.weight"].shape[-1] == 3
-    side = 32 if small else 224
-    mean, std = (CIFAR10_KUANGLIU if kuangliu else CIFAR10) if small else IMAGENET
+    mean, std = CIFAR10_KUANGLIU if kuangliu else CIFAR10
     classes, width = len(state["fc.weight"]), len(state["conv1.weight"])
     cifar10 = small and classes == len(CIFAR10_CLASSES)
     names = CIFAR10_CLASSES if cifar10 else classes
+    preprocess = Preprocess((32, 32), None, mean=mean, std=std) if small else Preprocess()
     log.warning(
         f"{path.name} is a {name}{' of kuangliu/pytorch-cifar' if kuangliu else ''} for {classes} classes; "
-        f"taking 3x{side}x{side} images, mean {' '.join(map(str, mean))}, deviation {' '.join(map(str, std))}, "
+        f"taking pictures {preprocess}, mean {' '.join(map(str, preprocess.mean))}, "
+        f"deviation {' '.join(map(str, preprocess.std))}, "
         f"{'the classes of CIFAR-10' if cifar10 else 'class names from the data'}"
     )
     network = ResNet(name, classes, width, "small" if small else "imagenet")
-    return Classifier(network, names, mean, std, (side, side), name=name), state
+    return Classifier(network, names, name=name, preprocess=preprocess), state
 
 
 def unwrapped_keys(state: State, own: Collection[str] = ()) -> State:

@@ -3,19 +3,19 @@
 import logging
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from camlens.data.dataset import Dataset, DatasetT, duplicates
-from camlens.data.pictures import Size
+from camlens.data.geometry import Framing, Size
 from camlens.errors import DataError, ModelError, UsageError, unknown
 from camlens.model.class_order import first_names, order_classes
 from camlens.model.layers import feature_maps, last_of_each_size
 from camlens.model.outputs import Outputs, check_kind, find_logits, undo_softmax
-from camlens.model.preprocess import Pictures, to_pixels
+from camlens.model.preprocess import Custom, Function, Pictures, Preprocess, grey, to_pictures, to_pixels
 
 log = logging.getLogger("camlens")
 
@@ -35,7 +35,7 @@ def bare(module: nn.Module) -> nn.Module:
 
 
 class Classifier(nn.Module):
-    """Any `torch.nn.Module` that maps images (B, 3, H, W) to logits (B, K), with what is known about it.
+    """Any `torch.nn.Module` that maps images (B, C, H, W) to logits (B, K), with what is known about it.
 
     The logits may be part of a tuple, dict or dataclass, and two classes may have a single logit (`find_logits`).
 
@@ -43,30 +43,34 @@ class Classifier(nn.Module):
         network: The module; it is used as it is, never copied or changed.
         class_names: The names of the K classes, all different, in the order of the logits; or only their number K: data
             then name them (see `align`).
-        mean: The mean of each channel, subtracted from the network's inputs; as a fraction of 255.
+        mean: The mean of each of the C channels, subtracted from the network's inputs; as a fraction of 255.
         std: The standard deviation of each channel, by which the inputs are divided; as a fraction of 255.
-        input_size: Height and width in pixels to which pictures are resized, without cropping.
+        input_size: Height and width in pixels to which whole pictures are resized, bilinear and antialiased.
         name: The name in headings and messages; by default that of the network's class.
         layers: The layers worth looking at; by default `find_layers` finds them.
         grid: Height and width of the grid of the network's tokens, where no convolution made them.
         outputs: What the network puts out: "logits"; or "softmax" or "log-softmax", which is undone (`undo_softmax`).
+        preprocess: How else pictures are prepared, instead of `mean`, `std` and `input_size`: a `Preprocess`. Or a
+            function from a PIL picture, upright and RGB, to the network's input (C, H, W), together with the `mean` and
+            `std` by which it normalises, which its results are shown by. Data sets keep its results in 8 bits.
 
     Raises:
-        UsageError: There are fewer than two class names or two that are the same, or the mean, standard deviation or
-            size is invalid.
+        UsageError: There are fewer than two class names or two that are the same, or what is said of pictures is
+            invalid or missing.
     """
 
     def __init__(
         self,
         network: nn.Module,
         class_names: Sequence[str] | int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        input_size: Size,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        input_size: Size | None = None,
         name: str | None = None,
         layers: Sequence[str] | None = None,
         grid: Size | None = None,
         outputs: Outputs = "logits",
+        preprocess: Preprocess | Function | None = None,
     ) -> None:
         super().__init__()
         self.has_names = not isinstance(class_names, int)
@@ -76,21 +80,17 @@ class Classifier(nn.Module):
         self.class_names = tuple(map(str, names))
         if twice := duplicates(self.class_names):
             raise UsageError(f"class_names has {twice} more than once; give every class a name of its own")
-        if np.shape(mean) != (3,) or np.shape(std) != (3,) or min(std) <= 0:
-            raise UsageError(f"mean {mean} and std {std}; expected three numbers each, std above 0")
-        if np.shape(input_size) != (2,) or min(input_size) < 1:
-            raise UsageError(f"input_size is {input_size}; expected (height, width) in pixels")
         self.network = network
-        self.input_size: Size = (int(input_size[0]), int(input_size[1]))
+        self.preprocess = as_preprocess(preprocess, mean, std, input_size)
         self.name = name or type(bare(network)).__name__
-        self.mean = nn.Buffer(torch.tensor(mean, dtype=torch.float32), persistent=False)
-        self.std = nn.Buffer(torch.tensor(std, dtype=torch.float32), persistent=False)
+        self.mean = nn.Buffer(torch.tensor(self.preprocess.mean, dtype=torch.float32), persistent=False)
+        self.std = nn.Buffer(torch.tensor(self.preprocess.std, dtype=torch.float32), persistent=False)
         self.grid, self.outputs = grid, outputs
         self.checked_outputs: Outputs | None = None
         self.chosen_layers = None if layers is None else tuple(layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K) of normalised images (B, 3, H, W). Raises `ModelError` if they have another shape."""
+        """Logits (B, K) of normalised images (B, C, H, W). Raises `ModelError` if they have another shape."""
         return self.check_logits(self.read_logits(self.network(images)))
 
     def read_logits(self, output: object) -> Any:
@@ -120,6 +120,35 @@ class Classifier(nn.Module):
         )
 
     @property
+    def geometry(self) -> Framing:
+        """How a picture becomes an image of the network's input size."""
+        return self.preprocess.geometry
+
+    @property
+    def input_size(self) -> Size:
+        """Height and width of the network's input in pixels."""
+        return self.preprocess.size
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the network's input."""
+        return len(self.mean)
+
+    def with_preprocess(self, **changes: Any) -> "Classifier":
+        """A copy around the same network that prepares pictures otherwise: fields of `Preprocess` that differ.
+
+        Raises:
+            UsageError: A value is invalid, or pictures are prepared by a function.
+        """
+        if not isinstance(self.preprocess, Preprocess):
+            raise UsageError(f"{self.name} prepares pictures by a function of its own; change that instead")
+        changed = copy(self)
+        changed._buffers, changed.preprocess = self._buffers.copy(), replace(self.preprocess, **changes)
+        for name in ("mean", "std"):
+            changed._buffers[name] = torch.tensor(getattr(changed.preprocess, name), device=self.device)
+        return changed
+
+    @property
     def device(self) -> torch.device:
         """The device of the network."""
         return self.mean.device
@@ -135,7 +164,7 @@ class Classifier(nn.Module):
         """
         if self.chosen_layers is None:
             network = bare(self.network)
-            found = feature_maps(network, self.input_size, len(self.mean), self.read_logits, self.grid)
+            found = feature_maps(network, self.input_size, self.channels, self.read_logits, self.grid)
             if not found:
                 raise ModelError(f"{self.name} has no layer with a feature map (B, C, h, w)")
             self.chosen_layers = last_of_each_size(found)
@@ -168,34 +197,83 @@ class Classifier(nn.Module):
         return self
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Normalise images (B, 3, H, W) uint8 for the network: floats of its type and the same shape, on its device."""
+        """Normalise images (B, C, H, W) uint8, on the network's device and to its type; RGB becomes grey for one channel.
+
+        Raises:
+            UsageError: The network takes another number of channels.
+        """
+        if self.channels == 1 and pixels.shape[1] == 3:
+            pixels = grey(pixels)
+        if pixels.shape[1] != self.channels:
+            raise UsageError(
+                f"{self.name} takes images of {self.channels} channels, and these have {pixels.shape[1]}; give tensors "
+                f"(B, {self.channels}, H, W)"
+            )
         images = pixels.to(self.device).float().div_(255)
         return images.sub_(self.mean.view(-1, 1, 1)).div_(self.std.view(-1, 1, 1)).to(self.dtype)
 
     def denormalise(self, images: Tensor) -> Tensor:
-        """The inverse of `normalise`: float (B, 3, H, W) -> uint8 (B, 3, H, W), clipped to 0..255."""
+        """The inverse of `normalise`: float (B, C, H, W) -> uint8, clipped to 0..255; grey images become RGB."""
         pixels = images.detach().float() * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)
-        return (pixels * 255).round().clamp(0, 255).byte()
+        pixels = (pixels * 255).round().clamp(0, 255).byte()
+        return pixels.expand(-1, 3, -1, -1) if self.channels == 1 else pixels
 
     def prepare(self, pictures: Pictures) -> Tensor:
-        """Resize pictures to the network's input size, without cropping, and normalise them.
+        """Prepare pictures as `preprocess` says.
 
         Args:
-            pictures: PIL pictures of any mode and size, or images (B, 3, h, w) uint8 of any size. A float tensor is
-                only converted to the network's type.
+            pictures: PIL pictures of any mode and size, or images (B, 3, h, w) uint8; those of the network's input size
+                are only normalised. A float tensor (B, C, H, W) is only
+                converted to its type.
 
         Returns:
-            (B, 3, H, W) floats of the network's type, on its device.
+            (B, C, H, W) floats of its type, on the network's device.
 
         Raises:
             UsageError: There is no picture, or something that is not a picture.
         """
         if isinstance(pictures, Tensor):
-            if pictures.ndim != 4 or pictures.shape[1] != 3 or len(pictures) == 0:
-                raise UsageError(f"images of shape {tuple(pictures.shape)}; expected (B, 3, H, W), B of 1 or more")
-            if pictures.dtype != torch.uint8:
+            is_float, channels = pictures.dtype != torch.uint8, self.channels
+            known = (channels,) if is_float else (3, channels)
+            if pictures.ndim != 4 or pictures.shape[1] not in known or len(pictures) == 0:
+                expected = f"expected (B, {channels}, H, W), B of 1 or more"
+                raise UsageError(f"images of shape {tuple(pictures.shape)}; {expected}")
+            if is_float:
                 return pictures.to(self.dtype) if pictures.is_floating_point() else pictures
-        return self.normalise(to_pixels(pictures, self.input_size))
+            if tuple(pictures.shape[2:]) == self.input_size:
+                return self.normalise(pictures)
+            pictures = pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
+        elif isinstance(self.preprocess, Custom):
+            images = [self.preprocess.function(one).float() for one in to_pictures(pictures)]
+            return torch.stack(images).to(self.device, self.dtype)
+        return self.normalise(to_pixels(pictures, self.geometry))
+
+
+def as_preprocess(
+    preprocess: Preprocess | Function | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    input_size: Size | None,
+) -> Preprocess | Custom:
+    """What `Classifier` is told of how pictures are prepared. Raises `UsageError` if it is too little or too much."""
+    if isinstance(preprocess, Preprocess):
+        if mean is not None or std is not None or input_size is not None:
+            raise UsageError("preprocess says mean, std and input size itself; leave them out")
+        return preprocess
+    if mean is None or std is None or (input_size is None and preprocess is None):
+        raise UsageError(
+            "nothing says how pictures are prepared; give preprocess=camlens.Preprocess(...), or mean, std and "
+            "input_size, or mean, std and a function preprocess"
+        )
+    if preprocess is not None:
+        if not callable(preprocess):
+            kind = type(preprocess).__name__
+            raise UsageError(f"preprocess is of type {kind}; expected a camlens.Preprocess or a function of a picture")
+        return Custom(preprocess, tuple(mean), tuple(std), input_size or (0, 0))
+    size = input_size if isinstance(input_size, tuple | list) else ()
+    if len(size) != 2 or min(size) < 1:
+        raise UsageError(f"input_size is {input_size}; expected (height, width) in pixels")
+    return Preprocess((size[0], size[1]), None, mean=mean, std=std)
 
 
 def align(
@@ -220,6 +298,7 @@ def align(
     Raises:
         DataError: The data set has classes that the classifier does not know, or it cannot be known which is which.
     """
+    data = data.prepared(model.geometry)
     if data.class_names == model.class_names and model.has_names and class_order is None:
         return model, data
     present, numbers = data.present_classes(), tuple(map(str, range(len(model.class_names))))

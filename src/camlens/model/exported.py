@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from camlens.errors import ModelError, UsageError
 from camlens.model.classifier import Classifier
+from camlens.model.preprocess import Preprocess
 
 KEY = "camlens"  # of the file's metadata: what a classifier knows, and the outputs that are maps, as JSON
 
@@ -38,9 +39,11 @@ class Exported(nn.Module):
         """Logits (B, K), and the maps (B, K, h, w) of each of these layers."""
         from onnxruntime import RunOptions
 
-        height, width = self.session.get_inputs()[0].shape[2:]
-        if tuple(images.shape[1:]) != (3, height, width):
-            raise UsageError(f"images are {tuple(images.shape)}; this ONNX file takes (B, 3, {height}, {width})")
+        shape = self.session.get_inputs()[0].shape[1:]
+        if list(images.shape[1:]) != shape:
+            raise UsageError(
+                f"images are {tuple(images.shape)}; this ONNX file takes (B, {', '.join(map(str, shape))})"
+            )
 
         options = RunOptions()
         options.only_execute_path_to_fetches = True
@@ -69,7 +72,8 @@ def load(path: Path) -> Classifier:
     try:
         facts = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
         network = Exported(session, facts["outputs"], facts["exact"], hashlib.sha256(content).digest())
-        about = {key: facts[key] for key in ("class_names", "mean", "std", "input_size", "name")}
-        return Classifier(network, **about, layers=list(facts["outputs"])).eval()
+        about = {key: facts[key] for key in ("class_names", "name")}
+        preprocess = Preprocess.from_facts(facts)
+        return Classifier(network, **about, layers=list(facts["outputs"]), preprocess=preprocess).eval()
     except (KeyError, ValueError, TypeError) as error:
         raise ModelError(f"{path} was not written by camlens export: it does not say what its outputs are") from error

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camlens.data.pictures import Size
+from camlens.data.geometry import Size
 from camlens.errors import CamlensError, ModelError
 from camlens.model.forward import (
     constant,

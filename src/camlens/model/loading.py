@@ -3,19 +3,23 @@
 import importlib
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from camlens.errors import ModelError, UsageError
 from camlens.model import checkpoint, exported
-from camlens.model.checkpoint import IMAGENET, WEIGHTS
+from camlens.model.checkpoint import WEIGHTS
 from camlens.model.classifier import Classifier, bare
 from camlens.model.outputs import find_logits
+from camlens.model.preprocess import Preprocess
 
 log = logging.getLogger("camlens")
 SHIPPED = Path(__file__).parent / "weights"
+FLAGS = "--resize 64 --crop 56 --interpolation bilinear --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"  # what to say, and how
 SUFFIXES = (".onnx", ".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 
 
@@ -24,7 +28,11 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in SHIPPED.glob("*.safetensors")))
 
 
-def load(model: str | Path = "resnet18-cifar10", weights: str | Path | None = None) -> Classifier:
+def load(
+    model: str | Path = "resnet18-cifar10",
+    weights: str | Path | None = None,
+    preprocess: Preprocess | Mapping[str, Any] | None = None,
+) -> Classifier:
     """Load a classifier, in evaluation mode and on the CPU.
 
     Args:
@@ -36,11 +44,14 @@ def load(model: str | Path = "resnet18-cifar10", weights: str | Path | None = No
             - a file of weights that camlens wrote, or of a ResNet of torchvision, timm or kuangliu/pytorch-cifar
             - `module:function`, a function without arguments that makes a `Classifier` or a bare network
         weights: A state dict for the network that `module:function` makes (`.safetensors`, or `.pt` of tensors alone).
+        preprocess: How pictures are prepared, instead of what the model says or is assumed; or only the fields that
+            differ, like {"resize": 64, "crop": 56}.
 
     Raises:
         ModelError: There is no such network, or the weights belong to another one.
-        UsageError: `weights` is given with something other than `module:function`.
+        UsageError: `weights` is given with something other than `module:function`, or `preprocess` is invalid.
     """
+    changes = {} if preprocess is None else dict(vars(preprocess) if isinstance(preprocess, Preprocess) else preprocess)
     spec, path = str(model), Path(model)
     if path.is_dir():
         path = path / WEIGHTS
@@ -49,7 +60,7 @@ def load(model: str | Path = "resnet18-cifar10", weights: str | Path | None = No
     elif spec in shipped():
         path = SHIPPED / f"{spec}.safetensors"
     elif path.suffix not in SUFFIXES and ":" in spec:
-        return _from_function(spec, None if weights is None else Path(weights))
+        return _from_function(spec, None if weights is None else Path(weights), changes)
     elif path.suffix not in SUFFIXES:
         names = ", ".join(shipped()) or "none in this version: train one with camlens train"
         raise ModelError(
@@ -58,7 +69,8 @@ def load(model: str | Path = "resnet18-cifar10", weights: str | Path | None = No
         )
     if weights is not None:
         raise UsageError(f"--weights goes with module:function; {spec} has its own")
-    return exported.load(path) if path.suffix == ".onnx" else checkpoint.load(path)
+    loaded = exported.load(path) if path.suffix == ".onnx" else checkpoint.load(path)
+    return loaded.with_preprocess(**changes) if changes else loaded
 
 
 def find_network(spec: str) -> tuple[nn.Module, tuple[int, int, int]]:
@@ -66,36 +78,44 @@ def find_network(spec: str) -> tuple[nn.Module, tuple[int, int, int]]:
     made = _call(spec) if ":" in spec and not Path(spec).exists() else load(spec)
     if spec.endswith(".onnx"):
         raise UsageError(f"{spec} is an ONNX file, whose layers are not listed; give the network it was made from")
-    height, width = made.input_size if isinstance(made, Classifier) else (224, 224)
-    return bare(made), (3, height, width)
+    if not isinstance(made, Classifier):
+        return bare(made), (3, *Preprocess().size)
+    return bare(made), (made.channels, *made.input_size)
 
 
-def _from_function(spec: str, weights: Path | None) -> Classifier:
+def _from_function(spec: str, weights: Path | None, changes: dict[str, Any]) -> Classifier:
     """The classifier that a user's function makes, with the weights of a file if one is given.
 
-    A bare network is assumed to take ImageNet's images and to have numbered classes; a warning says so.
+    A bare network is assumed to be shown pictures as is usual for ImageNet, but for the fields of `Preprocess` in
+    `changes`, and to have numbered classes; a warning says so.
     """
     made = _call(spec).eval()
     if weights is not None:
         checkpoint.load_state(bare(made), checkpoint.read_state(weights), weights)
     if isinstance(made, Classifier):
-        return made
+        return made.with_preprocess(**changes) if changes else made
+    preprocess = Preprocess(**changes)
+    shape = (len(preprocess.mean), *preprocess.size)
     try:
         with torch.no_grad():
-            zeros = torch.zeros(1, 3, 224, 224).to(next(made.parameters(), torch.empty(0)))
-            logits = find_logits(made(zeros), bare(made))
+            logits = find_logits(made(torch.zeros(1, *shape).to(next(made.parameters(), torch.empty(0)))), bare(made))
     except Exception as error:  # a network may raise anything
         raise ModelError(
-            f"{spec} gave a bare network that does not take 3x224x224 images; let it return "
-            f"camlens.Classifier(network, class_names=..., mean=..., std=..., input_size=...) ({error})"
+            f"{spec} gave a bare network that does not take {'x'.join(map(str, shape))} images; say which with "
+            f"{FLAGS}, or let it return camlens.Classifier(network, class_names=..., preprocess=...) ({error})"
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
         raise ModelError(f"{spec} gave a network whose output is not logits (B, K)")
     log.warning(
-        f"{spec} gave a bare network: taking 3x224x224 images normalised as ImageNet's are, and class names from the "
-        "data; let it return a camlens.Classifier to say otherwise"
+        f"{spec} gave a bare network: it is shown pictures {preprocess}, less the mean {_numbers(preprocess.mean)}, "
+        f"divided by {_numbers(preprocess.std)}, and class names come from the data; say otherwise with {FLAGS}, or "
+        "let it return a camlens.Classifier"
     )
-    return Classifier(made, logits.shape[1], *IMAGENET, (224, 224))
+    return Classifier(made, logits.shape[1], preprocess=preprocess)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def _call(spec: str) -> nn.Module:

@@ -1,27 +1,274 @@
 """From pictures to the pixels that a network takes. PIL pictures and tensors go through the same steps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from math import floor
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from camlens.data.pictures import Size, resize, resize_picture, upright_rgb
+from camlens.data.geometry import INTERPOLATIONS, Framing, Geometry, Size, Window, geometry_of
+from camlens.data.pictures import resize, upright_rgb
 from camlens.errors import UsageError
 
 Pictures = Tensor | Image.Image | Sequence[Image.Image]
+Function = Callable[[Image.Image], Tensor]
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of each channel
+TOLERANCE = 0.02  # by which the pixels of a function of the user's may leave 0..1: bicubic interpolation overshoots
+MAX_LEVELS, MOST = 1.5, 0.999  # by which so many pixels of a library's own may differ: it may round between steps
 
 
-def to_pixels(pictures: Pictures, size: Size) -> Tensor:
-    """Resize pictures of any size to images of one size, without cropping.
+@dataclass(frozen=True)
+class Preprocess(Geometry):
+    """How pictures are prepared for a network: resized, cropped, normalised. By default as usual for ImageNet.
 
-    Pillow does it, bilinear with antialiasing, so a picture, its file and its pixels give the same images, as
-    torchvision's transforms do for a picture.
+    Args:
+        resize, crop, interpolation, antialias, round_down, by_torch: As in `camlens.data.geometry.Geometry`.
+        mean: The mean of each channel, subtracted from the network's inputs; as a fraction of 255. One number for a
+            network of grey images, to which pictures are then converted.
+        std: The standard deviation of each channel, by which the inputs are divided; as a fraction of 255.
+
+    Raises:
+        UsageError: A value is none of these, or the images would have different sizes.
+    """
+
+    mean: Sequence[float] = IMAGENET[0]
+    std: Sequence[float] = IMAGENET[1]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_normalisation(self.mean, self.std)
+        object.__setattr__(self, "mean", tuple(map(float, self.mean)))
+        object.__setattr__(self, "std", tuple(map(float, self.std)))
+
+    @property
+    def geometry(self) -> Geometry:
+        """Resizing and cropping alone."""
+        return Geometry(**{field.name: getattr(self, field.name) for field in fields(Geometry)})
+
+    def facts(self) -> dict[str, Any]:
+        """What a file of weights must say besides mean, std and input size: nothing for a whole picture, bilinear."""
+        plain = self.geometry == geometry_of(self.size)
+        return {} if plain else {"preprocess": asdict(self.geometry)}
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> "Preprocess":
+        """Read mean, std, input size and `facts` from what a file of weights says."""
+        height, width = facts["input_size"]
+        shape = facts.get("preprocess") or {"resize": (height, width), "crop": None}
+        return cls(**shape, mean=facts["mean"], std=facts["std"])
+
+    @classmethod
+    def from_torchvision(cls, transforms: Any) -> "Preprocess":
+        """Read the preset of torchvision's weights: `weights.transforms()`.
+
+        Args:
+            transforms: A `torchvision.transforms._presets.ImageClassification`.
+
+        Raises:
+            UsageError: It is something else, such as transforms of your own.
+        """
+        try:
+            size, crop = _sides(transforms.resize_size), _sides(transforms.crop_size)
+            interpolation, mean, std = transforms.interpolation, transforms.mean, transforms.std
+        except AttributeError as error:
+            raise UsageError(
+                f"{type(transforms).__name__} is no preset of torchvision's weights for classification; give "
+                "transforms of your own as a function: Classifier(..., preprocess=transforms, mean=..., std=...)"
+            ) from error
+        name = str(getattr(interpolation, "value", interpolation)).removesuffix("-exact")  # Pillow has one "nearest"
+        return _agreeing(cls(size, crop, name, mean=mean, std=std), transforms)
+
+    @classmethod
+    def from_timm(cls, config: Mapping[str, Any]) -> "Preprocess":
+        """Read timm's configuration of a model's data: `timm.data.resolve_model_data_config(model)`.
+
+        Args:
+            config: Its `input_size`, `crop_pct`, `crop_mode`, `interpolation`, `mean` and `std`; the last five have
+                timm's defaults.
+
+        Raises:
+            UsageError: It has no input size, or a crop mode with borders or with other proportions.
+        """
+        if len(config.get("input_size") or ()) != 3:
+            raise UsageError(
+                f"config has the input size {config.get('input_size')}; expected (channels, height, width)"
+            )
+        _, height, width = config["input_size"]
+        share, mode = config.get("crop_pct") or 0.875, config.get("crop_mode") or "center"
+        large = floor(height / share), floor(width / share)
+        if mode not in ("center", "squash") or (mode == "center" and large[0] != large[1]):
+            raise UsageError(
+                f"crop mode {mode} to {height}x{width} is not known here; give timm.data.create_transform(**config) as "
+                "a function: Classifier(..., preprocess=transform, mean=..., std=...)"
+            )
+        resize, interpolation = large if mode == "squash" else large[0], config.get("interpolation") or "bicubic"
+        mean, std = config.get("mean") or IMAGENET[0], config.get("std") or IMAGENET[1]
+        return cls(resize, (height, width), interpolation, mean=mean, std=std)
+
+    @classmethod
+    def from_hugging_face(cls, processor: Any) -> "Preprocess":
+        """Read an image processor of Hugging Face's transformers: `AutoImageProcessor.from_pretrained(...)`.
+
+        Args:
+            processor: The processor. It is run once, to see that what was read is what it does.
+
+        Raises:
+            UsageError: It does more than resize, crop and normalise.
+        """
+        size, crop = (dict(getattr(processor, name, None) or {}) for name in ("size", "crop_size"))
+        size = {key: value for key, value in size.items() if value is not None}
+        short, pair = size.get("shortest_edge"), (size.get("height", 0), size.get("width", 0))
+        resize: int | Size | None = None
+        if getattr(processor, "do_resize", False):
+            if (short is None and None in pair) or size.keys() - {"shortest_edge", "height", "width"}:
+                raise UsageError(f"{type(processor).__name__} resizes to {size}; {_AS_FUNCTION}")
+            resize = pair if short is None else short
+        cropped = (crop["height"], crop["width"]) if getattr(processor, "do_center_crop", False) else None
+        share = getattr(processor, "crop_pct", None)
+        if share and isinstance(short, int):  # ConvNeXT's: a crop below 384 pixels, the whole picture from there on
+            resize, cropped = ((short, short), None) if short >= 384 else (int(short / share), (short, short))
+        filter = getattr(processor, "resample", None)
+        interpolation = Image.Resampling(2 if filter is None else int(filter)).name.lower()
+        factor = processor.rescale_factor if getattr(processor, "do_rescale", False) else 1.0
+        scale = 1 / (255 * factor)  # from what it normalises to fractions of 255
+        mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+        mean, std = ([scale * value for value in values] for values in (mean, std))
+        by_torch = (
+            getattr(processor, "backend", "torchvision") == "torchvision" and interpolation in INTERPOLATIONS[1:3]
+        )
+        found = cls(resize, cropped, interpolation, True, True, by_torch, mean, std)
+        if not callable(processor):
+            return found
+        return _agreeing(found, lambda picture: processor(picture, return_tensors="pt")["pixel_values"][0])
+
+
+_AS_FUNCTION = (
+    "give it as a function: Classifier(..., preprocess=lambda picture: "
+    'processor(picture, return_tensors="pt")["pixel_values"][0], mean=..., std=...)'
+)
+
+
+def _sides(size: int | Sequence[int]) -> int | Size:
+    """A size of torchvision's: a number, or a list of one or two."""
+    numbers = [size] if isinstance(size, int) else list(size)
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+def _agreeing(preprocess: Preprocess, function: Any) -> Preprocess:
+    """What was read of a library's object, if this gives the same images but for rounding."""
+    for size in ((180, 231), (301, 200)) if callable(function) else ():
+        picture = probe(size)
+        ours, theirs = np.asarray(preprocess.apply(picture)).transpose(2, 0, 1), function(picture).float()
+        mean, std = (torch.tensor(values)[:, None, None] for values in (preprocess.mean, preprocess.std))
+        theirs = ((theirs * std + mean) * 255).numpy()
+        if ours.shape != theirs.shape or (abs(ours - theirs) <= MAX_LEVELS).mean() < MOST:
+            raise UsageError(f"it does more with pictures than it says ({preprocess} was read); {_AS_FUNCTION}")
+    return preprocess
+
+
+def probe(size: Size) -> Image.Image:
+    """A picture with black, white and all between, smooth and rough, by which transforms are tried."""
+    (y, x), channel = np.mgrid[: size[0], : size[1]], np.arange(3)
+    waves = np.sin(x[..., None] / (7 + 4 * channel) + channel) + np.sin(y[..., None] / (11 - 2 * channel))
+    noise = np.random.default_rng(0).normal(0, 0.1, waves.shape)
+    return Image.fromarray((255 * np.clip(0.5 + 0.35 * waves + noise, 0, 1)).astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class Custom:
+    """A function of the user's own that prepares a picture, with what is needed to show its result.
+
+    Args:
+        function: From an upright RGB picture to the network's input, (C, H, W) of floats, always of one size.
+        mean: The mean of each of the C channels that it subtracts, as a fraction of 255.
+        std: The standard deviation by which it divides.
+        size: Height and width of its results; None to find out.
+
+    Raises:
+        UsageError: The function does not do so; the message says what to do.
+    """
+
+    function: Function
+    mean: Sequence[float]
+    std: Sequence[float]
+    size: Size = (0, 0)
+
+    def __post_init__(self) -> None:
+        check_normalisation(self.mean, self.std)
+        pictures = [probe((240, 320)), Image.new("RGB", (200, 300)), Image.new("RGB", (300, 200), "white")]
+        try:
+            results = [self.function(picture) for picture in [pictures[0], *pictures]]
+        except Exception as error:  # a function may raise anything
+            raise UsageError(f"preprocess failed on a picture of 320x240: {type(error).__name__}: {error}") from error
+        for result in results:
+            if not isinstance(result, Tensor) or result.ndim != 3 or not result.is_floating_point():
+                kind = f"{tuple(result.shape)} {result.dtype}" if isinstance(result, Tensor) else type(result).__name__
+                raise UsageError(f"preprocess gave {kind}; expected a tensor (C, H, W) of floats for each picture")
+        shapes = {tuple(result.shape) for result in results}
+        if len(shapes) > 1:
+            raise UsageError(f"preprocess gave shapes {sorted(shapes)}; expected one for pictures of every size")
+        if not torch.equal(*results[:2]):
+            raise UsageError("preprocess gave another result the second time; give the transforms of the evaluation")
+        (channels, height, width) = shapes.pop()
+        if channels != len(self.mean):
+            raise UsageError(f"preprocess gave {channels} channels, and mean has {len(self.mean)}; give one for each")
+        if self.size not in ((0, 0), (height, width)):
+            raise UsageError(f"input_size is {self.size}, and preprocess gave {(height, width)}; leave input_size out")
+        object.__setattr__(self, "size", (height, width))
+        values = torch.cat([self._fractions(result) for result in results])
+        low, high = float(values.min()), float(values.max())
+        if max(abs(low), abs(high - 1)) > TOLERANCE:
+            raise UsageError(
+                f"with mean and std undone, preprocess makes values from {low:.3g} (black) to {high:.3g} (white); "
+                "expected 0 to 1: give the mean and std by which it normalises (if it does not, mean 0 and std 1 for "
+                "values up to 1, std 1/255 for values up to 255)"
+            )
+
+    @property
+    def geometry(self) -> Framing:
+        """Itself: what it shows of a picture is not known."""
+        return self
+
+    def window(self, size: Size) -> Window | None:
+        """None: not known."""
+        return None
+
+    def apply(self, picture: Image.Image) -> Image.Image:
+        """The network's input as a picture, to half a level of 255."""
+        pixels = (self._fractions(self.function(picture)) * 255).round().clamp(0, 255).byte()
+        if len(pixels) not in (1, 3):
+            raise UsageError(f"images of {len(pixels)} channels are no pictures; explain tensors of them instead")
+        return Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).numpy())
+
+    def facts(self) -> dict[str, Any]:
+        """A function cannot be written into a file."""
+        raise UsageError("preprocess is a function, which a file cannot hold; give a camlens.Preprocess to save it")
+
+    def _fractions(self, result: Tensor) -> Tensor:
+        mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (self.mean, self.std))
+        return result.detach().float().cpu() * std + mean
+
+
+def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise `UsageError` unless mean and std have one number for each channel, std above 0."""
+    if np.ndim(mean) != 1 or np.shape(mean) != np.shape(std) or np.size(mean) == 0 or min(std) <= 0:
+        raise UsageError(f"mean {mean} and std {std}; expected one number for each channel, std above 0")
+
+
+def to_pixels(pictures: Pictures, size: Size | Framing) -> Tensor:
+    """Make images of one size of pictures of any size.
+
+    Pillow does it, so a picture, its file and its pixels give the same images, as torchvision's transforms do for a
+    picture.
 
     Args:
         pictures: PIL pictures of any mode, or uint8 images (B, 3, H, W).
-        size: Height h and width w of the images.
+        size: Height h and width w of the images, or a geometry with this size.
 
     Returns:
         (B, 3, h, w) uint8.
@@ -29,11 +276,24 @@ def to_pixels(pictures: Pictures, size: Size) -> Tensor:
     Raises:
         UsageError: There is no picture, or something that is not a picture.
     """
+    geometry = geometry_of(size)
     if isinstance(pictures, Tensor):
-        return resize(pictures, size)
+        return resize(pictures, geometry)
+    images = np.stack([np.asarray(geometry.apply(picture)) for picture in to_pictures(pictures)])  # (B, h, w, 3)
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def to_pictures(pictures: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:
+    """The pictures, upright and in RGB. Raises `UsageError` if there is none, or something that is no picture."""
     pictures = [pictures] if isinstance(pictures, Image.Image) else list(pictures)
     if not pictures or not all(isinstance(picture, Image.Image) for picture in pictures):
         kinds = ", ".join(sorted({type(picture).__name__ for picture in pictures})) or "nothing"
         raise UsageError(f"images is {kinds}; expected PIL pictures, or a tensor (B, 3, H, W)")
-    images = np.stack([resize_picture(upright_rgb(picture), size) for picture in pictures])  # (B, h, w, 3)
-    return torch.from_numpy(images).permute(0, 3, 1, 2)
+    return [upright_rgb(picture) for picture in pictures]
+
+
+def grey(pixels: Tensor) -> Tensor:
+    """RGB images (B, 3, H, W) uint8 in grey, (B, 1, H, W) uint8, as Pillow converts a picture to mode L."""
+    red, green, blue = pixels.to(torch.int32).split(1, dim=1)
+    luma = 19595 * red + 38470 * green + 7471 * blue  # ITU-R BT.601, in units of 2^-16
+    return torch.bitwise_right_shift(luma + 2**15, 16).byte()

@@ -117,7 +117,9 @@ def _micro_batches(
 
     Every process gets equally many batches of a data set; some are empty if another process has more images.
     """
-    example = torch.empty(1, device=model.device).expand(batch_size, 3, *model.input_size)  # takes no memory
+    example = torch.empty(1, device=model.device).expand(
+        batch_size, model.channels, *model.input_size
+    )  # takes no memory
     size = min(batch_size, micro_batch_size(model, example))
     if isinstance(data, Dataset):
         indices = torch.arange(len(data)) if indices is None else indices

@@ -12,6 +12,7 @@ from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.explanations import METHOD as CONTRAST_METHOD
 from camlens.analyse.explanations import PictureExplanation, explain_errors
 from camlens.data.dataset import Dataset
+from camlens.data.geometry import Framing
 from camlens.files import replacing, write_json
 from camlens.progress import Work
 from camlens.show.figures import charts, pictures
@@ -20,6 +21,7 @@ from camlens.show.figures.sheet import Sheet
 
 PER_CLASS = 10  # images of each class in an overview
 MAX_CLASSES = 100  # in an overview
+MAX_SIDE = 512  # pixels of a picture among errors
 
 
 def overview(sets: Sequence[Dataset], seed: int, folder: Path) -> Path:
@@ -85,13 +87,15 @@ def gallery(
     maps = explain_errors(evaluation, indices, list(layers or model.find_layers()[-2:]), method)
     labels, predictions = evaluation.labels[indices], evaluation.predictions[indices]
     rows, probabilities = torch.arange(len(indices)), evaluation.probabilities[indices]
+    drawn = [data.displayed(index, [model.geometry], MAX_SIDE) for index in indices.tolist()]
     fields = zip(
-        data.images(indices),
+        [picture for picture, _ in drawn],
         [data.files[index] for index in indices.tolist()],
         [data.class_names[k] for k in labels.tolist()],
         [data.class_names[k] for k in predictions.tolist()],
         probabilities[rows, labels].tolist(),
         probabilities[rows, predictions].tolist(),
+        [windows and windows[0] for _, windows in drawn],
         strict=True,
     )
     cases = [Case(*of_case) for of_case in fields]
@@ -104,7 +108,7 @@ def gallery(
     return [*paths, save_maps(folder / "maps.npz", indices, cases, maps)] if raw else paths
 
 
-def picture(title: str, image: Image.Image, found: PictureExplanation, method: str) -> Sheet:
+def picture(title: str, image: Image.Image, found: PictureExplanation, method: str, framing: Framing) -> Sheet:
     """Draw an explained picture.
 
     Args:
@@ -112,9 +116,12 @@ def picture(title: str, image: Image.Image, found: PictureExplanation, method: s
         image: The picture.
         found: What the classifier predicts for it, and the maps.
         method: The method that was asked for, or "all".
+        framing: How the classifier was shown it.
     """
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    subject = ExplainedPicture(title, pixels, found.probabilities, found.target, found.against)
+    window = framing.window((image.height, image.width))
+    shown = framing.apply(image) if window is None else image
+    pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1)
+    subject = ExplainedPicture(title, pixels, found.probabilities, found.target, found.against, window)
     if method == "all":
         return pictures.methods(subject, found.maps)
     ((name, maps),) = found.maps.items()

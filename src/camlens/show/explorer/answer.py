@@ -12,7 +12,7 @@ from camlens.analyse.explanations import METHOD, compute_maps, explain_predictio
 from camlens.analyse.feature_cache import FEATURES_FILE, predict_cached
 from camlens.analyse.training_images import NeighbourSearch
 from camlens.data.dataset import Dataset, InMemoryDataset
-from camlens.data.pictures import decode_picture
+from camlens.data.pictures import decode_picture, original
 from camlens.errors import UsageError
 from camlens.files import out_folder, write_text
 from camlens.maps.methods import METHODS, find_method
@@ -21,6 +21,7 @@ from camlens.model.preprocess import to_pixels
 from camlens.show.report.page import read_facts, to_html
 from camlens.show.report.render import (
     pack_maps,
+    pack_photos,
     pack_pictures,
     render_facts,
     render_identity,
@@ -67,7 +68,8 @@ class Explorer:
         file = "your picture" if number is None else self.data.files[number]
         model, labels, size = self.model, torch.tensor([label or 0]), f"{image.height}x{image.width}"
         pixels = model.denormalise(model.prepare(image)).cpu()
-        data = InMemoryDataset(self.data.name, self.data.split, model.class_names, labels, (file,), size, pixels)
+        about = (self.data.name, self.data.split, model.class_names, labels, (file,), size, pixels)
+        data = InMemoryDataset(*about, geometry=model.geometry)
         evaluation, last = evaluate(model, data, batch_size=1, features=True), model.find_layers()[-1]
         wanted = model.class_index(class_name) if class_name else None
         explained = explain_predictions(evaluation, torch.tensor([0]), [last], wanted)
@@ -80,9 +82,14 @@ class Explorer:
         if self.search is not None and self.train is not None and evaluation.features is not None:
             nearest = self.search.nearest(evaluation.features, NEAREST)
             evidence = render_training_images({"nearest": nearest}, self.train)
-        small = image.copy()
-        small.thumbnail((MAX_SIDE, MAX_SIDE))
-        height, width = small.height, small.width
+        found = original(image, [model.geometry], MAX_SIDE)
+        if found is not None:
+            pictures = pack_photos([found], MAX_SIDE)
+        else:
+            shown = model.geometry.apply(image) if model.geometry.window((1, 1)) is None else image.copy()
+            shown.thumbnail((MAX_SIDE, MAX_SIDE))
+            size_shown = (shown.height, shown.width)
+            pictures = pack_pictures([to_pixels(shown, size_shown)], 1, size_shown, MAX_SIDE)
         return {
             "index": number,
             "file": file,
@@ -91,7 +98,7 @@ class Explorer:
             "frames": frames,
             "model": render_predictions(explained),
             "chosen": chosen,
-            "pictures": pack_pictures([to_pixels(small, (height, width))], 1, (height, width), MAX_SIDE),
+            "pictures": pictures,
             "evidence": evidence,
         }
 
@@ -99,7 +106,8 @@ class Explorer:
         """An image of the data set. Raises `UsageError` if it has no image with this number."""
         if not 0 <= number < len(self.data):
             raise UsageError(f"there is no image {number}; {self.data.name} has 0 to {len(self.data) - 1}")
-        return Image.fromarray(self.data.images(torch.tensor([number]))[0].permute(1, 2, 0).numpy())
+        image = self.data.images(torch.tensor([number]))[0].permute(1, 2, 0)
+        return self.data.picture(number) or Image.fromarray(image.numpy())
 
 
 def prepare(

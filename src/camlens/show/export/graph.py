@@ -34,7 +34,7 @@ class NetworkWithMaps(nn.Module):
     def __init__(self, model: Classifier, layer3: bool) -> None:
         super().__init__()
         self.network, self.layer, self.layer3 = bare(model), model.find_layers()[-1], layer3
-        images = torch.zeros(2, 3, *model.input_size, device=model.device)
+        images = torch.zeros(2, model.channels, *model.input_size, device=model.device)
         with torch.enable_grad():
             W = TorchPass(self.network, METHODS["hirescam"], images, [self.layer]).layers[0].head
         if W is None:
@@ -110,7 +110,7 @@ def convolution_backward(layers: Iterable[nn.Module], x: Tensor, G: Tensor) -> T
 
 def trace(model: Classifier, layer3: bool) -> onnx.ModelProto:
     """Trace a `NetworkWithMaps` to ONNX for batches of any size: images -> logits, maps and optionally maps_layer3."""
-    images = torch.randn(2, 3, *model.input_size, device=model.device)
+    images = torch.randn(2, model.channels, *model.input_size, device=model.device)
     with quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
             NetworkWithMaps(model, layer3).eval(),

@@ -75,6 +75,7 @@ def write(
         "mean": model.mean.tolist(),
         "std": model.std.tolist(),
         "input_size": model.input_size,
+        **model.preprocess.facts(),
         "outputs": {"layer3": "maps_layer3", layer: "maps"} if layer3 else {layer: "maps"},
         "exact": layer,
         "camlens": version("camlens"),

@@ -11,6 +11,8 @@ from camlens.maps.overlay import BLUE, ORANGE
 from camlens.show.figures.sheet import CONTRAST, MARGIN, TO_LABEL, TO_PREDICTION, Sheet, shorten, text_width
 from camlens.show.palette import INK, LABEL, LINE, PAPER, PREDICTION, SOFT
 
+Window = tuple[float, float, float, float]  # top, left, bottom and right as fractions of a picture's sides
+
 SIDE = 128  # of a picture or a heat map among many
 LARGE = 224  # of the picture that is explained
 
@@ -26,6 +28,7 @@ class Case:
         prediction: Name of the predicted class.
         label_probability: Probability of the label, 0..1.
         prediction_probability: Probability of the prediction, 0..1.
+        window: Part of the picture that the network is shown and that maps lie on; None for all of it.
     """
 
     picture: Tensor
@@ -34,6 +37,7 @@ class Case:
     prediction: str
     label_probability: float
     prediction_probability: float
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class ExplainedPicture:
         probabilities: Names of the most probable classes with their probabilities, 0..1.
         target: Name of the explained class.
         against: Name of the class whose logit is subtracted, or None.
+        window: Part of the picture that the network is shown and that maps lie on; None for all of it.
     """
 
     title: str
@@ -53,6 +58,7 @@ class ExplainedPicture:
     probabilities: Sequence[tuple[str, float]]
     target: str
     against: str | None = None
+    window: Window | None = None
 
 
 def overview(
@@ -146,7 +152,7 @@ def gradcam(
             sheet.text(x, MARGIN + 66, name, 8, colour)
             sheet.scale(x, MARGIN + 84, SIDE, colours, ends)
             for y, case, map in zip(rows, cases, of_layer[:, column], strict=True):
-                draw_heat_map(sheet, x, y, case.picture, map, signed, scale=scale, positive=positive)
+                draw_heat_map(sheet, x, y, case, map, signed, scale=scale, positive=positive)
     return sheet
 
 
@@ -172,8 +178,8 @@ def explained(subject: ExplainedPicture, maps: dict[str, Tensor], method: str) -
     for number, (layer, map) in enumerate(maps.items(), 1):
         x = MARGIN + number * (LARGE + gap)
         sheet.text(x, top - 16, f"{layer}, {map.shape[0]}×{map.shape[1]} {cell}s", 8, weight="bold")
-        sheet.picture(x, top, LARGE, subject.picture, map)
-        sheet.picture(x, second, LARGE, subject.picture, map, smooth=False)
+        sheet.picture(x, top, LARGE, subject.picture, map, window=subject.window)
+        sheet.picture(x, second, LARGE, subject.picture, map, smooth=False, window=subject.window)
         y, full, unit = second + LARGE + 10, f"{float(map.abs().max()):.2g}", f"{METHODS[method].unit} a {cell}"
         if map.max() <= 0:
             sheet.text(x, y, "no positive evidence here", 8, SOFT)
@@ -207,7 +213,7 @@ def methods(subject: ExplainedPicture, maps: dict[str, dict[str, Tensor]]) -> Sh
         for row, (layer, map) in enumerate(of_method.items()):
             y = top + row * row_height
             sheet.text(x, y - 14, f"{layer}, {map.shape[0]}×{map.shape[1]}", 7, SOFT)
-            draw_heat_map(sheet, x, y, subject.picture, map, signed=bool(map.min() < 0))
+            draw_heat_map(sheet, x, y, subject, map, signed=bool(map.min() < 0))
             sheet.text(x, y + SIDE + 4, METHODS[method].unit, 6.5, SOFT)
     return sheet
 
@@ -240,9 +246,11 @@ def draw_case(sheet: Sheet, x: float, y: float, case: Case, gap: float, file_wid
     sheet.text(x, y + 1, shorten(case.file, file_width, 6), 6, SOFT)
 
 
-def draw_heat_map(sheet: Sheet, x: float, y: float, picture: Tensor, map: Tensor, signed: bool, **style: Any) -> None:
+def draw_heat_map(
+    sheet: Sheet, x: float, y: float, of: Case | ExplainedPicture, map: Tensor, signed: bool, **style: Any
+) -> None:
     """Draw a heat map on its picture, with the range of its values; `style` as for `overlay`."""
-    sheet.picture(x, y, SIDE, picture, map, **style)
+    sheet.picture(x, y, SIDE, of.picture, map, window=of.window, **style)
     low, high = float(map.min()), float(map.max())
     if signed or high > 0:
         values = f"{low:+.2g} to {high:+.2g}" if signed else f"up to {high:.2g}"

@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
 
@@ -16,7 +17,8 @@ from camlens.analyse.explanations import ExplainedPredictions
 from camlens.analyse.training_images import RankedImages
 from camlens.analyse.verdicts import reliability
 from camlens.data.dataset import Dataset
-from camlens.data.pictures import Size, resize
+from camlens.data.geometry import WHOLE, Size, Window
+from camlens.data.pictures import quiet_pillow, resize
 from camlens.show.report import schema
 
 MAX_SIDE = 160  # pixels of a picture
@@ -47,7 +49,7 @@ def render_facts(analysis: ErrorAnalysis) -> schema.ReportFacts:
             "label": data.labels[indices].tolist(),
         },
         "models": [render_model(explained) for explained in analysis.explanations],
-        "pictures": pack_pictures(data.batches(PER_SHEET, indices), len(indices), data.size, MAX_SIDE),
+        "pictures": pack_errors(analysis),
         "side": list(data.size),
         "evidence": evidence,
         "verdicts": verdicts,
@@ -142,6 +144,30 @@ def pack_maps(layer: str, maps: Tensor, precise: bool) -> schema.Layer:
         "scale": [float(f"{value:.6g}") for value in scale.tolist()],
         "data": encode(integers.tobytes()),
     }
+
+
+def pack_errors(analysis: ErrorAnalysis) -> schema.Pictures:
+    """The images that a model gets wrong; as photos where one is shown them cropped or squeezed."""
+    data, indices = analysis.test, analysis.indices
+    geometries = [explained.evaluation.model.geometry for explained in analysis.explanations]
+    with quiet_pillow(), ThreadPoolExecutor() as pool:  # reads the files of the photos
+        found = list(pool.map(lambda index: data.displayed(index, geometries, MAX_SIDE), indices.tolist()))
+    if all(windows is None for _, windows in found):
+        return pack_pictures(data.batches(PER_SHEET, indices), len(indices), data.size, MAX_SIDE)
+    return pack_photos([(picture, windows or [WHOLE] * len(geometries)) for picture, windows in found], MAX_SIDE)
+
+
+def pack_photos(photos: Sequence[tuple[Tensor, list[Window]]], max_side: int) -> schema.Pictures:
+    """Put pictures (3, h, w) uint8 of any proportions on sheets, each with what each model is shown of it."""
+    frames, places = [], torch.zeros(len(photos), 3, max_side, max_side, dtype=torch.uint8)
+    for place, (picture, _) in zip(places, photos, strict=True):
+        factor = min(1.0, max_side / max(picture.shape[1:]))
+        height, width = (max(1, round(side * factor)) for side in picture.shape[1:])
+        place[:, :height, :width] = resize(picture[None], (height, width))[0]
+        frames.append([height, width])
+    packed = pack_pictures(places.split(PER_SHEET), len(photos), (max_side, max_side), max_side)
+    windows = [[[round(edge, 5) for edge in window] for window in of_models] for _, of_models in photos]
+    return {**packed, "frames": frames, "windows": windows}
 
 
 def pack_pictures(

@@ -7,14 +7,21 @@ in the order of `ErrorAnalysis.indices`; n classes of each are explained. Binary
 from typing import Any, Literal, TypedDict
 
 
-class Pictures(TypedDict):
-    """Pictures side by side on sheets."""
+class Sheets(TypedDict):
+    """Places on sheets, side by side."""
 
     count: int  # pictures on all sheets
     columns: int  # pictures in a row of a sheet
     per: int  # pictures on a full sheet
-    size: list[int]  # height and width of a picture on the sheet, in pixels
+    size: list[int]  # height and width of a place on the sheet, in pixels
     sheets: list[str]  # data URIs
+
+
+class Pictures(Sheets, total=False):
+    """Pictures that fill these places; or, where a network crops or squeezes them, pictures as they were given."""
+
+    frames: list[list[int]]  # height and width of each in its place, from its top left corner
+    windows: list[list[list[float]]]  # for each and each model, what it is shown: top, left, bottom, right in 0 to 1
 
 
 class Layer(TypedDict):

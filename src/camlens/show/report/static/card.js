@@ -32,14 +32,17 @@ export function drawCard() {
     el("div", { class: "low" },
       el("div", {}, models.flatMap((model) => probabilities(model, row))), el("div", {}, trainingImages(row))));
   if (focused) card.querySelector(`[data-control="${focused}"]`)?.focus();
-  paintAll([{ canvas: shown, heatMap: {} }, ...ofModels.flatMap((one) => one.drawings)], row);
+  paintAll([{ drawings: [{ canvas: shown, heatMap: {} }] }], row);
+  paintAll(ofModels, row);
 }
 
-function paintAll(drawings, row) {
-  const [pictures, number] = pictureOf(row), { source, x, y } = placeOf(pictures, number);
-  loadSheet(source).then((sheet) => {
-    for (const { canvas, heatMap } of drawings) paint(canvas, { sheet, x, y, size: pictures.size }, heatMap);
-  });
+/* Paint what was drawn for each model; what a model is shown of a photo is outlined. */
+function paintAll(ofModels, row) {
+  const [pictures, number] = pictureOf(row), place = placeOf(pictures, number);
+  loadSheet(place.source).then((sheet) => ofModels.forEach(({ drawings }, which) => {
+    const seen = { ...place, sheet, window: pictures.windows?.[number][which] };
+    for (const { canvas, heatMap } of drawings) paint(canvas, seen, heatMap);
+  }));
 }
 
 function title(row) {
@@ -53,9 +56,15 @@ function title(row) {
   return el("div", { class: "title" }, el("h2", {}, ...words), el("small", {}, source));
 }
 
-/* The size of the picture. */
+/* The size of the picture, and what the network sees of it. */
 function caption(row) {
-  const [height, width] = answers.get(row)?.size ?? inputSize;
+  const [height, width] = answers.get(row)?.size ?? inputSize, [pictures, number] = pictureOf(row);
+  const [top, left, bottom, right] = pictures.windows?.[number][0] ?? [];
+  if (pictures.windows) {
+    const cropped = top > 0 || left > 0 || bottom < 1 || right < 1 ? ", the outlined part of it" : "";
+    const size = answers.has(row) ? `, ${width} × ${height}` : "";
+    return `the photo${size}, which the network sees at ${inputSize[1]} × ${inputSize[0]}${cropped}`;
+  }
   const seen = view.image < 0 ? `, which the network sees at ${inputSize[1]} × ${inputSize[0]}` : "";
   return `the picture, ${width} × ${height}${seen}`;
 }

@@ -2,13 +2,11 @@
 
 import { el } from "./dom.js";
 
-/* The sheet of a picture, and its column and row there. */
-export function placeOf(pictures, number) {
-  const onSheet = number % pictures.per;
-  return {
-    source: pictures.sheets[Math.floor(number / pictures.per)],
-    sheet: Math.floor(number / pictures.per), x: onSheet % pictures.columns, y: Math.floor(onSheet / pictures.columns),
-  };
+/* The sheet of a picture, and where it lies there in pixels. */
+export function placeOf({ per, columns, size, sheets, frames }, number) {
+  const sheet = Math.floor(number / per), onSheet = number % per, [height, width] = frames?.[number] ?? size;
+  const top = Math.floor(onSheet / columns) * size[0], left = (onSheet % columns) * size[1];
+  return { source: sheets[sheet], sheet, top, left, height, width };
 }
 
 /* One CSS class a sheet, so that its data are in the document once. */
@@ -25,13 +23,14 @@ function cssClassOf(source) {
 }
 
 export function picture([pictures, number], alt) {
-  const { source, sheet, x, y } = placeOf(pictures, number), { columns, size } = pictures;
+  const { source, sheet, top, left, height, width } = placeOf(pictures, number), { columns, size } = pictures;
   const rows = Math.ceil(Math.min(pictures.per, pictures.count - sheet * pictures.per) / columns);
-  const along = (place, places) => (places > 1 ? (100 * place) / (places - 1) : 0);
+  const high = rows * size[0], wide = columns * size[1]; // of the sheet
+  const along = (place, rest) => (rest > 0 ? (100 * place) / rest : 0);
   const style = {
-    aspectRatio: `${size[1]} / ${size[0]}`,
-    backgroundSize: `${100 * columns}% ${100 * rows}%`,
-    backgroundPosition: `${along(x, columns)}% ${along(y, rows)}%`,
+    aspectRatio: `${width} / ${height}`,
+    backgroundSize: `${(100 * wide) / width}% ${(100 * high) / height}%`,
+    backgroundPosition: `${along(left, wide - width)}% ${along(top, high - height)}%`,
   };
   const sharp = Math.max(...size) <= 64 ? " sharp" : "";
   return el("span", { class: `picture ${cssClassOf(source)}${sharp}`, role: "img", "aria-label": alt, style });

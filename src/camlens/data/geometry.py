@@ -1,0 +1,139 @@
+"""How a picture becomes an image of the size that a network takes: resized and cropped, as torchvision does it."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from camlens.errors import UsageError
+
+Size = tuple[int, int]  # height, width in pixels
+Window = tuple[float, float, float, float]  # top, left, bottom, right as fractions of a picture's height and width
+
+WHOLE: Window = (0.0, 0.0, 1.0, 1.0)
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")  # Pillow's
+
+
+class Framing(Protocol):
+    """Anything that makes images of one size: a `Geometry`, or a function of the user's own."""
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the images."""
+
+    def apply(self, picture: Image.Image) -> Image.Image:
+        """Make the image of a picture; both are RGB."""
+
+    def window(self, size: Size) -> Window | None:
+        """What the image shows of a picture of this size; None if that is not known."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Resizing and a centre crop.
+
+    Args:
+        resize: The length in pixels to which the shortest side is resized, with the proportions kept; or (height,
+            width), to which the whole picture is resized; or None to leave the picture as it is.
+        crop: Side, or (height, width), in pixels of the centre crop that follows; None for none. What lies beyond the
+            picture is black.
+        interpolation: A name in `INTERPOLATIONS`.
+        antialias: Whether to average over all pixels of the picture, as Pillow does, and torchvision for PIL pictures
+            whatever is asked of it; False as `torch.nn.functional.interpolate` does by default.
+        round_down: Of a crop that cannot lie exactly in the middle: rounded up and left, as Hugging Face does, instead
+            of to the even number, as torchvision does.
+
+        by_torch: Whether torch resizes instead of Pillow, as Hugging Face's processors let it: it rounds otherwise.
+
+    Raises:
+        UsageError: A value is none of these, or the images would have different sizes.
+    """
+
+    resize: int | Size | None = 256
+    crop: int | Size | None = 224
+    interpolation: str = "bilinear"
+    antialias: bool = True
+    round_down: bool = False
+    by_torch: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("resize", "crop"):
+            value = getattr(self, name)
+            sides = value if isinstance(value, tuple | list) else [value] if value is not None else []
+            if (isinstance(value, tuple | list) and len(sides) != 2) or not all(_is_length(side) for side in sides):
+                raise UsageError(f"{name} is {value!r}; expected a side or (height, width) in pixels, 1 or more")
+            if value is not None:
+                object.__setattr__(self, name, tuple(map(int, sides)) if len(sides) == 2 else int(sides[0]))
+        if isinstance(self.crop, int):
+            object.__setattr__(self, "crop", (self.crop, self.crop))
+        if self.crop is None and not isinstance(self.resize, tuple):
+            raise UsageError(
+                f"resize is {self.resize} without a crop, so images would have different sizes; give crop too, "
+                "or resize as (height, width)"
+            )
+        if self.interpolation not in INTERPOLATIONS:
+            raise UsageError(f"interpolation is {self.interpolation!r}; expected {', '.join(INTERPOLATIONS)}")
+        if (self.by_torch or not self.antialias) and self.interpolation not in INTERPOLATIONS[:3]:
+            raise UsageError(f"without antialias there is {', '.join(INTERPOLATIONS[:3])}, not {self.interpolation}")
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the images."""
+        size = self.resize if self.crop is None else self.crop
+        assert isinstance(size, tuple)
+        return size
+
+    def resized_size(self, size: Size) -> Size:
+        """Height and width that a picture of this size has before the crop."""
+        if self.resize is None or isinstance(self.resize, tuple):
+            return self.resize or size
+        short, long = min(size), int(self.resize * max(size) / min(size))
+        return (self.resize, long) if size[0] == short else (long, self.resize)
+
+    def window(self, size: Size) -> Window:
+        """What the image shows of a picture of this size; it may reach beyond the picture."""
+        (height, width), (top, left) = self.resized_size(size), self._corner(size)
+        return top / height, left / width, (top + self.size[0]) / height, (left + self.size[1]) / width
+
+    def apply(self, picture: Image.Image) -> Image.Image:
+        """Resize and crop a picture."""
+        size = (picture.height, picture.width)
+        (height, width), (top, left) = self.resized_size(size), self._corner(size)
+        if (height, width) == size:
+            resized = picture
+        elif self.interpolation == "nearest" or (self.antialias and not self.by_torch):
+            resized = picture.resize((width, height), Image.Resampling[self.interpolation.upper()])
+        else:
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+            pixels = pixels if self.antialias else pixels.float()
+            mode, antialias = self.interpolation, self.antialias
+            pixels = F.interpolate(pixels, (height, width), mode=mode, align_corners=False, antialias=antialias).float()
+            resized = Image.fromarray(pixels[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
+        bottom, right = top + self.size[0], left + self.size[1]
+        return resized if (height, width) == self.size else resized.crop((left, top, right, bottom))
+
+    def _corner(self, size: Size) -> tuple[int, int]:
+        """Top and left of the crop in the resized picture; negative where it is larger."""
+        spare = [have - want for have, want in zip(self.resized_size(size), self.size, strict=True)]
+        top, left = (-(-n // 2) if n < 0 else n // 2 if self.round_down else round(n / 2) for n in spare)
+        return top, left
+
+    def __str__(self) -> str:
+        def said(size: int | Size) -> str:
+            return f"{size[0]}x{size[1]}" if isinstance(size, tuple) else f"a shortest side of {size}"
+
+        steps = [] if self.resize is None else [f"resized to {said(self.resize)}"]
+        steps += [] if self.crop is None else [f"cropped to {said(self.crop)}"]
+        return f"{' and '.join(steps)} ({self.interpolation}{'' if self.antialias else ', not antialiased'})"
+
+
+def _is_length(side: object) -> bool:
+    return hasattr(side, "__index__") and not isinstance(side, bool) and int(side) > 0
+
+
+def geometry_of(size: Size | Framing) -> Framing:
+    """A height and width mean the whole picture, bilinear and antialiased."""
+    return Geometry((size[0], size[1]), None) if isinstance(size, tuple | list) else size
