@@ -197,7 +197,7 @@ class Classifier(nn.Module):
         return self
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Normalise images (B, C, H, W) uint8, on the network's device and to its type; RGB becomes grey for one channel.
+        """Normalise images (B, C, H, W) uint8 on the network's device and to its type, in grey where it takes that.
 
         Raises:
             UsageError: The network takes another number of channels.
