@@ -405,3 +405,21 @@ def nearness(features, learned, count):
         cosines = [float((f - centre) @ (g - centre) / ((f - centre).norm() * (g - centre).norm())) for g in learned]
         found.append(sum(sorted(cosines)[-count:]) / min(count, len(cosines)))
     return found
+
+
+def best_temperature(logits, labels, low=1e-3, high=1e3):
+    """Guo et al. 2017, Section 4.2: the T with the least mean negative log-likelihood, on ever finer grids."""
+
+    def loss(T):
+        total = 0.0
+        for row, label in zip(logits, labels, strict=True):
+            top = max(row)
+            total += math.log(sum(math.exp((z - top) / T) for z in row)) - (row[label] - top) / T
+        return total / len(labels)
+
+    for _ in range(8):
+        ratio = (high / low) ** (1 / 20)
+        grid = [low * ratio**step for step in range(21)]
+        best = min(grid, key=loss)
+        low, high = best / ratio, best * ratio
+    return best, loss(best)

@@ -50,7 +50,7 @@ def test_what_is_seen_is_the_window_with_the_most_evidence(times):
     evidence[0, 5:7, 1:3], evidence[1, 0:2, 5:7] = 1, 1  # on the bright square; elsewhere
 
     def seen(shown):
-        return predict(model, shown).probabilities[:, 1]
+        return model.probabilities(predict(model, shown).logits)[:, 1]
 
     whole = [float(torch.sigmoid(torch.tensor(16 * (100 / 1024 - 0.5))))] * 2
     assert seen(crop_window(pixels, evidence, 1.0)).tolist() == pytest.approx(whole, abs=0.01)

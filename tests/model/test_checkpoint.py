@@ -43,6 +43,14 @@ def test_mean_and_deviation_come_back_bit_for_bit(saved):
     assert torch.equal(loaded.std, model.std)
 
 
+@pytest.mark.parametrize("temperature", [None, 0.6180339887498949])
+def test_the_temperature_comes_back(tmp_path, temperature):
+    model = trained_resnet()
+    model.temperature = temperature
+    checkpoint.save(tmp_path / "model.safetensors", model)
+    assert loading.load(tmp_path / "model.safetensors").temperature == temperature
+
+
 def test_a_run_folder_is_loaded_by_its_name(saved, tmp_path):
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     for folder in (tmp_path, str(tmp_path)):
@@ -107,8 +115,10 @@ def test_a_file_that_does_not_say_what_it_is(tmp_path):
         lambda facts: {**facts, "architecture": {**facts["architecture"], "name": "resnet20"}},
         lambda facts: {**facts, "mean": [0.5]},
         lambda facts: {**facts, "class_names": ["cat", "dog"]},
+        lambda facts: {**facts, "temperature": -1},
+        lambda facts: {**facts, "temperature": "cold"},
     ],
-    ids=["text", "argument", "width", "words", "missing", "network", "one mean", "two names"],
+    ids=["text", "argument", "width", "words", "missing", "network", "one mean", "two names", "negative", "cold"],
 )
 def test_metadata_that_camlens_would_not_write(saved, change):
     network = trained_resnet().network

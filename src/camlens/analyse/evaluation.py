@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
@@ -14,6 +15,7 @@ from camlens.analyse.orders import Sort
 from camlens.data.dataset import Dataset
 from camlens.files import replacing
 from camlens.model.classifier import Classifier, align
+from camlens.model.temperature import scale
 from camlens.runtime.predict import predict
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
 
@@ -43,8 +45,13 @@ class Evaluation:
 
     @property
     def probabilities(self) -> Tensor:
-        """Softmax of the logits, (N, K)."""
-        return self.logits.softmax(dim=1)
+        """Softmax of the logits divided by the model's temperature, (N, K)."""
+        return self.model.probabilities(self.logits)
+
+    @property
+    def losses(self) -> Tensor:
+        """The negative log-likelihood of each label, (N,), in nats."""
+        return F.cross_entropy(scale(self.logits, self.model.temperature), self.labels, reduction="none")
 
     @property
     def predictions(self) -> Tensor:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -50,8 +49,7 @@ class ExplainedPredictions:
     @property
     def losses(self) -> Tensor:
         """The cross-entropy of each image, (E,)."""
-        evaluation, indices = self.evaluation, self.indices
-        return F.cross_entropy(evaluation.logits[indices], evaluation.labels[indices], reduction="none")
+        return self.evaluation.losses[self.indices]
 
     @property
     def remainder(self) -> Tensor:
@@ -186,7 +184,7 @@ def explain_picture(
     against_name = None if first.against is None else first.class_name(int(first.against[0]))
     if target_name == against_name:
         raise UsageError(f"{name}: why {target_name} and not {against_name}? Give another class to explain it against")
-    probabilities, classes = first.logits[0].softmax(dim=0).sort(descending=True, stable=True)
+    probabilities, classes = first.probabilities[0].sort(descending=True, stable=True)
     best = zip(map(first.class_name, classes[:top].tolist()), probabilities[:top].tolist(), strict=True)
     maps = {e.method: {layer: maps[0].cpu() for layer, maps in e.by_layer().items()} for e in explanations}
     return PictureExplanation(list(best), target_name, against_name, maps)

@@ -55,11 +55,13 @@ def predict_cached(
 
 
 def fingerprint(model: Classifier, data: Dataset) -> str:
-    """The SHA-256 of a network's classes, preprocessing and weights and of a data set's images and labels."""
+    """The SHA-256 of a network (classes, preprocessing, weights, temperature) and of a data set (images, labels)."""
     digest = hashlib.sha256(repr((model.class_names, model.input_size)).encode())
     digest.update(b"" if model.outputs == "logits" else model.outputs.encode())
     if model.geometry != geometry_of(model.input_size):
         digest.update(repr(model.geometry).encode())
+    if model.temperature is not None:
+        digest.update(repr(model.temperature).encode())
     weights = bare(model).state_dict().values()
     for tensor in chain([model.mean, model.std], weights, data.batches(), [data.labels]):
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

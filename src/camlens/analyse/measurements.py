@@ -173,7 +173,8 @@ def predict_edited(
     probabilities = torch.full((len(indices), len(model.class_names)), torch.nan)
     rows = where.nonzero()[:, 0]
     edited = (edit(data.images(indices[part]), evidence[part], fraction) for part in rows.split(EDITED_BATCH))
-    probabilities[rows] = predict(model, edited, description="predicting edited images of the errors").probabilities
+    predictions = predict(model, edited, description="predicting edited images of the errors")
+    probabilities[rows] = model.probabilities(predictions.logits)
     return probabilities
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from camlens.analyse.evaluation import Evaluation
 from camlens.data.dataset import Dataset
 from camlens.data.pictures import resize
+from camlens.model.temperature import probabilities
 from camlens.progress import Work, track
 from camlens.runtime.predict import Predictions
 
@@ -157,10 +158,13 @@ def find_influence(
 
 
 def gradient_directions(predictions: Predictions, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The factors of the last layer's gradient at length 1: inputs with a 1 for the bias, and residuals."""
+    """The factors of the last layer's gradient at length 1: inputs with a 1 for the bias, and residuals.
+
+    The loss is that of training, without a temperature.
+    """
     features, logits = predictions.features, predictions.logits
     assert features is not None, "influence needs features"
-    residuals = logits.softmax(dim=1) - F.one_hot(labels, logits.shape[1])
+    residuals = probabilities(logits) - F.one_hot(labels, logits.shape[1])
     return F.normalize(F.pad(features, (0, 1), value=1)), F.normalize(residuals)
 
 

@@ -18,6 +18,7 @@ from camlens.errors import UsageError
 from camlens.files import replacing
 from camlens.maps.overlay import displayable, overlay, three_channels, upsample
 from camlens.model.classifier import Classifier
+from camlens.model.temperature import probabilities
 
 T = TypeVar("T")
 MAX_IMAGES, MAX_CLASSES, SIDE = 12, 10, 128  # shown in a notebook; the side of each picture is in CSS pixels
@@ -77,6 +78,11 @@ class Explanation:
     def prediction(self) -> Tensor:
         """Indices of the predicted classes, (B,)."""
         return self.logits.argmax(dim=1)
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Probabilities of the classes, (B, K), with the classifier's temperature if it has one."""
+        return probabilities(self.logits, None if self.classifier is None else self.classifier.temperature)
 
     @property
     def empty(self) -> Tensor | dict[str, Tensor]:
@@ -176,7 +182,7 @@ class Explanation:
         if self.target is None:
             heading, explained = "" if self.values is None else f"value {self.values[row]:.3g}", ["value"]
         else:
-            probability = float(self.logits[row].float().softmax(dim=0).max())
+            probability = float(self.probabilities[row].max())
             heading = f"{self.class_name(int(self.prediction[row]))} {100 * probability:.1f} %"
             minus = "" if self.against is None else f" − {self.class_name(int(self.against[row]))}"
             classes = self.target[row].reshape(-1).tolist()[:MAX_CLASSES]

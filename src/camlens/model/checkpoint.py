@@ -51,6 +51,7 @@ def save(path: Path, model: Classifier, half: bool = False) -> None:
         "std": [float(str(s)) for s in model.std.cpu().numpy()],
         "input_size": model.input_size,
         **model.preprocess.facts(),
+        "temperature": model.temperature,
         "camlens": version("camlens"),
     }
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
@@ -77,6 +78,7 @@ def load(path: Path) -> Classifier:
             facts = json.loads(written)
             network = ResNet(**facts["architecture"])
             about = {"name": facts["architecture"]["name"], "preprocess": Preprocess.from_facts(facts)}
+            about["temperature"] = facts.get("temperature")  # older files have none
             model = Classifier(network, facts["class_names"], **about)
             if len(model.class_names) != network.fc.out_features:
                 raise ValueError(f"{len(model.class_names)} class names for {network.fc.out_features} classes")

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import torch
@@ -13,9 +14,20 @@ from camlens.data.dataset import Dataset, DatasetT, duplicates
 from camlens.data.geometry import Framing, Size
 from camlens.errors import DataError, ModelError, UsageError, unknown
 from camlens.model.class_order import first_names, order_classes
+from camlens.model.forward import evaluation_mode, one_thread
 from camlens.model.layers import feature_maps, last_of_each_size
 from camlens.model.outputs import Outputs, check_kind, find_logits, undo_softmax
-from camlens.model.preprocess import Custom, Function, Pictures, Preprocess, grey, to_pictures, to_pixels
+from camlens.model.preprocess import (
+    Custom,
+    Function,
+    Pictures,
+    Preprocess,
+    as_preprocess,
+    grey,
+    to_pictures,
+    to_pixels,
+)
+from camlens.model.temperature import describe, probabilities
 
 log = logging.getLogger("camlens")
 
@@ -53,10 +65,12 @@ class Classifier(nn.Module):
         preprocess: How else pictures are prepared, instead of `mean`, `std` and `input_size`: a `Preprocess`. Or a
             function from a PIL picture, upright and RGB, to the network's input (C, H, W), together with the `mean` and
             `std` by which it normalises, which its results are shown by. Data sets keep its results in 8 bits.
+        temperature: What logits are divided by before the softmax (`fit_temperature`), above 0; None if the network is
+            uncalibrated. The logits themselves, and so the maps, stay as they are.
 
     Raises:
         UsageError: There are fewer than two class names or two that are the same, or what is said of pictures is
-            invalid or missing.
+            invalid or missing, or the temperature is no number above 0.
     """
 
     def __init__(
@@ -71,6 +85,7 @@ class Classifier(nn.Module):
         grid: Size | None = None,
         outputs: Outputs = "logits",
         preprocess: Preprocess | Function | None = None,
+        temperature: float | None = None,
     ) -> None:
         super().__init__()
         self.has_names = not isinstance(class_names, int)
@@ -85,7 +100,9 @@ class Classifier(nn.Module):
         self.name = name or type(bare(network)).__name__
         self.mean = nn.Buffer(torch.tensor(self.preprocess.mean, dtype=torch.float32), persistent=False)
         self.std = nn.Buffer(torch.tensor(self.preprocess.std, dtype=torch.float32), persistent=False)
-        self.grid, self.outputs = grid, outputs
+        if temperature is not None and not 0 < temperature < inf:
+            raise UsageError(f"temperature is {temperature}; expected a number above 0, or None for uncalibrated")
+        self.grid, self.outputs, self.temperature = grid, outputs, temperature
         self.checked_outputs: Outputs | None = None
         self.chosen_layers = None if layers is None else tuple(layers)
 
@@ -118,6 +135,19 @@ class Classifier(nn.Module):
             f"{self.name} gave {arrived}; expected logits of shape (images, {len(self.class_names)}): "
             f"its classes are {first_names(self.class_names, 10)}"
         )
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The probabilities (B, K) of logits (B, K): softmax(logits / temperature)."""
+        return probabilities(logits, self.temperature)
+
+    def predict_proba(self, pictures: Pictures) -> Tensor:
+        """The probabilities (B, K) of a batch of pictures, of any kind that `prepare` takes; in evaluation mode."""
+        with torch.no_grad(), one_thread(bare(self)), evaluation_mode(self):
+            return self.probabilities(self(self.prepare(pictures)))
+
+    def extra_repr(self) -> str:
+        """Name, number of classes and calibration, for `repr`."""
+        return f"{self.name}, {len(self.class_names)} classes, {describe(self.temperature)}"
 
     @property
     def geometry(self) -> Framing:
@@ -247,33 +277,6 @@ class Classifier(nn.Module):
             images = [self.preprocess.function(one).float() for one in to_pictures(pictures)]
             return torch.stack(images).to(self.device, self.dtype)
         return self.normalise(to_pixels(pictures, self.geometry))
-
-
-def as_preprocess(
-    preprocess: Preprocess | Function | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    input_size: Size | None,
-) -> Preprocess | Custom:
-    """What `Classifier` is told of how pictures are prepared. Raises `UsageError` if it is too little or too much."""
-    if isinstance(preprocess, Preprocess):
-        if mean is not None or std is not None or input_size is not None:
-            raise UsageError("preprocess says mean, std and input size itself; leave them out")
-        return preprocess
-    if mean is None or std is None or (input_size is None and preprocess is None):
-        raise UsageError(
-            "nothing says how pictures are prepared; give preprocess=camlens.Preprocess(...), or mean, std and "
-            "input_size, or mean, std and a function preprocess"
-        )
-    if preprocess is not None:
-        if not callable(preprocess):
-            kind = type(preprocess).__name__
-            raise UsageError(f"preprocess is of type {kind}; expected a camlens.Preprocess or a function of a picture")
-        return Custom(preprocess, tuple(mean), tuple(std), input_size or (0, 0))
-    size = input_size if isinstance(input_size, tuple | list) else ()
-    if len(size) != 2 or min(size) < 1:
-        raise UsageError(f"input_size is {input_size}; expected (height, width) in pixels")
-    return Preprocess((size[0], size[1]), None, mean=mean, std=std)
 
 
 def align(

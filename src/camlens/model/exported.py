@@ -73,7 +73,7 @@ def load(path: Path) -> Classifier:
         facts = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
         network = Exported(session, facts["outputs"], facts["exact"], hashlib.sha256(content).digest())
         about = {key: facts[key] for key in ("class_names", "name")}
-        preprocess = Preprocess.from_facts(facts)
-        return Classifier(network, **about, layers=list(facts["outputs"]), preprocess=preprocess).eval()
+        about |= {"temperature": facts.get("temperature"), "preprocess": Preprocess.from_facts(facts)}
+        return Classifier(network, **about, layers=list(facts["outputs"])).eval()
     except (KeyError, ValueError, TypeError) as error:
         raise ModelError(f"{path} was not written by camlens export: it does not say what its outputs are") from error

@@ -254,6 +254,33 @@ class Custom:
         return result.detach().float().cpu() * std + mean
 
 
+def as_preprocess(
+    preprocess: Preprocess | Function | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    input_size: Size | None,
+) -> Preprocess | Custom:
+    """What `Classifier` is told of how pictures are prepared. Raises `UsageError` if it is too little or too much."""
+    if isinstance(preprocess, Preprocess):
+        if mean is not None or std is not None or input_size is not None:
+            raise UsageError("preprocess says mean, std and input size itself; leave them out")
+        return preprocess
+    if mean is None or std is None or (input_size is None and preprocess is None):
+        raise UsageError(
+            "nothing says how pictures are prepared; give preprocess=camlens.Preprocess(...), or mean, std and "
+            "input_size, or mean, std and a function preprocess"
+        )
+    if preprocess is not None:
+        if not callable(preprocess):
+            kind = type(preprocess).__name__
+            raise UsageError(f"preprocess is of type {kind}; expected a camlens.Preprocess or a function of a picture")
+        return Custom(preprocess, tuple(mean), tuple(std), input_size or (0, 0))
+    size = input_size if isinstance(input_size, tuple | list) else ()
+    if len(size) != 2 or min(size) < 1:
+        raise UsageError(f"input_size is {input_size}; expected (height, width) in pixels")
+    return Preprocess((size[0], size[1]), None, mean=mean, std=std)
+
+
 def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
     """Raise `UsageError` unless mean and std have one number for each channel, std above 0."""
     if np.ndim(mean) != 1 or np.shape(mean) != np.shape(std) or np.size(mean) == 0 or min(std) <= 0:

@@ -37,11 +37,6 @@ class Predictions:
     def __getitem__(self, indices: Tensor) -> Predictions:
         return Predictions(self.logits[indices], None if self.features is None else self.features[indices])
 
-    @property
-    def probabilities(self) -> Tensor:
-        """Softmax of the logits, (N, K)."""
-        return self.logits.softmax(dim=1)
-
     def check_finite(self, model_name: str) -> None:
         """Raise `ModelError` if some logits are infinite or not a number."""
         if bad := int((~self.logits.isfinite().all(dim=1)).sum()):

@@ -76,6 +76,7 @@ def write(
         "std": model.std.tolist(),
         "input_size": model.input_size,
         **model.preprocess.facts(),
+        "temperature": model.temperature,
         "outputs": {"layer3": "maps_layer3", layer: "maps"} if layer3 else {layer: "maps"},
         "exact": layer,
         "camlens": version("camlens"),
