@@ -1,8 +1,25 @@
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageEnhance
 
-from camlens.data.augment import augment, draw_positions, mix
+from camlens.data.augment import augment, draw_positions, draw_qualities, mix
+from camlens.data.distort import (
+    BRIGHTNESS,
+    CONTRAST,
+    NONE,
+    ROTATE,
+    SATURATION,
+    SHEAR_X,
+    SHEAR_Y,
+    SHIFT_X,
+    SHIFT_Y,
+    distort,
+    draw_distortions,
+)
+from camlens.data.jpeg import compress
 
 GREY = torch.tensor([128.0, 128.0, 128.0])
 
@@ -105,3 +122,83 @@ def test_cutmix_pastes_a_rectangle_of_the_next_image_and_counts_it():
 def test_where_both_mixtures_are_wanted_each_batch_gets_one():
     kinds = {mix(shades(), np.random.default_rng(seed), 0.2, 1.0)[0].dtype for seed in range(20)}
     assert kinds == {torch.uint8, torch.float32}
+
+
+def photos(count=40, side=32):
+    """Smooth random images with some noise, uint8."""
+    rough = torch.rand(count, 3, 6, 6, generator=generator(5)) * 255
+    smooth = torch.nn.functional.interpolate(rough, size=(side, side), mode="bicubic")
+    return (smooth + 12 * torch.randn(smooth.shape, generator=generator(6))).clamp(0, 255).to(torch.uint8)
+
+
+@pytest.mark.parametrize("quality", [30, 50, 75, 95])
+@pytest.mark.parametrize("side", [32, 20])
+def test_jpeg_images_are_those_of_pillow(quality, side):
+    pixels = photos(side=side)
+    saved = []
+    for image in pixels.permute(0, 2, 3, 1).numpy():
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+        saved.append(np.array(Image.open(file)))
+    expected = torch.from_numpy(np.stack(saved)).permute(0, 3, 1, 2).float()
+    compressed = compress(pixels, torch.full((len(pixels),), quality)).float()
+    off, change = (compressed - expected).abs(), (expected - pixels).abs().mean()
+    assert off.mean() < 1.6  # grey levels: libjpeg computes in whole numbers
+    assert off.mean() < change / 4
+
+
+def test_quality_0_is_no_jpeg():
+    pixels, qualities = photos(8), torch.tensor([0, 75] * 4)
+    compressed = compress(pixels, qualities)
+    assert torch.equal(compressed[::2], pixels[::2])
+    assert (compressed[1::2] != pixels[1::2]).flatten(1).any(dim=1).all()
+
+
+def test_qualities_and_distortions_are_drawn_as_often_as_asked_for():
+    qualities = draw_qualities(10_000, 0.3, generator(0))
+    assert abs((qualities > 0).double().mean() - 0.3) < 0.02
+    assert set(qualities.tolist()) == {0, *range(50, 96)}
+    kinds, strengths = draw_distortions(10_000, 0.6, generator(0))
+    assert abs((kinds > 0).double().mean() - 0.6) < 0.02
+    assert torch.bincount(kinds, minlength=9)[1:].min() > 600
+    assert -1 <= strengths.min() < -0.99 and 0.99 < strengths.max() <= 1
+
+
+def by_pillow(image, kind, strength):
+    """The same distortion by Pillow; what comes in from outside is black."""
+    height, width = image.shape[1:]
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    if kind in (BRIGHTNESS, CONTRAST, SATURATION):
+        enhancer = {
+            BRIGHTNESS: ImageEnhance.Brightness,
+            CONTRAST: ImageEnhance.Contrast,
+            SATURATION: ImageEnhance.Color,
+        }
+        return np.array(enhancer[kind](picture).enhance(1 + 0.9 * strength))
+    if kind == ROTATE:
+        return np.array(picture.rotate(30 * strength, Image.Resampling.BILINEAR))
+    x, y, amount = width / 2, height / 2, 0.3 * strength
+    matrix = {
+        SHEAR_X: (1, amount, -amount * y, 0, 1, 0),
+        SHEAR_Y: (1, 0, 0, amount, 1, -amount * x),
+        SHIFT_X: (1, 0, amount * width, 0, 1, 0),
+        SHIFT_Y: (1, 0, 0, 0, 1, amount * height),
+    }[kind]
+    return np.array(picture.transform(picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+
+
+@pytest.mark.parametrize("strength", [-1.0, -0.4, 0.7])
+@pytest.mark.parametrize("kind", range(1, 9))
+def test_distortions_are_those_of_pillow(kind, strength):
+    image = photos(1)
+    kinds, strengths = torch.tensor([kind]), torch.tensor([strength])
+    distorted = distort(image, kinds, strengths, torch.zeros(3))[0].permute(1, 2, 0).numpy().astype(int)
+    off = np.abs(distorted - by_pillow(image[0], kind, strength))
+    inside = off[3:-3, 3:-3] if kind < BRIGHTNESS else off  # at the border Pillow blends with nothing
+    assert np.median(off) <= 1
+    assert (inside <= 3).mean() > 0.93
+
+
+def test_no_distortion_changes_nothing():
+    image = photos(4)
+    assert torch.equal(distort(image, torch.full((4,), NONE), torch.ones(4), GREY), image)

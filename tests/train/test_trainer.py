@@ -281,8 +281,8 @@ def test_a_weight_that_is_no_number_is_never_saved(data, undisturbed, tmp_path, 
 
     monkeypatch.setattr(Trainer, "train_step", last_step_goes_wrong)
     with pytest.raises(CamlensError, match=r"a weight is not a number at step 10; .*stays as it was"):
-        train(TINY, data, tmp_path)
-    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 5  # the end of the first epoch
+        prepare(resolve_settings(RunFolder(tmp_path), TINY), data, save_every=0).fit()
+    assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 6  # the first step of the second epoch
     monkeypatch.undo()
     train(TINY, data, tmp_path, resume=True)
     assert same(state_of(tmp_path), state_of(undisturbed))

@@ -18,6 +18,8 @@ class Augmentation:
         cutout: Side in pixels of a square that is set to the mean colour (DeVries and Taylor 2017, arXiv 1708.04552);
             0 for none.
         mixup, cutmix: See `mix`; 0 for none. If both are above 0, each batch gets one of them.
+        distort: Probability that an image is distorted, see `camlens.data.distort`.
+        jpeg: Probability that an image is saved as JPEG, see `camlens.data.jpeg`, with a quality of 50 to 95.
     """
 
     flip: bool = True
@@ -25,12 +27,20 @@ class Augmentation:
     cutout: int = 0
     mixup: float = 0.0
     cutmix: float = 0.0
+    distort: float = 0.0
+    jpeg: float = 0.0
 
 
 def draw_positions(count: int, side: int, crop: int, generator: torch.Generator) -> Tensor:
     """Draw random positions of the shift and the cutout of `count` images for `augment`: (4, count) int64."""
     shifts = torch.randint(2 * crop + 1, (2, count), generator=generator)
     return torch.cat([shifts, torch.randint(side, (2, count), generator=generator)])
+
+
+def draw_qualities(count: int, probability: float, generator: torch.Generator) -> Tensor:
+    """Draw the qualities for `jpeg.compress`: (count,) int64, with 1 - `probability` 0."""
+    qualities = torch.randint(50, 96, (count,), generator=generator)
+    return qualities * (torch.rand(count, generator=generator) < probability)
 
 
 def augment(images: Tensor, positions: Tensor, flipped: Tensor, crop: int, cutout: int, colour: Tensor) -> Tensor:

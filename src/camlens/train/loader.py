@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camlens.data.augment import Augmentation, augment, draw_positions, mix
+from camlens.data.augment import Augmentation, augment, draw_positions, draw_qualities, mix
 from camlens.data.dataset import Dataset, InMemoryDataset
+from camlens.data.distort import distort, draw_distortions
+from camlens.data.jpeg import compress
 from camlens.errors import DataError, UsageError
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
 from camlens.train.recipe import Recipe
@@ -127,11 +129,18 @@ class TrainLoader:
         order = self.indices[epoch_order(count, self.seed, epoch)]
         flipped = self.flipped[order] ^ bool(epoch % 2) if how.flip else torch.zeros(count, dtype=torch.bool)
         positions = draw_positions(count, side, crop, random_generator(self.seed, epoch, 0))
-        order, flipped, positions = (drawn.to(self.device) for drawn in (order, flipped, positions))
+        kinds, strengths = draw_distortions(count, how.distort, random_generator(self.seed, epoch, 1))
+        qualities = draw_qualities(count, how.jpeg, random_generator(self.seed, epoch, 2))
+        drawn = order, flipped, positions, kinds, strengths, qualities
+        order, flipped, positions, kinds, strengths, qualities = (tensor.to(self.device) for tensor in drawn)
         for number, (start, end) in enumerate(pairwise(self.bounds[first:]), first):
             part = self.local_part(start, end)
             images, labels = self.images(order[part]), self.labels[order[part]]
+            if how.distort:
+                images = distort(images, kinds[part], strengths[part], self.mean_colour)
             images = augment(images, positions[:, part], flipped[part], crop, cutout, self.mean_colour)
+            if how.jpeg:
+                images = compress(images, qualities[part])
             random = np.random.default_rng((self.seed, epoch, number, self.processes.rank))
             images, lam = mix(images, random, how.mixup, how.cutmix)
             yield Batch(images, labels, labels.roll(1), lam, len(labels) * self.processes.world_size / (end - start))

@@ -49,7 +49,7 @@ class Recipe:
         weight_decay: Of matrices and kernels, not of biases and normalisation layers.
         label_smoothing: Probability that is spread over all classes.
         ema_decay: Decay a step of the exponential moving average of the weights; 0 for none.
-        flip, crop, cutout, mixup, cutmix: See `Augmentation`; lengths in pixels at the last size.
+        flip, crop, cutout, mixup, cutmix, distort, jpeg: See `Augmentation`; lengths in pixels at the last size.
         holdout: Fraction of the training images that is held out to choose the best epoch; with 0 the last is kept.
         sync_norm: BatchNorm over the images of all processes, on GPUs.
 
@@ -77,6 +77,8 @@ class Recipe:
     cutout: int = field(0, lambda r: 0 <= r.cutout <= r.sizes[-1], "pixels, from 0 to the image's side")
     mixup: float = field(0.0, lambda r: 0 <= r.mixup < inf, "0 for none, or a number above")
     cutmix: float = field(0.0, lambda r: 0 <= r.cutmix < inf, "0 for none, or a number above")
+    distort: float = field(0.0, lambda r: 0 <= r.distort <= 1, "a probability from 0 to 1")
+    jpeg: float = field(0.0, lambda r: 0 <= r.jpeg <= 1, "a probability from 0 to 1")
     holdout: float = field(0.1, lambda r: 0 <= r.holdout < 1, "a fraction from 0 to below 1")
     sync_norm: bool = False
 
@@ -106,7 +108,7 @@ class Recipe:
     @property
     def augmentation(self) -> Augmentation:
         """How the training images are changed."""
-        return Augmentation(self.flip, self.crop, self.cutout, self.mixup, self.cutmix)
+        return Augmentation(self.flip, self.crop, self.cutout, self.mixup, self.cutmix, self.distort, self.jpeg)
 
     def learning_rate_at(self, progress: float) -> float:
         """The learning rate after the fraction `progress` (0 to 1) of all steps."""

@@ -132,7 +132,6 @@ class Trainer:
                     self.record_step()
                     self.stop_if_asked()
                 self.read_losses()
-                self.save_checkpoint()
                 self.finish_epoch(*self.evaluate())
         classifier = self.state.classifier
         if self.processes.is_main:  # the others may not have the file with the best weights
@@ -181,7 +180,7 @@ class Trainer:
         number = state.step - state.epoch * len(self.loader)  # of the step in its epoch, from 1
         if number == 1 or state.step % LOSS_EVERY == 0:
             self.read_losses()
-            if time.monotonic() - self.saved_at > self.save_every:
+            if self.save_is_due():
                 self.save_checkpoint()
         images = (state.step - self.progress.first) * self.recipe.batch_size
         speed = images / (time.monotonic() - self.progress.began)
@@ -204,6 +203,10 @@ class Trainer:
         now = time.monotonic()
         state.epoch_seconds += now - self.clock
         self.clock = now
+
+    def save_is_due(self) -> bool:
+        """Whether the last checkpoint is older than `save_every`."""
+        return time.monotonic() - self.saved_at > self.save_every
 
     def save_checkpoint(self) -> None:
         """Replace the checkpoint in one step.
@@ -246,6 +249,9 @@ class Trainer:
     def finish_epoch(self, loss: float, accuracy: float) -> None:
         """Write the epoch's metrics, its weights if they are the best so far, and a checkpoint.
 
+        An epoch can be shorter than writing a checkpoint takes, so except after the first and the last epoch, one is
+        written only if it is due. Without held-out images, the last weights are written, with each checkpoint.
+
         Args:
             loss: Mean cross-entropy on the held-out images.
             accuracy: Accuracy on the held-out images, 0 to 1; nan if none are held out.
@@ -263,13 +269,16 @@ class Trainer:
         }
         state.rows.append(row)
         state.epoch_loss, state.epoch_seconds = 0.0, 0.0
-        if is_best := math.isnan(accuracy) or (accuracy, -loss) > (state.best_accuracy, -state.best_loss):
+        due = self.save_is_due() or state.epoch in (1, self.recipe.epochs)
+        is_better = (accuracy, -loss) > (state.best_accuracy, -state.best_loss)
+        if is_best := due if math.isnan(accuracy) else is_better:
             state.best_accuracy, state.best_loss = accuracy, loss
         if self.processes.is_main:
             if is_best:
                 checkpoint.save(self.folder.weights, state.classifier)
             self.folder.write_metrics(state.rows)
-        self.save_checkpoint()
+        if due:
+            self.save_checkpoint()
         self.clock = time.monotonic()
         held_out = "" if math.isnan(accuracy) else f"held-out accuracy {100 * row['held_out_accuracy']:.1f} %  "
         self.progress.say(
