@@ -9,6 +9,7 @@ from torch import nn
 from camlens.errors import CamlensError, ModelError
 from camlens.model import checkpoint, loading
 from camlens.model.resnet import ResNet
+from camlens.model.state_dicts import load_state
 from tiny import assert_equal_states, trained_resnet
 
 NAMES = ("cat", "dog", "frog")
@@ -139,7 +140,7 @@ def test_keys_that_do_not_fit_are_all_named():
     state = {"weight": torch.zeros(2, 4), "head.weight": torch.zeros(1)}
     before = network.weight.clone()
     with pytest.raises(ModelError) as caught:
-        checkpoint.load_state(network, state, "w.pt")
+        load_state(network, state, "w.pt")
     assert str(caught.value) == (
         "w.pt is a checkpoint of another network than this Linear: 1 missing (bias); "
         "1 not of this network (head.weight); 1 of another shape (weight (2, 4) for (2, 3))"
@@ -149,13 +150,13 @@ def test_keys_that_do_not_fit_are_all_named():
 
 def test_of_many_keys_the_first_are_named():
     with pytest.raises(ModelError, match=r"10 missing \(0\.weight, 0\.bias, 1\.weight, .*2\.bias, … 4 more\)$"):
-        checkpoint.load_state(nn.Sequential(*(nn.Linear(1, 1) for _ in range(5))), {}, "w.pt")
+        load_state(nn.Sequential(*(nn.Linear(1, 1) for _ in range(5))), {}, "w.pt")
 
 
 def test_older_files_of_torchvision_do_not_count_batches():
     model = trained_resnet().network
     state = {key: value for key, value in model.state_dict().items() if "num_batches_tracked" not in key}
-    checkpoint.load_state(model, state, "resnet18-5c106cde.pth")
+    load_state(model, state, "resnet18-5c106cde.pth")
 
 
 def test_a_saved_file_is_a_plain_safetensors_file(saved):

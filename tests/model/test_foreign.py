@@ -10,6 +10,7 @@ from torch import nn
 
 import camlens
 from camlens.errors import ModelError
+from camlens.model.resnet import BasicBlock, Bottleneck, ResNet
 
 
 class KuangliuBlock(nn.Module):
@@ -186,15 +187,31 @@ def test_logits_are_the_source_architectures_own(name, tmp_path, caplog):
     assert f"weights.safetensors is a {kind}" in caplog.text and f"deviation {deviation}" in caplog.text
 
 
-@pytest.mark.parametrize("prefix", ["module.", "net.", "_orig_mod.", "module._orig_mod.", "model.", "net.module."])
-@pytest.mark.parametrize("container", [None, "net", "state_dict", "model"])
-def test_wrappers_and_containers(prefix, container, tmp_path):
+@pytest.mark.parametrize("prefix", ["", "module.", "net.module."])
+def test_wrapped_by_a_training_script(prefix, tmp_path):
     source = lived_in(Kuangliu(KuangliuBlock, (2, 2, 2, 2)))
     state = {prefix + key: value for key, value in source.state_dict().items()}
-    content = state if container is None else {container: state, "acc": 95.2, "epoch": 199}
-    torch.save(content, tmp_path / "ckpt.pth")
+    torch.save({"net": state, "acc": 95.2, "epoch": 199}, tmp_path / "ckpt.pth")
     model = camlens.load(tmp_path / "ckpt.pth")
     torch.testing.assert_close(logits_of(model, 32), logits_of(source, 32), rtol=1e-4, atol=1e-4)
+
+
+ASSUMED = {
+    (BasicBlock, "small"): ["a 3x3 stem without max pooling", "resized to 32x32"],
+    (BasicBlock, "imagenet"): ["a 7x7 stem of stride 2 with max pooling", "cropped to 224x224"],
+    (Bottleneck, "small"): ["the stride on 3x3 convolutions"],
+}
+
+
+@pytest.mark.parametrize(("block", "stem"), ASSUMED)
+def test_every_assumption_is_in_the_note(block, stem, tmp_path, caplog):
+    """A look-alike has the same names of weights, and computes otherwise: only who trained it knows."""
+    network = ResNet("resnet18" if block is BasicBlock else "resnet50", 3, 2, stem)
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    camlens.load(tmp_path / "w.pt")
+    (note,) = caplog.messages
+    for words in [*ASSUMED[block, stem], "ReLU, no dilation or blur pooling", "--model module:function --weights w.pt"]:
+        assert words in note
 
 
 def test_names_that_only_look_wrapped_are_the_users_own(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from camlens.model.checkpoint import WEIGHTS
 from camlens.model.classifier import Classifier, bare
 from camlens.model.outputs import find_logits
 from camlens.model.preprocess import Preprocess
+from camlens.model.state_dicts import load_state, read_state
 
 log = logging.getLogger("camlens")
 SHIPPED = Path(__file__).parent / "weights"
@@ -91,7 +92,7 @@ def _from_function(spec: str, weights: Path | None, changes: dict[str, Any]) -> 
     """
     made = _call(spec).eval()
     if weights is not None:
-        checkpoint.load_state(bare(made), checkpoint.read_state(weights), weights)
+        load_state(bare(made), read_state(weights), weights)
     if isinstance(made, Classifier):
         return made.with_preprocess(**changes) if changes else made
     preprocess = Preprocess(**changes)

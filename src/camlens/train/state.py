@@ -11,7 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from camlens.errors import UsageError
 from camlens.model import loading
-from camlens.model.classifier import Classifier, bare
+from camlens.model.classifier import Classifier
+from camlens.model.foreign import same_resnet
 from camlens.model.resnet import RESNETS, ResNet
 from camlens.train.run_folder import Row, RunConfig
 
@@ -122,9 +123,9 @@ def load_init(network: ResNet, init: str, class_names: tuple[str, ...]) -> Chann
         UsageError: It is of another architecture.
     """
     other = loading.load(init)
-    source = bare(other)
-    actual = {key: value for key, value in getattr(source, "architecture", {}).items() if key != "classes"}
-    if actual != {key: value for key, value in network.architecture.items() if key != "classes"}:
+    source = same_resnet(other)
+    actual = {key: value for key, value in source.architecture.items() if key != "classes"} if source else {}
+    if source is None or actual != {key: value for key, value in network.architecture.items() if key != "classes"}:
         changes = " ".join(f"--set {'network' if key == 'name' else key}={value}" for key, value in actual.items())
         raise UsageError(
             f"{init} is {other.name}, not what the recipe trains"
