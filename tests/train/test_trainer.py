@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import camlens
+import oracles
 from camlens.data.dataset import InMemoryDataset
 from camlens.errors import CamlensError, DataError, UsageError
 from camlens.model import checkpoint
@@ -333,6 +334,30 @@ def test_with_none_held_out_the_last_network_is_kept(data, tmp_path):
     assert all(math.isnan(row["held_out_accuracy"]) for row in RunFolder(tmp_path).read_metrics())
     last = {k.removeprefix("module."): v for k, v in torch.load(tmp_path / STATE)["average"].items()}
     assert all(torch.equal(value, last[key]) for key, value in model.network.state_dict().items())
+
+
+def test_a_run_is_calibrated_on_its_held_out_images(data, tmp_path, capfd):
+    many = data.subset(torch.arange(400) % 100)
+    many = many.with_labels(many.labels ^ (torch.arange(400) % 5 == 0).long())  # a fifth are wrong
+    recipe = replace(TINY, epochs=4, holdout=0.5)
+    model = train(recipe, many, tmp_path)
+    _, held_out = split_held_out(many, recipe, seed=0)
+    with torch.no_grad():
+        logits = model(model.prepare(pixels_of(many)[held_out])).tolist()
+    best, _ = oracles.best_temperature(logits, many.labels[held_out].tolist())
+    assert model.temperature == pytest.approx(best, rel=1e-4) and model.temperature != 1
+    assert camlens.load(tmp_path).temperature == model.temperature
+    assert "from 200 images" in capfd.readouterr().err
+    before = (tmp_path / "model.safetensors").read_bytes()
+    assert train(recipe, many, tmp_path, resume=True).temperature == model.temperature
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(("holdout", "count"), [(0.0, 0), (0.2, 20)])
+def test_a_run_with_few_images_held_out_is_uncalibrated(data, tmp_path, capfd, holdout, count):
+    assert train(replace(TINY, epochs=1, holdout=holdout), data, tmp_path).temperature is None
+    assert camlens.load(tmp_path).temperature is None
+    assert f"uncalibrated: {count} images are too few" in capfd.readouterr().err
 
 
 def test_mixed_labels_count_by_their_weight(data, tmp_path):

@@ -20,6 +20,7 @@ from camlens.data.dataset import Dataset
 from camlens.errors import CamlensError, DataError
 from camlens.model import checkpoint, loading
 from camlens.model.classifier import Classifier
+from camlens.model.temperature import fit_temperature
 from camlens.progress import Work
 from camlens.runtime.predict import predict
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
@@ -114,7 +115,8 @@ class Trainer:
         """Train to the end of the recipe.
 
         Returns:
-            The network of the epoch that was best on the held-out images, of the last epoch if none are held out.
+            The network of the epoch that was best on the held-out images, with its temperature; of the last epoch and
+            uncalibrated if none are held out.
 
         Raises:
             CamlensError: A loss or a weight is not finite, or a file cannot be written.
@@ -133,11 +135,12 @@ class Trainer:
                     self.stop_if_asked()
                 self.read_losses()
                 self.finish_epoch(*self.evaluate())
-        classifier = self.state.classifier
-        if self.processes.is_main:  # the others may not have the file with the best weights
-            classifier.network.load_state_dict(loading.load(self.folder.path).network.state_dict())
-        self.processes.broadcast(classifier.network)
-        return classifier.eval()
+            if self.processes.is_main:  # the others may not have the file with the best weights
+                best = loading.load(self.folder.path).network.state_dict()
+                self.state.classifier.network.load_state_dict(best)
+            self.processes.broadcast(self.state.classifier.network)
+            self.calibrate()
+        return self.state.classifier.eval()
 
     def apply_schedule(self) -> None:
         """Set the learning rate and the decay of the moving average for the next step."""
@@ -237,14 +240,29 @@ class Trainer:
 
     def evaluate(self) -> tuple[float, float]:
         """Mean cross-entropy and accuracy of the result on the held-out images; nan if none are held out."""
-        classifier, data = self.state.classifier, self.loader.data
-        self.processes.broadcast(classifier.network)
-        predictions = predict(
-            classifier, data, processes=self.processes, indices=self.held_out, before_batch=self.stop_if_asked
-        )
-        logits, labels = predictions.logits.double(), data.labels[self.held_out]
+        self.processes.broadcast(self.state.classifier.network)
+        logits, labels = self.predict_held_out()
         accuracy = (logits.argmax(dim=1) == labels).double().mean()
         return float(F.cross_entropy(logits, labels)), float(accuracy)
+
+    def predict_held_out(self) -> tuple[Tensor, Tensor]:
+        """Logits (n, K) of the held-out images, in double, and their labels (n,)."""
+        data, options = self.loader.data, {"indices": self.held_out, "before_batch": self.stop_if_asked}
+        predictions = predict(self.state.classifier, data, processes=self.processes, **options)
+        return predictions.logits.double(), data.labels[self.held_out]
+
+    def calibrate(self) -> None:
+        """Fit the temperature on the held-out images, and write it to the file of the weights."""
+        if len(self.held_out) == 0:
+            return
+        try:
+            fitted = fit_temperature(*self.predict_held_out())
+        except DataError as error:
+            self.progress.say(f"the network is uncalibrated: {error}")
+            return
+        self.state.classifier.temperature = fitted.value
+        self.processes.call_on_main(checkpoint.save, self.folder.weights, self.state.classifier)
+        self.progress.say(f"{fitted} that were held out")
 
     def finish_epoch(self, loss: float, accuracy: float) -> None:
         """Write the epoch's metrics, its weights if they are the best so far, and a checkpoint.
