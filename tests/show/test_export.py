@@ -20,7 +20,7 @@ from camlens.maps.explain import explain
 from camlens.model import loading
 from camlens.model.classifier import Classifier
 from camlens.model.resnet import ResNet
-from camlens.show.export.write import write
+from camlens.show.export.write import loses_too_much, write
 from camlens.show.report import report
 
 ROOT = Path(__file__).parents[2]
@@ -144,11 +144,33 @@ def test_in_whole_numbers(tmp_path, monkeypatch):
     assert 0.9 < np.median(alike) < 1
 
 
+@pytest.mark.parametrize(
+    ("lost", "gained", "images", "too_many"),
+    [(0, 0, 105, False), (1, 0, 105, False), (5, 0, 105, True), (31, 0, 10_000, False), (60, 0, 10_000, True),
+     (100, 60, 10_000, False), (160, 60, 10_000, True), (0, 60, 10_000, False)],
+)  # fmt: skip
+def test_a_loss_in_whole_numbers_is_judged_by_its_counts(lost, gained, images, too_many):
+    assert loses_too_much({"changed": {"lost": lost, "gained": gained}, "images": images}) == too_many
+
+
+@pytest.mark.parametrize(("images", "gained"), [(1_000, 0.0), (1_000, 0.001), (10_000, 0.0), (10_000, 0.01)])
+def test_a_file_that_loses_what_is_accepted_is_seldom_refused(images, gained):
+    """And one that loses three times as much often is: among 10,000 draws of the images that change."""
+    numbers = np.random.default_rng(0)
+    refused = {}
+    for loss in (0.003, 0.009):
+        changed = numbers.multinomial(images, [gained + loss, gained, 1 - 2 * gained - loss], 10_000)
+        counts = [{"changed": {"lost": lost, "gained": won}, "images": images} for lost, won, _ in changed.tolist()]
+        refused[loss] = np.mean([loses_too_much(one) for one in counts])
+    assert refused[0.003] < 0.07
+    assert refused[0.009] > (0.9 if images == 10_000 else 0.1)
+
+
 @pytest.mark.parametrize(("name", "value"), [("MAX_ACCURACY_LOSS", -1), ("MIN_MAP_CORRELATION", 1.01)])
 def test_what_loses_too_much_in_whole_numbers_is_not_written(tmp_path, monkeypatch, name, value):
     monkeypatch.setattr(f"camlens.show.export.write.{name}", value)
     (tmp_path / "model.onnx").write_text("the old one")
-    with pytest.raises(ModelError, match=r"points of accuracy .* no file was written"):
+    with pytest.raises(ModelError, match=r"points of accuracy.* no file was written"):
         write(resnet(), tmp_path / "model.onnx", tiny.images(50, side=32), tiny.images(64, "train", side=32), int8=True)
     assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["the old one"]
 
@@ -165,7 +187,7 @@ def test_in_whole_numbers_the_shipped_network_loses_nothing_that_matters(tmp_pat
         int8=True,
     )
     assert found["map_correlation"]["median"] > 0.99
-    assert found["accuracy"]["network"] - found["accuracy"]["file"] <= 0.003
+    assert found["largest_difference"]["logits"] < 1, "nothing overflows on this processor"
 
 
 REFUSED = {

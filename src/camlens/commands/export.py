@@ -33,7 +33,7 @@ def export(
 ) -> None:
     """Write logits and maps as one ONNX graph, model.onnx, and compare it with the network on the test images."""
     try:
-        from camlens.show.export.write import write
+        from camlens.show.export.write import changes_in_words, write
     except ModuleNotFoundError as error:
         raise CamlensError(f"export needs {error.name}; install it with: pip install 'camlens[onnx]'") from error
 
@@ -55,7 +55,8 @@ def export(
     if int8:
         correlation = comparison["map_correlation"]
         console.print(
-            f"accuracy {100 * accuracy['file']:.2f} %, of the network {100 * accuracy['network']:.2f} %; correlation "
+            f"accuracy {100 * accuracy['file']:.2f} %, of the network {100 * accuracy['network']:.2f} %: "
+            f"{changes_in_words(comparison)}; correlation "
             f"of each image's maps {correlation['median']:.4f} (median), "
             f"{correlation['5th percentile']:.4f} (5th percentile)"
         )
