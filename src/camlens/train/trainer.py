@@ -115,8 +115,7 @@ class Trainer:
         """Train to the end of the recipe.
 
         Returns:
-            The network of the epoch that was best on the held-out images, with its temperature; of the last epoch and
-            uncalibrated if none are held out.
+            The network of the epoch that was best on the held-out images, calibrated; of the last if none are held out.
 
         Raises:
             CamlensError: A loss or a weight is not finite, or a file cannot be written.
@@ -136,8 +135,7 @@ class Trainer:
                 self.read_losses()
                 self.finish_epoch(*self.evaluate())
             if self.processes.is_main:  # the others may not have the file with the best weights
-                best = loading.load(self.folder.path).network.state_dict()
-                self.state.classifier.network.load_state_dict(best)
+                self.state.classifier.network.load_state_dict(loading.load(self.folder.path).network.state_dict())
             self.processes.broadcast(self.state.classifier.network)
             self.calibrate()
         return self.state.classifier.eval()
@@ -247,22 +245,19 @@ class Trainer:
 
     def predict_held_out(self) -> tuple[Tensor, Tensor]:
         """Logits (n, K) of the held-out images, in double, and their labels (n,)."""
-        data, options = self.loader.data, {"indices": self.held_out, "before_batch": self.stop_if_asked}
-        predictions = predict(self.state.classifier, data, processes=self.processes, **options)
-        return predictions.logits.double(), data.labels[self.held_out]
+        model, data, held_out = self.state.classifier, self.loader.data, self.held_out
+        found = predict(model, data, processes=self.processes, indices=held_out, before_batch=self.stop_if_asked)
+        return found.logits.double(), data.labels[held_out]
 
     def calibrate(self) -> None:
         """Fit the temperature on the held-out images, and write it to the file of the weights."""
-        if len(self.held_out) == 0:
-            return
         try:
             fitted = fit_temperature(*self.predict_held_out())
+            self.state.classifier.temperature = fitted.value
+            self.processes.call_on_main(checkpoint.save, self.folder.weights, self.state.classifier)
+            self.progress.say(f"{fitted} that were held out")
         except DataError as error:
             self.progress.say(f"the network is uncalibrated: {error}")
-            return
-        self.state.classifier.temperature = fitted.value
-        self.processes.call_on_main(checkpoint.save, self.folder.weights, self.state.classifier)
-        self.progress.say(f"{fitted} that were held out")
 
     def finish_epoch(self, loss: float, accuracy: float) -> None:
         """Write the epoch's metrics, its weights if they are the best so far, and a checkpoint.
