@@ -179,6 +179,34 @@ def test_a_network_of_five_channels_takes_tensors():
         model.prepare(PHOTO)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_a_function_that_makes_any_number_of_channels(tmp_path, channels):
+    """Colours and their negatives: pictures go through it from a folder to the report."""
+
+    def function(picture):
+        image = own(picture)
+        return torch.cat([image, -image])[:channels]
+
+    model = classifier(preprocess=function, mean=(0.5,) * channels, std=(0.5,) * channels)
+    numbers = np.random.default_rng(1)
+    for split, name, number in [(s, n, k) for s in ("train", "test") for n in "ab" for k in range(4)]:
+        (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+        noise = numbers.integers(0, 256, (43, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / split / name / f"{number}.png")
+    test, train = (folder.load(tmp_path, split, model.geometry) for split in ("test", "train"))
+    pictures = [Image.open(tmp_path / file) for file in test.files]
+    expected = torch.stack([function(picture) for picture in pictures])
+    found = model.prepare(test.images(torch.arange(8)))
+    torch.testing.assert_close(found, expected, atol=0.5 / 255 / 0.5 + 1e-6, rtol=0)
+    analysis = camlens.analyse(model, test, train)
+    with torch.no_grad():
+        torch.testing.assert_close(analysis.evaluation.logits, model(expected), atol=5e-3, rtol=0)
+    assert 0 < len(analysis.indices) < 8
+    page = camlens.report(model, test, tmp_path / "report.html", train).read_text(encoding="utf-8")
+    assert "data:image/webp;base64" in page
+    assert camlens.explain(model, pictures, layer="0").overlay()[0].size == (12, 10)
+
+
 # --- heat maps, and files
 
 

@@ -254,22 +254,23 @@ def thumbnails(pixels: Tensor) -> Tensor:
 
 
 def fine_structure(pixels: Tensor, sigma: float = 3.0) -> Tensor:
-    """Images (N, 3, H, W) uint8, resized to 32x32, less their blur by a Gaussian: (N, 3, 32, 32)."""
+    """Images (N, C, H, W) uint8, resized to 32x32, less their blur by a Gaussian: (N, C, 32, 32)."""
     reach = torch.arange(-9, 10).float()
     kernel = torch.exp(-(reach**2) / (2 * sigma**2))
-    row = (kernel / kernel.sum()).view(1, 1, 1, -1).expand(3, 1, 1, -1)
+    channels = pixels.shape[1]
+    row = (kernel / kernel.sum()).view(1, 1, 1, -1).expand(channels, 1, 1, -1)
     images = resize(pixels, (SIDE, SIDE)).float()
-    across = F.conv2d(F.pad(images, (9, 9, 9, 9), mode="replicate"), row, groups=3)
-    return images - F.conv2d(across, row.transpose(2, 3), groups=3)
+    across = F.conv2d(F.pad(images, (9, 9, 9, 9), mode="replicate"), row, groups=channels)
+    return images - F.conv2d(across, row.transpose(2, 3), groups=channels)
 
 
 def largest_correlation(image: Tensor, others: Tensor) -> Tensor:
     """Pearson's correlation of an image's inside with each other image, at the shift where it is largest.
 
     Args:
-        image: (3, H, W). Its inside is the image without `MAX_SHIFT` pixels at each edge, so all shifts up to that
+        image: (C, H, W). Its inside is the image without `MAX_SHIFT` pixels at each edge, so all shifts up to that
             are tried.
-        others: (n, 3, H, W).
+        others: (n, C, H, W).
 
     Returns:
         (n,), -1 to 1.
@@ -279,5 +280,5 @@ def largest_correlation(image: Tensor, others: Tensor) -> Tensor:
     height, width = inside.shape[1:]
     moments = torch.stack([others.sum(dim=1), others.square().sum(dim=1)], dim=1)  # (n, 2, H, W)
     sums, squares = F.avg_pool2d(F.avg_pool2d(moments, (height, 1), 1), (1, width), 1).unbind(dim=1)
-    energy = (squares - sums.square() / 3) * inside[0].numel()
+    energy = (squares - sums.square() / len(image)) * inside[0].numel()
     return (F.conv2d(others, pattern[None])[:, 0] / energy.clamp(min=1e-6).sqrt()).amax(dim=(1, 2))

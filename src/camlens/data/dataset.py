@@ -13,7 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from camlens.data.geometry import Framing, Size, Window, geometry_of
-from camlens.data.pictures import count_levels, original, read_picture, read_pictures, resize, upright_rgb
+from camlens.data.pictures import (
+    count_levels,
+    original,
+    read_picture,
+    read_pictures,
+    resize,
+    three_channels,
+    upright_rgb,
+)
 from camlens.errors import DataError
 
 DatasetT = TypeVar("DatasetT", bound="Dataset")
@@ -75,7 +83,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def images(self, indices: Tensor) -> Tensor:
-        """The images with these indices (n,) int64, in this order: (n, 3, H, W) uint8, RGB."""
+        """The images with these indices (n,) int64, in this order: (n, C, H, W) uint8, by default RGB."""
 
     @abstractmethod
     def resized(self: DatasetT, size: Size) -> DatasetT:
@@ -112,13 +120,13 @@ class Dataset(ABC):
             DataError: The original picture can no longer be read.
         """
         picture, image = self.picture(index), self.images(torch.tensor([index]))[0]
-        if picture is None and self.size != geometries[0].size:  # the images are the originals
+        if picture is None and len(image) == 3 and self.size != geometries[0].size:  # the images are the originals
             picture = Image.fromarray(image.permute(1, 2, 0).numpy())
         found = None if picture is None else original(picture, geometries, max_side)
-        return found or (image, None)
+        return found or (three_channels(image[None])[0], None)
 
     def batches(self, batch_size: int = BATCH_SIZE, indices: Tensor | None = None) -> Iterator[Tensor]:
-        """Yield the images with these indices, by default all, as batches (B, 3, H, W) uint8."""
+        """Yield the images with these indices, by default all, as batches (B, C, H, W) uint8."""
         for part in (torch.arange(len(self)) if indices is None else indices).split(batch_size):
             yield self.images(part)
 
@@ -185,7 +193,7 @@ class InMemoryDataset(Dataset):
 
     Args:
         name, split, class_names, labels, files, original_size: As in `Dataset`.
-        pixels: The images, (N, 3, H, W) uint8, RGB.
+        pixels: The images, (N, C, H, W) uint8; RGB if C is 3.
         originals: What `resized` starts from, if not from `pixels`: N pictures, N files of pictures, or the
             images at another size.
         geometry: How the pixels were made of the originals; None if they are the originals themselves.
@@ -203,7 +211,7 @@ class InMemoryDataset(Dataset):
         return int(self.pixels.shape[-2]), int(self.pixels.shape[-1])
 
     def images(self, indices: Tensor) -> Tensor:
-        """The images with these indices (n,) int64, in this order: (n, 3, H, W) uint8, RGB."""
+        """The images with these indices (n,) int64, in this order: (n, C, H, W) uint8, by default RGB."""
         return self.pixels[indices]
 
     def resized(self: InMemoryT, size: Size | Framing) -> InMemoryT:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -24,8 +25,15 @@ class Framing(Protocol):
     def size(self) -> Size:
         """Height and width of the images."""
 
+    @property
+    def channels(self) -> int:
+        """Number of channels C of the images."""
+
+    def pixels(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
+        """Make the image of an RGB picture: (C, H, W)."""
+
     def apply(self, picture: Image.Image) -> Image.Image:
-        """Make the image of a picture; both are RGB."""
+        """The same for display, in RGB."""
 
     def window(self, size: Size) -> Window | None:
         """What the image shows of a picture of this size; None if that is not known."""
@@ -86,6 +94,11 @@ class Geometry:
         assert isinstance(size, tuple)
         return size
 
+    @property
+    def channels(self) -> int:
+        """3, RGB."""
+        return 3
+
     def resized_size(self, size: Size) -> Size:
         """Height and width that a picture of this size has before the crop."""
         if self.resize is None or isinstance(self.resize, tuple):
@@ -97,6 +110,10 @@ class Geometry:
         """What the image shows of a picture of this size; it may reach beyond the picture."""
         (height, width), (top, left) = self.resized_size(size), self._corner(size)
         return top / height, left / width, (top + self.size[0]) / height, (left + self.size[1]) / width
+
+    def pixels(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
+        """Resize and crop a picture: (3, H, W)."""
+        return np.asarray(self.apply(picture)).transpose(2, 0, 1)
 
     def apply(self, picture: Image.Image) -> Image.Image:
         """Resize and crop a picture."""

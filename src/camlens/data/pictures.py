@@ -73,10 +73,10 @@ def read_pictures(
         description: The work in words, for the progress bar.
 
     Returns:
-        The pixels (N, 3, h, w) uint8, undefined for pictures that cannot be read; the original height and width of
+        The pixels (N, C, h, w) uint8, undefined for pictures that cannot be read; the original height and width of
         the others, by index; and the errors.
     """
-    pixels = np.empty((len(pictures), 3, *geometry.size), np.uint8)
+    pixels = np.empty((len(pictures), geometry.channels, *geometry.size), np.uint8)
 
     def read(index: int) -> Size | DataError:
         picture = pictures[index]
@@ -84,7 +84,7 @@ def read_pictures(
             picture = upright_rgb(picture) if isinstance(picture, Image.Image) else _read(picture)
         except DataError as error:
             return error
-        pixels[index] = np.asarray(geometry.apply(picture)).transpose(2, 0, 1)
+        pixels[index] = geometry.pixels(picture)
         return picture.height, picture.width
 
     with quiet_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -115,19 +115,28 @@ def resize(pixels: Tensor, size: Size | Framing) -> Tensor:
     """Resize images with Pillow, which gives the same on every machine.
 
     Args:
-        pixels: (N, 3, H, W) uint8.
+        pixels: (N, C, H, W) uint8; RGB for a function of the user's own.
         size: The new height h and width w, or a geometry with this size.
 
     Returns:
-        (N, 3, h, w) uint8, on the device of `pixels`; `pixels` itself if only its size matters and is that.
+        (N, C, h, w) uint8, on the device of `pixels`; `pixels` itself if only its size matters and is that. Of a
+        function of the user's own, with its number of channels.
     """
     geometry = geometry_of(size)
     if geometry_of((pixels.shape[-2], pixels.shape[-1])) == geometry:
         return pixels
-    resized = np.empty((len(pixels), *geometry.size, 3), np.uint8)
+    if pixels.shape[1] != 3:  # each channel like a grey picture
+        if geometry.channels != 3:
+            raise DataError(
+                f"the function preprocess takes pictures, and images of {pixels.shape[1]} channels are none; give them "
+                f"at the network's size, {geometry.size[0]}x{geometry.size[1]}, or give pictures"
+            )
+        planes = resize(pixels.flatten(0, 1)[:, None].expand(-1, 3, -1, -1), geometry)
+        return planes[:, 0].unflatten(0, pixels.shape[:2])
+    resized = np.empty((len(pixels), geometry.channels, *geometry.size), np.uint8)
     for number, image in enumerate(pixels.permute(0, 2, 3, 1).cpu().contiguous().numpy()):
-        resized[number] = np.asarray(geometry.apply(Image.fromarray(image)))
-    return torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous().to(pixels.device)
+        resized[number] = geometry.pixels(Image.fromarray(image))
+    return torch.from_numpy(resized).to(pixels.device)
 
 
 def original(
@@ -152,6 +161,13 @@ def original(
     small = picture.copy()
     small.thumbnail((max_side or size[1], max_side or size[0]))
     return torch.from_numpy(np.array(small)).permute(2, 0, 1), windows
+
+
+def three_channels(pixels: Tensor) -> Tensor:
+    """Images (B, C, H, W) of any number of channels as colours (B, 3, H, W): the first three, or the mean in grey."""
+    if pixels.shape[1] >= 3:
+        return pixels[:, :3]
+    return pixels.float().mean(dim=1, keepdim=True).to(pixels.dtype).expand(-1, 3, -1, -1)
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from camlens.data.geometry import Window
-from camlens.data.pictures import original, upright_rgb
+from camlens.data.pictures import original, three_channels, upright_rgb
 from camlens.errors import UsageError
 from camlens.files import replacing
-from camlens.maps.overlay import displayable, overlay, three_channels, upsample
+from camlens.maps.overlay import displayable, overlay, upsample
 from camlens.model.classifier import Classifier
 from camlens.model.temperature import probabilities
 

@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from camlens.data.geometry import Size, Window
+from camlens.data.pictures import three_channels
 
 Colour = tuple[int, int, int]
 
@@ -41,13 +42,6 @@ def stretch(batch: Tensor) -> Tensor:
 def displayable(images: Tensor) -> Tensor:
     """Images of unknown normalisation (B, C, H, W) for display: each stretched to uint8 0..255, (B, 3, H, W)."""
     return three_channels((stretch(images) * 255).byte())
-
-
-def three_channels(pixels: Tensor) -> Tensor:
-    """Images (B, C, H, W) of any number of channels as colours (B, 3, H, W): the first three, or the mean in grey."""
-    if pixels.shape[1] >= 3:
-        return pixels[:, :3]
-    return pixels.float().mean(dim=1, keepdim=True).to(pixels.dtype).expand(-1, 3, -1, -1)
 
 
 def overlay(

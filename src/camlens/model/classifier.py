@@ -252,9 +252,8 @@ class Classifier(nn.Module):
         """Prepare pictures as `preprocess` says.
 
         Args:
-            pictures: PIL pictures of any mode and size, or images (B, 3, h, w) uint8; those of the network's input size
-                are only normalised. A float tensor (B, C, H, W) is only
-                converted to its type.
+            pictures: PIL pictures of any mode and size, or images (B, C, h, w) uint8, or RGB; those of the network's
+                input size are only normalised. A float tensor (B, C, H, W) is only converted to its type.
 
         Returns:
             (B, C, H, W) floats of its type, on the network's device.

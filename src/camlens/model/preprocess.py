@@ -6,12 +6,13 @@ from math import floor
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
 from camlens.data.geometry import INTERPOLATIONS, Framing, Geometry, Size, Window, geometry_of
-from camlens.data.pictures import resize, upright_rgb
+from camlens.data.pictures import resize, three_channels, upright_rgb
 from camlens.errors import UsageError
 
 Pictures = Tensor | Image.Image | Sequence[Image.Image]
@@ -238,12 +239,20 @@ class Custom:
         """None: not known."""
         return None
 
-    def apply(self, picture: Image.Image) -> Image.Image:
-        """The network's input as a picture, to half a level of 255."""
+    @property
+    def channels(self) -> int:
+        """Number of channels of its images; 3 of equal values for a network of grey images."""
+        return 3 if len(self.mean) == 1 else len(self.mean)
+
+    def pixels(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
+        """The network's input, to half a level of 255: (C, H, W)."""
         pixels = (self._fractions(self.function(picture)) * 255).round().clamp(0, 255).byte()
-        if len(pixels) not in (1, 3):
-            raise UsageError(f"images of {len(pixels)} channels are no pictures; explain tensors of them instead")
-        return Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).numpy())
+        return pixels.expand(self.channels, -1, -1).numpy()
+
+    def apply(self, picture: Image.Image) -> Image.Image:
+        """The same in colours; of more than three channels the first three."""
+        pixels = three_channels(torch.from_numpy(self.pixels(picture))[None])[0]
+        return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
     def facts(self) -> dict[str, Any]:
         """A function cannot be written into a file."""
@@ -294,11 +303,11 @@ def to_pixels(pictures: Pictures, size: Size | Framing) -> Tensor:
     picture.
 
     Args:
-        pictures: PIL pictures of any mode, or uint8 images (B, 3, H, W).
+        pictures: PIL pictures of any mode, or uint8 images (B, C, H, W).
         size: Height h and width w of the images, or a geometry with this size.
 
     Returns:
-        (B, 3, h, w) uint8.
+        (B, C, h, w) uint8; C is 3 for pictures, or what a function of the user's own gives.
 
     Raises:
         UsageError: There is no picture, or something that is not a picture.
@@ -306,8 +315,7 @@ def to_pixels(pictures: Pictures, size: Size | Framing) -> Tensor:
     geometry = geometry_of(size)
     if isinstance(pictures, Tensor):
         return resize(pictures, geometry)
-    images = np.stack([np.asarray(geometry.apply(picture)) for picture in to_pictures(pictures)])  # (B, h, w, 3)
-    return torch.from_numpy(images).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.stack([geometry.pixels(picture) for picture in to_pictures(pictures)]))
 
 
 def to_pictures(pictures: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:

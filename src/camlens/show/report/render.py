@@ -18,7 +18,7 @@ from camlens.analyse.training_images import RankedImages
 from camlens.analyse.verdicts import reliability
 from camlens.data.dataset import Dataset
 from camlens.data.geometry import WHOLE, Size, Window
-from camlens.data.pictures import quiet_pillow, resize
+from camlens.data.pictures import quiet_pillow, resize, three_channels
 from camlens.show.report import schema
 
 MAX_SIDE = 160  # pixels of a picture
@@ -176,7 +176,7 @@ def pack_pictures(
     """Put pictures side by side on sheets.
 
     Args:
-        batches: Pictures (n, 3, H, W) uint8, `PER_SHEET` in each batch but the last.
+        batches: Pictures (n, C, H, W) uint8, `PER_SHEET` in each batch but the last.
         count: Number of all pictures.
         size: Their height and width in pixels.
         max_side: Pixels; larger pictures are made smaller.
@@ -186,7 +186,8 @@ def pack_pictures(
     height, width = (max(1, round(side * factor)) for side in size)
     columns = max(1, min(COLUMNS, count))
     lossless = max(height, width) <= lossless_side
-    sheets = [pack_sheet(resize(batch, (height, width)), columns, lossless) for batch in batches if len(batch)]
+    shown = (resize(three_channels(batch), (height, width)) for batch in batches if len(batch))
+    sheets = [pack_sheet(batch, columns, lossless) for batch in shown]
     return {"count": count, "columns": columns, "per": PER_SHEET, "size": [height, width], "sheets": sheets}
 
 
