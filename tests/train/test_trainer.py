@@ -17,8 +17,9 @@ from camlens.train.compute import ComputeOptions
 from camlens.train.loader import Batch, split_held_out
 from camlens.train.recipe import OLD_NAMES, SCHEDULE, Recipe
 from camlens.train.run_folder import RunFolder, resolve_settings
+from camlens.train.signals import Stopped, collect_signals
 from camlens.train.state import create_train_state
-from camlens.train.trainer import Stopped, Trainer, collect_signals, prepare, train
+from camlens.train.trainer import Trainer, prepare, train
 from tiny import pixels_of
 
 checkpoint_save = checkpoint.save

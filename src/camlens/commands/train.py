@@ -80,7 +80,7 @@ def train(
 
 def train_and_draw(trainer: Trainer) -> Classifier:
     """Train into a run folder and draw the learning curves, also when training is stopped."""
-    from camlens.train.trainer import Stopped
+    from camlens.train.signals import Stopped
 
     try:
         model = trainer.fit()

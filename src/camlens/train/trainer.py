@@ -1,14 +1,9 @@
 """Training a network by a recipe, into a run folder that a later call can resume."""
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -28,52 +23,11 @@ from camlens.train.compute import describe_compute
 from camlens.train.loader import Batch, TrainLoader, split_held_out
 from camlens.train.recipe import Recipe
 from camlens.train.run_folder import Row, RunConfig, RunFolder, RunSettings, resolve_settings
+from camlens.train.signals import Stopped, collect_signals
 from camlens.train.state import TrainState, create_train_state
 
 LOSS_EVERY = 10  # steps; reading a loss waits for the device, which then stands idle
 SAVE_EVERY = 120.0  # seconds
-SAME_SIGNAL = 1.0  # seconds in which two signals count as one: Ctrl-C reaches a process itself and through torchrun
-
-
-class Stopped(CamlensError):
-    """A signal ended the run, and the checkpoint holds its last step.
-
-    Args:
-        message: What is shown.
-        number: The signal.
-    """
-
-    def __init__(self, message: str, number: int = signal.SIGTERM) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + number
-
-
-@contextmanager
-def collect_signals(received: list[int]) -> Iterator[None]:
-    """Append the numbers of SIGINT and SIGTERM to a list when they arrive, so that the current step can be finished.
-
-    A second signal, later than `SAME_SIGNAL`, is handled as it was before. If a signal has arrived and the body ends
-    without an error, it is raised again. In other threads than the main one, no signal is collected.
-    """
-    first = math.inf  # when the first signal arrived
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        nonlocal first
-        now = time.monotonic()
-        first = min(first, now)
-        if now - first > SAME_SIGNAL and callable(handlers[number]):
-            handlers[number](number, frame)
-        received.append(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    handlers: dict[int, Any] = {number: signal.signal(number, receive) for number in numbers}  # those from before
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if received:
-        signal.raise_signal(received[0])
 
 
 @dataclass
