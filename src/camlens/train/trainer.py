@@ -19,6 +19,7 @@ from camlens.model.temperature import fit_temperature
 from camlens.progress import Work
 from camlens.runtime.predict import predict
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
+from camlens.runtime.threads import sleeping_threads
 from camlens.train.compute import describe_compute
 from camlens.train.loader import Batch, TrainLoader, split_held_out
 from camlens.train.recipe import Recipe
@@ -77,7 +78,7 @@ class Trainer:
         """
         self.processes.call_on_main(self.folder.write_config, self.config)
         self.progress = Work("training", self.total_steps, self.state.step, shown=self.processes.is_main)
-        with collect_signals(self.signals), self.progress:
+        with collect_signals(self.signals), sleeping_threads(), self.progress:
             self.progress.say(describe_compute(self.compute, self.config.compute_reasons))
             while (epoch := self.state.epoch) < self.recipe.epochs:
                 side, done = self.recipe.size_at(epoch), self.state.step - epoch * len(self.loader)
