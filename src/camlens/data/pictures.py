@@ -131,8 +131,8 @@ def resize(pixels: Tensor, size: Size | Framing) -> Tensor:
                 f"the function preprocess takes pictures, and images of {pixels.shape[1]} channels are none; give them "
                 f"at the network's size, {geometry.size[0]}x{geometry.size[1]}, or give pictures"
             )
-        planes = resize(pixels.flatten(0, 1)[:, None].expand(-1, 3, -1, -1), geometry)
-        return planes[:, 0].unflatten(0, pixels.shape[:2])
+        planes = resize(pixels.flatten(0, 1)[:, None].expand(-1, 3, -1, -1), geometry)[:, 0]
+        return planes.view(*pixels.shape[:2], *geometry.size)
     resized = np.empty((len(pixels), geometry.channels, *geometry.size), np.uint8)
     for number, image in enumerate(pixels.permute(0, 2, 3, 1).cpu().contiguous().numpy()):
         resized[number] = geometry.pixels(Image.fromarray(image))
