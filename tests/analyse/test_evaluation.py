@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 
@@ -122,6 +123,41 @@ def test_full_confidence_lies_in_the_last_bin():
     assert evaluation.calibration_error == pytest.approx(
         oracles.expected_calibration_error(evaluation.probabilities.tolist(), [1, 0]), abs=1e-5
     )
+
+
+@pytest.mark.parametrize("count", [30, 400])
+def test_what_a_perfectly_calibrated_network_would_show(count):
+    numbers = np.random.default_rng(count)
+    evaluation = evaluation_of(numbers.normal(size=(count, 3)) * 2, [0] * count)
+    probabilities = evaluation.probabilities.double().numpy()
+    labels = (numbers.random((400, count, 1)) > probabilities.cumsum(axis=1)).sum(axis=2).clip(0, 2)  # drawn from them
+    errors = [oracles.expected_calibration_error(probabilities.tolist(), row) for row in labels.tolist()]
+    mean, ends = evaluation.error_by_chance
+    noise = np.std(errors) / 20  # of a mean of 400
+    assert mean == pytest.approx(np.mean(errors), abs=5 * noise)
+    assert ends == pytest.approx(np.quantile(errors, [0.025, 0.975]), abs=10 * noise)
+    assert evaluation.metrics()["ece_by_chance"] == {"mean": mean, "interval": list(ends)}
+
+
+def test_a_temperature_changes_confidences_and_nothing_else():
+    numbers = np.random.default_rng(0)
+    raw = evaluation_of(numbers.normal(size=(50, 3)) * 4, numbers.integers(0, 3, 50))
+    calibrated = Evaluation(copy.copy(raw.model), raw.data, raw.logits)
+    calibrated.model.temperature = 2.5
+    p = (raw.logits / 2.5).softmax(dim=1)
+    torch.testing.assert_close(calibrated.probabilities, p)
+    torch.testing.assert_close(calibrated.losses, -p[range(50), raw.labels].log())
+    found, before = calibrated.metrics(), raw.metrics()
+    assert found["ece"] == pytest.approx(oracles.expected_calibration_error(p.tolist(), raw.labels.tolist()), abs=1e-5)
+    assert found["nll"] == pytest.approx(float(-p[range(50), raw.labels].log().mean()))
+    assert found["uncalibrated"] == before["uncalibrated"] == {key: before[key] for key in ("ece", "nll")}
+    assert (found["temperature"], before["temperature"]) == (2.5, None)
+    for same in ("accuracy", "errors", "interval", "confusion", "per_class"):
+        assert found[same] == before[same]
+    words = calibrated.in_words()
+    assert f"temperature 2.5: calibration error {100 * found['ece']:.2f} % ({100 * before['ece']:.2f} % with" in words
+    assert f"log-likelihood {found['nll']:.4f} ({before['nll']:.4f} without)" in words
+    assert f"\nuncalibrated: calibration error {100 * before['ece']:.2f} % (a perfectly" in raw.in_words()
 
 
 def test_errors_come_in_the_order_that_was_asked_for():

@@ -1,7 +1,9 @@
 """How good a classifier is, and which images it gets wrong."""
 
 import math
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from camlens.analyse.calibration import BINS, bin_numbers, calibration_error, error_by_chance
 from camlens.analyse.orders import Sort
 from camlens.data.dataset import Dataset
 from camlens.files import replacing
 from camlens.model.classifier import Classifier, align
-from camlens.model.temperature import scale
+from camlens.model.temperature import describe, scale
 from camlens.runtime.predict import predict
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
-
-BINS = 15  # of equal width in confidence, as in Guo et al. 2017
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,20 @@ class Evaluation:
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error: mean distance of confidence and accuracy over the bins, weighted by images.
+        """Expected calibration error, 0 to 1 (`camlens.analyse.calibration`)."""
+        return calibration_error(self.confidences, ~self.wrong)
 
-        Guo et al. 2017, arXiv 1706.04599, Eq. 3.
-        """
-        # not torchmetrics' (1.9), which puts a confidence of exactly 1 in a bin of its own
-        return sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in self.reliability()) / len(self.data)
+    @cached_property
+    def error_by_chance(self) -> tuple[float, tuple[float, float]]:
+        """Mean and 95 % range of the calibration error of a perfectly calibrated network on as many images."""
+        return error_by_chance(self.confidences)
+
+    @property
+    def uncalibrated(self) -> "Evaluation":
+        """The same evaluation without the model's temperature."""
+        model = copy(self.model)
+        model.temperature = None
+        return replace(self, model=model)
 
     def errors(
         self, sort: Sort = "confidence", label: int | None = None, prediction: int | None = None, seed: int = 0
@@ -116,7 +125,7 @@ class Evaluation:
 
     def reliability(self) -> list[dict[str, float]]:
         """For each bin of confidence that has images: its ends, number of images, mean confidence and accuracy."""
-        bins = (self.confidences.double() * BINS).ceil().long() - 1
+        bins = bin_numbers(self.confidences)
         rows = []
         for number in bins.unique().tolist():
             inside = bins == number
@@ -139,7 +148,10 @@ class Evaluation:
             "errors": errors,
             "accuracy": self.accuracy,
             "interval": list(wilson_interval(count - errors, count)),
-            "ece": self.calibration_error,
+            "temperature": self.model.temperature,
+            **calibration_metrics(self),
+            "ece_by_chance": {"mean": self.error_by_chance[0], "interval": list(self.error_by_chance[1])},
+            "uncalibrated": calibration_metrics(self.uncalibrated),
             "per_class": {
                 name: {"n": n, "accuracy": right / n if n else None, "precision": right / chosen if chosen else None}
                 for name, n, right, chosen in zip(names, *by_class, strict=True)
@@ -150,15 +162,27 @@ class Evaluation:
         }
 
     def in_words(self) -> str:
-        """The accuracy as a line for people."""
+        """Accuracy and calibration for people, a line each."""
         errors, count = int(self.wrong.sum()), len(self.data)
         low, high = wilson_interval(count - errors, count)
         classes, present = len(self.data.class_names), len(self.data.present_classes())
         images = "images" if present == classes else f"images of {present} of {classes} classes"
         return (
             f"{self.model.name} on {self.data.name}, {self.data.split}: {100 * self.accuracy:.2f} % of {count:,} "
-            f"{images} right (95 % interval {100 * low:.2f} to {100 * high:.2f}), {counted(errors, 'error')}, "
-            f"calibration error {100 * self.calibration_error:.1f} %"
+            f"{images} right (95 % interval {100 * low:.2f} to {100 * high:.2f}), {counted(errors, 'error')}\n"
+            f"{self.calibration_in_words()}"
+        )
+
+    def calibration_in_words(self) -> str:
+        """Calibration error and log-likelihood as a line for people, with the temperature and without it."""
+        mean, (low, high) = self.error_by_chance
+        found, before = calibration_metrics(self), calibration_metrics(self.uncalibrated)
+        error, loss = f"{100 * before['ece']:.2f} % without; ", f" ({before['nll']:.4f} without)"
+        error, loss = ("", "") if self.model.temperature is None else (error, loss)
+        return (
+            f"{describe(self.model.temperature)}: calibration error {100 * found['ece']:.2f} % ({error}a perfectly "
+            f"calibrated network: {100 * mean:.2f} %, 95 % range {100 * low:.2f} to {100 * high:.2f}), negative "
+            f"log-likelihood {found['nll']:.4f}{loss}"
         )
 
     def save_predictions(self, path: Path) -> None:
@@ -173,6 +197,11 @@ class Evaluation:
                 files=np.array(self.data.files),
                 class_names=np.array(self.data.class_names),
             )
+
+
+def calibration_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """Expected calibration error, and the mean negative log-likelihood of the labels in nats."""
+    return {"ece": evaluation.calibration_error, "nll": float(evaluation.losses.double().mean())}
 
 
 def evaluate(
