@@ -17,6 +17,7 @@ from camlens.model import checkpoint, loading
 from camlens.train.run_folder import RunFolder
 
 NAME = "resnet18-cifar10"
+CARD = ("accuracy", "interval", "temperature", "ece", "nll", "ece_by_chance", "uncalibrated", "per_class")
 
 
 def card(facts: dict[str, Any]) -> str:
@@ -40,8 +41,7 @@ def card(facts: dict[str, Any]) -> str:
         f"{', '.join(facts['machine']['units'])}; {facts['pace']} |",
         f"| software | Python {facts['machine']['python']}, torch {facts['machine']['versions']['torch']}, "
         f"camlens {facts['machine']['versions']['camlens']}, commit {facts['commit'][:12]} |",
-        f"| calibration | expected error {percent(100 * facts['ece'])} (15 bins), mean confidence "
-        f"{percent(100 * facts['confidence'])} |",
+        f"| calibration | {facts['calibration']}; mean confidence {percent(100 * facts['confidence'])} |",
         f"| data | CIFAR-10, python version, md5 {cifar10.ARCHIVE_MD5} |",
         f"| file | matrices in float16, biases, norms and their statistics in float32; sha256 {facts['sha256']} |",
         "",
@@ -54,7 +54,7 @@ def card(facts: dict[str, Any]) -> str:
         ),
         "",
         "Made for studying errors and heat maps on small photographs of these ten classes; it knows no others, and is "
-        "sure of itself on pictures of none of them. Label smoothing makes it less confident than it is right.",
+        "sure of itself on pictures of none of them.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -74,7 +74,8 @@ def ship(run: Path, recipe: str, test: Dataset, place: Path, remark: str, traine
         place.write_bytes(half.read_bytes())
     metrics = evaluation.metrics()
     facts = {
-        **{key: metrics[key] for key in ("accuracy", "interval", "ece", "per_class")},
+        **{key: metrics[key] for key in CARD)},
+        "calibration": evaluation.calibration_in_words(),
         "confidence": float(evaluation.confidences.mean()),
         "recipe": recipe,
         "seed": config.seed,
