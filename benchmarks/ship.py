@@ -74,7 +74,7 @@ def ship(run: Path, recipe: str, test: Dataset, place: Path, remark: str, traine
         place.write_bytes(half.read_bytes())
     metrics = evaluation.metrics()
     facts = {
-        **{key: metrics[key] for key in CARD)},
+        **{key: metrics[key] for key in CARD},
         "calibration": evaluation.calibration_in_words(),
         "confidence": float(evaluation.confidences.mean()),
         "recipe": recipe,
