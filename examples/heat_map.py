@@ -20,11 +20,10 @@ if "preprocess" in facts:  # the network is shown a crop, or otherwise than resi
     sys.exit("this file prepares pictures otherwise; see facts['preprocess'] and camlens.data.geometry.Geometry.apply")
 pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), np.float32) / 255
 images = ((pixels - facts["mean"]) / facts["std"]).transpose(2, 0, 1)[None].astype(np.float32)
-logits, maps = session.run(["logits", "maps"], {"images": images})
+probabilities, maps = session.run(["probabilities", "maps"], {"images": images})
 
-shares = np.exp(logits[0] - logits[0].max()) / np.exp(logits[0] - logits[0].max()).sum()
-best = int(shares.argmax())
-print(f"{facts['class_names'][best]}, {100 * shares[best]:.1f} %")
+best = int(probabilities[0].argmax())
+print(f"{facts['class_names'][best]}, {100 * probabilities[0, best]:.1f} %")
 
 evidence = np.maximum(maps[0, best], 0)  # logits; the negative part speaks against the class
 picture = ImageOps.contain(picture, (640, 640))

@@ -40,6 +40,7 @@ def resnet(name="resnet18", width=4, stem="small", side=32):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     model, path = resnet(), tmp_path_factory.mktemp("export") / "model.onnx"
+    model.temperature = 0.7
     return model, path, write(model, path, tiny.images(40, side=32), layer3=True)
 
 
@@ -48,9 +49,13 @@ def test_the_graph_gives_logits_and_maps_for_batches_of_any_size(exported, count
     model, path, _ = exported
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     images = torch.randn(count, 3, 32, 32)
-    logits, maps, maps3 = session.run(["logits", "maps", "maps_layer3"], {"images": images.numpy()})
+    names = ["logits", "probabilities", "maps", "maps_layer3"]
+    logits, probabilities, maps, maps3 = session.run(names, {"images": images.numpy()})
     expected = explain(model, images, "hirescam", ["layer3", "layer4"], "all")
     torch.testing.assert_close(torch.tensor(logits), expected.logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        torch.tensor(probabilities), (expected.logits / 0.7).softmax(dim=1), rtol=1e-4, atol=1e-5
+    )
     torch.testing.assert_close(torch.tensor(maps), expected.maps["layer4"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(torch.tensor(maps3), expected.maps["layer3"], rtol=1e-4, atol=1e-5)
     bias = model.network.fc.bias.detach().numpy()
@@ -84,7 +89,7 @@ def test_the_file_is_a_model_everywhere(exported, tmp_path):
     model, path, _ = exported
     made, images = camlens.load(path), tiny.images(60, side=32)
     assert (made.name, made.class_names, made.input_size) == ("resnet18", tiny.NAMES, (32, 32))
-    assert made.layers == ("layer3", "layer4")
+    assert made.layers == ("layer3", "layer4") and made.temperature == 0.7
     ours, theirs = evaluate(model, images), evaluate(made, images)
     torch.testing.assert_close(theirs.logits, ours.logits, rtol=1e-4, atol=1e-4)
     page = report(made, images, tmp_path / "report.html").read_text(encoding="utf-8")
@@ -243,7 +248,7 @@ def test_the_example_needs_nothing_of_ours(tmp_path, exported, kind):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     made = camlens.load(exported[1])
     result = explain(made, Image.open(source))
-    share = float(result.logits.softmax(dim=1).max())
+    share = float((result.logits / 0.7).softmax(dim=1).max())
     assert done.stdout == f"{made.class_names[int(result.prediction)]}, {100 * share:.1f} %\n"
     with Image.open(tmp_path / "map.png") as picture:
         assert picture.size == ((480, 640) if kind == "turned" else (640, 480))

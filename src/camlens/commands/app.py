@@ -14,7 +14,20 @@ import typer
 from typer.core import TyperCommand
 
 import camlens
-from camlens.commands import data, demo, env, evaluate, explain, explore, export, gallery, report, summary, train
+from camlens.commands import (
+    calibrate,
+    data,
+    demo,
+    env,
+    evaluate,
+    explain,
+    explore,
+    export,
+    gallery,
+    report,
+    summary,
+    train,
+)
 from camlens.commands.console import NoteHandler, console, print_error
 from camlens.commands.options import fill_in
 from camlens.errors import CamlensError
@@ -24,6 +37,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     summary.summary: "summary resnet50 --stem imagenet --input 3x224x224 --classes 1000 --detail",
     train.train: "train --recipe quick --set epochs=3 --out out/quick",
     evaluate.evaluate: "evaluate out/train",
+    calibrate.calibrate: "calibrate weights.pth --data my-folder",
     gallery.gallery: "gallery out/train --true cat --pred dog --count 10",
     report.report: "report out/train",
     explore.explore: "explore out/train",

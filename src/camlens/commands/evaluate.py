@@ -16,6 +16,7 @@ def evaluate(
     model_option: opt.ModelOption = None,
     weights: opt.Weights = None,
     outputs: opt.Outputs = None,
+    temperature: opt.Temperature = None,
     resize: opt.Resize = None,
     crop: opt.Crop = None,
     interpolation: opt.Interpolation = None,
@@ -41,7 +42,7 @@ def evaluate(
     from camlens.show import draw
 
     shown = opt.shown(resize, crop, interpolation, mean, std)
-    classifier = opt.load_model(model, model_option, weights, device, outputs, shown)
+    classifier = opt.load_model(model, model_option, weights, device, outputs, shown, temperature)
     classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
     marks = read_marks(corrections, images) if corrections else None
     folder = out_folder(out)

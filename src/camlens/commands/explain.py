@@ -18,6 +18,7 @@ def explain(
     model: opt.ModelOption = None,
     weights: opt.Weights = None,
     outputs: opt.Outputs = None,
+    temperature: opt.Temperature = None,
     resize: opt.Resize = None,
     crop: opt.Crop = None,
     interpolation: opt.Interpolation = None,
@@ -43,7 +44,7 @@ def explain(
     from camlens.show import draw
 
     shown = opt.shown(resize, crop, interpolation, mean, std)
-    classifier = opt.load_model(None, model, weights, device, outputs, shown)
+    classifier = opt.load_model(None, model, weights, device, outputs, shown, temperature)
     validate(classifier, "hirescam" if method == "all" else method, layer)
     for name in filter(None, (target, against)):
         classifier.class_index(name)

@@ -16,6 +16,7 @@ def explore(
     model_option: opt.ModelOption = None,
     weights: opt.Weights = None,
     outputs: opt.Outputs = None,
+    temperature: opt.Temperature = None,
     resize: opt.Resize = None,
     crop: opt.Crop = None,
     interpolation: opt.Interpolation = None,
@@ -39,7 +40,7 @@ def explore(
         raise CamlensError(f"explore needs {error.name}; install it with: pip install 'camlens[explore]'") from error
 
     shown = opt.shown(resize, crop, interpolation, mean, std)
-    classifier = opt.load_model(model, model_option, weights, device, outputs, shown)
+    classifier = opt.load_model(model, model_option, weights, device, outputs, shown, temperature)
     classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
     if train is None:
         opt.say_without_train(data)

@@ -14,6 +14,7 @@ def export(
     model: opt.ModelArgument = None,
     model_option: opt.ModelOption = None,
     weights: opt.Weights = None,
+    temperature: opt.Temperature = None,
     resize: opt.Resize = None,
     crop: opt.Crop = None,
     interpolation: opt.Interpolation = None,
@@ -38,7 +39,7 @@ def export(
         raise CamlensError(f"export needs {error.name}; install it with: pip install 'camlens[onnx]'") from error
 
     shown = opt.shown(resize, crop, interpolation, mean, std)
-    classifier = opt.load_model(model, model_option, weights, "cpu", preprocess=shown)
+    classifier = opt.load_model(model, model_option, weights, "cpu", preprocess=shown, temperature=temperature)
     layers, known = layer or (), ("layer3", classifier.find_layers()[-1])
     for name in layers:
         if name not in known:

@@ -16,6 +16,7 @@ def gallery(
     model_option: opt.ModelOption = None,
     weights: opt.Weights = None,
     outputs: opt.Outputs = None,
+    temperature: opt.Temperature = None,
     resize: opt.Resize = None,
     crop: opt.Crop = None,
     interpolation: opt.Interpolation = None,
@@ -46,7 +47,7 @@ def gallery(
     from camlens.show import draw
 
     shown = opt.shown(resize, crop, interpolation, mean, std)
-    classifier = opt.load_model(model, model_option, weights, device, outputs, shown)
+    classifier = opt.load_model(model, model_option, weights, device, outputs, shown, temperature)
     chosen = validate(classifier, method, layer)
     if chosen.level == "pixels":
         raise UsageError(

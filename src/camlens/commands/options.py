@@ -89,6 +89,10 @@ Outputs = Annotated[
     Literal["logits", "softmax", "log-softmax"] | None,
     Option(help="What the network puts out; a softmax is undone.", show_default="logits, or what the Classifier says"),
 ]
+Temperature = Annotated[
+    float | None,
+    Option(help="What logits are divided by for probabilities (camlens calibrate).", show_default="the model's, or 1"),
+]
 Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
 BatchSize = Annotated[int, Option("--batch", min=1, help="Number of images per batch.")]
 Seed = Annotated[int, Option(min=0, help="Random seed.")]
@@ -104,14 +108,16 @@ def load_model(
     device: str,
     outputs: Literal["logits", "softmax", "log-softmax"] | None = None,
     preprocess: dict[str, Any] | None = None,
+    temperature: float | None = None,
 ) -> Classifier:
     """Load the model given as argument or as `--model`, by default the shipped one, onto a device.
 
     Args:
-        argument, option, weights, device, outputs: What was given.
+        argument, option, weights, device, outputs, temperature: What was given.
         preprocess: The result of `shown`.
     """
     from camlens.model.loading import load
+    from camlens.model.temperature import check_temperature
     from camlens.runtime.processes import pick_device
 
     if argument and option:
@@ -119,6 +125,7 @@ def load_model(
     where = pick_device(device)
     model = load(argument or option or SHIPPED_MODEL, weights, preprocess).to(where)
     model.outputs = outputs or model.outputs
+    model.temperature = model.temperature if temperature is None else check_temperature(temperature)
     return model
 
 

@@ -17,6 +17,7 @@ def report(
     model_option: opt.ModelOption = None,
     weights: opt.Weights = None,
     outputs: opt.Outputs = None,
+    temperature: opt.Temperature = None,
     resize: opt.Resize = None,
     crop: opt.Crop = None,
     interpolation: opt.Interpolation = None,
@@ -33,7 +34,7 @@ def report(
 ) -> None:
     """Write one HTML file with every error, its heat maps, its likely cause and the training images behind it."""
     shown = opt.shown(resize, crop, interpolation, mean, std)
-    classifier = opt.load_model(model, model_option, weights, device, outputs, shown)
+    classifier = opt.load_model(model, model_option, weights, device, outputs, shown, temperature)
     other = None if second is None else opt.load_model(second, None, None, device)
     classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
     if train is None:

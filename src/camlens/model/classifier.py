@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
-from math import inf
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from camlens.model.preprocess import (
     to_pictures,
     to_pixels,
 )
-from camlens.model.temperature import describe, probabilities
+from camlens.model.temperature import check_temperature, describe, probabilities
 
 log = logging.getLogger("camlens")
 
@@ -100,9 +99,7 @@ class Classifier(nn.Module):
         self.name = name or type(bare(network)).__name__
         self.mean = nn.Buffer(torch.tensor(self.preprocess.mean, dtype=torch.float32), persistent=False)
         self.std = nn.Buffer(torch.tensor(self.preprocess.std, dtype=torch.float32), persistent=False)
-        if temperature is not None and not 0 < temperature < inf:
-            raise UsageError(f"temperature is {temperature}; expected a number above 0, or None for uncalibrated")
-        self.grid, self.outputs, self.temperature = grid, outputs, temperature
+        self.grid, self.outputs, self.temperature = grid, outputs, check_temperature(temperature)
         self.checked_outputs: Outputs | None = None
         self.chosen_layers = None if layers is None else tuple(layers)
 

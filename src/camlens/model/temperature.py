@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camlens.errors import DataError
+from camlens.errors import DataError, UsageError
 
 MIN_IMAGES = 100  # fewer tell too little of a temperature
 MAX_UNCERTAINTY = 0.25  # standard error of a temperature as a fraction of it, above which it is refused
@@ -46,6 +46,13 @@ class FittedTemperature:
 def describe(temperature: float | None) -> str:
     """A temperature in words: "temperature 0.63", or "uncalibrated" without one."""
     return "uncalibrated" if temperature is None else f"temperature {temperature:.3g}"
+
+
+def check_temperature(temperature: float | None) -> float | None:
+    """A temperature as it is. Raises `UsageError` unless it is a number above 0 or None."""
+    if temperature is None or 0 < temperature < inf:
+        return temperature
+    raise UsageError(f"temperature is {temperature}; expected a number above 0, or None for uncalibrated")
 
 
 def scale(logits: Tensor, temperature: float | None) -> Tensor:

@@ -201,6 +201,15 @@ class RunFolder:
             temporary.write_bytes(content.getbuffer())
 
 
+def was_trained_on(model: Path, images: Dataset) -> bool | None:
+    """Whether the run in a folder, or beside a file of weights, had these images to train on; None: there is no run."""
+    try:
+        trained = RunFolder(model if model.is_dir() else model.parent).read_config() if model.exists() else None
+    except CamlensError:  # the config.json of something else
+        return None
+    return None if trained is None else trained.data.get("sha256") == describe_data(images, "")["sha256"]
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """The settings to start or resume a run with.

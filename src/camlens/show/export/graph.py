@@ -18,10 +18,11 @@ from camlens.maps.methods import METHODS
 from camlens.model.classifier import Classifier, bare
 from camlens.model.forward import hooked
 from camlens.model.resnet import BasicBlock, Bottleneck, ResNet
+from camlens.model.temperature import probabilities
 
 
 class NetworkWithMaps(nn.Module):
-    """A network that gives its logits and the HiResCAM maps of its last layer and, optionally, of layer3.
+    """A network that gives logits, probabilities and the HiResCAM maps of its last layer and, optionally, of layer3.
 
     Args:
         model: A classifier with logits W mean_ij(A) + b, where A is the output of its last layer.
@@ -34,6 +35,7 @@ class NetworkWithMaps(nn.Module):
     def __init__(self, model: Classifier, layer3: bool) -> None:
         super().__init__()
         self.network, self.layer, self.layer3 = bare(model), model.find_layers()[-1], layer3
+        self.temperature = model.temperature
         images = torch.zeros(2, model.channels, *model.input_size, device=model.device)
         with torch.enable_grad():
             W = TorchPass(self.network, METHODS["hirescam"], images, [self.layer]).layers[0].head
@@ -45,21 +47,22 @@ class NetworkWithMaps(nn.Module):
         self.W = nn.Buffer(W.detach())  # (K, C)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Logits (B, K), maps (B, K, h, w) and, if asked for, those of layer3 (B, K, h3, w3)."""
+        """Logits and probabilities (B, K), maps (B, K, h, w) and, if asked for, those of layer3 (B, K, h3, w3)."""
         outputs: dict[str, Tensor] = {}
         layers = [self.layer, "layer3"] if self.layer3 else [self.layer]
         with hooked(self.network, {name: partial(outputs.__setitem__, name) for name in layers}):
             logits = self.network(images)
+        p = probabilities(logits, self.temperature)
         A = outputs[self.layer]
         W = self.W / (A.shape[2] * A.shape[3])
         maps = torch.einsum("bchw,kc->bkhw", A, W)
         if not self.layer3:
-            return logits, maps
+            return logits, p, maps
         assert isinstance(self.network, ResNet)
         A3 = outputs["layer3"]
         G = W[None, :, :, None, None].expand(A.shape[0], -1, -1, A.shape[2], A.shape[3])
         G3 = blocks_backward(self.network.layer4, A3, G)
-        return logits, maps, (G3 * A3[:, None]).sum(dim=2)
+        return logits, p, maps, (G3 * A3[:, None]).sum(dim=2)
 
 
 def blocks_backward(blocks: nn.Sequential, x: Tensor, G: Tensor) -> Tensor:
@@ -109,14 +112,14 @@ def convolution_backward(layers: Iterable[nn.Module], x: Tensor, G: Tensor) -> T
 
 
 def trace(model: Classifier, layer3: bool) -> onnx.ModelProto:
-    """Trace a `NetworkWithMaps` to ONNX for batches of any size: images -> logits, maps and optionally maps_layer3."""
+    """Trace a `NetworkWithMaps` to ONNX for batches of any size: images -> its outputs, by name."""
     images = torch.randn(2, model.channels, *model.input_size, device=model.device)
     with quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
             NetworkWithMaps(model, layer3).eval(),
             (images,),
             input_names=["images"],
-            output_names=["logits", "maps", "maps_layer3"][: 3 if layer3 else 2],
+            output_names=["logits", "probabilities", "maps", "maps_layer3"][: 4 if layer3 else 3],
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             dynamo=True,
             verbose=False,
