@@ -53,6 +53,21 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     }
 
 
+def add_training_facts(parser: argparse.ArgumentParser) -> None:
+    """Options for what a run folder does not hold of its training."""
+    parser.add_argument("--remark", default="", help="what must be known of the time, for example other work beside it")
+    parser.add_argument("--commit", default=commit(), help="the commit that it was trained at")
+    parser.add_argument(
+        "--trained-on", metavar="KEY", choices=list(read("train")), help="machine, of results/train.json"
+    )
+
+
+def training_machine(options: argparse.Namespace) -> dict[str, Any]:
+    """The machine that a run was trained on: this one, or that of another result."""
+    found: dict[str, Any] = read("train")[options.trained_on]["machine"] if options.trained_on else machine()
+    return found
+
+
 def _lines(path: str) -> list[str]:
     try:
         return Path(path).read_text(encoding="utf-8").splitlines()

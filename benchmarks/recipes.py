@@ -5,19 +5,20 @@ Train them on an otherwise idle machine: camlens train --recipe cpu --out out/cp
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common import arguments, commit, machine, read, tiny_pictures, tiny_run, write
+from common import add_training_facts, arguments, read, tiny_pictures, tiny_run, training_machine, write
 
 from camlens.train.recipe import RECIPES
 from camlens.train.run_folder import RunFolder
 
 
-def entry(run: Path, remark: str, trained_at: str) -> dict[str, Any]:
+def entry(run: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What is stated of a run, by its folder."""
     config, rows = RunFolder(run).read_config(), RunFolder(run).read_metrics()
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
@@ -29,10 +30,10 @@ def entry(run: Path, remark: str, trained_at: str) -> dict[str, Any]:
         "ece": metrics["ece"],
         "seconds": round(sum(row["seconds"] for row in rows), 1),
         "images_per_second": {int(row["size"]): row["images_per_second"] for row in rows},
-        "remark": f", {remark}" if remark else "",
+        "remark": f", {options.remark}" if options.remark else "",
         "pace": asdict(config.compute),
-        "machine": machine(config.device),
-        "commit": trained_at,
+        "machine": training_machine(options),
+        "commit": options.commit,
     }
 
 
@@ -49,17 +50,16 @@ def main() -> None:
     """Add each run to its recipe's."""
     parser = arguments(__doc__)
     parser.add_argument("runs", nargs="*", type=Path)
-    parser.add_argument("--remark", default="", help="what must be known of the time, for example other work beside it")
-    parser.add_argument("--commit", default=commit(), help="the commit that they were trained at")
+    add_training_facts(parser)
     options = parser.parse_args()
     if options.smoke:
         with tempfile.TemporaryDirectory() as work:
             run = tiny_run(Path(work) / "run", tiny_pictures(Path(work) / "pictures"))
-            write("recipes", {"tiny": [entry(run, options.remark, options.commit)]}, smoke=True)
+            write("recipes", {"tiny": [entry(run, options)]}, smoke=True)
         return
     found = read("recipes")
     for run in options.runs:
-        name, new = recipe_of(run), entry(run, options.remark, options.commit)
+        name, new = recipe_of(run), entry(run, options)
         images = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["n"]
         if images != 10_000:
             raise SystemExit(f"{run} was judged on {images} test images; expected all 10,000")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import io
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, arguments, commit, machine, tiny_pictures, tiny_run, write
+import numpy as np
+import torch
+from common import ROOT, add_training_facts, arguments, tiny_pictures, tiny_run, training_machine, write
+from PIL import Image
 from recipes import recipe_of
 
 from camlens.analyse.evaluation import evaluate
 from camlens.data import cifar10, folder
-from camlens.data.dataset import Dataset
+from camlens.data.dataset import InMemoryDataset
 from camlens.model import checkpoint, loading
 from camlens.train.run_folder import RunFolder
 
@@ -23,6 +29,7 @@ CARD = ("accuracy", "interval", "temperature", "ece", "nll", "ece_by_chance", "u
 def card(facts: dict[str, Any]) -> str:
     """The model card as Markdown."""
     percent = "{:.2f} %".format
+    in_words = f"{facts['machine']['cores']} cores of {facts['machine']['cpu']}, {', '.join(facts['machine']['units'])}"
     low, high = (percent(100 * edge) for edge in facts["interval"])
     lines = [
         f"# {NAME}",
@@ -37,10 +44,10 @@ def card(facts: dict[str, Any]) -> str:
         f"| recipe | `{facts['recipe']}`, seed {facts['seed']}; {facts['held_out']} |",
         f"| command | `camlens train --recipe {facts['recipe']} --seed {facts['seed']}` |",
         f"| time of all steps | {facts['seconds'] / 60:.0f} minutes{facts['remark']} |",
-        f"| hardware | {facts['machine']['cores']} cores of {facts['machine']['cpu']}, "
-        f"{', '.join(facts['machine']['units'])}; {facts['pace']} |",
-        f"| software | Python {facts['machine']['python']}, torch {facts['machine']['versions']['torch']}, "
-        f"camlens {facts['machine']['versions']['camlens']}, commit {facts['commit'][:12]} |",
+        f"| hardware | {facts['machine']['gpu'] or in_words}; {facts['pace']} |",
+        f"| software | {', '.join(f'{name} {version}' for name, version in facts['software'].items())}, "
+        f"commit {facts['commit'][:12]} |",
+        f"| as JPEG | {percent(100 * facts['jpeg_accuracy'])} of the test images, saved by Pillow (quality 75, 4:2:0) |",
         f"| calibration | {facts['calibration']}; mean confidence {percent(100 * facts['confidence'])} |",
         f"| data | CIFAR-10, python version, md5 {cifar10.ARCHIVE_MD5} |",
         f"| file | matrices in float16, biases, norms and their statistics in float32; sha256 {facts['sha256']} |",
@@ -59,32 +66,42 @@ def card(facts: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def ship(run: Path, recipe: str, test: Dataset, place: Path, remark: str, trained_at: str) -> dict[str, Any]:
-    """Put a run's weights in their place, with their card; what is stated of them.
+def as_jpeg(data: InMemoryDataset) -> InMemoryDataset:
+    """The same images saved as JPEG by Pillow with quality 75 and colour at half the resolution."""
+    saved = []
+    for pixels in data.pixels.permute(0, 2, 3, 1).numpy():
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=75, subsampling="4:2:0")
+        saved.append(np.array(Image.open(file)))
+    return replace(data, pixels=torch.from_numpy(np.stack(saved)).permute(0, 3, 1, 2).contiguous())
 
-    recipe: its name
-    """
+
+def ship(run: Path, recipe: str, test: InMemoryDataset, place: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Put a run's weights, made by the recipe of this name, in their place, with their card; what is stated of them."""
     config, rows = RunFolder(run).read_config(), RunFolder(run).read_metrics()
     holdout = config.recipe.holdout
     with tempfile.TemporaryDirectory() as work:  # judged as it will be loaded, then put in its place
         half = Path(work) / place.name
         checkpoint.save(half, loading.load(run), half=True)
         evaluation = evaluate(loading.load(half), test)
+        compressed = evaluate(loading.load(half), as_jpeg(test))
         place.parent.mkdir(exist_ok=True)
         place.write_bytes(half.read_bytes())
     metrics = evaluation.metrics()
     facts = {
         **{key: metrics[key] for key in CARD},
         "calibration": evaluation.calibration_in_words(),
+        "jpeg_accuracy": compressed.accuracy,
         "confidence": float(evaluation.confidences.mean()),
         "recipe": recipe,
         "seed": config.seed,
         "held_out": f"{holdout:.0%} of the training images held out" if holdout else "none held out",
         "seconds": sum(row["seconds"] for row in rows),
-        "remark": f" ({remark})" if remark else "",
+        "remark": f" ({options.remark})" if options.remark else "",
         "pace": "bfloat16" if config.compute.bf16 else "float32",
-        "machine": machine(config.device),
-        "commit": trained_at,
+        "machine": training_machine(options),
+        "software": config.versions,
+        "commit": options.commit,
         "sha256": hashlib.sha256(place.read_bytes()).hexdigest(),
     }
     place.with_suffix(".md").write_text(card(facts), encoding="utf-8")
@@ -95,8 +112,7 @@ def main() -> None:
     """Write weights, card and results/shipped.json."""
     parser = arguments(__doc__)
     parser.add_argument("run", type=Path, nargs="?")
-    parser.add_argument("--remark", default="", help="what must be known of the time, for example other work beside it")
-    parser.add_argument("--commit", default=commit(), help="the commit that it was trained at")
+    add_training_facts(parser)
     parser.add_argument("--data-dir", type=Path)
     options = parser.parse_args()
     if options.smoke:
@@ -104,13 +120,13 @@ def main() -> None:
             pictures = tiny_pictures(Path(work) / "pictures")
             run, place = tiny_run(Path(work) / "run", pictures), Path(work) / "shipped" / f"{NAME}.safetensors"
             test = folder.load(pictures, "test", (16, 16))
-            write("shipped", ship(run, "tiny", test, place, options.remark, options.commit), smoke=True)
+            write("shipped", ship(run, "tiny", test, place, options), smoke=True)
         return
     if options.run is None:
         parser.error("which run?")
     place = loading.SHIPPED / f"{NAME}.safetensors"
     test = cifar10.load("test", options.data_dir)
-    write("shipped", ship(options.run, recipe_of(options.run), test, place, options.remark, options.commit))
+    write("shipped", ship(options.run, recipe_of(options.run), test, place, options))
     print(f"{place.relative_to(ROOT)}: {place.stat().st_size / 1e6:.1f} MB")
 
 

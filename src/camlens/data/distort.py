@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from camlens.data.jpeg import on_device
+
 NONE, ROTATE, SHEAR_X, SHEAR_Y, SHIFT_X, SHIFT_Y, BRIGHTNESS, CONTRAST, SATURATION = range(9)
 ANGLE, SHEAR, SHIFT, COLOUR = math.radians(30), 0.3, 0.3, 0.9  # at most; the shift as a fraction of the side
 GREY = torch.tensor([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
@@ -48,7 +50,7 @@ def distort(images: Tensor, kinds: Tensor, strengths: Tensor, colour: Tensor) ->
     grid = F.affine_grid(places, list(images.shape), align_corners=False)
     moved = F.grid_sample(images - colour, grid, align_corners=False) + colour
 
-    grey = torch.einsum("c,bchw->bhw", GREY.to(images.device), moved)[:, None]
+    grey = torch.einsum("c,bchw->bhw", on_device(GREY, images.device), moved)[:, None]
     kind = kinds[:, None, None, None]
     origin = torch.where(kind == CONTRAST, grey.mean(dim=(2, 3), keepdim=True), grey) * (kind != BRIGHTNESS)
     factor = (1 + torch.where(kinds >= BRIGHTNESS, strengths * COLOUR, 0.0))[:, None, None, None]

@@ -5,6 +5,7 @@ which loses nothing (ITU-T T.81; colours by JFIF 1.02).
 """
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,12 @@ DCT = torch.cos((2 * _place + 1) * _frequency * math.pi / 16) / 2  # (frequencie
 DCT[0] = 8**-0.5
 
 
+@cache
+def on_device(constant: Tensor, device: torch.device) -> Tensor:
+    """A constant on a device; copying it there each time would make a GPU wait."""
+    return constant.to(device)
+
+
 def compress(images: Tensor, quality: Tensor) -> Tensor:
     """What is left of images that are saved as JPEG.
 
@@ -43,7 +50,7 @@ def compress(images: Tensor, quality: Tensor) -> Tensor:
         (B, 3, H, W) uint8.
     """
     height, width = images.shape[2:]
-    to_ycc, to_rgb = TO_YCC.to(images.device), TO_RGB.to(images.device)
+    to_ycc, to_rgb = on_device(TO_YCC, images.device), on_device(TO_RGB, images.device)
     padded = F.pad(images.float(), (0, -width % 16, 0, height % 2), mode="replicate")
     ycc = torch.einsum("ij,bjhw->bihw", to_ycc, padded).round()
     luma = _round_blocks(ycc[:, :1] - 128, LUMA, quality)
@@ -64,10 +71,10 @@ def _round_blocks(plane: Tensor, table: Tensor, quality: Tensor) -> Tensor:
         quality: (B,), 1 to 100.
     """
     scale = torch.where(quality < 50, 5000 // quality.clamp(min=1), 200 - 2 * quality)[:, None, None]
-    steps = ((table.to(plane.device) * scale + 50) // 100).clamp(1, 255)[:, None, None, :, None, :]
+    steps = ((on_device(table, plane.device) * scale + 50) // 100).clamp(1, 255)[:, None, None, :, None, :]
     plane = F.pad(plane, (0, 0, 0, -plane.shape[2] % 8), mode="replicate")
     blocks = plane.unflatten(3, (-1, 8)).unflatten(2, (-1, 8))  # (B, C, rows, 8, columns, 8)
-    dct = DCT.to(plane.device)
+    dct = on_device(DCT, plane.device)
     coefficients = torch.einsum("yi,bcriqj,xj->bcryqx", dct, blocks, dct)
     rounded = (coefficients / steps).round() * steps
     restored = torch.einsum("yi,bcryqx,xj->bcriqj", dct, rounded, dct)

@@ -130,8 +130,18 @@ RECIPES = {
     "long": Recipe(
         epochs=26, sizes=(16, *4 * (24,), *8 * (32,)), learning_rate=0.15, ema_decay=0.998, cutout=8, holdout=0.0
     ),
-    "fast": Recipe(epochs=60, batch_size=512, learning_rate=0.4, ema_decay=0.998, cutout=12),
-    "best": Recipe(epochs=600, batch_size=256, learning_rate=0.2, ema_decay=0.9995, mixup=0.2, cutmix=1.0, holdout=0.0),
+    "fast": Recipe(epochs=60, batch_size=512, learning_rate=0.4, ema_decay=0.998, cutout=12, holdout=0.0),
+    "best": Recipe(
+        epochs=196,
+        batch_size=512,
+        learning_rate=0.4,
+        ema_decay=0.998,
+        mixup=0.2,
+        cutmix=1.0,
+        distort=0.5,
+        jpeg=0.2,
+        holdout=0.04,
+    ),
     "finetune": Recipe(epochs=5, min_steps=100, batch_size=32, learning_rate=0.01, ema_decay=0.98, holdout=0.0),
     "shapes": Recipe(epochs=10, sizes=(32,), width=16, batch_size=64, learning_rate=0.15, crop=3, ema_decay=0.98),
 }
