@@ -47,7 +47,7 @@ def card(facts: dict[str, Any]) -> str:
         f"| hardware | {facts['machine']['gpu'] or in_words}; {facts['pace']} |",
         f"| software | {', '.join(f'{name} {version}' for name, version in facts['software'].items())}, "
         f"commit {facts['commit'][:12]} |",
-        f"| as JPEG | {percent(100 * facts['jpeg_accuracy'])} of the test images, saved by Pillow (quality 75, 4:2:0) |",
+        f"| as JPEG | {percent(100 * facts['jpeg_accuracy'])} right, saved by Pillow (quality 75, 4:2:0) |",
         f"| calibration | {facts['calibration']}; mean confidence {percent(100 * facts['confidence'])} |",
         f"| data | CIFAR-10, python version, md5 {cifar10.ARCHIVE_MD5} |",
         f"| file | matrices in float16, biases, norms and their statistics in float32; sha256 {facts['sha256']} |",
