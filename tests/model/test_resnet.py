@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from functools import partial
+
 import pytest
 import torch
 
@@ -118,23 +123,67 @@ def test_what_cannot_be_built_is_told(options, message):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 def test_a_convolution_on_few_cells_is_the_usual_one(kernel, stride, size):
-    """In training mode on a CPU it is one matrix product; in evaluation mode it is torch's own, the twin."""
+    """In training mode on a CPU it is one matrix product."""
     layer = Conv2d(3, 5, kernel, stride, padding=kernel // 2, bias=False).double()
     images = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
     results = []
-    for mode in (layer.train(), layer.eval()):
-        out = mode(images)
+    for forward in (layer, partial(torch.nn.Conv2d.forward, layer)):
+        out = forward(images)
         pull = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view(out.shape)
         results.append((out, *torch.autograd.grad(out, (images, layer.weight), pull)))
     for product, usual in zip(*results, strict=True):
         torch.testing.assert_close(product, usual)
 
 
-def test_only_training_on_few_cells_takes_the_product(monkeypatch):
+@pytest.mark.parametrize(
+    ("inputs", "kernel", "stride", "side", "training", "recorded", "product"),
+    [
+        (16, 3, 1, 4, True, True, True),  # few cells
+        (16, 3, 1, 5, True, True, False),
+        (16, 3, 1, 4, False, True, False),
+        (15, 1, 2, 12, True, True, True),  # a narrow shortcut
+        (15, 1, 2, 12, False, True, True),
+        (15, 1, 2, 12, False, False, False),
+        (16, 1, 2, 12, True, True, False),
+        (15, 1, 1, 12, True, True, False),
+        (15, 3, 2, 12, True, True, False),
+    ],
+)
+def test_what_takes_the_product(inputs, kernel, stride, side, training, recorded, product, monkeypatch):
     taken = []
     original = torch.nn.functional.linear
     monkeypatch.setattr("camlens.model.resnet.F.linear", lambda *args: taken.append(1) or original(*args))
-    layer = Conv2d(3, 5, 3, padding=1, bias=False)
-    for training, side in ((True, 4), (True, 5), (False, 4)):
-        layer.train(training)(torch.zeros(1, 3, side, side))
-    assert len(taken) == 1
+    layer = Conv2d(inputs, 5, kernel, stride, padding=kernel // 2, bias=False).train(training)
+    with torch.set_grad_enabled(recorded):
+        layer(torch.zeros(1, inputs, side, side))
+    assert bool(taken) == product
+
+
+NARROW_SHORTCUTS = """
+import torch
+from camlens.model.resnet import Conv2d
+
+for threads in (1, 2):
+    torch.set_num_threads(threads)
+    for inputs, batch, side in ((4, 5, 12), (4, 4, 32), (8, 5, 12)):
+        layer = Conv2d(inputs, 2 * inputs, 1, 2, bias=False).to(memory_format=torch.channels_last)
+        for mode in (layer.train(), layer.eval()):
+            images = torch.randn(batch, inputs, side, side).contiguous(memory_format=torch.channels_last)
+            pull = torch.randn(batch, 2 * inputs, side // 2, side // 2)
+            (slope,) = torch.autograd.grad(mode(images), layer.weight, pull)
+            expected = torch.einsum("bohw,bihw->oi", pull, images[:, :, ::2, ::2])[:, :, None, None]
+            torch.testing.assert_close(slope, expected, rtol=1e-3, atol=1e-3)
+"""
+
+
+def test_narrow_shortcuts_have_the_right_gradients_and_leave_the_heap_whole():
+    """Without the product the process dies or hangs (seen with AVX2), or the gradients are wrong where it lives.
+
+    glibc looks for writes past the end of a block where it has its debugging library.
+    """
+    checked = {"GLIBC_TUNABLES": "glibc.malloc.check=3", "LD_PRELOAD": "libc_malloc_debug.so.0", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", NARROW_SHORTCUTS]
+    process = subprocess.run(
+        command, check=False, env=os.environ | checked, capture_output=True, text=True, timeout=300
+    )
+    assert process.returncode == 0, process.stderr

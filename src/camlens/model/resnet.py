@@ -15,18 +15,25 @@ Stem = Literal["small", "imagenet"]
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution that is trained on small grids as one matrix product on a CPU.
+    """A convolution that is computed on a CPU as one matrix product where the CPU kernels are slow or wrong.
 
-    The CPU kernels pad each row of the grid to 16 or 32 cells, so on small grids most of their work is on zeros.
+    Slow, in training on small grids: the kernels pad each row to 16 or 32 cells, so most of their work is on zeros.
+
+    Wrong, for 1x1 with a stride and fewer inputs than a kernel takes at once (8 with AVX2, 16 with AVX-512): computing
+    the gradient of the weights, oneDNN writes past its workspace if images are channels last (docs/experiments.md).
     """
 
     SMALL_GRID = 4  # cells per side
+    INPUTS_AT_ONCE = 16  # channels, at most
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of x (B, C, H, W)."""
         (down, across), (high, wide) = self.stride, self.kernel_size
         h, w = -(-x.shape[2] // down), -(-x.shape[3] // across)
-        if not (self.training and x.device.type == "cpu" and max(h, w) <= self.SMALL_GRID):
+        slow = self.training and max(h, w) <= self.SMALL_GRID
+        strided_1x1 = max(self.kernel_size) == 1 < max(self.stride)
+        wrong = strided_1x1 and self.in_channels < self.INPUTS_AT_ONCE and torch.is_grad_enabled()
+        if not (x.device.type == "cpu" and (slow or wrong)):
             return super().forward(x)
         cells = F.pad(x.permute(0, 2, 3, 1), (0, 0, wide // 2, wide // 2, high // 2, high // 2))
         shifted = [
