@@ -3,7 +3,6 @@
 import math
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ class Evaluation:
         """Expected calibration error, 0 to 1 (`camlens.analyse.calibration`)."""
         return calibration_error(self.confidences, ~self.wrong)
 
-    @cached_property
+    @property
     def error_by_chance(self) -> tuple[float, tuple[float, float]]:
         """Mean and 95 % range of the calibration error of a perfectly calibrated network on as many images."""
         return error_by_chance(self.confidences)
@@ -139,6 +138,7 @@ class Evaluation:
         """All metrics, ready for JSON; accuracies are fractions of 1."""
         errors, count = int(self.wrong.sum()), len(self.data)
         confusion, names = self.confusion, self.data.class_names
+        mean, interval = self.error_by_chance
         by_class = (confusion.sum(dim=1).tolist(), confusion.diag().tolist(), confusion.sum(dim=0).tolist())
         return {
             "model": self.model.name,
@@ -150,7 +150,7 @@ class Evaluation:
             "interval": list(wilson_interval(count - errors, count)),
             "temperature": self.model.temperature,
             **calibration_metrics(self),
-            "ece_by_chance": {"mean": self.error_by_chance[0], "interval": list(self.error_by_chance[1])},
+            "ece_by_chance": {"mean": mean, "interval": list(interval)},
             "uncalibrated": calibration_metrics(self.uncalibrated),
             "per_class": {
                 name: {"n": n, "accuracy": right / n if n else None, "precision": right / chosen if chosen else None}

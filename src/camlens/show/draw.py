@@ -14,6 +14,7 @@ from camlens.analyse.explanations import PictureExplanation, explain_errors
 from camlens.data.dataset import Dataset
 from camlens.data.geometry import Framing
 from camlens.files import replacing, write_json
+from camlens.model.temperature import describe
 from camlens.progress import Work
 from camlens.show.figures import charts, pictures
 from camlens.show.figures.pictures import Case, ExplainedPicture
@@ -50,14 +51,16 @@ def evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
     """Write metrics.json, predictions.npz, confusion.png and calibration.png."""
     data, metrics = evaluation.data, evaluation.metrics()
     title = f"{evaluation.model.name} on {data.name}, {data.split}"
-    error = f"expected calibration error {100 * metrics['ece']:.1f} %, {metrics['n']:,} images"
+    low, high = (f"{100 * end:.1f}" for end in metrics["ece_by_chance"]["interval"])
+    error = f"calibration error {100 * metrics['ece']:.1f} % (if perfect {low} to {high} %)"
+    facts = f"{describe(metrics['temperature'])}: {error}"
     write_json(folder / "metrics.json", metrics)
     evaluation.save_predictions(folder / "predictions.npz")
     return [
         folder / "metrics.json",
         folder / "predictions.npz",
         charts.confusion(title, evaluation.confusion.numpy(), data.class_names).save(folder / "confusion.png"),
-        charts.calibration(title, error, metrics["reliability"]).save(folder / "calibration.png"),
+        charts.calibration(title, facts, metrics["reliability"]).save(folder / "calibration.png"),
     ]
 
 

@@ -74,6 +74,7 @@ def render_model(explained: ExplainedPredictions) -> schema.ModelFacts:
         "accuracy": metrics["accuracy"],
         "interval": metrics["interval"],
         "ece": metrics["ece"],
+        "calibration": evaluation.calibration_in_words(),
         "errors": metrics["errors"],
         "reliability": metrics["reliability"],
         "right": evaluation.confusion.diag().tolist(),

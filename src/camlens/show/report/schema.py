@@ -68,6 +68,7 @@ class ModelFacts(PredictionFacts):
     accuracy: float
     interval: list[float]  # 95 %
     ece: float  # expected calibration error
+    calibration: str  # temperature, calibration error and log-likelihood in words
     errors: int
     reliability: list[ReliabilityBin]
     right: list[int]  # correctly predicted images of each class

@@ -59,6 +59,8 @@ export function drawCalibration() {
     line(confidence, confidence, confidence, accuracy, { stroke: "var(--soft)", "stroke-width": 1 }),
     svg("circle", { cx: x(confidence), cy: y(accuracy), r: 2 + 6 * Math.sqrt(n / largest), fill: "var(--ink)" }));
   chart.append(svg("text", { x: x(0.5), y: top + side + 34, "text-anchor": "middle" }, "confidence"));
-  byId("calibration").append(chart, el("p", { class: "key" },
-    "Height: how often it was right; size: how many images. On the dotted line, it is as sure as it is right."));
+  const key = "Height: how often it was right; size: how many images. On the dotted line, it is as sure as it is right.";
+  const text = firstModel.calibration;
+  byId("calibration").append(chart, el("p", { class: "key" }, key),
+    el("p", { class: "key" }, `${text[0].toUpperCase()}${text.slice(1)}.`));
 }
