@@ -105,7 +105,7 @@ def test_any_pairs_of_image_and_label_will_do(tmp_path):
     assert found[0] == found[1] == found[2]
     with pytest.raises(DataError, match="image 0 has the label 3; expected 0 to 2"):
         camlens.report(model, [(pictures[0], 3)], tmp_path / "x.html")
-    with pytest.raises(DataError, match="the data have no images"):
+    with pytest.raises(DataError, match="the test data have no images"):
         camlens.report(model, [], tmp_path / "x.html")
 
 

@@ -1,15 +1,14 @@
 """`analyse`: all that is known of a model's errors on a data set, computed once."""
 
-from collections.abc import Iterable, Sequence
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from camlens.analyse.evaluation import Evaluation, evaluate
+from camlens.analyse.evaluation import Evaluation, evaluate, labelled
 from camlens.analyse.explanations import ExplainedPredictions, explain_predictions
 from camlens.analyse.feature_cache import fingerprint, predict_cached
 from camlens.analyse.findings import compare_models, summarise_errors, what_is_missing
@@ -19,11 +18,10 @@ from camlens.analyse.verdicts import Verdicts, decide
 from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.errors import DataError
 from camlens.model.classifier import Classifier, align
-from camlens.model.preprocess import to_pixels
 from camlens.progress import Work
 from camlens.runtime.predict import Predictions
 
-Pairs = Iterable[tuple[Any, int]]  # an image and the index of its class
+log = logging.getLogger("camlens")
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,8 @@ class ErrorAnalysis:
 
 def analyse(
     model: Classifier,
-    test: Dataset | Pairs,
-    train: Dataset | Pairs | None = None,
+    test: Any,
+    train: Any = None,
     second: Classifier | None = None,
     cache: str | Path | None = None,
     batch_size: int = 250,
@@ -98,9 +96,8 @@ def analyse(
 
     Args:
         model: The classifier.
-        test: The images to evaluate: a data set, or pairs of an image and the index of its class. An image is a PIL
-            image, a uint8 tensor (3, H, W), or a float tensor as the network takes it.
-        train: The images it was trained on, in the same form; without them, `training` is None.
+        test: The images to evaluate, in any form that `evaluate` takes.
+        train: The images it was trained on, likewise; without them, `training` is None.
         second: Another classifier of the same classes, to be compared. It sees the images at its own input size.
         cache: A .safetensors file in which the features of the training images are kept for the next time.
         batch_size: Images predicted at a time, at most.
@@ -108,14 +105,17 @@ def analyse(
     Raises:
         DataError: Labels or images do not fit the network, or the second model has other classes.
     """
-    model, data = align(model, as_dataset(model, test, "test", keep_originals=second is not None))
-    known = None if train is None else align(model, as_dataset(model, train, "train"))[1]
+    model, data = align(model, labelled(model, test, keep_originals=second is not None))
+    known = None if train is None else align(model, labelled(model, train, "train"))[1]
     if second is not None and not second.has_names:
         second = align(second, data)[0]
     if second is not None and second.class_names != model.class_names:
         raise DataError(
             f"{second.name} does not have the classes of {model.name} in the same order; compare two models that do"
         )
+    is_prepared = isinstance(data, InMemoryDataset) and data.originals is None and data.geometry is not None
+    if second is not None and is_prepared and second.geometry != model.geometry:
+        log.warning(f"the data hold no pictures: {second.name} is shown the images for {model.name}, resized")
     evaluations = [evaluate(model, data, batch_size, features=True)]
     if second is not None:
         evaluations.append(evaluate(second, data, batch_size))
@@ -138,46 +138,6 @@ def analyse(
         projection=None if features is None else project(features),
         findings=findings + (what_is_missing(evaluations[0], known) if len(errors[0]) else []),
     )
-
-
-def as_dataset(model: Classifier, data: Dataset | Pairs, split: str, keep_originals: bool = False) -> Dataset:
-    """Turn pairs into a data set with a model's classes, at its input size; a data set is returned as it is.
-
-    Args:
-        model: The classifier.
-        data: A data set, or images with the indices of their classes. An image is a PIL image, a uint8 tensor
-            (3, H, W), or a float tensor as the network takes it.
-        split: "train" or "test".
-        keep_originals: Whether to keep the images at their own size too, for a model with another preprocessing; those
-            of a list are kept in any case, as they are in memory already.
-
-    Raises:
-        DataError: There are no images, or a label is not the index of one of the model's classes.
-    """
-    if isinstance(data, Dataset):
-        return data
-    pixels, labels, originals = [], [], []
-    keep_originals |= isinstance(data, Sequence)
-    for number, (image, label) in enumerate(data):
-        is_input = isinstance(image, Tensor) and image.is_floating_point()
-        if isinstance(image, Tensor):
-            image = model.denormalise(image[None].to(model.device))[0] if is_input else image
-            image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-        if not 0 <= int(label) < len(model.class_names):
-            expected = f"0 to {len(model.class_names) - 1}, the classes of {model.name}"
-            raise DataError(f"image {number} has the label {label}; expected {expected}")
-        pixels.append(to_pixels(image, model.input_size if is_input else model.geometry)[0])
-        labels.append(int(label))
-        if keep_originals and not is_input:
-            originals.append(image)
-    if not labels:
-        raise DataError("the data have no images")
-    files = tuple(f"{split} image {number}" for number in range(len(labels)))
-    size = "x".join(map(str, model.input_size))
-    all_pixels, all_labels = torch.stack(pixels), torch.tensor(labels)
-    kept = originals if len(originals) == len(labels) else None
-    about = ("data", split, model.class_names, all_labels, files, size, all_pixels)
-    return InMemoryDataset(*about, originals=kept, geometry=model.geometry)
 
 
 def identify(model: Classifier, test: Dataset, train: Dataset | None) -> tuple[str, str | None]:

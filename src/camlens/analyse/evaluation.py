@@ -14,7 +14,9 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from camlens.analyse.calibration import BINS, bin_numbers, calibration_error, error_by_chance
 from camlens.analyse.orders import Sort
+from camlens.data.convert import as_dataset
 from camlens.data.dataset import Dataset
+from camlens.errors import UsageError
 from camlens.files import replacing
 from camlens.model.classifier import Classifier, align
 from camlens.model.temperature import describe, scale
@@ -206,7 +208,7 @@ def calibration_metrics(evaluation: Evaluation) -> dict[str, float]:
 
 def evaluate(
     model: Classifier,
-    data: Dataset,
+    data: Any,
     batch_size: int = 250,
     processes: Processes = SINGLE_PROCESS,
     features: bool = False,
@@ -215,19 +217,34 @@ def evaluate(
 
     Args:
         model: The classifier.
-        data: Images of any size, with the model's classes in any order.
+        data: Images with labels, of the model's classes or some of them, in any form: a folder or CSV file, or another
+            name that `--data` takes; a `DataLoader`; a data set of torch, torchvision or Hugging Face; two arrays of
+            images and labels; or pairs of an image and its label. An image is a PIL picture, a file, a uint8 array
+            (H, W, C) or tensor (C, H, W), or floats (C, H, W) as the network takes them. A label is the index or name
+            of a class, or one-hot.
         batch_size: Images predicted at a time, at most.
         processes: The processes that share the images; each returns the evaluation of all.
         features: Whether to keep the features too; they are None if the network does not end in a linear layer.
 
     Raises:
-        DataError: The data set has other classes.
+        DataError: The data have other classes, no labels, or something that is no image.
         ModelError: The network gives logits that are not finite.
     """
-    model, data = align(model, data)
+    model, data = align(model, labelled(model, data))
     predictions = predict(model, data, batch_size, features, processes)
     predictions.check_finite(model.name)
     return Evaluation(model, data, predictions.logits, predictions.features)
+
+
+def labelled(model: Classifier, data: Any, split: str = "test", keep_originals: bool = False) -> Dataset:
+    """Labelled images in any form as a data set for a classifier (`as_dataset`)."""
+    if not isinstance(model, Classifier):
+        raise UsageError(
+            f"model is of type {type(model).__name__}; expected a camlens.Classifier, which knows how pictures are "
+            "prepared for a network: camlens.Classifier(network, class_names, preprocess=camlens.Preprocess(...))"
+        )
+    names, mean, std = model.class_names, model.mean, model.std
+    return as_dataset(data, split, names, model.geometry, mean, std, keep_originals)
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:

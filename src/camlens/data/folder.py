@@ -22,6 +22,17 @@ def splits(root: Path) -> list[str]:
     return [split for split in SPLITS if (root / split).is_dir()]
 
 
+def find_pictures(folder: Path) -> list[Path]:
+    """The pictures in a folder and below, in the order of their paths; what is left out is counted in a warning.
+
+    Raises:
+        DataError: There are none, or the folder cannot be read.
+    """
+    pictures, others = _separate(folder)
+    _note(folder, len(pictures), others, "expected pictures")
+    return pictures
+
+
 def load(root: Path, split: str, size: Size | Framing, skip_unreadable: bool = False) -> InMemoryDataset:
     """Read the pictures in `root`/`split`/<class>/ and below, in the order of their paths.
 
@@ -31,7 +42,7 @@ def load(root: Path, split: str, size: Size | Framing, skip_unreadable: bool = F
 
     Args:
         root: The folder that holds the folders train, val and test, or some of them.
-        split: "train", "val" or "test".
+        split: "train", "val" or "test", or the name of another folder with a folder for each class.
         size: Height and width in pixels to which each picture is resized whole, or how else it becomes an image.
         skip_unreadable: Leave out pictures that cannot be read, with a warning, instead of failing.
 
@@ -39,7 +50,7 @@ def load(root: Path, split: str, size: Size | Framing, skip_unreadable: bool = F
         DataError: The folders have another layout, or pictures cannot be read; the message names all of them.
     """
     class_names = _class_names(root, split)
-    labels = _find_pictures(root, split, class_names)
+    labels = _find_labelled(root, split, class_names)
     files = [path.relative_to(root).as_posix() for path in labels]
     name = root.resolve().name
     return read_images(
@@ -88,7 +99,7 @@ def read_images(
         class_names=tuple(class_names),
         labels=torch.tensor([labels[index] for index in kept], dtype=torch.int64),
         files=tuple(files[index] for index in kept),
-        original_size=_size_range(sizes.values()),
+        original_size=size_range(sizes.values()),
         pixels=pixels,
         originals=[paths[index] for index in kept],
         geometry=geometry,
@@ -98,7 +109,7 @@ def read_images(
 def _class_names(root: Path, split: str) -> tuple[str, ...]:
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; {LAYOUT}")
-    classes = {name: _folders(root / name) for name in splits(root)}
+    classes = {name: _folders(root / name) for name in dict.fromkeys((*splits(root), split)) if (root / name).is_dir()}
     if split not in classes:
         found = textwrap.shorten(", ".join(sorted(_folders(root))), 200) or "no folders"
         raise DataError(f"{root} has no folder {split!r}; it has: {found}; {LAYOUT}")
@@ -110,7 +121,7 @@ def _class_names(root: Path, split: str) -> tuple[str, ...]:
                 f"train has: {', '.join(sorted(train))}; rename or remove them"
             )
     if not any(classes.values()):
-        raise DataError(f"{root} has no classes; {LAYOUT}")
+        raise DataError(f"{root / split} has no class folders; {LAYOUT}")
     return tuple(sorted(set().union(*classes.values())))
 
 
@@ -132,35 +143,46 @@ def _files(folder: Path) -> list[Path]:
     return sorted((path for path in paths if path.is_file()), key=Path.as_posix)
 
 
-def _find_pictures(root: Path, split: str, class_names: Sequence[str]) -> dict[Path, int]:
+def _find_labelled(root: Path, split: str, class_names: Sequence[str]) -> dict[Path, int]:
     """The files with the ending of a picture, in the order of their paths, and their labels; what is left out is noted.
 
     Raises:
         DataError: There are none.
     """
-    endings, folder = picture_endings(), root / split
-    labels: dict[Path, int] = {}
-    others: Counter[str] = Counter()  # files that are no pictures, by their ending
-    empty = []
+    folder, labels, empty = root / split, dict[Path, int](), []
+    others: list[Path] = []
     for label, name in enumerate(class_names):
-        files = _files(folder / name)
-        pictures = [path for path in files if path.suffix.lower() in endings]
+        pictures, rest = _separate(folder / name)
         labels |= dict.fromkeys(pictures, label)
-        others.update(path.suffix.lower() or "without an ending" for path in files if path not in labels)
+        others += rest
         if not pictures and (folder / name).is_dir():
             empty.append(name)
-    found = [f"{count} {ending}" for ending, count in others.most_common()]
-    found += ["the folder __MACOSX"] if any(folder.rglob("__MACOSX")) else []
-    left_out = f"; left out: {', '.join(found)}" if found else ""
-    if not labels:
-        raise DataError(f"{folder} has no pictures; {LAYOUT}, ending in {' '.join(sorted(endings))}{left_out}")
-    if found or empty:
-        without = f"; class folders without pictures: {len(empty)} ({', '.join(empty)})" if empty else ""
-        logging.getLogger("camlens").warning("%s has %d pictures%s%s", folder, len(labels), left_out, without)
+    without = f"; class folders without pictures: {len(empty)} ({', '.join(empty)})" if empty else ""
+    _note(folder, len(labels), others, LAYOUT, without)
     return labels
 
 
-def _size_range(sizes: Iterable[Size]) -> str:
+def _separate(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files in a folder and below with the ending of a picture, in the order of their paths, and the others."""
+    files, endings = _files(folder), picture_endings()
+    pictures = [path for path in files if path.suffix.lower() in endings]
+    return pictures, [path for path in files if path.suffix.lower() not in endings]
+
+
+def _note(folder: Path, count: int, others: Iterable[Path], expected: str, without: str = "") -> None:
+    """Count in a warning what is left out of a folder. Raises `DataError` if it has no pictures."""
+    endings = Counter(path.suffix.lower() or "without an ending" for path in others)
+    found = [f"{number} {ending}" for ending, number in endings.most_common()]
+    found += ["the folder __MACOSX"] if any(folder.rglob("__MACOSX")) else []
+    left_out = f"; left out: {', '.join(found)}" if found else ""
+    if not count:
+        known = " ".join(sorted(picture_endings()))
+        raise DataError(f"{folder} has no pictures; {expected}, ending in {known}{left_out}")
+    if found or without:
+        logging.getLogger("camlens").warning("%s has %d pictures%s%s", folder, count, left_out, without)
+
+
+def size_range(sizes: Iterable[Size]) -> str:
     """`32x32`, or `1x100 to 400x3000` from the smallest to the largest area; height first."""
     ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
     return " to ".join(f"{height}x{width}" for height, width in dict.fromkeys(ordered[:1] + ordered[-1:]))

@@ -1,14 +1,14 @@
 """`explain`: predict a batch and compute maps, one micro-batch after the other."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from camlens.data.geometry import Size
+from camlens.data.samples import as_images
 from camlens.errors import ModelError, UsageError, unknown
 from camlens.maps.backends import ForwardPass, Read, run
 from camlens.maps.explanation import Explanation
@@ -19,7 +19,6 @@ from camlens.model.exported import Exported
 from camlens.model.forward import micro_batch_size, one_thread, refuse_unobservable
 from camlens.model.layers import feature_maps
 from camlens.model.outputs import check_kind, find_logits, named_logits, target_value
-from camlens.model.preprocess import Pictures
 from camlens.progress import track
 
 Layer = str | Sequence[str] | None
@@ -27,7 +26,7 @@ Layer = str | Sequence[str] | None
 
 def explain(
     model: nn.Module,
-    images: Pictures,
+    images: Any,
     method: str = "grad-cam",
     layer: Layer = None,
     target: Target | Callable[[Any], Tensor] = None,
@@ -41,7 +40,8 @@ def explain(
 
     Args:
         model: A `Classifier`, or any module that gives logits (B, K), alone or among other things (`find_logits`).
-        images: Normalised images (B, 3, H, W) on the model's device; for a `Classifier` also PIL pictures.
+        images: Normalised images (B, C, H, W) on the model's device; for a `Classifier` also PIL pictures, files, uint8
+            arrays (H, W, C), a `DataLoader` or a data set: see `as_images`. Labels are not used.
         method: A name in `METHODS`.
         layer: Name of a module that puts out a feature map (B, C, h, w), or the tokens of one; or several names. By
             default the last one on whose cells the logits depend. Of a module that is called several times, the last
@@ -58,6 +58,7 @@ def explain(
 
     Raises:
         UsageError: Unknown method, layer or class, or images that are not normalised floats.
+        DataError: There are no images, something that is none, or a file that cannot be read.
         ModelError: A layer was not reached, has no feature map or does not lead to the logits; or the logits are not
             finite.
     """
@@ -75,8 +76,7 @@ def explain(
     else:
         check_function(network, chosen, against)
         read = partial(target_value, function)
-    if isinstance(images, Iterable) and not isinstance(images, Tensor):
-        images = list(images)
+    images = as_images(images)
     with one_thread(network), torch.inference_mode(False), torch.enable_grad():
         batch = prepare_images(classifier, images)
         targets = Targets(None if callable(target) else target, len(batch), classifier)
@@ -112,7 +112,6 @@ def explain(
         size = 1 if chosen.level == "pixels" else micro_batch_size(network, batch)  # some copy an image many times
         parts = [explain_part(rows) for rows in track(micro_batches(len(batch), size), "explaining the images")]
     logits, values, indices, seconds, *maps = map(torch.cat, zip(*parts, strict=True))
-    given = [] if isinstance(images, Tensor) else [images] if isinstance(images, Image.Image) else images
     return Explanation(
         logits,
         dict(zip(layers, maps, strict=True)),
@@ -124,7 +123,7 @@ def explain(
         why,
         single_layer=layer is None or isinstance(layer, str),
         values=None if function is None else values,
-        originals=given,
+        originals=[] if isinstance(images, Tensor) else images,
     )
 
 

@@ -1,7 +1,6 @@
 """What `explain` takes, checked: images and target classes."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from camlens.data.convert import warn_if_unnormalised
 from camlens.errors import UsageError
 from camlens.model.classifier import Classifier
 from camlens.model.forward import constant
@@ -35,27 +35,10 @@ def prepare_images(classifier: Classifier | None, images: Pictures) -> Tensor:
     low, high = (float(value) for value in images.detach().aminmax())
     if not math.isfinite(high - low):
         raise UsageError("the images hold values that are not finite; a map of them would mean nothing")
-    if 0 <= low < high and seems_unnormalised(classifier, high):
-        warnings.warn(
-            f"no value of the images is below 0, they reach from {low:.3g} to {high:.3g}: as if they had not been "
-            "normalised; camlens.Classifier.normalise does it, and explain itself for PIL pictures",
-            stacklevel=3,
-        )
+    warn_if_unnormalised(low, high, *((classifier.mean, classifier.std) if classifier else (None, None)))
     images = constant(images)
     is_large = images.device.type == "cpu" and images[0, 0].numel() >= CHANNELS_LAST_PIXELS
     return images.contiguous(memory_format=torch.channels_last) if is_large else images
-
-
-def seems_unnormalised(classifier: Classifier | None, high: float) -> bool:
-    """Whether images whose values reach from 0 or more up to `high` were not normalised.
-
-    A normalised bright picture may have no negative values either; then some are above 1, and none above white.
-    """
-    if classifier is not None and float(classifier.mean.min()) <= 0:
-        return False  # normalisation does not make values negative
-    # 3 is more than what white becomes with any usual mean and standard deviation
-    white = 3.0 if classifier is None else float(((1 - classifier.mean) / classifier.std).max()) + 0.01
-    return high <= 1 or high > white
 
 
 def plain(value: Any) -> Any:

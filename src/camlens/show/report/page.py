@@ -12,9 +12,8 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from camlens.analyse.error_analysis import ErrorAnalysis, Pairs, analyse
+from camlens.analyse.error_analysis import ErrorAnalysis, analyse
 from camlens.analyse.feature_cache import FEATURES_FILE
-from camlens.data.dataset import Dataset
 from camlens.files import out_folder, write_text
 from camlens.model.classifier import Classifier
 from camlens.show.palette import custom_properties
@@ -29,9 +28,9 @@ EXPORT = re.compile(r"^export (?=(?:(?:async )?function|const) (\w+))", re.MULTI
 
 def report(
     model: Classifier,
-    data: Dataset | Pairs,
+    data: Any,
     out: str | Path = "report.html",
-    train: Dataset | Pairs | None = None,
+    train: Any = None,
     second: Classifier | None = None,
     batch_size: int = 250,
 ) -> Path:
@@ -39,10 +38,9 @@ def report(
 
     Args:
         model: The classifier.
-        data: A data set, or pairs of an image and the index of its class. An image is a PIL image, a uint8 tensor
-            (3, H, W), or a float tensor as the network takes it.
+        data: The images to evaluate, in any form that `camlens.evaluate` takes.
         out: The file. The features of the training images are kept beside it for the next time.
-        train: The images that it was trained on, in the same form; without them the page shows no training images.
+        train: The images that it was trained on, likewise; without them the page shows no training images.
         second: Another classifier of the same classes: the page then shows what it fixed and what it broke.
         batch_size: Images predicted at a time, at most.
 
