@@ -58,6 +58,7 @@ def wait(process: subprocess.Popen[str], until: Any) -> bool:
     while not until():
         if process.poll() is not None:
             return False
+        time.sleep(0.0005)  # a save takes longer; without it, looking takes a core from the run
     return True
 
 

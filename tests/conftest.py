@@ -36,8 +36,11 @@ def no_downloads():
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Small tensors on busy cores are many times slower with several threads, which wait for each other."""
+    """Here and in all processes that tests start: on busy cores, several threads mostly wait for each other."""
     torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,9 @@ def test_gallery_and_explain(camlens, run, cifar10_dir, tmp_path):
 @pytest.fixture(scope="module")
 def demo(camlens, tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
-    return out, camlens("demo", "--out", out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("camlens.commands.demo.REPORT_TRAIN_IMAGES", 500)
+        return out, camlens("demo", "--out", out)
 
 
 def test_the_demo_uses_the_shipped_network(demo):

@@ -15,6 +15,16 @@ from camlens.data import shapes
 
 pytestmark = pytest.mark.network
 
+SHORT = """if True:  # `camlens demo` with half of the recipe's epochs, which are enough for all that is tested here
+    from dataclasses import replace
+
+    from camlens.commands.app import main
+    from camlens.train.recipe import RECIPES
+
+    RECIPES["shapes"] = replace(RECIPES["shapes"], epochs=5)
+    main()
+"""
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
@@ -22,7 +32,7 @@ def demo(tmp_path_factory):
     nowhere = {**os.environ, "CAMLENS_DATA": str(folder / "no-data"), "XDG_CACHE_HOME": str(folder / "no-cache")}
     nowhere |= {f"{kind}_proxy": "http://127.0.0.1:9" for kind in ("http", "https")}  # nobody listens there
     done = subprocess.run(
-        [sys.executable, "-m", "camlens", "demo"], cwd=folder, env=nowhere, capture_output=True, text=True, check=False
+        [sys.executable, "-c", SHORT, "demo"], cwd=folder, env=nowhere, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return folder / "out" / "demo", done.stdout

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from camlens.analyse.calibration import BINS, bin_numbers, calibration_error, error_by_chance
 from camlens.analyse.orders import Sort
@@ -78,6 +77,8 @@ class Evaluation:
     @property
     def confusion(self) -> Tensor:
         """Number of images by label (row) and prediction (column), (K, K) int64."""
+        from torchmetrics.functional.classification import multiclass_confusion_matrix  # a second, with matplotlib
+
         return multiclass_confusion_matrix(self.predictions, self.labels, num_classes=len(self.data.class_names))
 
     @property
