@@ -320,10 +320,31 @@ def preprocessing() -> list[str]:
     return [*lines, "", f"{hardware(found['machine'])}."]
 
 
+def libraries() -> list[str]:
+    """How many networks of other libraries give the library's own logits."""
+    found = read("libraries")
+    if not found:
+        return []
+    lines = [
+        "## Networks of other libraries by name",
+        "",
+        "`python benchmarks/libraries.py`: the logits of two photos and the class names by `camlens.load`, against the",
+        "library's own loading and transforms; differences in standard deviations of the logits. The weights are",
+        "random, and lie in the libraries' own caches.",
+        "",
+        "| library | networks | agree | largest difference | fail |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for name, one in found["libraries"].items():
+        most, failed = max(one["largest difference"].values()), ", ".join({**one["beyond"], **one["failed"]}) or "none"
+        lines.append(f"| {name} {one['version']} | {one['cases']} | {one['agree']} | {most:g} | {failed} |")
+    return [*lines, "", f"{hardware(found['machine'])}."]
+
+
 def results() -> str:
     """RESULTS.md."""
     parts = [["# Results", "", "Made by `python benchmarks/report.py` from `benchmarks/results/*.json`."]]
-    tables = (recipes, pace, kills, exits, finetune, page, explorer, triage, maps, preprocessing)
+    tables = (recipes, pace, kills, exits, finetune, page, explorer, triage, maps, preprocessing, libraries)
     parts += [part for part in (table() for table in tables) if part]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 

@@ -117,6 +117,18 @@ def test_which_is_which_is_asked_where_it_cannot_be_known(network, tmp_path):
     assert "expected sorted, numeric, or a file with the name of each output in a line" in said
 
 
+def test_folders_with_other_names_than_the_networks(network, tmp_path):
+    """ImageNet's folders are named n01440764, where networks say tench."""
+    levels = {"n3": 50, "n1": 150, "n2": 250}
+    model, data = network(levels.values(), ("tench", "shark", "cock")), folders(tmp_path / "data", levels)
+    said = camlens("evaluate", "--model", model, "--data", data, "--out", "out", code=1)
+    assert "does not know n1, n2, n3; give data of the classes that it knows, or say with --class-order" in said
+    (tmp_path / "order.txt").write_text("\n".join(levels))
+    answer = evaluated("--model", model, "--data", data, "--class-order", "order.txt")
+    assert answer["accuracy"] == 1 and answer["class_names"] == ["tench", "shark", "cock"]
+    assert evaluated("--model", model, "--data", data, "--class-order", "sorted")["accuracy"] == 0
+
+
 def test_val_is_evaluated_where_there_is_no_test(network, tmp_path):
     levels = {"cat": 50, "dog": 150}
     data, model = folders(tmp_path / "data", levels, "val"), network(levels.values(), tuple(levels))

@@ -9,8 +9,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import camlens
-from camlens.errors import ModelError
+from camlens.errors import ModelError, UsageError
+from camlens.model import loading
 from camlens.model.resnet import BasicBlock, Bottleneck, ResNet
+from camlens.train.state import load_init
 
 
 class KuangliuBlock(nn.Module):
@@ -259,3 +261,36 @@ def test_another_network_is_not_taken_for_a_resnet(tmp_path):
     torch.save(network.state_dict(), tmp_path / "w.pt")
     with pytest.raises(ModelError, match=r"give the network too: --model module:function --weights w\.pt"):
         camlens.load(tmp_path / "w.pt")
+
+
+def changed(network, **parts):
+    for name, part in parts.items():
+        setattr(network, name, part)
+    return network
+
+
+SAME = {  # ResNets of other projects as modules, and whether one of ours computes the same
+    "torchvision": (lambda: Torchvision(TorchvisionBlock, (2, 2, 2, 2), 5, False), 64, True),
+    "bottlenecks": (lambda: Torchvision(TorchvisionBottleneck, (3, 4, 6, 3), 5, False), 64, True),
+    "3x3 stem": (lambda: Torchvision(TorchvisionBlock, (2, 2, 2, 2), 5, True), 32, True),
+    "kuangliu": (lambda: Kuangliu(KuangliuBlock, (2, 2, 2, 2)), 32, True),
+    "3x3 stem that pools": (lambda: changed(SAME["3x3 stem"][0](), maxpool=nn.MaxPool2d(3, 2, 1)), 32, False),
+    "SiLU": (lambda: changed(SAME["torchvision"][0](), relu=nn.SiLU()), 64, False),
+    "another": (lambda: nn.Sequential(nn.Conv2d(3, 5, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 32, False),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_training_starts_from_a_network_that_computes_the_same(name, monkeypatch):
+    make, side, same = SAME[name]
+    source = camlens.Classifier(lived_in(make()), 10 if name == "kuangliu" else 5, (0.5,) * 3, (0.2,) * 3, (side, side))
+    monkeypatch.setattr(loading, "load", lambda init: source)
+    stem = "small" if side == 32 else "imagenet"
+    network = ResNet("resnet50" if name == "bottlenecks" else "resnet18", len(source.class_names), stem=stem).eval()
+    if not same:
+        with pytest.raises(UsageError, match=r"timm:it is .*, not what the recipe trains"):
+            load_init(network, "timm:it", source.class_names)
+        return
+    mean, _ = load_init(network, "timm:it", source.class_names)
+    torch.testing.assert_close(logits_of(network, side), logits_of(source, side), rtol=1e-4, atol=1e-3)
+    assert mean == pytest.approx([0.5] * 3)

@@ -59,7 +59,7 @@ def saved(tmp_path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("nothing", "no model 'nothing'; give a run folder, a .safetensors or .onnx file, module:function or the name"),
+        ("nothing", "no model .nothing.; give a run folder, a .safetensors or .onnx file, module:function, timm:NAME, tor"),
         ("weights.pt", "there is no weights file weights.pt"),
         ("none.safetensors", "there is no weights file none.safetensors"),
         (".", "is no run folder: it has no model.safetensors"),

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 SHIPPED_MODEL = "resnet18-cifar10"
 OUT = Path("out")  # holds the output folders
 
-MODEL_HELP = f"{SHIPPED_MODEL}, a run folder, a weights file, a file from camlens export, or module:function."
+MODEL_HELP = (
+    f"{SHIPPED_MODEL}, a run folder, a weights file, a file from camlens export, timm:NAME, torchvision:NAME, hf:NAME "
+    "or module:function."
+)
 ModelArgument = Annotated[str | None, Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=SHIPPED_MODEL)]
 ModelOption = Annotated[str | None, Option("--model", metavar="MODEL", help=MODEL_HELP, show_default=SHIPPED_MODEL)]
 Weights = Annotated[Path | None, Option(help="Weights for the network that module:function returns.")]

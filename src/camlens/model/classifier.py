@@ -302,7 +302,10 @@ def align(
         return model, data
     present, numbers = data.present_classes(), tuple(map(str, range(len(model.class_names))))
     numbered = model.class_names == numbers
-    if class_order is not None or not model.has_names or (numbered and not set(present) <= set(numbers)):
+    if class_order is not None and model.has_names and set(present).isdisjoint({*model.class_names, *numbers}):
+        order, _ = order_classes(data.class_names, present, len(numbers), class_order, model.name)
+        data = data.with_class_order(order).with_class_names(model.class_names)
+    elif class_order is not None or not model.has_names or (numbered and not set(present) <= set(numbers)):
         model = _named_after(model, data, class_order)
     elif numbered and present != (numeric := tuple(sorted(present, key=int))):
         log.warning(
@@ -318,7 +321,7 @@ def align(
         raise DataError(
             f"{model.name} knows {len(model.class_names)} classes ({first_names(model.class_names)}), {data.name} has "
             f"{len(present)} ({first_names(present)}), of which it does not know {first_names(strange)}; "
-            "give data of the classes that it knows, or of some of them"
+            "give data of the classes that it knows, or say with --class-order which output is which"
         )
     if len(present) < len(model.class_names):
         log.warning(

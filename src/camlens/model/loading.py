@@ -11,16 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from camlens.errors import ModelError, UsageError
-from camlens.model import checkpoint, exported
+from camlens.model import checkpoint, exported, libraries
 from camlens.model.checkpoint import WEIGHTS
 from camlens.model.classifier import Classifier, bare
 from camlens.model.outputs import find_logits
-from camlens.model.preprocess import Preprocess
+from camlens.model.preprocess import FLAGS, Preprocess
 from camlens.model.state_dicts import load_state, read_state
 
 log = logging.getLogger("camlens")
 SHIPPED = Path(__file__).parent / "weights"
-FLAGS = "--resize 64 --crop 56 --interpolation bilinear --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"  # what to say, and how
 SUFFIXES = (".onnx", ".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 
 
@@ -41,6 +40,7 @@ def load(
 
             - the name of a shipped network
             - a run folder
+            - `timm:NAME`, `torchvision:NAME` or `hf:NAME`, as `camlens.model.libraries.load` takes them
             - an ONNX file that `camlens export` wrote
             - a file of weights that camlens wrote, or of a ResNet of torchvision, timm or kuangliu/pytorch-cifar
             - `module:function`, a function without arguments that makes a `Classifier` or a bare network
@@ -54,7 +54,10 @@ def load(
     """
     changes = {} if preprocess is None else dict(vars(preprocess) if isinstance(preprocess, Preprocess) else preprocess)
     spec, path = str(model), Path(model)
-    if path.is_dir():
+    if libraries.is_of_library(spec):
+        if weights is None:
+            return libraries.load(spec, changes)
+    elif path.is_dir():
         path = path / WEIGHTS
         if not path.exists():
             raise ModelError(f"{model} is no run folder: it has no {WEIGHTS}")
@@ -65,8 +68,8 @@ def load(
     elif path.suffix not in SUFFIXES:
         names = ", ".join(shipped()) or "none in this version: train one with camlens train"
         raise ModelError(
-            f"no model {spec!r}; give a run folder, a .safetensors or .onnx file, module:function "
-            f"or the name of a shipped network ({names})"
+            f"no model {spec!r}; give a run folder, a .safetensors or .onnx file, module:function, "
+            f"timm:NAME, torchvision:NAME, hf:NAME or the name of a shipped network ({names})"
         )
     if weights is not None:
         raise UsageError(f"--weights goes with module:function; {spec} has its own")
@@ -76,7 +79,8 @@ def load(
 
 def find_network(spec: str) -> tuple[nn.Module, tuple[int, int, int]]:
     """The bare network that `load` would wrap, and the shape of its input: 3x224x224 if it does not say."""
-    made = _call(spec) if ":" in spec and not Path(spec).exists() else load(spec)
+    own = ":" in spec and not libraries.is_of_library(spec) and not Path(spec).exists()
+    made = _call(spec) if own else load(spec)
     if spec.endswith(".onnx"):
         raise UsageError(f"{spec} is an ONNX file, whose layers are not listed; give the network it was made from")
     if not isinstance(made, Classifier):

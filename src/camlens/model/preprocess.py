@@ -20,6 +20,7 @@ Function = Callable[[Image.Image], Tensor]
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of each channel
 TOLERANCE = 0.02  # by which the pixels of a function of the user's may leave 0..1: bicubic interpolation overshoots
+FLAGS = "--resize 64 --crop 56 --interpolation bilinear --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"  # how to say it
 MAX_LEVELS, MOST = 1.5, 0.999  # by which so many pixels of a library's own may differ: it may round between steps
 
 
@@ -137,7 +138,7 @@ class Preprocess(Geometry):
         interpolation = Image.Resampling(2 if filter is None else int(filter)).name.lower()
         factor = processor.rescale_factor if getattr(processor, "do_rescale", False) else 1.0
         scale = 1 / (255 * factor)  # from what it normalises to fractions of 255
-        mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+        mean, std = normalisation_of(processor)
         mean, std = ([scale * value for value in values] for values in (mean, std))
         by_torch = (
             getattr(processor, "backend", "torchvision") == "torchvision" and interpolation in INTERPOLATIONS[1:3]
@@ -146,6 +147,15 @@ class Preprocess(Geometry):
         if not callable(processor):
             return found
         return _agreeing(found, lambda picture: processor(picture, return_tensors="pt")["pixel_values"][0])
+
+
+def normalisation_of(processor: Any) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation by which an image processor of transformers normalises; MobileViT's does not."""
+    return (
+        (processor.image_mean, processor.image_std)
+        if getattr(processor, "do_normalize", False)
+        else ([0.0] * 3, [1.0] * 3)
+    )
 
 
 _AS_FUNCTION = (
