@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "camlens"
 # A module may import from its own folder and from the floors before it; rooms of one floor do not know each other.
 FLOORS = [
-    ["errors"], ["files", "progress"], ["data"], ["model"], ["runtime"], ["train", "maps"], ["analyse"], ["show"],
-    ["commands"],
+    ["errors", "public"], ["files", "progress"], ["data"], ["model"], ["runtime"], ["train", "maps"], ["analyse"],
+    ["show"], ["commands"],
 ]  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 COMMANDS = typer.main.get_command(app).commands

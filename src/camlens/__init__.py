@@ -1,6 +1,7 @@
 """camlens: why did my network get this picture wrong?
 
-    model  = camlens.load("out/train")                     # or any network: camlens.Classifier(network, ...)
+    run    = camlens.train("cifar10", "quick", "out/quick")     # a run: its network, its folder, its metrics
+    model  = camlens.load("out/quick")                     # or any network: camlens.Classifier(network, ...)
     result = camlens.explain(model, images, method="grad-cam", layer="layer3")
     evaluation = camlens.evaluate(model, test)             # accuracy, calibration, confusions
     analysis = camlens.analyse(model, test, train)         # every error, and what is known of it
@@ -12,6 +13,8 @@ Names are imported when they are first used, so that `import camlens` is quick.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from camlens.public import CALLABLE, HOME
+
 if TYPE_CHECKING:
     from camlens.analyse.error_analysis import ErrorAnalysis, analyse
     from camlens.analyse.evaluation import Evaluation, evaluate
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from camlens.model.loading import load
     from camlens.model.preprocess import Preprocess
     from camlens.show.report.page import report
+    from camlens.show.run import Run, train
 
 __version__: str
 __all__ = [
@@ -29,24 +33,14 @@ __all__ = [
     "Evaluation",
     "Explanation",
     "Preprocess",
+    "Run",
     "analyse",
     "evaluate",
     "explain",
     "load",
     "report",
+    "train",
 ]
-
-_HOME = {
-    "Classifier": "camlens.model.classifier",
-    "ErrorAnalysis": "camlens.analyse.error_analysis",
-    "Evaluation": "camlens.analyse.evaluation",
-    "Explanation": "camlens.maps.explanation",
-    "Preprocess": "camlens.model.preprocess",
-    "evaluate": "camlens.analyse.evaluation",
-    "explain": "camlens.maps.explain",
-    "load": "camlens.model.loading",
-    "report": "camlens.show.report.page",
-}
 
 
 def __dir__() -> list[str]:
@@ -56,8 +50,8 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("importlib.metadata").version("camlens")
-    if name == "analyse":  # the package, which can be called
-        return import_module("camlens.analyse")
-    if name not in _HOME:
+    if name in CALLABLE:
+        return import_module(f"camlens.{name}")
+    if name not in HOME:
         raise AttributeError(f"module 'camlens' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(HOME[name]), name)

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from camlens import train
 from camlens.commands.app import app
 from command_line import SMALL, camlens, png_size
 
@@ -61,6 +62,15 @@ def test_twenty_classes_of_ones_own_from_given_weights(run, tmp_path):
     assert "of 20 images" in camlens("train", "--resume", "--out", out)
     wider = camlens("train", "--init", run, "--data", mine, *SMALL, "--set", "width=8", "--out", tmp_path / "w", code=2)
     assert "add --set network=resnet18 --set width=4" in wider
+
+
+def test_a_run_from_python_is_that_of_the_command(pictures, tmp_path):
+    camlens("train", "--data", pictures, *SMALL, "--set", "epochs=2", "--seed", 3, "--out", tmp_path / "command")
+    fields = {"width": 4, "sizes": 16, "batch_size": 8, "learning_rate": 0.1, "epochs": 2}
+    run = train(pictures, out=tmp_path / "python", seed=3, **fields)
+    weights = [(tmp_path / made / "model.safetensors").read_bytes() for made in ("command", "python")]
+    assert weights[0] == weights[1]
+    assert run.metrics["n"] == 18
 
 
 def test_the_compute_options_are_chosen_and_can_be_fixed(pictures, tmp_path):

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed with a message, 2 wrong usage, 128 + signal when st
 
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from camlens.commands import (
 from camlens.commands.console import NoteHandler, console, print_error
 from camlens.commands.options import fill_in
 from camlens.errors import CamlensError
+from camlens.train.signals import Stopped
 
 EXAMPLES: dict[Callable[..., None], str] = {
     data.data: "data --data shapes",
@@ -90,7 +92,7 @@ class Command(TyperCommand):
         try:
             super().invoke(ctx)
         except CamlensError as error:
-            print_error(str(error))
+            print_error(f"{error}; resume with: {resume_command()}" if isinstance(error, Stopped) else str(error))
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             print_error("stopped")
@@ -105,6 +107,14 @@ class Command(TyperCommand):
             sys.exit(1)
         if received_signals:  # the interrupt was raised in a library's callback, which swallowed it
             sys.exit(128 + received_signals[0])
+
+
+def resume_command() -> str:
+    """The command line that was given, with `--resume` if it was `train`."""
+    words = ["camlens", *sys.argv[1:]]
+    if "train" in words[:2] and "--resume" not in words:
+        words.append("--resume")
+    return ("torchrun … -m " if "TORCHELASTIC_RUN_ID" in os.environ else "") + shlex.join(words)
 
 
 app = typer.Typer(

@@ -11,7 +11,6 @@ import camlens
 from camlens.analyse.orders import ORDERS
 from camlens.commands import options as opt
 from camlens.commands.console import console, print_paths
-from camlens.commands.train import train_and_draw
 from camlens.errors import DataError
 from camlens.files import out_folder, write_text
 
@@ -37,9 +36,7 @@ def demo(
     from camlens.runtime.processes import pick_device
     from camlens.show import draw
     from camlens.show.report import write_report
-    from camlens.train.recipe import find_recipe
-    from camlens.train.run_folder import RunFolder, resolve_settings
-    from camlens.train.trainer import prepare
+    from camlens.train.run_folder import RunFolder
 
     where, folder = pick_device(device), out_folder(out)
     source, train, test = load_data(data_dir, verbose)
@@ -47,11 +44,10 @@ def demo(
     if source == "cifar10":
         model = camlens.load(opt.SHIPPED_MODEL).to(where)
     else:
-        run, recipe = RunFolder(folder / "run"), find_recipe(source)
-        settings = resolve_settings(run, recipe, seed=seed, source=source, device=where, resume=run.config.exists())
-        trainer = prepare(settings, train)
-        model = train_and_draw(trainer)
-        paths += trainer.folder.files
+        begun = RunFolder(folder / "run").config.exists()
+        run = camlens.train(train, source, folder / "run", test=test, seed=seed, device=device, resume=begun)
+        model = run.model
+        paths += run.files
     write_text(folder / "summary.txt", summarise(model.network, (3, *model.input_size)).table(detail=True) + "\n")
     if len(train) > REPORT_TRAIN_IMAGES:
         console.print(

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from typing import TYPE_CHECKING, Annotated
+import os
+from typing import Annotated
 
 from typer import Option
 
 from camlens.commands import options as opt
 from camlens.commands.console import console, print_paths
-from camlens.files import write_json
-
-if TYPE_CHECKING:
-    from camlens.model.classifier import Classifier
-    from camlens.train.trainer import Trainer
 
 
 def train(
@@ -39,73 +33,27 @@ def train(
     out: opt.Out = opt.OUT / "train",
 ) -> None:
     """Train a network into a run folder and evaluate it on the test images; with torchrun, on many processes."""
-    from camlens.analyse.evaluation import evaluate
-    from camlens.data.sources import load_split, split_to_evaluate
-    from camlens.runtime.processes import join_processes, pick_device
-    from camlens.train.recipe import find_recipe
-    from camlens.train.run_folder import RunFolder, resolve_settings
-    from camlens.train.trainer import prepare
-
-    compute = {"bf16": bf16, "compiled": compile, "channels_last": channels_last}
-    with join_processes(pick_device(device)) as (processes, local_device):
-        console.quiet = not processes.is_main
-        settings = resolve_settings(
-            RunFolder(out),
-            find_recipe(recipe) if recipe else None,
-            changes or (),
-            seed=seed,
-            source=data,
-            init=init,
-            device=local_device,
-            compute={name: on for name, on in compute.items() if on is not None},
-            resume=resume,
-            processes=processes,
-        )
-        source, side = settings.source or "cifar10", max(settings.recipe.sizes)
-        with processes.local_main_first():
-            images = load_split(source, "train", (side, side), data_dir, skip_unreadable)
-            test = opt.load_if_present(source, split_to_evaluate(source), (side, side), data_dir, skip_unreadable)
-        trainer = prepare(settings, images, save_every=save_every, processes=processes)
-        model, paths = train_and_draw(trainer), [*trainer.folder.files]
-        if test is None:
-            console.print(f"{source} has no test images to evaluate the network on")
-        else:
-            evaluation = evaluate(model, test, processes=processes)
-            if processes.is_main:
-                write_json(out / "metrics.json", evaluation.metrics())
-            console.print(evaluation.in_words())
-            paths.append(out / "metrics.json")
-        print_paths(*paths)
-
-
-def train_and_draw(trainer: Trainer) -> Classifier:
-    """Train into a run folder and draw the learning curves, also when training is stopped."""
-    from camlens.train.signals import Stopped
-
-    try:
-        model = trainer.fit()
-    except Stopped as stopped:
-        draw_curves(trainer)
-        stopped.args = (f"{stopped}; resume with: {resume_command()}",)
-        raise
-    draw_curves(trainer)
-    return model
-
-
-def draw_curves(trainer: Trainer) -> None:
-    """Draw the metrics of the run's epochs, once there are any."""
-    from camlens.show.figures import charts
-
-    if trainer.processes.is_main and (rows := trainer.folder.read_metrics()):
-        title = f"{trainer.recipe.network} on {trainer.loader.data.name}"
-        charts.curves(title, rows).save(trainer.folder.curves)
-
-
-def resume_command() -> str:
-    """The command line that was given, with `--resume` if it was `train`."""
     from camlens.runtime.processes import launch_id
+    from camlens.show.run import train
 
-    words = ["camlens", *sys.argv[1:]]
-    if "train" in words[:2] and "--resume" not in words:
-        words.append("--resume")
-    return ("torchrun … -m " if launch_id() else "") + shlex.join(words)
+    console.quiet = bool(launch_id()) and os.environ["RANK"] != "0"
+    compute = {"bf16": bf16, "compiled": compile, "channels_last": channels_last}
+    run = train(
+        data,
+        recipe,
+        out,
+        changes=changes or (),
+        init=init,
+        seed=seed,
+        resume=resume,
+        device=device,
+        compute={name: on for name, on in compute.items() if on is not None},
+        save_every=save_every,
+        data_dir=data_dir,
+        skip_unreadable=skip_unreadable,
+    )
+    if run.evaluation:
+        console.print(run.evaluation.in_words())
+    else:
+        console.print("the data has no test images to evaluate the network on")
+    print_paths(*run.files)

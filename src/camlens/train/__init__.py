@@ -1,1 +1,7 @@
-"""Learning."""
+"""Learning: `camlens.train(data, recipe, out)`, and the modules it is made of."""
+
+import sys
+
+from camlens.public import CallablePackage
+
+sys.modules[__name__].__class__ = CallablePackage

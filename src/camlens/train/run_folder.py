@@ -130,7 +130,8 @@ class RunFolder:
         self.curves = path / "curves.png"
         self.weights = path / WEIGHTS
         self.checkpoint = path / "checkpoint.pt"  # what a resumed run starts from
-        self.files = (self.config, self.metrics, self.curves, self.weights, self.checkpoint)
+        self.test_metrics = path / "metrics.json"  # where there are test images
+        self.files = (self.config, self.metrics, self.curves, self.weights, self.checkpoint, self.test_metrics)
 
     def __str__(self) -> str:
         return str(self.path)

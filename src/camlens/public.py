@@ -1,0 +1,33 @@
+"""The public names, `camlens.<name>`, and the modules that they are in."""
+
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+HOME = {
+    "Classifier": "camlens.model.classifier",
+    "ErrorAnalysis": "camlens.analyse.error_analysis",
+    "Evaluation": "camlens.analyse.evaluation",
+    "Explanation": "camlens.maps.explanation",
+    "Preprocess": "camlens.model.preprocess",
+    "Run": "camlens.show.run",
+    "analyse": "camlens.analyse.error_analysis",
+    "evaluate": "camlens.analyse.evaluation",
+    "explain": "camlens.maps.explain",
+    "load": "camlens.model.loading",
+    "report": "camlens.show.report.page",
+    "train": "camlens.show.run",
+}
+CALLABLE = ("analyse", "train")  # packages too
+
+
+class CallablePackage(ModuleType):
+    """A package that can be called: `camlens.train` is both a function and the package of its parts.
+
+    Importing a `camlens.train.<module>` binds the package to the name `camlens.train`, over a function of that name.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function of the package's name, in `HOME`."""
+        name = self.__name__.rpartition(".")[2]
+        return getattr(import_module(HOME[name]), name)(*args, **kwargs)

@@ -1,0 +1,155 @@
+"""A run from the data to its curves and metrics: `camlens.train`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from camlens.analyse.evaluation import Evaluation, evaluate
+from camlens.data.dataset import Dataset
+from camlens.data.sources import load_split, split_to_evaluate, splits_of
+from camlens.errors import unknown
+from camlens.files import write_json
+from camlens.model.classifier import Classifier
+from camlens.runtime.processes import join_processes, pick_device
+from camlens.show.figures import charts
+from camlens.train.compute import ComputeOptions
+from camlens.train.recipe import Recipe, find_recipe
+from camlens.train.run_folder import RunFolder, RunSettings, resolve_settings
+from camlens.train.signals import Stopped
+from camlens.train.trainer import SAVE_EVERY, Trainer, prepare
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        model: The network of the epoch that was best on the held-out images, of the last epoch if none are held out.
+        folder: The run folder, which `camlens.load` takes.
+        epochs: The rows of metrics.csv, one an epoch.
+        evaluation: The predictions for the test images; None if the data has none.
+        files: What was written.
+    """
+
+    model: Classifier
+    folder: Path
+    epochs: list[dict[str, float]]
+    evaluation: Evaluation | None
+    files: tuple[Path, ...]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The metrics on the test images, as metrics.json has them; empty if the data has none."""
+        return self.evaluation.metrics() if self.evaluation else {}
+
+    def __repr__(self) -> str:
+        told = self.evaluation.in_words() if self.evaluation else "no test images to evaluate the network on"
+        return f"<run in {self.folder}: {told}>"
+
+
+def train(
+    data: str | Path | Dataset | None = None,
+    recipe: str | Recipe | None = None,
+    out: str | Path = "out/train",
+    *,
+    test: Dataset | None = None,
+    init: str | Path | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    compute: Mapping[str, bool] | None = None,
+    save_every: float = SAVE_EVERY,
+    data_dir: Path | None = None,
+    skip_unreadable: bool = False,
+    changes: Iterable[str] = (),
+    **fields: Any,
+) -> Run:
+    """Train a network into a run folder and evaluate it on the test images; with torchrun, on many processes.
+
+    Args:
+        data: A name, folder or .csv file as `camlens train --data` takes it, or the training images; by default the
+            resumed run's, or "cifar10".
+        recipe: A row of `camlens.train.recipe.RECIPES` by its name, or a recipe; by default the resumed run's, or
+            "quick".
+        out: The run folder, which must not hold a run unless it is resumed.
+        test: The test images; by default those of `data`, if that is no data set.
+        init: Model to start from, as `camlens.load` takes it; other classes get a new last layer.
+        seed: Start of all random choices; by default the resumed run's, or 0.
+        resume: Whether to go on with the run in `out`.
+        device: "cpu", "cuda" or "mps"; "auto" for the fastest that is there.
+        compute: Fields of `camlens.train.compute.ComputeOptions` that are not to be chosen, like {"bf16": False}.
+        save_every: Seconds between two checkpoints.
+        data_dir: Where to look for CIFAR-10 first, and to download it to.
+        skip_unreadable: Leave out pictures of a folder that cannot be read, instead of failing.
+        changes: Changed fields of the recipe as `--set` takes them, like ["epochs=3"].
+        **fields: The same by their names, like epochs=3.
+
+    Raises:
+        DataError: There is no such data, too few images, or all are of one class.
+        UsageError: The recipe, a change, the device or the run to resume is unknown or does not fit the others.
+        CamlensError: A loss or a weight is not finite, or a file is damaged or cannot be written.
+        Stopped: After SIGINT or SIGTERM; the last step is saved.
+
+    >>> run = camlens.train("shapes", "shapes", "out/shapes", epochs=3)  # doctest: +SKIP
+    >>> run.model, run.metrics["accuracy"], run.epochs[-1]["train_loss"]  # doctest: +SKIP
+    """
+    for name in compute or {}:
+        if name not in ComputeOptions.__dataclass_fields__:
+            raise unknown("compute option", name, ComputeOptions.__dataclass_fields__, "camlens")
+    with join_processes(pick_device(device)) as (processes, local_device):
+        settings = resolve_settings(
+            RunFolder(Path(out)),
+            find_recipe(recipe) if isinstance(recipe, str) else recipe,
+            [*changes, *(f"{name}={in_text(value)}" for name, value in fields.items())],
+            seed=seed,
+            source=None if data is None or isinstance(data, Dataset) else str(data),
+            init=None if init is None else str(init),
+            device=local_device,
+            compute=dict(compute or {}),
+            resume=resume,
+            processes=processes,
+        )
+        if not isinstance(data, Dataset):
+            with processes.local_main_first():
+                data, named_test = load_data(settings, data_dir, skip_unreadable)
+            test = named_test if test is None else test
+        return finish(prepare(settings, data, save_every=save_every, processes=processes), test)
+
+
+def in_text(value: object) -> str:
+    """The value of a recipe's field as `--set` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def load_data(settings: RunSettings, data_dir: Path | None, skip_unreadable: bool) -> tuple[Dataset, Dataset | None]:
+    """Load the images to train on, and those to evaluate if there are any."""
+    source, side = settings.source or "cifar10", max(settings.recipe.sizes)
+    splits = ["train", *({split_to_evaluate(source)} & {*splits_of(source)})]
+    train, *test = (load_split(source, split, (side, side), data_dir, skip_unreadable) for split in splits)
+    return train, test[0] if test else None
+
+
+def finish(trainer: Trainer, test: Dataset | None) -> Run:
+    """Train to the end, draw the learning curves, also when training is stopped, and evaluate on the test images."""
+    folder, processes = trainer.folder, trainer.processes
+    try:
+        model = trainer.fit()
+    except Stopped:
+        draw_curves(trainer)
+        raise
+    draw_curves(trainer)
+    evaluation = None if test is None else evaluate(model, test, processes=processes)
+    if evaluation and processes.is_main:
+        write_json(folder.test_metrics, evaluation.metrics())
+    files = folder.files if evaluation else folder.files[:-1]
+    return Run(model, folder.path, [dict(row) for row in trainer.state.rows], evaluation, files)
+
+
+def draw_curves(trainer: Trainer) -> None:
+    """Draw the metrics of the run's epochs, once there are any."""
+    if trainer.processes.is_main and (rows := trainer.folder.read_metrics()):
+        title = f"{trainer.recipe.network} on {trainer.loader.data.name}"
+        charts.curves(title, rows).save(trainer.folder.curves)
