@@ -94,8 +94,12 @@ def test_curves_mark_what_was_kept_and_where_the_size_changed():
     assert charts.curves("one epoch", rows[:1]).figure.axes
     for row in rows:
         row["held_out_loss"] = row["held_out_accuracy"] = float("nan")
-    loss, accuracy = charts.curves("none held out", rows).figure.axes
+    loss, accuracy = charts.curves("none held out, of an older version", rows).figure.axes
     assert loss.get_visible() and not accuracy.get_visible()
+    rows[2]["train_accuracy"] = 0.4
+    loss, accuracy = charts.curves("none held out", rows).figure.axes
+    np.testing.assert_array_equal(accuracy.lines[0].get_ydata(), [np.nan, np.nan, 0.4])
+    assert accuracy.get_visible() and len(accuracy.texts) == 1  # the size; no epoch is the best
 
 
 def test_misclassified_names_label_and_prediction_in_their_colours():

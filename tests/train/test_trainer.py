@@ -126,8 +126,9 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(data, undisturbed, tmp_pat
     assert stopped.value.exit_code == 128 + number
     train(TINY, data, tmp_path, resume=True)
     assert same(state_of(tmp_path), state_of(undisturbed))
-    losses = [[row["train_loss"] for row in RunFolder(out).read_metrics()] for out in (tmp_path, undisturbed)]
-    assert losses[0] == losses[1]
+    for name in ("train_loss", "train_accuracy"):
+        values = [[row[name] for row in RunFolder(out).read_metrics()] for out in (tmp_path, undisturbed)]
+        assert values[0] == values[1]
 
 
 def test_a_signal_after_the_last_step_is_not_lost():
@@ -230,7 +231,7 @@ def test_a_run_of_an_older_version_goes_on(data, undisturbed, tmp_path, caplog, 
     with stopping_after(7), pytest.raises(Stopped):
         train(TINY, data, tmp_path)
     state = torch.load(tmp_path / STATE, weights_only=True)
-    del state["best_loss"]
+    del state["best_loss"], state["epoch_accuracy"], state["rows"][0]["train_accuracy"]
     torch.save(state, tmp_path / STATE)
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     new = copy.deepcopy(config)
@@ -244,7 +245,8 @@ def test_a_run_of_an_older_version_goes_on(data, undisturbed, tmp_path, caplog, 
         config["recipe"][old] = config["recipe"].pop(field)
     (tmp_path / "config.json").write_text(json.dumps(config))
     train(TINY, data, tmp_path, resume=True)
-    assert len(RunFolder(tmp_path).read_metrics()) == 3
+    accuracies = [row["train_accuracy"] for row in RunFolder(tmp_path).read_metrics()]
+    assert [*map(math.isnan, accuracies)] == [True, True, False], "it was stopped in the second epoch"
     assert same(state_of(tmp_path), state_of(undisturbed))
     assert not caplog.messages, "its schedule is not known"
     if with_reasons:
@@ -374,7 +376,24 @@ def test_mixed_labels_count_by_their_weight(data, tmp_path):
         -(0.3 * log_probabilities[range(16), labels] + 0.7 * log_probabilities[range(16), 1 - labels]).mean() * 0.5
     )
     trainer.train_step(batch)
+    right = [(log_probabilities.argmax(dim=1) == of).float().mean() for of in (labels, 1 - labels)]
+    expected = torch.stack([expected, (0.3 * right[0] + 0.7 * right[1]) * 0.5])
     torch.testing.assert_close(trainer.losses[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_training_accuracy_is_that_of_the_steps(data, tmp_path, monkeypatch):
+    right, original = [], Trainer.loss
+
+    def watched(trainer, logits, batch):
+        right.append(float((logits.argmax(dim=1) == batch.labels).double().mean()))
+        return original(trainer, logits, batch)
+
+    monkeypatch.setattr(Trainer, "loss", watched)
+    train(TINY, data, tmp_path)
+    rows = RunFolder(tmp_path).read_metrics()
+    expected = [sum(right[start : start + 5]) / 5 for start in (0, 5, 10)]
+    assert [row["train_accuracy"] for row in rows] == pytest.approx(expected, abs=1e-5)
+    assert list(rows[0])[-1] == "train_accuracy", "new columns stand at the end"
 
 
 def test_a_run_may_begin_with_other_weights(data, undisturbed, tmp_path, caplog):

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -169,9 +170,9 @@ class RunFolder:
             raise CamlensError(f"{self.metrics} is damaged: {error}") from error
 
     def write_metrics(self, rows: list[Row]) -> None:
-        """Write metrics.csv, one row an epoch."""
+        """Write metrics.csv, one row an epoch; nan for what older versions did not measure."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(text, fieldnames=list(rows[-1]), restval=math.nan, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.metrics, text.getvalue())

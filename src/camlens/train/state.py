@@ -29,7 +29,7 @@ class TrainState:
         optimiser: SGD over the network's parameters.
         classifier: The result: the moving average, or the network if the recipe has none.
         step: Steps done.
-        epoch_loss: Sum of the losses of this epoch's steps.
+        epoch_loss, epoch_accuracy: Sums of the losses and accuracies of this epoch's steps.
         epoch_seconds: Time of this epoch's steps.
         best_accuracy, best_loss: On the held-out images, of the epoch that is kept.
         rows: Metrics of the finished epochs.
@@ -41,6 +41,7 @@ class TrainState:
     classifier: Classifier
     step: int = 0
     epoch_loss: float = 0.0
+    epoch_accuracy: float = 0.0
     epoch_seconds: float = 0.0
     best_accuracy: float = -1.0
     best_loss: float = math.inf
@@ -59,6 +60,7 @@ class TrainState:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "epoch_loss": self.epoch_loss,
+            "epoch_accuracy": self.epoch_accuracy,
             "epoch_seconds": self.epoch_seconds,
             "best": self.best_accuracy,
             "best_loss": self.best_loss,
@@ -74,7 +76,8 @@ class TrainState:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.rows = state["step"], state["rows"]
         self.epoch_loss, self.epoch_seconds = state["epoch_loss"], state["epoch_seconds"]
-        # the first version of the file has no best_loss
+        # older files have no accuracy of the epoch's steps, those of the first version no best_loss
+        self.epoch_accuracy = state.get("epoch_accuracy", math.nan if self.epoch_loss else 0.0)
         self.best_accuracy, self.best_loss = state["best"], state.get("best_loss", math.inf)
         self.classifier.mean.copy_(state["mean"])
         self.classifier.std.copy_(state["std"])

@@ -62,7 +62,7 @@ class Trainer:
         self.recipe, self.compute = self.config.recipe, self.config.compute
         self.compiled = torch.compile(self.network, dynamic=False) if self.compute.compiled else self.network
         self.total_steps = len(self.loader) * self.recipe.epochs
-        self.losses: list[Tensor] = []  # of the steps since the last `read_losses`, on the device
+        self.losses: list[Tensor] = []  # and accuracies (2,) of the steps since the last `read_losses`, on the device
         self.signals: list[int] = []  # that have arrived
         self.clock = self.saved_at = time.monotonic()  # `clock`: when seconds were last added to the epoch's
 
@@ -103,7 +103,7 @@ class Trainer:
         state.ema.multi_avg_fn = get_ema_multi_avg_fn(self.recipe.ema_decay_at(state.step))
 
     def train_step(self, batch: Batch) -> None:
-        """One step of the optimiser and of the moving average; the loss stays on its device."""
+        """One step of the optimiser and of the moving average; loss and accuracy stay on their device."""
         state = self.state
         state.network.train()
         images = state.classifier.normalise(batch.images)
@@ -119,7 +119,7 @@ class Trainer:
         state.optimiser.step()
         state.ema.update_parameters(state.network)
         state.step += 1
-        self.losses.append(loss.detach())
+        self.losses.append(torch.stack([loss.detach(), self.accuracy(logits, batch)]))
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """The cross-entropy with both labels of mixed images, weighted by this process's part of the batch."""
@@ -129,6 +129,12 @@ class Trainer:
             partner_loss = F.cross_entropy(logits, batch.partner_labels, label_smoothing=smoothing)
             loss = torch.lerp(partner_loss, loss, batch.lam)
         return loss * batch.weight
+
+    def accuracy(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The fraction of images that are right, with both labels of mixed images, weighted as the loss is."""
+        both = torch.stack([batch.partner_labels, batch.labels])
+        partner_right, right = (logits.argmax(dim=1) == both).float().mean(dim=1)
+        return torch.lerp(partner_right, right, batch.lam) * batch.weight
 
     def record_step(self) -> None:
         """Show the progress; now and then, read the losses and save a checkpoint."""
@@ -144,17 +150,19 @@ class Trainer:
         self.progress.step(note=f"epoch {state.epoch + 1}, {speed:,.0f} images/s, loss {loss:.3f}")
 
     def read_losses(self) -> None:
-        """Add the losses and the time since the last call to the epoch's.
+        """Add the losses, the accuracies and the time since the last call to the epoch's.
 
         Raises:
             CamlensError: A loss is not finite.
         """
         state = self.state
         if self.losses:
-            losses = (self.processes.sum(torch.stack(self.losses)) / self.processes.world_size).tolist()
+            means = self.processes.sum(torch.stack(self.losses)) / self.processes.world_size
+            losses, accuracies = means.T.tolist()
             for step, loss in enumerate(losses, state.step - len(losses) + 1):
                 self._check(math.isfinite(loss), f"the loss is {loss}", step)
             state.epoch_loss += sum(losses)
+            state.epoch_accuracy += sum(accuracies)
             self.losses.clear()
         now = time.monotonic()
         state.epoch_seconds += now - self.clock
@@ -234,9 +242,10 @@ class Trainer:
             "held_out_accuracy": round(accuracy, 5),
             "seconds": round(state.epoch_seconds, 2),
             "images_per_second": round(len(self.loader.indices) / state.epoch_seconds, 1),
+            "train_accuracy": round(state.epoch_accuracy / len(self.loader), 5),
         }
         state.rows.append(row)
-        state.epoch_loss, state.epoch_seconds = 0.0, 0.0
+        state.epoch_loss, state.epoch_accuracy, state.epoch_seconds = 0.0, 0.0, 0.0
         due = self.save_is_due() or state.epoch in (1, self.recipe.epochs)
         is_better = (accuracy, -loss) > (state.best_accuracy, -state.best_loss)
         if is_best := due if math.isnan(accuracy) else is_better:

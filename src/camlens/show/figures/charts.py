@@ -94,33 +94,32 @@ def calibration(title: str, facts: str, bins: Sequence[dict[str, float]]) -> She
 
 
 def curves(title: str, rows: Sequence[dict[str, float]]) -> Sheet:
-    """Draw loss and held-out accuracy over the epochs of a run.
+    """Draw loss and accuracy over the epochs of a run.
 
     The best epoch, whose weights are kept, has a note; a line marks where the size of the training images changes.
 
     Args:
         title: Heading.
-        rows: Rows of the run's metrics.csv, one an epoch; without held-out images their loss and accuracy are nan.
+        rows: Rows of the run's metrics.csv, one an epoch; nan where there is no value, such as without held-out images.
     """
     sheet = Sheet(760, 320, title)
-    epochs, sizes, train_loss, held_out_loss, accuracies = (
-        [row[name] for row in rows] for name in ("epoch", "size", "train_loss", "held_out_loss", "held_out_accuracy")
-    )
-    dots: dict[str, Any] = {"marker": "o", "markersize": 3}
+    epochs, sizes = ([row[name] for row in rows] for name in ("epoch", "size"))
     loss, accuracy = plot_axes(sheet, 70, 74, 285, 186), plot_axes(sheet, 440, 74, 285, 186)
-    loss.plot(epochs, train_loss, color=SOFT, label="training", **dots)
-    if np.isnan(accuracies[-1]):
-        accuracy.set_visible(False)
-    else:
-        loss.plot(epochs, held_out_loss, color=INK, label="held out", **dots)
-        accuracy.plot(epochs, accuracies, color=INK, **dots)
+    for axes, what in ((loss, "loss"), (accuracy, "accuracy")):
+        for part, name, colour in (("train", "training", SOFT), ("held_out", "held out", INK)):
+            values = np.array([row.get(f"{part}_{what}", np.nan) for row in rows])  # older files lack some
+            if not np.isnan(values).all():
+                axes.plot(epochs, values, color=colour, label=name, marker="o", markersize=3)
+        axes.set(ylabel=what)
+    accuracies = [row["held_out_accuracy"] for row in rows]
+    if not np.isnan(accuracies[-1]):
         best = int(np.argmax(accuracies))
         note, place = f"{accuracies[best]:.1%}, kept", (epochs[best], accuracies[best])
         side = "right" if best > len(rows) / 2 else "left"
         accuracy.annotate(note, place, (0, -9), textcoords="offset points", size=8, ha=side, va="top")
-    accuracy.set(ylabel="held-out accuracy", ylim=(0, 1))
+    accuracy.set(ylim=(0, 1), visible=bool(accuracy.lines))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    loss.set(ylabel="loss", ylim=(0, 1.1 * loss.get_ylim()[1]))
+    loss.set(ylim=(0, 1.1 * loss.get_ylim()[1]))
     loss.legend(frameon=False, fontsize=8, labelcolor=SOFT)
     for axes in (loss, accuracy):
         axes.set(xlabel="epoch", xlim=(0.5, len(rows) + 0.5))
@@ -130,6 +129,34 @@ def curves(title: str, rows: Sequence[dict[str, float]]) -> Sheet:
                 axes.axvline(number + 0.5, color=LINE, linewidth=1)
                 text = f" {sizes[number]:.0f} px"
                 axes.text(number + 0.55, axes.get_ylim()[1], text, size=7, color=SOFT, va="bottom")
+    return sheet
+
+
+def learning_rates(
+    title: str, facts: str, rates: npt.NDArray[Any], losses: npt.NDArray[Any], smoothed: npt.NDArray[Any], proposal: float
+) -> Sheet:
+    """Draw the losses of a learning-rate range test.
+
+    Args:
+        title: Heading.
+        facts: Line of text below the heading.
+        rates: (n,) learning rates, rising.
+        losses: (n,) losses at these rates.
+        smoothed: (n,) the same, smoothed.
+        proposal: A learning rate to mark; nan for none.
+    """
+    sheet = Sheet(560, 340, title)
+    sheet.text(MARGIN, MARGIN + 18, facts, 8, SOFT)
+    axes = plot_axes(sheet, 70, 74, 460, 206)
+    axes.semilogx(rates, losses, ".", color=LINE, markersize=3, label="loss of a step")
+    axes.semilogx(rates, smoothed, color=INK, label="smoothed")
+    axes.plot(rates[smoothed.argmin()], smoothed.min(), "o", color=INK, markersize=4)
+    low, high = smoothed.min(), max(smoothed[0], np.median(losses))
+    axes.set(xlabel="learning rate", ylabel="loss", ylim=(low - 0.2 * (high - low), high + 0.4 * (high - low)))
+    if not np.isnan(proposal):
+        axes.axvline(proposal, color=SOFT, linewidth=1, linestyle=(0, (3, 3)))
+        axes.text(proposal, axes.get_ylim()[1], f"{proposal:g}", size=8, color=INK, ha="center", va="bottom")
+    axes.legend(frameon=False, fontsize=8, labelcolor=SOFT)
     return sheet
 
 
