@@ -1,5 +1,6 @@
 """`camlens train`: the run folder, resuming it, and given weights."""
 
+import csv
 import json
 
 import pytest
@@ -71,6 +72,17 @@ def test_a_run_from_python_is_that_of_the_command(pictures, tmp_path):
     weights = [(tmp_path / made / "model.safetensors").read_bytes() for made in ("command", "python")]
     assert weights[0] == weights[1]
     assert run.metrics["n"] == 18
+
+
+def test_a_learning_rate_is_proposed_without_a_run(pictures, tmp_path):
+    said = camlens("train", "--find-rate", "--data", pictures, *SMALL, "--out", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"rate.csv", "rate.png"}
+    with (tmp_path / "rate.csv").open(encoding="utf-8") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    best = min(rows, key=lambda row: row["smoothed_loss"])["learning_rate"]
+    assert f"lowest at a learning rate of {best:.2g}; a tenth of it: --set learning_rate={best / 10:.2g}" in said
+    assert png_size(tmp_path / "rate.png")
+    assert "leave out --resume" in camlens("train", "--find-rate", "--resume", "--out", tmp_path, code=2)
 
 
 def test_the_compute_options_are_chosen_and_can_be_fixed(pictures, tmp_path):

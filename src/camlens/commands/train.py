@@ -9,6 +9,7 @@ from typer import Option
 
 from camlens.commands import options as opt
 from camlens.commands.console import console, print_paths
+from camlens.errors import UsageError
 
 
 def train(
@@ -25,6 +26,9 @@ def train(
     ] = None,
     seed: Annotated[int | None, Option(min=0, help="Random seed.", show_default="0, or the resumed run's")] = None,
     resume: Annotated[bool, Option("--resume", help="Resume the run in --out.")] = False,
+    find_rate: Annotated[
+        bool, Option("--find-rate", help="Only propose a learning rate by a range test: rate.png, rate.csv.")
+    ] = False,
     device: opt.Device = "auto",
     bf16: Annotated[bool | None, Option(help="Compute in bfloat16.", show_default="where faster")] = None,
     compile: Annotated[bool | None, Option(help="Compile the network.", show_default="where faster")] = None,
@@ -33,11 +37,24 @@ def train(
     out: opt.Out = opt.OUT / "train",
 ) -> None:
     """Train a network into a run folder and evaluate it on the test images; with torchrun, on many processes."""
-    from camlens.runtime.processes import launch_id
-    from camlens.show.run import train
+    from camlens.runtime.processes import launch_id, pick_device
+    from camlens.show.rate import write_range_test
+    from camlens.show.run import load_data, train
+    from camlens.train.recipe import change_recipe, find_recipe
+    from camlens.train.run_folder import RunFolder, RunSettings
 
     console.quiet = bool(launch_id()) and os.environ["RANK"] != "0"
-    compute = {"bf16": bf16, "compiled": compile, "channels_last": channels_last}
+    chosen = {"bf16": bf16, "compiled": compile, "channels_last": channels_last}
+    compute = {name: on for name, on in chosen.items() if on is not None}
+    if find_rate:
+        if resume or launch_id():
+            raise UsageError("--find-rate tries rates for a new run, in one process: leave out --resume and torchrun")
+        how, where = change_recipe(find_recipe(recipe or "quick"), changes or ()), pick_device(device)
+        settings = RunSettings(RunFolder(out), how, seed or 0, data or "cifar10", init or "", where, compute)
+        found, files = write_range_test(settings, load_data(settings, data_dir, skip_unreadable)[0])
+        console.print(found.in_words())
+        print_paths(*files)
+        return
     run = train(
         data,
         recipe,
@@ -47,7 +64,7 @@ def train(
         seed=seed,
         resume=resume,
         device=device,
-        compute={name: on for name, on in compute.items() if on is not None},
+        compute=compute,
         save_every=save_every,
         data_dir=data_dir,
         skip_unreadable=skip_unreadable,

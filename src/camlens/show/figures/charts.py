@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from camlens.show.figures.sheet import MARGIN, TO_PREDICTION, Sheet, shorten, text_width
 from camlens.show.palette import BAR, EMPTY_CELL, INK, LABEL, LINE, PAPER, PREDICTION, SOFT
 
+Curve = npt.NDArray[np.float64]
 LABELLED_CLASSES = 100  # with more, names of classes cannot be read
 
 
@@ -132,9 +133,7 @@ def curves(title: str, rows: Sequence[dict[str, float]]) -> Sheet:
     return sheet
 
 
-def learning_rates(
-    title: str, facts: str, rates: npt.NDArray[Any], losses: npt.NDArray[Any], smoothed: npt.NDArray[Any], proposal: float
-) -> Sheet:
+def learning_rates(title: str, facts: str, rates: Curve, losses: Curve, smoothed: Curve, proposal: float) -> Sheet:
     """Draw the losses of a learning-rate range test.
 
     Args:

@@ -1,0 +1,35 @@
+"""The learning-rate range test as files: `camlens train --find-rate`."""
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+
+from camlens.data.dataset import Dataset
+from camlens.files import out_folder, write_text
+from camlens.show.figures import charts
+from camlens.train.find_rate import RateTest, find_rate
+from camlens.train.run_folder import RunSettings
+from camlens.train.trainer import prepare
+
+
+def write_range_test(settings: RunSettings, data: Dataset) -> tuple[RateTest, list[Path]]:
+    """Do the range test for a run with these settings, and write rate.csv and rate.png into its folder, but no run.
+
+    Args:
+        settings: Those of the run. It is compiled only if they say so: the test is short.
+        data: The training split.
+
+    Returns:
+        The test and the files.
+    """
+    folder = out_folder(settings.folder.path)
+    trainer = prepare(replace(settings, compute={"compiled": False} | settings.compute), data)
+    found = find_rate(trainer)
+    text = io.StringIO()
+    columns = {"learning_rate": found.rates, "loss": found.losses, "smoothed_loss": found.smoothed}
+    csv.writer(text, lineterminator="\n").writerows([columns, *zip(*columns.values(), strict=True)])
+    write_text(folder / "rate.csv", text.getvalue())
+    title = f"Learning rates of {trainer.recipe.network} on {data.name}"
+    drawn = charts.learning_rates(title, found.in_words(), found.rates, found.losses, found.smoothed, found.proposal)
+    return found, [folder / "rate.csv", drawn.save(folder / "rate.png")]

@@ -1,0 +1,99 @@
+"""The learning-rate range test: the losses of steps at ever higher rates, and the peak rate that they propose.
+
+Smith 2015, arXiv 1506.01186, section 3.3. The rate rises exponentially and the proposal is a tenth of the rate of the
+lowest loss, as in fastai.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, count
+
+import numpy as np
+import numpy.typing as npt
+
+from camlens.errors import CamlensError
+from camlens.progress import track
+from camlens.train.trainer import Trainer
+
+RATES = np.geomspace(1e-4, 10, 200)  # one a step
+DIVERGED = 4.0  # the test ends at so many times the first loss
+WINDOW = np.hanning(23)[1:-1]  # over which losses are averaged, about half a power of ten in rates
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RateTest:
+    """The result of a range test.
+
+    Attributes:
+        rates: (n,), the learning rate of each step, rising.
+        losses: (n,), the training loss of each step.
+        smoothed: (n,), the same averaged over neighbouring steps.
+    """
+
+    rates: Floats
+    losses: Floats
+    smoothed: Floats
+
+    @property
+    def lowest(self) -> int:
+        """The step with the lowest smoothed loss."""
+        return int(self.smoothed.argmin())
+
+    @property
+    def proposal(self) -> float:
+        """The peak learning rate to train with, to two digits; nan if no rate lowered the loss."""
+        return float(f"{self.rates[self.lowest] / 10:.1e}") if self.lowest else np.nan
+
+    def in_words(self) -> str:
+        """The result as a line for people."""
+        at, proposed = f"{self.rates[self.lowest]:.2g}", f"--set learning_rate={self.proposal:g}"
+        if not self.lowest:
+            return f"no learning rate from {at} lowered the loss, so none is proposed"
+        end = ", the highest that was tried" if self.lowest == len(RATES) - 1 else ""
+        return f"the loss is lowest at a learning rate of {at}{end}; a tenth of it: {proposed}"
+
+
+def find_rate(trainer: Trainer) -> RateTest:
+    """Do the range test with the network, images and recipe of a run that has not begun. Nothing is written.
+
+    Args:
+        trainer: It cannot be used for training afterwards.
+    """
+    return range_test(RATES, losses_at(RATES, trainer))
+
+
+def losses_at(rates: Floats, trainer: Trainer) -> Iterator[float]:
+    """Do a step at each learning rate, on images of the recipe's last size, and yield its loss."""
+    side, loader = trainer.recipe.sizes[-1], trainer.loader
+    batches = chain.from_iterable(loader.batches(epoch, side, 1.0) for epoch in count())
+    for rate, batch in zip(track(rates, "trying learning rates"), batches, strict=False):
+        for group in trainer.state.optimiser.param_groups:
+            group["lr"] = float(rate)
+        trainer.train_step(batch)
+        yield float(trainer.losses.pop()[0])
+
+
+def range_test(rates: Floats, losses: Iterable[float]) -> RateTest:
+    """Take losses until they diverge, and smooth them.
+
+    Args:
+        rates: (n,), rising.
+        losses: At most n losses, computed as they are taken; those from the first that is not finite or above
+            `DIVERGED` times the first loss are left out.
+
+    Raises:
+        CamlensError: The first loss is not finite.
+    """
+    taken: list[float] = []
+    for loss in losses:
+        if not loss <= DIVERGED * (taken or [loss])[0] < np.inf:
+            break
+        taken.append(loss)
+    values = np.array(taken)
+    if not taken:
+        raise CamlensError(f"the first loss, at a learning rate of {rates[0]:g}, is {loss}; are the images in order?")
+    values, half = np.array(taken), len(WINDOW) // 2
+    sums, weights = (np.convolve(each, WINDOW)[half:-half] for each in (values, np.ones_like(values)))
+    return RateTest(rates[: len(values)], values, sums / weights)
