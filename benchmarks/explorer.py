@@ -141,11 +141,11 @@ def main() -> None:
         before = round(memory(process.pid))
         together = crowd(port, process.pid, list(files.values()), wanted)
         process.send_signal(signal.SIGTERM)
-        code = process.wait(60)
+        process.communicate(timeout=60)
         result = {
             "alone_seconds": alone,
             "crowd": {"megabytes_before": before, **together},
-            "exit_code_after_sigterm": code,
+            "exit_code_after_sigterm": process.returncode,
             "machine": machine(),
             "commit": commit(),
         }

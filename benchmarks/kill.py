@@ -81,7 +81,8 @@ def killed(folder: Path, kills: int) -> dict[str, Any]:
         else:
             time.sleep(dice.uniform(0, 1))
         process.send_signal(signal.SIGKILL)
-        if process.wait() != -signal.SIGKILL:
+        process.communicate()
+        if process.returncode != -signal.SIGKILL:
             break  # it had ended
         caught = saving(out)  # the half-written file is still there
         counts["kills"] += 1
@@ -136,8 +137,9 @@ def main() -> None:
             RUN.extend(["--data", pictures, "--set", "width=4", "--set", "batch_size=8"])
         counts = killed(folder, options.kills)
         undisturbed = start(folder / "undisturbed", resume=False)
-        if undisturbed.wait():
-            raise SystemExit(undisturbed.communicate()[1])
+        _, errors = undisturbed.communicate()
+        if undisturbed.returncode:
+            raise SystemExit(errors)
         result = counts | {
             "same_weights": weights(folder / "killed") == weights(folder / "undisturbed"),
             "full_disk": None if options.smoke else full_disk(folder),

@@ -59,7 +59,10 @@ def saved(tmp_path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("nothing", "no model .nothing.; give a run folder, a .safetensors or .onnx file, module:function, timm:NAME, tor"),
+        (
+            "nothing",
+            r"no model 'nothing'; give a run folder, .*, module:function, timm:NAME, torchvision:NAME, hf:NAME or",
+        ),
         ("weights.pt", "there is no weights file weights.pt"),
         ("none.safetensors", "there is no weights file none.safetensors"),
         (".", "is no run folder: it has no model.safetensors"),

@@ -113,8 +113,8 @@ class Geometry:
 
     def pixels(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
         """Resize and crop a picture: (3, H, W)."""
-        image: npt.NDArray[np.uint8] = np.asarray(self.apply(picture))
-        return np.moveaxis(image, 2, 0)
+        image: npt.NDArray[np.uint8] = np.asarray(self.apply(picture)).transpose(2, 0, 1)
+        return image
 
     def apply(self, picture: Image.Image) -> Image.Image:
         """Resize and crop a picture."""

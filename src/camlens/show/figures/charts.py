@@ -117,7 +117,9 @@ def curves(title: str, rows: Sequence[dict[str, float]]) -> Sheet:
         best = int(np.argmax(accuracies))
         note, place = f"{accuracies[best]:.1%}, kept", (epochs[best], accuracies[best])
         side = "right" if best > len(rows) / 2 else "left"
-        accuracy.annotate(note, place, (0, -9), textcoords="offset points", size=8, ha=side, va="top")
+        below = rows[best].get("train_accuracy", np.nan) > accuracies[best]  # away from the other curve
+        style: dict[str, Any] = {"size": 8, "ha": side, "va": "top" if below else "bottom"}
+        accuracy.annotate(note, place, (0, -14 if below else 7), textcoords="offset points", **style)
     accuracy.set(ylim=(0, 1), visible=bool(accuracy.lines))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     loss.set(ylim=(0, 1.1 * loss.get_ylim()[1]))
@@ -147,7 +149,7 @@ def learning_rates(title: str, facts: str, rates: Curve, losses: Curve, smoothed
     sheet = Sheet(560, 340, title)
     sheet.text(MARGIN, MARGIN + 18, facts, 8, SOFT)
     axes = plot_axes(sheet, 70, 74, 460, 206)
-    axes.semilogx(rates, losses, ".", color=LINE, markersize=3, label="loss of a step")
+    axes.semilogx(rates, losses, ".", color=SOFT, alpha=0.4, markersize=3, label="loss of a step")
     axes.semilogx(rates, smoothed, color=INK, label="smoothed")
     axes.plot(rates[smoothed.argmin()], smoothed.min(), "o", color=INK, markersize=4)
     low, high = smoothed.min(), max(smoothed[0], np.median(losses))
@@ -165,7 +167,7 @@ def plot_axes(sheet: Sheet, x: float, y: float, width: float, height: float) -> 
     axes.set_facecolor(PAPER)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LINE)
-    axes.tick_params(colors=SOFT, labelsize=8, length=3)
+    axes.tick_params(which="both", color=SOFT, labelcolor=SOFT, labelsize=8, length=3)
     axes.xaxis.label.set(size=8, color=SOFT)
     axes.yaxis.label.set(size=8, color=SOFT)
     return axes
