@@ -16,15 +16,18 @@ import camlens
 from torch import nn
 
 
-class Brightest(nn.Conv2d):
+class Brightest(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1, bias=False)
+        nn.init.dirac_(self.layer.weight)
+
     def forward(self, images):
-        return super().forward(images).mean(dim=(2, 3)).flip(1)
+        return self.layer(images).mean(dim=(2, 3)).flip(1)
 
 
 def of_colours():
-    layer = Brightest(3, 3, 1, bias=False)
-    nn.init.dirac_(layer.weight)
-    return camlens.Classifier(layer, ["blue", "green", "red"], (0.5,) * 3, (0.1,) * 3, (16, 16), layers=[""])
+    return camlens.Classifier(Brightest(), ["blue", "green", "red"], (0.5,) * 3, (0.1,) * 3, (16, 16))
 """
 
 
@@ -87,3 +90,5 @@ def test_a_network_that_has_no_file_is_told_its_temperature(many, tmp_path, monk
     assert after["temperature"] == pytest.approx(best, rel=1e-5) and after["nll"] == pytest.approx(loss, rel=1e-5)
     assert raw["temperature"] is None and raw["accuracy"] == after["accuracy"]
     assert "expected a number above 0" in camlens("evaluate", *asked, "--temperature", 0, code=2)
+    said = camlens("explain", next(many.rglob("*.png")), *asked[:2], "--temperature", 1e6, "--json")
+    assert list(json.loads(said)[0]["classes"].values()) == pytest.approx([1 / 3] * 3, abs=1e-4)

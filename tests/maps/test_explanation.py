@@ -33,6 +33,19 @@ def test_where_a_result_cannot_be_saved_the_old_file_stays(tmp_path):
         explain(network(), images()).save_npz(tmp_path / "missing" / "result.npz")
 
 
+def test_a_temperature_changes_probabilities_and_neither_logits_nor_maps():
+    model, pictures = classifier(), images(double=False)
+    raw = explain(model, pictures, target="all")
+    model.temperature = 5.0
+    found = explain(model, pictures, target="all")
+    assert torch.equal(found.logits, raw.logits) and torch.equal(found.maps, raw.maps)
+    torch.testing.assert_close(found.probabilities, (raw.logits / 5).softmax(dim=1))
+    for row in found.probabilities.max(dim=1).values.tolist():
+        assert f" {100 * row:.1f} %" in found._repr_html_()
+    bare = explain(network(double=False), pictures)
+    torch.testing.assert_close(bare.probabilities, bare.logits.softmax(dim=1))
+
+
 def test_a_result_shows_itself_in_a_notebook():
     names = ("cat", "<b>dog</b>", "frog")
     model = Classifier(network(double=False), names, (0.5,) * 3, (0.25,) * 3, SIZE)
