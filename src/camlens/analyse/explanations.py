@@ -8,7 +8,6 @@ from PIL import Image
 from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation
-from camlens.errors import UsageError
 from camlens.maps.explain import available_methods, explain
 from camlens.maps.methods import METHODS, find_method
 from camlens.model.classifier import Classifier
@@ -146,30 +145,31 @@ class PictureExplanation:
     maps: dict[str, dict[str, Tensor]]
 
 
-def explain_picture(
+def explain_pictures(
     model: Classifier,
-    image: Image.Image,
+    pictures: Sequence[Image.Image],
     layers: Sequence[str] | None = None,
     method: str = "grad-cam",
     target: str | None = None,
     against: str | None = None,
     top: int = 5,
-    name: str = "the picture",
-) -> PictureExplanation:
-    """Predict a picture of any kind and explain a class.
+) -> list[PictureExplanation]:
+    """Predict pictures of any kind and explain a class of each.
 
     Args:
         model: The classifier.
-        image: The picture, of any size.
+        pictures: B pictures, of any size.
         layers: Names of layers; by default the model's last two. None for a method that explains the pixels.
         method: A name in `METHODS`, or "all" for all that explain these layers.
         target: Name or index of the class to explain; by default the predicted one.
         against: Name or index of a second class, whose logit is subtracted.
         top: How many of the most probable classes to list.
-        name: What the picture is called in messages.
+
+    Returns:
+        B explanations. Where both classes are the same, the maps are 0.
 
     Raises:
-        UsageError: Unknown method, layer or class, or both classes are the same.
+        UsageError: Unknown method, layer or class.
     """
     explained_layers = list(layers or model.find_layers()[-2:])
     names = available_methods(model, explained_layers) if method == "all" else [find_method(method).name]
@@ -177,14 +177,20 @@ def explain_picture(
     for chosen in map(METHODS.__getitem__, names):
         asked = layers if chosen.level == "pixels" else explained_layers
         second = against if chosen.explains_class or method != "all" else None  # of all methods, some know no class
-        explanations.append(explain(model, image, chosen.name, asked or None, target, second))
+        explanations.append(explain(model, pictures, chosen.name, asked or None, target, second))
     first = explanations[0]
     assert first.target is not None, "a class is explained"
-    target_name = first.class_name(int(first.target[0]))
-    against_name = None if first.against is None else first.class_name(int(first.against[0]))
-    if target_name == against_name:
-        raise UsageError(f"{name}: why {target_name} and not {against_name}? Give another class to explain it against")
-    probabilities, classes = first.probabilities[0].sort(descending=True, stable=True)
-    best = zip(map(first.class_name, classes[:top].tolist()), probabilities[:top].tolist(), strict=True)
-    maps = {e.method: {layer: maps[0].cpu() for layer, maps in e.by_layer().items()} for e in explanations}
-    return PictureExplanation(list(best), target_name, against_name, maps)
+    probabilities, classes = first.probabilities.sort(dim=1, descending=True, stable=True)
+    found = []
+    for row in range(len(pictures)):
+        best = zip(classes[row, :top].tolist(), probabilities[row, :top].tolist(), strict=True)
+        maps = {e.method: {layer: maps[row].cpu() for layer, maps in e.by_layer().items()} for e in explanations}
+        found.append(
+            PictureExplanation(
+                [(first.class_name(index), probability) for index, probability in best],
+                first.class_name(int(first.target[row])),
+                None if first.against is None else first.class_name(int(first.against[row])),
+                maps,
+            )
+        )
+    return found

@@ -1,5 +1,6 @@
 """`camlens explain`: what is in a picture, and where the network saw it."""
 
+import logging
 from collections.abc import Iterable
 from itertools import chain, count
 from pathlib import Path
@@ -10,11 +11,17 @@ from typer import Argument, Option
 
 from camlens.commands import options as opt
 from camlens.commands.console import console, print_json, print_paths
+from camlens.errors import DataError, UsageError
 from camlens.files import out_folder
+
+log = logging.getLogger("camlens")
+BATCH = 8  # pictures in memory at a time
 
 
 def explain(
-    images: Annotated[list[Path], Argument(metavar="IMAGE...", help="Image files of any kind and size.")],
+    images: Annotated[
+        list[Path], Argument(metavar="IMAGE...", help="Image files of any kind and size, or folders of them.")
+    ],
     model: opt.ModelOption = None,
     weights: opt.Weights = None,
     outputs: opt.Outputs = None,
@@ -37,7 +44,8 @@ def explain(
     as_json: opt.AsJson = False,
 ) -> None:
     """Classify pictures and draw heat maps of the evidence."""
-    from camlens.analyse.explanations import explain_picture
+    from camlens.analyse.explanations import explain_pictures
+    from camlens.data.folder import find_pictures
     from camlens.data.pictures import read_picture
     from camlens.maps.explain import validate
     from camlens.progress import track
@@ -46,28 +54,46 @@ def explain(
     shown = opt.shown(resize, crop, interpolation, mean, std)
     classifier = opt.load_model(None, model, weights, device, outputs, shown, temperature)
     validate(classifier, "hirescam" if method == "all" else method, layer)
-    for name in filter(None, (target, against)):
-        classifier.class_index(name)
-    pictures = [(path.name, read_picture(path)) for path in images]
-    folder = out_folder(out)
-    explained = [
-        explain_picture(classifier, picture, layer, method, target, against, top, name)
-        for name, picture in track(pictures, "explaining the pictures")
-    ]
-    results: list[dict[str, Any]] = []
-    names = unique_names(path.stem for path in images)  # two folders may hold pictures of one name
-    for path, name, (title, picture), found in zip(images, names, pictures, explained, strict=True):
-        figure = draw.picture(title, picture, found, method, classifier.geometry).save(folder / f"{name}.png")
-        results.append({"image": str(path), "classes": dict(found.probabilities), "figure": str(figure)})
+    first, second = (name and classifier.class_index(name) for name in (target, against))
+    if first is not None and first == second:
+        raise UsageError(f"why {target} and not {against}? Give another class to explain it against")
+    paths = [path for given in images for path in (find_pictures(given) if given.is_dir() else [given])]
+    names = unique_names(path.stem for path in paths)  # two folders may hold pictures of one name
+    folder, results, unreadable = out_folder(out), list[dict[str, Any]](), list[str]()
+    batches = [slice(start, start + BATCH) for start in range(0, len(paths), BATCH)]
+    for batch in track(batches, "explaining the pictures"):
+        readable = []
+        for path, name in zip(paths[batch], names[batch], strict=True):
+            try:
+                readable.append((path, name, read_picture(path)))
+            except DataError as error:
+                unreadable.append(str(error))
+        pictures = [picture for _, _, picture in readable]
+        explained = explain_pictures(classifier, pictures, layer, method, target, against, top) if pictures else []
+        for (path, name, picture), found in zip(readable, explained, strict=True):
+            if found.target == found.against:
+                log.warning("%s is left out: it is taken for %s itself", path, found.against)
+                continue
+            figure = draw.picture(path.name, picture, found, method, classifier.geometry).save(folder / f"{name}.png")
+            results.append({"image": str(path), "classes": dict(found.probabilities), "figure": str(figure)})
     if as_json:
         print_json(results)
-        return
+    else:
+        print_results(results)
+    if unreadable:
+        lines = "\n  ".join(unreadable)
+        raise DataError(f"{len(unreadable)} of {len(paths)} pictures cannot be read:\n  {lines}")
+
+
+def print_results(results: list[dict[str, Any]]) -> None:
+    """Print a table of the likely classes of each picture, and the files of the figures."""
     for result in results:
         table = Table("class", "probability", title=result["image"], title_justify="left", box=None, min_width=40)
         for name, probability in result["classes"].items():
             table.add_row(name, f"{100 * probability:.1f} %")
         console.print(table)
-    print_paths(*(result["figure"] for result in results))
+    if results:
+        print_paths(*(result["figure"] for result in results))
 
 
 def unique_names(stems: Iterable[str]) -> list[str]:
