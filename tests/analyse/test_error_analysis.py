@@ -49,6 +49,19 @@ def test_everything_is_of_the_same_errors(analysis):
     assert len(analysis.findings) == 3 and analysis.findings[2].startswith("The verdicts: ")
 
 
+def test_a_temperature_changes_no_verdict_and_no_training_image(analysis):
+    """Both hold of the network as it was trained."""
+    model = classifier()
+    model.temperature = 0.4
+    found = camlens.analyse(model, images(80), images(60, "train"))
+    place = [found.indices.tolist().index(index) for index in analysis.indices.tolist()]
+    names = [found.training.verdicts.names[k] for k in place]
+    assert names == analysis.training.verdicts.names and any(names)
+    assert torch.equal(found.training.influence.towards.indices[place], analysis.training.influence.towards.indices)
+    assert not torch.allclose(found.evaluation.probabilities, analysis.evaluation.probabilities)
+    assert found.fingerprints != analysis.fingerprints
+
+
 def test_the_projection_is_the_same_every_time_and_leaves_the_random_state_alone():
     features = torch.randn(300, 40, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(1)

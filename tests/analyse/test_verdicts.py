@@ -46,6 +46,9 @@ def test_the_verdict_follows_from_what_is_measured(given, verdict):
     assert bool(reason) == (verdict is not None) and "nan" not in reason
     if verdict == "near-duplicate":
         assert "17" in reason
+    noted = {"label doubtful", "small", "ambiguous", "confident mistake"}
+    after = " (before calibration)" if verdict in noted else ""
+    assert decide(measured(**given), calibrated=True).reasons == [reason + after]
 
 
 def test_a_measurement_that_was_not_made_is_in_no_rule_and_no_reason():

@@ -163,7 +163,8 @@ def study_training(
         neighbours = find_neighbours(search, evaluation.features[errors])
         predictions = Predictions(evaluation.logits, evaluation.features)[errors]
         influence = find_influence(predictions, evaluation.labels[errors], train_predictions, train.labels)
-    return TrainingEvidence(neighbours, influence, decide(measure(explained, count, train, search)))
+    verdicts = decide(measure(explained, count, train, search), evaluation.model.temperature is not None)
+    return TrainingEvidence(neighbours, influence, verdicts)
 
 
 def project(features: Tensor) -> Projection:

@@ -43,6 +43,8 @@ Edit = Callable[[Tensor, Tensor, float], Tensor]  # `crop_window` or `hide_windo
 class Measurements:
     """What is measured of E errors, each (E,). NaN if a measurement could not change the verdict.
 
+    Probabilities are those without a temperature, on which the rules were chosen.
+
     Attributes:
         duplicate: Index of a near-duplicate in the training set with another label, -1 for none.
         typicality: Fraction of the correctly predicted images that are farther from their nearest training images.
@@ -82,7 +84,7 @@ def measure(explained: ExplainedPredictions, count: int, train: Dataset, search:
         train: The training images.
         search: Over their features.
     """
-    evaluation, errors = explained.evaluation, explained.indices[:count]
+    evaluation, errors = explained.evaluation.uncalibrated, explained.indices[:count]
     labels, predictions = evaluation.labels[errors], evaluation.predictions[errors]
     probabilities = evaluation.probabilities[errors]
     label_probability, prediction_probability = of_class(probabilities, labels), of_class(probabilities, predictions)

@@ -97,11 +97,20 @@ RULES: dict[str, tuple[Callable[[Measurements], Tensor], Callable[[Measurements,
 }
 
 
-def decide(measurements: Measurements) -> Verdicts:
-    """Give each error the verdict of the first rule that applies."""
+OF_PROBABILITIES = ("label doubtful", "small", "ambiguous", "confident mistake")  # their reasons state some
+
+
+def decide(measurements: Measurements, calibrated: bool = False) -> Verdicts:
+    """Give each error the verdict of the first rule that applies.
+
+    Args:
+        measurements: Of the errors.
+        calibrated: Whether the network has a temperature: reasons then say that their probabilities are without it.
+    """
+    note = {name: " (before calibration)" for name in OF_PROBABILITIES if calibrated}
     applies = torch.stack([applies(measurements) for applies, _ in RULES.values()], dim=1).tolist()  # (E, rules)
     names = [next(compress(RULES, row), None) for row in applies]
-    reasons = ["" if name is None else RULES[name][1](measurements, k) for k, name in enumerate(names)]
+    reasons = [RULES[name][1](measurements, k) + note.get(name, "") if name else "" for k, name in enumerate(names)]
     return Verdicts(names, reasons, label_doubt(measurements), measurements)
 
 
