@@ -59,8 +59,8 @@ def images(count=2):
     return torch.randn(count, 3, *networks.SIZE, generator=torch.Generator().manual_seed(1))
 
 
-def assert_close(maps, twin, share):
-    torch.testing.assert_close(maps.double(), twin, rtol=share, atol=share * float(twin.abs().max()) + 1e-12)
+def assert_close(maps, twin, share, rounding=1e-12):
+    torch.testing.assert_close(maps.double(), twin, rtol=share, atol=share * float(twin.abs().max()) + rounding)
 
 
 def twin(network, layer, batch, method, targets, grid):
@@ -142,7 +142,8 @@ def test_whatever_was_done_to_the_network(build, last, other, grid, change):
             changed.train()
         found = explain(changed, batch, "hirescam", [last, other], 1).maps
     for layer, maps in expected.items():
-        assert_close(found[layer], maps.double(), 1e-4)
+        # blocks.1 of a ViT: the terms cancel, and of what is left, 1e-7, the order of summation decides a part
+        assert_close(found[layer], maps.double(), 1e-4, rounding=1e-8)
     torch.compiler.reset()
 
 
