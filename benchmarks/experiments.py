@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from common import arguments, commit, machine, read, spread, write
 from torch import Tensor, nn
 
 from camlens.data import cifar10, shapes
+from camlens.data.dataset import Dataset
 from camlens.train.loader import TrainLoader
 from camlens.train.recipe import RECIPES, Recipe
 from camlens.train.run_folder import RunFolder, RunSettings
@@ -107,9 +109,15 @@ IDEAS: dict[str, tuple[dict[str, Any], type[Trainer], type[TrainLoader]]] = {
 }
 
 
+@cache
+def training_images(smoke: bool) -> Dataset:
+    """The images of CIFAR-10, or of `shapes`."""
+    return shapes.load("train") if smoke else cifar10.load("train")
+
+
 def held_out_accuracy(idea: str, seed: int, recipe: Recipe, device: str, smoke: bool) -> float:
     """Train by an idea; the accuracy on the held-out images, 0 to 1."""
-    data = shapes.load("train") if smoke else cifar10.load("train")
+    data = training_images(smoke)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     held_out, learn = order[: len(data) // 10 if smoke else HELD_OUT], order[-64 if smoke else -TRAIN :]
     changes, trainer_type, loader_type = IDEAS[idea]

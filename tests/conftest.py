@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from camlens.data import cifar10
 
 TOUCHED = {"cifar10_dir": "real", "browser": "browser"}  # fixture: marker
 LONG = ("test_real.py", "test_demo.py", "test_benchmarks.py", "test_distributed.py")  # files that take minutes
+
+settings.register_profile("camlens", deadline=None)  # a busy machine is no failure
+settings.load_profile("camlens")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by these markers

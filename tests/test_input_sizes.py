@@ -51,7 +51,7 @@ def test_the_second_model_of_a_report_does_not_see_pictures_of_the_first_ones_si
 sides = st.one_of(st.just(1), st.integers(1, 60))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=st.tuples(sides, sides), to=st.tuples(sides, sides), seed=st.integers(0, 2**32 - 1))
 def test_a_picture_its_pixels_and_its_file_give_the_same_input(tmp_path, size, to, seed):
     """All as torchvision's Resize, ToTensor and Normalize make them of a PIL picture."""

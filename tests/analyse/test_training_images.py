@@ -129,7 +129,7 @@ def most_similar(pixels, features, train, train_features, excluded=None):
     return training_images.most_similar(evaluation, every, train, NeighbourSearch(train_features), excluded)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_the_correlation_is_pearsons_at_the_best_shift(seed):
     numbers = torch.Generator().manual_seed(seed)

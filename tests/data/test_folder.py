@@ -170,7 +170,7 @@ def triangle_weights(count: int, to: int) -> np.ndarray:
 sides = st.one_of(st.just(1), st.integers(1, 100))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=st.tuples(sides, sides), to=st.tuples(sides, sides), seed=st.integers(0, 2**32 - 1))
 def test_whole_pictures_are_resized(root: Path, size: tuple[int, int], to: tuple[int, int], seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)

@@ -19,7 +19,7 @@ from small import HEADS, SIZE, assert_close, classifier, images, network, refuse
 # --- the numbers
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     method=st.sampled_from(CAMS),
     head=st.sampled_from(list(HEADS)),

@@ -37,7 +37,7 @@ def test_every_method_has_a_twin():
 
 
 @pytest.mark.parametrize("name", BY_GRADIENT)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shape=shapes, seed=seeds)
 def test_a_method_is_its_papers_formula(name, shape, seed):
     A, G = numbers(seed, *shape), numbers(seed + 1, *shape)
@@ -46,7 +46,7 @@ def test_a_method_is_its_papers_formula(name, shape, seed):
     torch.testing.assert_close(found, twin, rtol=1e-9, atol=1e-9 * float(1 + twin.abs().max()))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shape=shapes, seed=seeds)
 def test_eigen_cam_is_the_largest_eigenvectors_projection(shape, seed):
     A = numbers(seed, *shape) + 1  # so that no two singular values are alike
@@ -70,7 +70,7 @@ def test_score_cam_leaves_out_what_has_no_shape():
     assert not found[1].any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shape=shapes, seed=seeds)
 def test_behind_a_pooled_linear_head_the_methods_are_one(shape, seed):
     """There y_c = b_c + sum_k w_ck mean(A_k), so that every cell of channel k has the gradient w_ck / Z."""

@@ -18,7 +18,7 @@ LUMA = (0.299, 0.587, 0.114)
 # --- upsampling
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     cells=st.tuples(st.integers(1, 5), st.integers(1, 5)),
     pixels=st.tuples(st.integers(1, 17), st.integers(1, 17)),

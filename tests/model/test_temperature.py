@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import oracles
@@ -46,7 +46,6 @@ def test_the_standard_error_is_the_spread_over_many_draws():
     assert sum(fit.standard_error for fit in fits) / len(fits) == pytest.approx(float(spread), rel=0.12)
 
 
-@settings(deadline=None)
 @given(cases, st.floats(0.01, 100), st.floats(-1000, 1000))
 def test_what_holds_of_any_logits(case, factor, offset):
     logits, labels = case
@@ -76,7 +75,6 @@ def test_too_little_is_refused():
         fit_temperature(logits, one_wrong)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=6), st.floats(0.05, 20))
 def test_probabilities_are_a_softmax_of_scaled_logits(row, temperature):
     top = max(row)

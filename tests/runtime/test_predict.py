@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -92,7 +92,6 @@ def test_a_cpu_takes_few_images_at_once(monkeypatch, batch_size, largest, sizes)
     assert model.network.sizes == sizes
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 9))
 def test_processes_share_the_images_and_call_back_equally_often(count, world_size, batch_size):
     model, data, calls, parts = tiny.classifier(), tiny.images(count), [], []

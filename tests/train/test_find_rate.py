@@ -21,7 +21,7 @@ def descend(curvature, seed):
 
 
 @given(curvature=st.floats(1, 100), seed=st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_loss_is_lowest_about_where_steps_begin_to_diverge(curvature, seed):
     found, limit = range_test(RATES, descend(curvature, seed)), 2 / curvature
     assert limit / 2.5 < found.rates[found.lowest] < 1.5 * limit
@@ -31,7 +31,7 @@ def test_the_loss_is_lowest_about_where_steps_begin_to_diverge(curvature, seed):
 
 
 @given(place=st.integers(30, 170), seed=st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_noise_of_batches_is_smoothed(place, seed):
     steps, numbers = np.arange(len(RATES)), np.random.default_rng(seed)
     losses = 1 + ((steps - place) / 100) ** 2 + 0.05 * numbers.normal(size=len(steps))

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from camlens.data.augment import Augmentation
@@ -37,7 +37,6 @@ def taken(batches):
     return [batch.images[:, 2, 0, 0].long() for batch in batches]
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.integers(6, 200), st.integers(2, 50), st.integers(1, 3))
 def test_an_epoch_takes_every_image_once_whatever_the_number_of_processes(count, batch, world_size):
     batch = max(batch, 2 * world_size)
@@ -65,7 +64,6 @@ def test_no_batch_is_small(count, sizes):
     assert [len(numbers) for numbers in taken(loader(count).batches(0, 12, 1.0))] == sizes
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.integers(4, 100), st.integers(6, 50), st.integers(1, 3))
 def test_the_parts_of_a_batch_weigh_what_they_hold(count, batch, world_size):
     loaders = [loader(count, batch, processes=Processes(rank, world_size)) for rank in range(world_size)]
