@@ -8,7 +8,7 @@ from common import HERE, ROOT, arguments, read
 
 from camlens.train.recipe import RECIPES
 
-CIFAR10_RECIPES = ("quick", "cpu", "long", "fast", "best")
+CIFAR10_RECIPES = ("quick", "cpu", "course", "long", "fast", "best")
 
 
 def hardware(machine: dict[str, Any]) -> str:

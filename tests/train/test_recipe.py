@@ -1,9 +1,10 @@
 import dataclasses
 
 import pytest
+import torch
 
 from camlens.errors import UsageError
-from camlens.train.recipe import RECIPES, SCHEDULE, Recipe, change_recipe, find_recipe, recipe_from_json
+from camlens.train.recipe import RECIPES, Recipe, change_recipe, find_recipe, recipe_from_json
 
 
 def test_the_last_epoch_has_the_last_size():
@@ -22,14 +23,34 @@ def test_the_learning_rate_rises_and_falls_in_straight_lines():
         assert recipe.learning_rate_at(progress) == pytest.approx(learning_rate)
     assert Recipe(learning_rate=0.4, warmup=0).learning_rate_at(0) == pytest.approx(0.4)
     assert Recipe(learning_rate=0.4, warmup=1).learning_rate_at(0.5) == pytest.approx(0.2)
-    assert "learning rate: linear warmup, linear decay to 0" in SCHEDULE, "config.json says these values"
+    assert "learning rate: linear warmup, linear decay to 0" in recipe.schedule_in_words, (
+        "config.json says these values"
+    )
+
+
+@pytest.mark.parametrize("warmup", [0.3, 0.05, 0.8])
+def test_the_cosine_schedule_is_that_of_torchs_one_cycle(warmup):
+    recipe, steps = Recipe(learning_rate=0.4, warmup=warmup, schedule="cosine"), 200
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    twin = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.4, steps, pct_start=warmup, cycle_momentum=False)
+    peak = warmup * steps - 1  # torch's step of the highest rate; its last step is the end of the schedule
+    for step in range(steps):
+        rising, falling = step / peak * warmup, 1 - (steps - 1 - step) / (steps - 1 - peak) * (1 - warmup)
+        progress = rising if step <= peak else falling
+        assert recipe.learning_rate_at(progress) == pytest.approx(twin.get_last_lr()[0], rel=1e-9)
+        optimiser.step()
+        twin.step()
+    assert [recipe.learning_rate_at(end) for end in (0, 1)] == pytest.approx([0.4 / 25, 0.4 / 250_000])
+    assert "cosine warmup from peak / 25, cosine decay to peak / 250,000" in recipe.schedule_in_words
 
 
 def test_the_moving_average_is_short_at_first():
     recipe = Recipe(ema_decay=0.98)
     assert [recipe.ema_decay_at(step) for step in (0, 8, 80, 440, 10_000)] == [0.1, 0.5, 0.9, 0.98, 0.98]
     assert Recipe(ema_decay=0).ema_decay_at(100) == 0
-    assert "EMA decay: min(ema_decay, (1 + step) / (10 + step))" in SCHEDULE, "config.json says these values"
+    assert "EMA decay: min(ema_decay, (1 + step) / (10 + step))" in recipe.schedule_in_words, (
+        "config.json says these values"
+    )
 
 
 def test_epochs_by_steps():
@@ -71,6 +92,7 @@ def test_a_recipe_survives_its_config(name):
         ("crop=16", "crop is 16"),
         ("network=resnet19", "unknown network 'resnet19'; camlens has: resnet18"),
         ("stem=large", "unknown stem 'large'"),
+        ("schedule=step", "unknown schedule 'step'; camlens has: linear, cosine"),
     ],
 )
 def test_a_change_that_cannot_be_is_refused(change, message):

@@ -15,7 +15,7 @@ from camlens.errors import CamlensError, DataError, UsageError
 from camlens.model import checkpoint
 from camlens.train.compute import ComputeOptions
 from camlens.train.loader import Batch, split_held_out
-from camlens.train.recipe import OLD_NAMES, SCHEDULE, Recipe
+from camlens.train.recipe import OLD_NAMES, Recipe
 from camlens.train.run_folder import RunFolder, resolve_settings
 from camlens.train.signals import Stopped, collect_signals
 from camlens.train.state import create_train_state
@@ -257,11 +257,11 @@ def test_a_run_that_began_with_another_schedule_goes_on_and_says_so(data, undist
     with stopping_after(7), pytest.raises(Stopped):
         train(TINY, data, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    assert config["schedule"] == SCHEDULE
+    assert config["schedule"] == TINY.schedule_in_words
     config["schedule"] = "constant"
     (tmp_path / "config.json").write_text(json.dumps(config))
     train(TINY, data, tmp_path, resume=True)
-    assert f"another schedule than it was started with (constant before, {SCHEDULE} now)" in caplog.text
+    assert f"another schedule than it was started with (constant before, {TINY.schedule_in_words} now)" in caplog.text
     assert same(state_of(tmp_path), state_of(undisturbed))
     caplog.clear()
     train(TINY, data, tmp_path, resume=True)

@@ -7,8 +7,8 @@ import logging
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
-from math import inf
-from typing import Any
+from math import cos, inf, pi
+from typing import Any, Literal
 
 from camlens.data.augment import Augmentation
 from camlens.errors import UsageError, unknown
@@ -22,7 +22,11 @@ OLD_NAMES = {  # of fields; still read
     "average": "ema_decay",
 }
 # in config.json; to be changed together with `learning_rate_at` and `ema_decay_at`
-SCHEDULE = "learning rate: linear warmup, linear decay to 0; EMA decay: min(ema_decay, (1 + step) / (10 + step))"
+LEARNING_RATES = {
+    "linear": "linear warmup, linear decay to 0",
+    "cosine": "cosine warmup from peak / 25, cosine decay to peak / 250,000",
+}
+EMA_DECAY = "min(ema_decay, (1 + step) / (10 + step))"
 
 
 def field(default: Any, valid: Callable[[Recipe], bool], expected: str) -> Any:
@@ -43,8 +47,9 @@ class Recipe:
         sizes: Image sides in pixels, one for each equal part of the epochs (progressive resizing). The last epoch
             always has the last size, which becomes the network's input size.
         batch_size: Images a step, over all processes.
-        learning_rate: Its peak, reached after the fraction `warmup` of all steps. It rises and falls linearly.
+        learning_rate: Its peak, reached after the fraction `warmup` of all steps.
         warmup: Fraction of all steps.
+        schedule: How the learning rate rises and falls: "linear", or "cosine" as torch's `OneCycleLR`.
         momentum: Nesterov momentum.
         weight_decay: Of matrices and kernels, not of biases and normalisation layers.
         label_smoothing: Probability that is spread over all classes.
@@ -68,6 +73,7 @@ class Recipe:
     batch_size: int = field(128, lambda r: r.batch_size >= 2, "2 or more images")
     learning_rate: float = field(0.2, lambda r: 0 < r.learning_rate < inf, "a number above 0")
     warmup: float = field(0.2, lambda r: 0 <= r.warmup <= 1, "a fraction from 0 to 1")
+    schedule: Literal["linear", "cosine"] = "linear"
     momentum: float = field(0.9, lambda r: 0 < r.momentum < 1, "a number above 0 and below 1")
     weight_decay: float = field(5e-4, lambda r: 0 <= r.weight_decay < 1, "a number from 0 to below 1")
     label_smoothing: float = field(0.1, lambda r: 0 <= r.label_smoothing < 1, "a probability from 0 to below 1")
@@ -91,6 +97,8 @@ class Recipe:
             raise unknown("network", self.network, RESNETS, "camlens")
         if self.stem not in typing.get_args(Stem):
             raise unknown("stem", self.stem, typing.get_args(Stem), "a ResNet")
+        if self.schedule not in LEARNING_RATES:
+            raise unknown("schedule", self.schedule, LEARNING_RATES, "camlens")
 
     def crop_fits(self) -> bool:
         """Whether the border of a shifted image can be mirrored at every size."""
@@ -110,11 +118,20 @@ class Recipe:
         """How the training images are changed."""
         return Augmentation(self.flip, self.crop, self.cutout, self.mixup, self.cutmix, self.distort, self.jpeg)
 
+    @property
+    def schedule_in_words(self) -> str:
+        """The formulas of `learning_rate_at` and `ema_decay_at`."""
+        return f"learning rate: {LEARNING_RATES[self.schedule]}; EMA decay: {EMA_DECAY}"
+
     def learning_rate_at(self, progress: float) -> float:
         """The learning rate after the fraction `progress` (0 to 1) of all steps."""
         rising = progress / self.warmup if progress < self.warmup else 1.0
         falling = (1 - progress) / (1 - self.warmup) if self.warmup < 1 else 1.0
-        return self.learning_rate * min(rising, falling)
+        height = min(rising, falling)
+        if self.schedule == "cosine":
+            low = 1 / 25 if progress < self.warmup else 1 / 250_000
+            height = low + (1 - low) * (1 - cos(pi * height)) / 2
+        return self.learning_rate * height
 
     def ema_decay_at(self, step: int) -> float:
         """The decay of the moving average after `step` steps: lower at first, so that a short run forgets its start.
@@ -141,6 +158,16 @@ RECIPES = {
         distort=0.5,
         jpeg=0.2,
         holdout=0.04,
+    ),
+    "course": Recipe(
+        epochs=20,
+        learning_rate=0.1,
+        warmup=0.3,
+        schedule="cosine",
+        label_smoothing=0.0,
+        ema_decay=0.0,
+        cutout=16,
+        holdout=0.0,
     ),
     "finetune": Recipe(epochs=5, min_steps=100, batch_size=32, learning_rate=0.01, ema_decay=0.98, holdout=0.0),
     "shapes": Recipe(epochs=10, sizes=(32,), width=16, batch_size=64, learning_rate=0.15, crop=3, ema_decay=0.98),

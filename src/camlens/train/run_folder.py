@@ -23,7 +23,7 @@ from camlens.files import leftovers, out_folder, replacing, write_json, write_te
 from camlens.model.checkpoint import WEIGHTS
 from camlens.runtime.processes import SINGLE_PROCESS, Processes, launch_id, was_restarted
 from camlens.train.compute import ComputeOptions, choose_compute
-from camlens.train.recipe import RECIPES, SCHEDULE, Recipe, change_recipe, recipe_from_json
+from camlens.train.recipe import RECIPES, Recipe, change_recipe, recipe_from_json
 
 Row = dict[str, float | int]  # of metrics.csv
 OLD_NAMES = {"pace": "compute", "pace_reasons": "compute_reasons"}  # of keys in config.json; still read
@@ -62,7 +62,7 @@ class RunConfig:
     launch: str
     compute: ComputeOptions
     compute_reasons: dict[str, str]
-    schedule: str = SCHEDULE
+    schedule: str
     versions: dict[str, str] = field(default_factory=library_versions)
     platform: str = field(default_factory=platform.platform)
 
@@ -254,8 +254,8 @@ class RunSettings:
         compute, reasons = choose_compute(device, recipe.epochs * train_images // len(set(recipe.sizes)), **fixed)
         if kept:
             reasons |= {name: why for name, why in kept.compute_reasons.items() if name not in self.compute}
-        facts = describe_data(data, self.source)
-        config = RunConfig(recipe, self.seed, self.init, facts, processes, device.type, launch_id(), compute, reasons)
+        what = recipe, self.seed, self.init, describe_data(data, self.source), processes, device.type, launch_id()
+        config = RunConfig(*what, compute, reasons, recipe.schedule_in_words)
         if previous is None:
             return config
         if changed := previous.differences(config):
