@@ -97,13 +97,14 @@ def test_a_folder_of_transformers(folder, monkeypatch):
 
 
 def test_a_folder_that_does_not_say_all(folder, caplog):
-    (folder / "config.json").write_text(json.dumps({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}))
+    config = {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "problem_type": "multi_label_classification"}
+    (folder / "config.json").write_text(json.dumps(config))
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(ModelError, match=r"hf:.*mine: nothing says how pictures .*; say it with --resize 64 --crop"):
         camlens.load(f"hf:{folder}", preprocess={"resize": 64, "crop": 56})
     said = {"resize": 64, "crop": 56, "mean": (0.5,) * 3, "std": (0.5,) * 3}
     assert camlens.load(f"hf:{folder}", preprocess=said).preprocess == camlens.Preprocess(**said)
-    assert "has no names for its 2 classes" in caplog.text
+    assert "has no names for its 2 classes" in caplog.text and "trained for several labels an image" in caplog.text
     save_file({"layer.weight": torch.zeros(4, 3, 3, 3), "layer.bias": torch.zeros(4)}, folder / "model.safetensors")
     with pytest.raises(
         ModelError, match=r"it has no weights for classifier\.bias, classifier\.weight, so it is no cla"

@@ -28,8 +28,9 @@ class AutoModelForImageClassification:
     @staticmethod
     def from_pretrained(pretrained_model_name_or_path, trust_remote_code=None, output_loading_info=False):
         assert trust_remote_code is False, "code of the hub is never run"
-        labels = read(pretrained_model_name_or_path, "config.json")["id2label"]
-        config = SimpleNamespace(id2label={int(key): name for key, name in labels.items()}, num_labels=len(labels))
+        config = SimpleNamespace(problem_type=None)
+        vars(config).update(read(pretrained_model_name_or_path, "config.json"))
+        config.id2label, config.num_labels = {int(k): name for k, name in config.id2label.items()}, len(config.id2label)
         network = Network(config)
         state = load_file(Path(pretrained_model_name_or_path) / "model.safetensors")
         missing = network.load_state_dict(state, strict=False).missing_keys

@@ -47,7 +47,8 @@ def recognise(state: State, path: Path) -> tuple[Classifier, State]:
         raise ModelError(
             f"{path} does not say which network it belongs to: camlens did not write it, and its names are of no "
             f"ResNet of torchvision, timm or kuangliu/pytorch-cifar; "
-            f"give the network too: --model module:function --weights {path.name}"
+            f"give the network too: --model module:function --weights {path.name}, or name one that its library loads: "
+            "--model timm:NAME, torchvision:NAME, hf:NAME or hf:FOLDER"
         )
     network, state = found
     name, classes = str(network.architecture["name"]), network.fc.out_features

@@ -99,6 +99,10 @@ def _from_hugging_face(transformers: Any, name: str, changes: Mapping[str, Any])
     network, found = transformers.AutoModelForImageClassification.from_pretrained(**where, output_loading_info=True)
     if missing := sorted(found["missing_keys"]):
         raise ModelError(f"it has no weights for {', '.join(missing[:4])}, so it is no classifier; name one")
+    if getattr(network.config, "problem_type", None) == "multi_label_classification":
+        log.warning(
+            f"{name} is trained for several labels an image: the class with the largest logit is its prediction"
+        )
     labels = [network.config.id2label.get(index, "LABEL_0") for index in range(network.config.num_labels)]
     names = _class_names(name, None if "LABEL_0" in labels else labels, max(2, len(labels)))
     try:
