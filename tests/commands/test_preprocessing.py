@@ -1,6 +1,7 @@
 """A network is shown in evaluation what it was shown in training: circles and ellipses, which squeezing makes alike."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from camlens.model.loading import load
+from camlens.show.report.page import read_facts
 from command_line import camlens, png_size
 
 NETWORK = """
@@ -112,6 +114,14 @@ def test_what_it_is_shown_is_said_once_and_is_then_exactly_its_own(module, shape
 
 def test_squeezed_it_is_wrong(module, shapes):
     assert evaluated(module, shapes, "wrapped")[0] == 0.5  # all are high and narrow
+
+
+def test_the_second_model_of_a_report_keeps_its_own(module, shapes, caplog):
+    models = [f"{module}:wrapped", f"{module}:wrapped"]
+    camlens("report", *models, "--data", shapes, "--out", "out", *FLAGS)
+    first, second = read_facts(Path("out/report.html"))["models"]
+    assert (first["errors"], second["errors"]) == (round(24 * (1 - evaluated(module, shapes, "cropping")[0])), 12)
+    assert "takes no options of the first: it is shown pictures resized to 64x64 (bilinear), less" in caplog.text
 
 
 def test_the_photo_of_an_explanation_is_whole(module, shapes):

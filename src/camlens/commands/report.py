@@ -1,5 +1,6 @@
 """`camlens report`: the error report, one HTML file."""
 
+import logging
 from typing import Annotated
 
 from typer import Argument
@@ -36,6 +37,10 @@ def report(
     shown = opt.shown(resize, crop, interpolation, mean, std)
     classifier = opt.load_model(model, model_option, weights, device, outputs, shown, temperature)
     other = None if second is None else opt.load_model(second, None, None, device)
+    if other is not None and (shown or weights or outputs or temperature):
+        logging.getLogger("camlens").warning(
+            "the second model, %s, takes no options of the first: it is shown pictures %s", second, other.preprocess
+        )
     classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
     if train is None:
         opt.say_without_train(data)

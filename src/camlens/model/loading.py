@@ -3,7 +3,7 @@
 import importlib
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +112,10 @@ def _from_function(spec: str, weights: Path | None, changes: dict[str, Any]) -> 
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
         raise ModelError(f"{spec} gave a network whose output is not logits (B, K)")
     log.warning(
-        f"{spec} gave a bare network: it is shown pictures {preprocess}, less the mean {_numbers(preprocess.mean)}, "
-        f"divided by {_numbers(preprocess.std)}, and class names come from the data; say otherwise with {FLAGS}, or "
-        "let it return a camlens.Classifier"
+        f"{spec} gave a bare network: it is shown pictures {preprocess}, and class names come from the data; say "
+        f"otherwise with {FLAGS}, or let it return a camlens.Classifier"
     )
     return Classifier(made, logits.shape[1], preprocess=preprocess)
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ",".join(f"{value:g}" for value in values)
 
 
 def _call(spec: str) -> nn.Module:

@@ -47,6 +47,10 @@ class Preprocess(Geometry):
         object.__setattr__(self, "mean", tuple(map(float, self.mean)))
         object.__setattr__(self, "std", tuple(map(float, self.std)))
 
+    def __str__(self) -> str:
+        mean, std = (",".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"{self.geometry}, less the mean {mean}, divided by {std}"
+
     @property
     def geometry(self) -> Geometry:
         """Resizing and cropping alone."""
@@ -263,6 +267,9 @@ class Custom:
         """The same in colours; of more than three channels the first three."""
         pixels = three_channels(torch.from_numpy(self.pixels(picture))[None])[0]
         return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+    def __str__(self) -> str:
+        return "prepared by its own function"
 
     def facts(self) -> dict[str, Any]:
         """A function cannot be written into a file."""
