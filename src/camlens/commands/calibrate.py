@@ -39,6 +39,7 @@ def calibrate(
     from camlens.analyse.evaluation import evaluate
     from camlens.model import checkpoint
     from camlens.model.classifier import bare
+    from camlens.model.preprocess import Preprocess
     from camlens.model.resnet import ResNet
     from camlens.model.temperature import fit_temperature
     from camlens.train.run_folder import was_trained_on
@@ -49,7 +50,7 @@ def calibrate(
     split = split or ("val" if "val" in splits_of(data) else None)
     classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
     named = f"{images.name}, {images.split}"
-    trained = was_trained_on(Path(spec), images)
+    trained = was_trained_on(weights or Path(spec), images)
     if trained:
         log.warning(f"{spec} was trained on {named}: the temperature makes it too sure; give images new to it")
     elif trained is None:
@@ -58,11 +59,11 @@ def calibrate(
     fitted = fit_temperature(evaluation.logits, evaluation.labels)
     classifier, path = evaluation.model, None
     classifier.temperature = fitted.value
-    if isinstance(bare(classifier), ResNet):
+    if isinstance(bare(classifier), ResNet) and isinstance(classifier.preprocess, Preprocess):
         path = out_folder(out) / checkpoint.WEIGHTS
         checkpoint.save(path, classifier)
     else:
-        what = "camlens writes weights of its own ResNets alone, so no file was written"
+        what = "no file was written: camlens writes its own ResNets alone, with a camlens.Preprocess"
         log.warning(f"{what}; give --temperature {fitted.value:.6g} wherever you give {spec}")
     if as_json:
         metrics, keys = evaluation.metrics(), ("temperature", "n", "ece", "nll", "ece_by_chance", "uncalibrated")
