@@ -186,7 +186,7 @@ def test_logits_are_the_source_architectures_own(name, tmp_path, caplog):
     assert model.class_names[0] == ("airplane" if model.network.fc.out_features == 10 and side == 32 else "0")
     expected = logits_of(source, side)
     torch.testing.assert_close(logits_of(model, side), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-    assert f"weights.safetensors is a {kind}" in caplog.text and f"deviation {deviation}" in caplog.text
+    assert f"weights.safetensors is a {kind}" in caplog.text and f"divided by {deviation}" in caplog.text
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "net.module."])

@@ -59,8 +59,7 @@ def recognise(state: State, path: Path) -> tuple[Classifier, State]:
     parts += ["the stride on 3x3 convolutions"] if isinstance(network.layer1[0], Bottleneck) else []
     log.warning(
         f"{path.name} is a {name}{' of kuangliu/pytorch-cifar' if kuangliu else ''} for {classes} classes; "
-        f"what weights do not say is assumed: {', '.join(parts)}; pictures {preprocess}, "
-        f"mean {' '.join(map(str, preprocess.mean))}, deviation {' '.join(map(str, preprocess.std))}; "
+        f"what weights do not say is assumed: {', '.join(parts)}; pictures {preprocess}; "
         f"{'the classes of CIFAR-10' if cifar10 else 'class names from the data'}. If it was trained otherwise, give "
         f"the network: --model module:function --weights {path.name}"
     )
