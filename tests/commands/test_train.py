@@ -14,7 +14,7 @@ from command_line import SMALL, camlens, png_size
 
 def test_train_leaves_a_run(run):
     assert {p.name for p in run.iterdir()} == {
-        "config.json", "metrics.csv", "metrics.json", "curves.png", "model.safetensors", "checkpoint.pt",
+        "card.md", "config.json", "metrics.csv", "metrics.json", "curves.png", "model.safetensors", "checkpoint.pt",
     }  # fmt: skip
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["n"] == 18 and metrics["errors"] == 2  # what lies in the wrong class

@@ -1,12 +1,14 @@
 """Where a network runs: the devices of this machine, and the processes that torchrun starts on one or several."""
 
 import os
+import platform
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
@@ -44,6 +46,16 @@ def pick_device(name: str = "auto") -> str:
     if name != "auto" and name not in devices:
         raise unknown("device", name, ["auto", *devices], "this machine")
     return devices[-1] if name == "auto" else name
+
+
+def describe_device(device: str) -> str:
+    """Name the hardware behind a device: "NVIDIA H100", or "2 cores of AMD EPYC"."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    facts = Path("/proc/cpuinfo")  # Linux's
+    lines = facts.read_text(encoding="utf-8").splitlines() if facts.exists() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{os.cpu_count()} cores of {name or platform.processor() or platform.machine()}"
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from camlens.analyse.evaluation import Evaluation, evaluate
 from camlens.data.dataset import Dataset
 from camlens.data.sources import load_split, split_to_evaluate, splits_of
 from camlens.errors import unknown
-from camlens.files import write_json
+from camlens.files import write_json, write_text
 from camlens.model.classifier import Classifier
 from camlens.runtime.processes import join_processes, pick_device
+from camlens.show.card import model_card
 from camlens.show.figures import charts
 from camlens.train.compute import ComputeOptions
 from camlens.train.recipe import Recipe, find_recipe
@@ -142,10 +143,14 @@ def finish(trainer: Trainer, test: Dataset | None) -> Run:
         raise
     draw_curves(trainer)
     evaluation = None if test is None else evaluate(model, test, processes=processes)
-    if evaluation and processes.is_main:
-        write_json(folder.test_metrics, evaluation.metrics())
     files = folder.files if evaluation else folder.files[:-1]
-    return Run(model, folder.path, [dict(row) for row in trainer.state.rows], evaluation, files)
+    run = Run(model, folder.path, [dict(row) for row in trainer.state.rows], evaluation, files)
+    if processes.is_main:
+        metrics = run.metrics
+        write_text(folder.card, model_card(trainer.config, run.epochs, metrics))
+        if evaluation:
+            write_json(folder.test_metrics, metrics)
+    return run
 
 
 def draw_curves(trainer: Trainer) -> None:

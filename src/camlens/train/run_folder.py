@@ -21,7 +21,7 @@ from camlens.data.dataset import Dataset
 from camlens.errors import CamlensError, UsageError
 from camlens.files import leftovers, out_folder, replacing, write_json, write_text
 from camlens.model.checkpoint import WEIGHTS
-from camlens.runtime.processes import SINGLE_PROCESS, Processes, launch_id, was_restarted
+from camlens.runtime.processes import SINGLE_PROCESS, Processes, describe_device, launch_id, was_restarted
 from camlens.train.compute import ComputeOptions, choose_compute
 from camlens.train.recipe import RECIPES, Recipe, change_recipe, recipe_from_json
 
@@ -51,6 +51,7 @@ class RunConfig:
         schedule: The formulas of learning rate and EMA decay; empty in files of older versions.
         versions: Those of camlens, torch and Python.
         platform: Operating system and processor.
+        hardware: What computes, in words; empty in files of older versions.
     """
 
     recipe: Recipe
@@ -65,6 +66,7 @@ class RunConfig:
     schedule: str
     versions: dict[str, str] = field(default_factory=library_versions)
     platform: str = field(default_factory=platform.platform)
+    hardware: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The contents as `json.loads` returns them."""
@@ -131,8 +133,17 @@ class RunFolder:
         self.curves = path / "curves.png"
         self.weights = path / WEIGHTS
         self.checkpoint = path / "checkpoint.pt"  # what a resumed run starts from
+        self.card = path / "card.md"
         self.test_metrics = path / "metrics.json"  # where there are test images
-        self.files = (self.config, self.metrics, self.curves, self.weights, self.checkpoint, self.test_metrics)
+        self.files = (
+            self.config,
+            self.metrics,
+            self.curves,
+            self.weights,
+            self.checkpoint,
+            self.card,
+            self.test_metrics,
+        )
 
     def __str__(self) -> str:
         return str(self.path)
@@ -255,7 +266,7 @@ class RunSettings:
         if kept:
             reasons |= {name: why for name, why in kept.compute_reasons.items() if name not in self.compute}
         what = recipe, self.seed, self.init, describe_data(data, self.source), processes, device.type, launch_id()
-        config = RunConfig(*what, compute, reasons, recipe.schedule_in_words)
+        config = RunConfig(*what, compute, reasons, recipe.schedule_in_words, hardware=describe_device(self.device))
         if previous is None:
             return config
         if changed := previous.differences(config):
@@ -264,7 +275,8 @@ class RunSettings:
         if previous.schedule not in ("", config.schedule):
             message = "%s goes on with another schedule than it was started with (%s before, %s now)"
             logging.getLogger("camlens").warning(message, self.folder, previous.schedule, config.schedule)
-        return replace(config, versions=previous.versions, platform=previous.platform)
+        begun_on = {name: getattr(previous, name) for name in ("versions", "platform", "hardware")}
+        return replace(config, **begun_on)
 
 
 def resolve_settings(
