@@ -77,9 +77,8 @@ def usual(data: Dataset, device: torch.device, batch: int) -> Iterator[int]:
             yield len(images)
 
 
-def ours(data: Dataset, device: torch.device, batch: int, options: ComputeOptions) -> Iterator[int]:
+def ours(data: Dataset, device: torch.device, recipe: Recipe, options: ComputeOptions) -> Iterator[int]:
     """Steps of `camlens train`; yields the images of each. Nothing is written."""
-    recipe = replace(RECIPE, batch_size=batch)
     trainer = prepare(RunSettings(RunFolder(Path()), recipe, device=str(device), compute=asdict(options)), data)
     for epoch in count():
         for part in trainer.loader.batches(epoch, 32, 1.0):
@@ -121,7 +120,8 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
     data = shapes.load("train") if options.smoke else cifar10.load("train", options.data_dir)
-    repeats, steps, batch = (1, 1, 8) if options.smoke else (options.repeats, options.steps, 128)
+    repeats, steps, batch, width = (1, 1, 8, 4) if options.smoke else (options.repeats, options.steps, 128, 64)
+    recipe = replace(RECIPE, batch_size=batch, width=width)
     chosen, reasons = choose_compute(device, 50_000 * 100)
     options_of = {
         "float32, eager": ComputeOptions(bf16=False),
@@ -134,7 +134,7 @@ def main() -> None:
     if options.smoke:
         print("left out: the usual way, and what is compiled")
         ways, options_of = {}, {name: o for name, o in options_of.items() if not o.compiled}
-    ways |= {f"camlens, {name}": partial(ours, data, device, batch, o) for name, o in options_of.items()}
+    ways |= {f"camlens, {name}": partial(ours, data, device, recipe, o) for name, o in options_of.items()}
     running = {name: make() for name, make in ways.items()}
     for way in running.values():
         speed(way, 1 if options.smoke else 3, device)  # compiles and warms up
