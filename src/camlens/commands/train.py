@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 from typer import Option
 
@@ -33,6 +33,10 @@ def train(
     bf16: Annotated[bool | None, Option(help="Compute in bfloat16.", show_default="where faster")] = None,
     compile: Annotated[bool | None, Option(help="Compile the network.", show_default="where faster")] = None,
     channels_last: Annotated[bool | None, Option(help="Memory layout.", show_default="on")] = None,
+    log: Annotated[
+        Literal["tensorboard", "wandb"] | None,
+        Option(help="Log each epoch there too; needs the extra of this name.", show_default="none"),
+    ] = None,
     save_every: Annotated[float, Option(min=0, help="Seconds between checkpoints.")] = 120.0,
     out: opt.Out = opt.OUT / "train",
 ) -> None:
@@ -65,6 +69,7 @@ def train(
         resume=resume,
         device=device,
         compute=compute,
+        log=log,
         save_every=save_every,
         data_dir=data_dir,
         skip_unreadable=skip_unreadable,

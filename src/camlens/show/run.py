@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from camlens.runtime.processes import join_processes, pick_device
 from camlens.show.card import model_card
 from camlens.show.figures import charts
 from camlens.train.compute import ComputeOptions
+from camlens.train.log import open_log
 from camlens.train.recipe import Recipe, find_recipe
 from camlens.train.run_folder import RunFolder, RunSettings, resolve_settings
 from camlens.train.signals import Stopped
@@ -62,6 +64,7 @@ def train(
     resume: bool = False,
     device: str = "auto",
     compute: Mapping[str, bool] | None = None,
+    log: str | None = None,
     save_every: float = SAVE_EVERY,
     data_dir: Path | None = None,
     skip_unreadable: bool = False,
@@ -82,6 +85,7 @@ def train(
         resume: Whether to go on with the run in `out`.
         device: "cpu", "cuda" or "mps"; "auto" for the fastest that is there.
         compute: Fields of `camlens.train.compute.ComputeOptions` that are not to be chosen, like {"bf16": False}.
+        log: "tensorboard" or "wandb", to log each epoch there as well.
         save_every: Seconds between two checkpoints.
         data_dir: Where to look for CIFAR-10 first, and to download it to.
         skip_unreadable: Leave out pictures of a folder that cannot be read, instead of failing.
@@ -117,7 +121,7 @@ def train(
             with processes.local_main_first():
                 data, named_test = load_data(settings, data_dir, skip_unreadable)
             test = named_test if test is None else test
-        return finish(prepare(settings, data, save_every=save_every, processes=processes), test)
+        return finish(prepare(settings, data, save_every=save_every, processes=processes), test, log)
 
 
 def in_text(value: object) -> str:
@@ -133,11 +137,15 @@ def load_data(settings: RunSettings, data_dir: Path | None, skip_unreadable: boo
     return train, test[0] if test else None
 
 
-def finish(trainer: Trainer, test: Dataset | None) -> Run:
+def finish(trainer: Trainer, test: Dataset | None, log: str | None = None) -> Run:
     """Train to the end, draw the learning curves, also when training is stopped, and evaluate on the test images."""
     folder, processes = trainer.folder, trainer.processes
     try:
-        model = trainer.fit()
+        with ExitStack() as stack:
+            if log and processes.is_main:
+                opened = stack.enter_context(closing(open_log(log, folder, trainer.config, trainer.state.rows)))
+                trainer.log = opened.write
+            model = trainer.fit()
     except Stopped:
         draw_curves(trainer)
         raise

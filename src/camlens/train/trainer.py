@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class Trainer:
         network: The network of `state`, with its gradients averaged over the processes.
         processes: The processes that train together. Each takes its part of every batch; the main one writes.
         save_every: Seconds between two checkpoints.
+        log: Called on the main process with the metrics of each epoch.
     """
 
     folder: RunFolder
@@ -57,6 +59,7 @@ class Trainer:
     network: nn.Module
     processes: Processes = SINGLE_PROCESS
     save_every: float = SAVE_EVERY
+    log: Callable[[Row], None] | None = None
 
     def __post_init__(self) -> None:
         self.recipe, self.compute = self.config.recipe, self.config.compute
@@ -254,6 +257,8 @@ class Trainer:
             if is_best:
                 checkpoint.save(self.folder.weights, state.classifier)
             self.folder.write_metrics(state.rows)
+            if self.log:
+                self.log(row)
         if due:
             self.save_checkpoint()
         self.clock = time.monotonic()
