@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -47,10 +48,28 @@ class TrainState:
     best_loss: float = math.inf
     rows: list[Row] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        networks = self.ema.module, self.network
+        tensors = zip(*(chain(network.parameters(), network.buffers()) for network in networks), strict=True)
+        pairs = [(average.detach(), current.detach()) for average, current in tensors]
+        self.weights = [pair for pair in pairs if pair[0].is_floating_point()]
+        self.counts = [pair for pair in pairs if not pair[0].is_floating_point()]  # of BatchNorm's batches
+
     @property
     def epoch(self) -> int:
         """Epochs done."""
         return len(self.rows)
+
+    def update_average(self, decay: float) -> None:
+        """Move the average by 1 - `decay` towards the network; the first time, all the way.
+
+        `AveragedModel.update_parameters` copies its own counter to a GPU in each step, and so waits for it.
+        """
+        averages, weights = (list(tensors) for tensors in zip(*self.weights, strict=True))
+        get_ema_multi_avg_fn(decay if self.ema.n_averaged else 0.0)(averages, weights, self.ema.n_averaged)
+        for average, count in self.counts:
+            average.copy_(count)
+        self.ema.n_averaged += 1
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds, tensors and numbers. The keys are those of the file format."""
@@ -106,7 +125,7 @@ def create_train_state(config: RunConfig, statistics: ChannelStatistics, device:
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     layout = torch.channels_last if config.compute.channels_last else torch.contiguous_format
     network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay_at(0)), use_buffers=True)
+    ema = AveragedModel(network, use_buffers=True)
     result = ema.module if recipe.ema_decay else network
     classifier = Classifier(result, class_names, mean, std, (recipe.sizes[-1],) * 2, name=recipe.network)
     matrices = [p for p in network.parameters() if p.ndim > 1]

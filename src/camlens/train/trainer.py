@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from camlens.data.dataset import Dataset
 from camlens.errors import CamlensError, DataError
@@ -99,11 +98,9 @@ class Trainer:
         return self.state.classifier.eval()
 
     def apply_schedule(self) -> None:
-        """Set the learning rate and the decay of the moving average for the next step."""
-        state = self.state
-        for group in state.optimiser.param_groups:
-            group["lr"] = self.recipe.learning_rate_at((state.step + 0.5) / self.total_steps)
-        state.ema.multi_avg_fn = get_ema_multi_avg_fn(self.recipe.ema_decay_at(state.step))
+        """Set the learning rate of the next step."""
+        for group in self.state.optimiser.param_groups:
+            group["lr"] = self.recipe.learning_rate_at((self.state.step + 0.5) / self.total_steps)
 
     def train_step(self, batch: Batch) -> None:
         """One step of the optimiser and of the moving average; loss and accuracy stay on their device."""
@@ -120,7 +117,7 @@ class Trainer:
         state.optimiser.zero_grad()
         loss.backward()
         state.optimiser.step()
-        state.ema.update_parameters(state.network)
+        state.update_average(self.recipe.ema_decay_at(state.step))
         state.step += 1
         self.losses.append(torch.stack([loss.detach(), self.accuracy(logits, batch)]))
 
