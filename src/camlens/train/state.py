@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from camlens.errors import UsageError
@@ -49,11 +50,13 @@ class TrainState:
     rows: list[Row] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        networks = self.ema.module, self.network
-        tensors = zip(*(chain(network.parameters(), network.buffers()) for network in networks), strict=True)
-        pairs = [(average.detach(), current.detach()) for average, current in tensors]
-        self.weights = [pair for pair in pairs if pair[0].is_floating_point()]
-        self.counts = [pair for pair in pairs if not pair[0].is_floating_point()]  # of BatchNorm's batches
+        def tensors(network: torch.nn.Module, floating: bool) -> list[Tensor]:
+            found = chain(network.parameters(), network.buffers())
+            return [tensor.detach() for tensor in found if tensor.is_floating_point() is floating]
+
+        self.average_weights, self.weights = (tensors(n, True) for n in (self.ema.module, self.network))
+        # of the batches that BatchNorm has seen
+        self.average_counts, self.counts = (tensors(n, False) for n in (self.ema.module, self.network))
 
     @property
     def epoch(self) -> int:
@@ -65,10 +68,9 @@ class TrainState:
 
         `AveragedModel.update_parameters` copies its own counter to a GPU in each step, and so waits for it.
         """
-        averages, weights = (list(tensors) for tensors in zip(*self.weights, strict=True))
-        get_ema_multi_avg_fn(decay if self.ema.n_averaged else 0.0)(averages, weights, self.ema.n_averaged)
-        for average, count in self.counts:
-            average.copy_(count)
+        move = get_ema_multi_avg_fn(decay if self.ema.n_averaged else 0.0)
+        move(self.average_weights, self.weights, self.ema.n_averaged)
+        torch._foreach_copy_(self.average_counts, self.counts)
         self.ema.n_averaged += 1
 
     def state_dict(self) -> dict[str, Any]:
