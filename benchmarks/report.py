@@ -341,10 +341,38 @@ def libraries() -> list[str]:
     return [*lines, "", f"{hardware(found['machine'])}."]
 
 
+def experiments() -> list[str]:
+    """What ideas for the training gain."""
+    found = read("experiments")
+    if not found:
+        return []
+    ideas = list(dict.fromkeys(idea for budget in found.values() for idea in budget["accuracy"]))
+
+    def cell(accuracy: dict[str, Any] | None) -> str:
+        if accuracy is None:
+            return ""
+        low, high = percent(accuracy["min"]), percent(accuracy["max"])
+        return f"{percent(accuracy['median'])}, n = {accuracy['n']}" + (f" ({low} to {high})" if low != high else "")
+
+    lines = [
+        "## Ideas for the training",
+        "",
+        "`python benchmarks/experiments.py`: ResNet-18, recipe `long` at 32x32 on 10,000 training images of CIFAR-10, "
+        "each idea",
+        "by itself; accuracy on 5,000 other training images.",
+        "",
+        f"| idea | {' | '.join(found)} |",
+        f"|---|{'---|' * len(found)}",
+    ]
+    lines += [f"| {i} | {' | '.join(cell(budget['accuracy'].get(i)) for budget in found.values())} |" for i in ideas]
+    return [*lines, "", *(f"{name}: {hardware(budget['machine'])}." for name, budget in found.items())]
+
+
 def results() -> str:
     """RESULTS.md."""
     parts = [["# Results", "", "Made by `python benchmarks/report.py` from `benchmarks/results/*.json`."]]
-    tables = (recipes, pace, kills, exits, finetune, page, explorer, triage, maps, preprocessing, libraries)
+    training = (recipes, experiments, pace, kills, exits, finetune)
+    tables = (*training, page, explorer, triage, maps, preprocessing, libraries)
     parts += [part for part in (table() for table in tables) if part]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
