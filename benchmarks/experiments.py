@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from common import arguments, commit, machine, read, spread, write
-from torch import Tensor, nn
 
 from camlens.data import cifar10, shapes
 from camlens.data.dataset import Dataset
@@ -49,45 +48,6 @@ class BiasRate(Trainer):
         self.state.optimiser.param_groups[-1]["lr"] *= self.factor
 
 
-class Muon(Trainer):
-    """Convolutions learn by torch's Muon (Jordan et al. 2024), as matrices (outputs, all else), the rest as always."""
-
-    peak = 0.02
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.kernels = [p for p in self.state.network.parameters() if p.ndim == 4]
-        self.matrices = [nn.Parameter(self.as_matrix(p.detach())) for p in self.kernels]
-        for kernel, matrix in zip(self.kernels, self.matrices, strict=True):
-            assert kernel.data_ptr() == matrix.data_ptr(), "a matrix is a view of its kernel"
-        group = self.state.optimiser.param_groups[0]
-        group["params"] = [p for p in group["params"] if p.ndim != 4]
-        self.muon = torch.optim.Muon(self.matrices, lr=self.peak, momentum=0.9, weight_decay=0.1)
-        self.state.optimiser.register_step_post_hook(lambda *_: self.muon_step())
-
-    @staticmethod
-    def as_matrix(kernel: Tensor) -> Tensor:
-        """(outputs, inputs, height, width) in channels last as (outputs, height * width * inputs)."""
-        return kernel.permute(0, 2, 3, 1).flatten(1)
-
-    def muon_step(self) -> None:
-        """Muon's step, at the same place in its schedule as SGD."""
-        for group in self.muon.param_groups:
-            group["lr"] = self.peak * self.state.optimiser.param_groups[0]["lr"] / self.recipe.learning_rate
-        for kernel, matrix in zip(self.kernels, self.matrices, strict=True):
-            assert kernel.grad is not None
-            matrix.grad = self.as_matrix(kernel.grad)
-        self.muon.step()
-        for kernel in self.kernels:
-            kernel.grad = None
-
-
-class FasterMuon(Muon):
-    """Muon at a higher rate."""
-
-    peak = 0.05
-
-
 class RandomFlip(TrainLoader):
     """Images are mirrored at random instead of in every other epoch."""
 
@@ -104,8 +64,8 @@ IDEAS: dict[str, tuple[dict[str, Any], type[Trainer], type[TrainLoader]]] = {
     "random instead of alternating flip": ({}, Trainer, RandomFlip),
     "biases of BatchNorm at 64 times the rate": ({}, BiasRate, TrainLoader),
     "cutout of 12 pixels, label smoothing 0.2": ({"cutout": 12, "label_smoothing": 0.2}, Trainer, TrainLoader),
-    "Muon, peak rate 0.02": ({}, Muon, TrainLoader),
-    "Muon, peak rate 0.05": ({}, FasterMuon, TrainLoader),
+    "Muon, peak rate 0.02": ({"muon_rate": 0.02}, Trainer, TrainLoader),
+    "Muon, peak rate 0.05": ({"muon_rate": 0.05}, Trainer, TrainLoader),
 }
 
 

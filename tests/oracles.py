@@ -423,3 +423,12 @@ def best_temperature(logits, labels, low=1e-3, high=1e3):
         best = min(grid, key=loss)
         low, high = best / ratio, best * ratio
     return best, loss(best)
+
+
+def newton_schulz(matrix, iterations=5):
+    """Jordan et al. 2024, Muon: X / |X|, then X <- a X + (b A + c A^2) X with A = X X^T, in double."""
+    x = matrix.double() / matrix.double().norm()
+    for _ in range(iterations):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x

@@ -131,6 +131,26 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(data, undisturbed, tmp_pat
         assert values[0] == values[1]
 
 
+def test_a_run_with_muon_goes_on_too(data, tmp_path):
+    recipe = replace(TINY, muon_rate=0.02)
+    train(recipe, data, tmp_path / "undisturbed")
+    with stopping_after(7), pytest.raises(Stopped):
+        train(recipe, data, tmp_path / "stopped")
+    train(recipe, data, tmp_path / "stopped", resume=True)
+    assert same(state_of(tmp_path / "stopped"), state_of(tmp_path / "undisturbed"))
+
+
+def test_muon_takes_the_kernels_and_sgd_the_rest(data, tmp_path):
+    trainer = new_trainer(replace(TINY, muon_rate=0.02), data, tmp_path)
+    state, named = trainer.state, dict(trainer.state.network.named_parameters())
+    of_each = [{id(p) for group in o.param_groups for p in group["params"]} for o in state.optimisers]
+    by_muon = [{name for name, p in named.items() if id(p) in ids} for ids in of_each][1]
+    assert by_muon == {name for name, p in named.items() if p.ndim == 4}
+    assert of_each[0] | of_each[1] == {id(p) for p in named.values()} and not of_each[0] & of_each[1]
+    trainer.set_learning_rate(0.025)  # half its peak
+    assert [group["lr"] for o in state.optimisers for group in o.param_groups] == pytest.approx([0.025, 0.025, 0.01])
+
+
 def test_a_signal_after_the_last_step_is_not_lost():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     try:

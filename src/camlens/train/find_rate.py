@@ -69,8 +69,7 @@ def losses_at(rates: Floats, trainer: Trainer) -> Iterator[float]:
     side, loader = trainer.recipe.sizes[-1], trainer.loader
     batches = chain.from_iterable(loader.batches(epoch, side, 1.0) for epoch in count())
     for rate, batch in zip(track(rates, "trying learning rates"), batches, strict=False):
-        for group in trainer.state.optimiser.param_groups:
-            group["lr"] = float(rate)
+        trainer.set_learning_rate(float(rate))
         trainer.train_step(batch)
         yield float(trainer.losses.pop()[0])
 

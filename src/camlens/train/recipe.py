@@ -26,6 +26,7 @@ LEARNING_RATES = {
     "linear": "linear warmup, linear decay to 0",
     "cosine": "cosine warmup from peak / 25, cosine decay to peak / 250,000",
 }
+MUON_DECAY = 0.1  # a step takes off this multiple of its learning rate
 EMA_DECAY = "min(ema_decay, (1 + step) / (10 + step))"
 
 
@@ -50,8 +51,10 @@ class Recipe:
         learning_rate: Its peak, reached after the fraction `warmup` of all steps.
         warmup: Fraction of all steps.
         schedule: How the learning rate rises and falls: "linear", or "cosine" as torch's `OneCycleLR`.
-        momentum: Nesterov momentum.
-        weight_decay: Of matrices and kernels, not of biases and normalisation layers.
+        muon_rate: Peak learning rate of `Muon` (momentum 0.9, weight decay `MUON_DECAY`, schedule as `learning_rate`),
+            by which the kernels of convolutions learn and all else by SGD; 0: all learn by SGD.
+        momentum: Nesterov momentum of SGD.
+        weight_decay: Of matrices and kernels that learn by SGD, not of biases and normalisation layers.
         label_smoothing: Probability that is spread over all classes.
         ema_decay: Decay a step of the exponential moving average of the weights; 0 for none.
         flip, crop, cutout, mixup, cutmix, distort, jpeg: See `Augmentation`; lengths in pixels at the last size.
@@ -74,6 +77,7 @@ class Recipe:
     learning_rate: float = field(0.2, lambda r: 0 < r.learning_rate < inf, "a number above 0")
     warmup: float = field(0.2, lambda r: 0 <= r.warmup <= 1, "a fraction from 0 to 1")
     schedule: Literal["linear", "cosine"] = "linear"
+    muon_rate: float = field(0.0, lambda r: 0 <= r.muon_rate < inf, "0 for none, or a number above")
     momentum: float = field(0.9, lambda r: 0 < r.momentum < 1, "a number above 0 and below 1")
     weight_decay: float = field(5e-4, lambda r: 0 <= r.weight_decay < 1, "a number from 0 to below 1")
     label_smoothing: float = field(0.1, lambda r: 0 <= r.label_smoothing < 1, "a probability from 0 to below 1")

@@ -16,6 +16,8 @@ from camlens.model import loading
 from camlens.model.classifier import Classifier
 from camlens.model.foreign import same_resnet
 from camlens.model.resnet import RESNETS, ResNet
+from camlens.train.muon import Muon
+from camlens.train.recipe import MUON_DECAY
 from camlens.train.run_folder import Row, RunConfig
 
 ChannelStatistics = tuple[Sequence[float], Sequence[float]]  # mean, standard deviation
@@ -28,7 +30,8 @@ class TrainState:
     Args:
         network: The network that the optimiser updates.
         ema: The exponential moving average of its weights.
-        optimiser: SGD over the network's parameters.
+        optimiser: SGD over the network's parameters, except those of `muon`.
+        muon: Muon over the kernels of convolutions, if the recipe has it.
         classifier: The result: the moving average, or the network if the recipe has none.
         step: Steps done.
         epoch_loss, epoch_accuracy: Sums of the losses and accuracies of this epoch's steps.
@@ -41,6 +44,7 @@ class TrainState:
     ema: AveragedModel
     optimiser: torch.optim.SGD
     classifier: Classifier
+    muon: Muon | None = None
     step: int = 0
     epoch_loss: float = 0.0
     epoch_accuracy: float = 0.0
@@ -57,6 +61,11 @@ class TrainState:
         self.average_weights, self.weights = (tensors(n, True) for n in (self.ema.module, self.network))
         # of the batches that BatchNorm has seen
         self.average_counts, self.counts = (tensors(n, False) for n in (self.ema.module, self.network))
+
+    @property
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        """All that change weights in a step."""
+        return [self.optimiser, self.muon] if self.muon else [self.optimiser]
 
     @property
     def epoch(self) -> int:
@@ -79,6 +88,7 @@ class TrainState:
             "network": self.network.state_dict(),
             "average": self.ema.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            **({"muon": self.muon.state_dict()} if self.muon else {}),
             "step": self.step,
             "epoch_loss": self.epoch_loss,
             "epoch_accuracy": self.epoch_accuracy,
@@ -95,6 +105,8 @@ class TrainState:
         self.network.load_state_dict(state["network"])
         self.ema.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if self.muon:
+            self.muon.load_state_dict(state["muon"])
         self.step, self.rows = state["step"], state["rows"]
         self.epoch_loss, self.epoch_seconds = state["epoch_loss"], state["epoch_seconds"]
         # older files have no accuracy of the epoch's steps, those of the first version no best_loss
@@ -130,11 +142,13 @@ def create_train_state(config: RunConfig, statistics: ChannelStatistics, device:
     ema = AveragedModel(network, use_buffers=True)
     result = ema.module if recipe.ema_decay else network
     classifier = Classifier(result, class_names, mean, std, (recipe.sizes[-1],) * 2, name=recipe.network)
-    matrices = [p for p in network.parameters() if p.ndim > 1]
+    kernels = [p for p in network.parameters() if p.ndim == 4 and recipe.muon_rate]
+    muon = Muon(kernels, recipe.muon_rate, momentum=0.9, weight_decay=MUON_DECAY) if kernels else None
+    matrices = [p for p in network.parameters() if p.ndim > 1 and not (muon and p.ndim == 4)]
     vectors = [p for p in network.parameters() if p.ndim <= 1]  # biases and norms, which do not decay
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimiser = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
-    return TrainState(network, ema, optimiser, classifier.to(device))
+    return TrainState(network, ema, optimiser, classifier.to(device), muon)
 
 
 def load_init(network: ResNet, init: str, class_names: tuple[str, ...]) -> ChannelStatistics:

@@ -104,8 +104,15 @@ class Trainer:
 
     def apply_schedule(self) -> None:
         """Set the learning rate of the next step."""
-        for group in self.state.optimiser.param_groups:
-            group["lr"] = self.recipe.learning_rate_at((self.state.step + 0.5) / self.total_steps)
+        self.set_learning_rate(self.recipe.learning_rate_at((self.state.step + 0.5) / self.total_steps))
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the learning rate of SGD, and that of Muon in proportion."""
+        recipe = self.recipe
+        for optimiser in self.state.optimisers:
+            share = 1.0 if optimiser is self.state.optimiser else recipe.muon_rate / recipe.learning_rate
+            for group in optimiser.param_groups:
+                group["lr"] = rate * share
 
     def train_step(self, batch: Batch) -> None:
         """One step of the optimiser and of the moving average; loss and accuracy stay on their device."""
@@ -119,9 +126,11 @@ class Trainer:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.compute.bf16):
             logits = network(images)  # (B, K)
         loss = self.loss(logits.float(), batch)
-        state.optimiser.zero_grad()
+        for optimiser in state.optimisers:
+            optimiser.zero_grad()
         loss.backward()
-        state.optimiser.step()
+        for optimiser in state.optimisers:
+            optimiser.step()
         state.update_average(self.recipe.ema_decay_at(state.step))
         state.step += 1
         self.losses.append(torch.stack([loss.detach(), self.accuracy(logits, batch)]))
