@@ -127,8 +127,11 @@ class Dataset(ABC):
 
     def batches(self, batch_size: int = BATCH_SIZE, indices: Tensor | None = None) -> Iterator[Tensor]:
         """Yield the images with these indices, by default all, as batches (B, C, H, W) uint8."""
-        for part in (torch.arange(len(self)) if indices is None else indices).split(batch_size):
-            yield self.images(part)
+        return self.batches_of((torch.arange(len(self)) if indices is None else indices).split(batch_size))
+
+    def batches_of(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the images with the indices of each part, (B,) int64, as a batch (B, C, H, W) uint8."""
+        return (self.images(part) for part in parts)
 
     def subset(self: DatasetT, indices: Tensor) -> DatasetT:
         """The images with these indices, (n,) int64, in this order."""

@@ -1,16 +1,19 @@
 """Folders of pictures with a folder for each class: `root`/train/<class>/*, `root`/val/… and `root`/test/…."""
 
 import logging
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from camlens.data.dataset import InMemoryDataset
+from camlens.data.dataset import Dataset, InMemoryDataset
+from camlens.data.disk import MEMORY, FileDataset, memory_limit
 from camlens.data.geometry import Framing, Size, geometry_of
-from camlens.data.pictures import picture_endings, read_pictures
+from camlens.data.pictures import picture_endings, read_pictures, read_sizes
 from camlens.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -33,7 +36,7 @@ def find_pictures(folder: Path) -> list[Path]:
     return pictures
 
 
-def load(root: Path, split: str, size: Size | Framing, skip_unreadable: bool = False) -> InMemoryDataset:
+def load(root: Path, split: str, size: Size | Framing, skip_unreadable: bool = False) -> Dataset:
     """Read the pictures in `root`/`split`/<class>/ and below, in the order of their paths.
 
     Hidden files are ignored. Files without the ending of a picture are left out, and counted in a warning. Class names
@@ -68,8 +71,8 @@ def read_images(
     root: Path,
     size: Size | Framing,
     skip_unreadable: bool,
-) -> InMemoryDataset:
-    """Read picture files as a data set.
+) -> Dataset:
+    """Read picture files as a data set: into memory, or to be decoded as needed if they exceed `memory_limit`.
 
     Args:
         source: Where they are listed, for messages.
@@ -84,7 +87,12 @@ def read_images(
         DataError: Pictures cannot be read; the message names all of them.
     """
     paths, geometry = [root / file for file in files], geometry_of(size)
-    pixels, sizes, errors = read_pictures(paths, geometry, f"reading {name}, {split}")
+    needed, limit = len(paths) * geometry.channels * math.prod(geometry.size), memory_limit()
+    on_disk, pixels = needed > limit, torch.empty(0)
+    if on_disk:
+        sizes, errors = read_sizes(paths, f"looking at {name}, {split}", whole=skip_unreadable)
+    else:
+        pixels, sizes, errors = read_pictures(paths, geometry, f"reading {name}, {split}")
     kept = list(sizes)
     if errors:
         lines = [f"{len(errors)} of {len(paths)} pictures in {source} cannot be read:", *map(str, errors)]
@@ -92,18 +100,24 @@ def read_images(
         if not skip_unreadable:
             raise DataError(f"{message}\nmend or remove them, or go on without them with --skip-unreadable")
         logging.getLogger("camlens").warning("%s\nthey are left out", message)
-        pixels = pixels[kept]
-    return InMemoryDataset(
-        name=name,
-        split=split,
-        class_names=tuple(class_names),
-        labels=torch.tensor([labels[index] for index in kept], dtype=torch.int64),
-        files=tuple(files[index] for index in kept),
-        original_size=size_range(sizes.values()),
-        pixels=pixels,
-        originals=[paths[index] for index in kept],
-        geometry=geometry,
+    about: dict[str, Any] = {
+        "name": name,
+        "split": split,
+        "class_names": tuple(class_names),
+        "labels": torch.tensor([labels[index] for index in kept], dtype=torch.int64),
+        "files": tuple(files[index] for index in kept),
+        "original_size": size_range(sizes.values()),
+        "geometry": geometry,
+    }
+    if not on_disk:
+        pixels = pixels[kept] if errors else pixels
+        return InMemoryDataset(**about, pixels=pixels, originals=[paths[index] for index in kept])
+    height, width = geometry.size
+    logging.getLogger("camlens").warning(
+        f"{name}, {split}: {len(kept):,} images of {height}x{width} would take {needed / 1e9:.1f} GB, more than "
+        f"{limit / 1e9:g}: they are decoded each time that they are needed (${MEMORY} sets the limit, in GB)"
     )
+    return FileDataset(**about, root=root)
 
 
 def _class_names(root: Path, split: str) -> tuple[str, ...]:

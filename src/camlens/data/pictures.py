@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from camlens.data.geometry import WHOLE, Framing, Size, Window, geometry_of
@@ -32,7 +32,7 @@ def read_picture(path: Path) -> Image.Image:
         DataError: There is no such file, or it is not a whole picture; the message says why.
     """
     with quiet_pillow():
-        return _read(path)
+        return read_file(path)
 
 
 def decode_picture(content: bytes, max_pixels: int) -> tuple[Image.Image, int]:
@@ -81,7 +81,7 @@ def read_pictures(
     def read(index: int) -> Size | DataError:
         picture = pictures[index]
         try:
-            picture = upright_rgb(picture) if isinstance(picture, Image.Image) else _read(picture)
+            picture = upright_rgb(picture) if isinstance(picture, Image.Image) else read_file(picture)
         except DataError as error:
             return error
         pixels[index] = geometry.pixels(picture)
@@ -94,6 +94,36 @@ def read_pictures(
     return torch.from_numpy(pixels), sizes, errors
 
 
+def read_sizes(paths: Sequence[Path], description: str, whole: bool = False) -> tuple[dict[int, Size], list[DataError]]:
+    """Look at picture files that are decoded later.
+
+    Args:
+        paths: N files.
+        description: The work in words, for the progress bar.
+        whole: Decode each picture to its end, to see that it can be; otherwise only its head is read.
+
+    Returns:
+        Height and width of the pictures, by index, and the errors of files that are none.
+    """
+
+    def look(path: Path) -> Size | DataError:
+        try:
+            with _opened(path) as image:
+                if whole:
+                    upright_rgb(image)
+                # of other formats, Pillow decodes the whole picture for it
+                exif = image.getexif() if image.format == "JPEG" else {}
+                turned = exif.get(ExifTags.Base.Orientation, 1) in range(5, 9)
+                return (image.width, image.height) if turned else (image.height, image.width)
+        except DataError as error:
+            return error
+
+    with quiet_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(track(pool.map(look, paths), description, len(paths)))
+    errors = [result for result in results if isinstance(result, DataError)]
+    return {n: result for n, result in enumerate(results) if not isinstance(result, DataError)}, errors
+
+
 def count_levels(pictures: Sequence[Path | Image.Image], description: str) -> Tensor:
     """How many pixels of many pictures, as `read_picture` reads them, have each level, by channel: (3, 256) int64.
 
@@ -102,7 +132,7 @@ def count_levels(pictures: Sequence[Path | Image.Image], description: str) -> Te
     """
 
     def histogram(picture: Path | Image.Image) -> list[int]:
-        return (upright_rgb(picture) if isinstance(picture, Image.Image) else _read(picture)).histogram()
+        return (upright_rgb(picture) if isinstance(picture, Image.Image) else read_file(picture)).histogram()
 
     counts = np.zeros(3 * 256, np.int64)
     with quiet_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -206,11 +236,18 @@ def _readable_formats() -> list[str]:
     return [kind for kind in FORMATS if kind in Image.OPEN]
 
 
-def _read(path: Path) -> Image.Image:
+def read_file(path: Path) -> Image.Image:
     """Read a picture as `read_picture` does, without silencing warnings, so that threads may call it."""
+    with _opened(path) as image:
+        return upright_rgb(image)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture file. What goes wrong with it is raised as `DataError`."""
     try:
         with Image.open(path, formats=_readable_formats()) as image:
-            return upright_rgb(image)
+            yield image
     except Exception as error:  # a damaged file can make Pillow raise anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if isinstance(error, Image.DecompressionBombError):

@@ -120,7 +120,7 @@ def _micro_batches(
         indices = torch.arange(len(data)) if indices is None else indices
         count = max(1, math.ceil(math.ceil(len(indices) / processes.world_size) / size))
         mine = indices.tensor_split(processes.world_size)[processes.rank]
-        return (data.images(part) for part in mine.tensor_split(count)), count
+        return data.batches_of(mine.tensor_split(count)), count
     if isinstance(data, Tensor):
         return iter(data.split(size)), math.ceil(len(data) / size)
     return (part for images in data for part in images.split(size)), None

@@ -3,7 +3,7 @@
 Every random number depends on the seed and the place in training alone, so that a resumed run draws the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -108,11 +108,11 @@ class TrainLoader:
         if self.resident is None and isinstance(self.resized, InMemoryDataset):
             self.resident = torch.cat([images.to(self.device) for images in self.resized.batches()])
 
-    def images(self, indices: Tensor) -> Tensor:
-        """The images with these indices at the size of `resize`, (n, 3, side, side) uint8, on the device."""
-        if self.resident is not None:
-            return self.resident[indices]
-        return self.resized.images(indices.cpu()).to(self.device)
+    def images(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The images with the indices of each part at the size of `resize`, (n, 3, side, side) uint8, on the device."""
+        if (resident := self.resident) is not None:
+            return (resident[part] for part in parts)
+        return (images.to(self.device) for images in self.resized.batches_of([part.cpu() for part in parts]))
 
     def batches(self, epoch: int, side: int, scale: float, first: int = 0) -> Iterator[Batch]:
         """The batches of an epoch.
@@ -133,9 +133,11 @@ class TrainLoader:
         qualities = draw_qualities(count, how.jpeg, random_generator(self.seed, epoch, 2))
         drawn = order, flipped, positions, kinds, strengths, qualities
         order, flipped, positions, kinds, strengths, qualities = (tensor.to(self.device) for tensor in drawn)
-        for number, (start, end) in enumerate(pairwise(self.bounds[first:]), first):
-            part = self.local_part(start, end)
-            images, labels = self.images(order[part]), self.labels[order[part]]
+        bounds = list(pairwise(self.bounds[first:]))
+        parts = [self.local_part(*bound) for bound in bounds]
+        loaded = self.images([order[part] for part in parts])
+        for number, ((start, end), part, images) in enumerate(zip(bounds, parts, loaded, strict=True), first):
+            labels = self.labels[order[part]]
             if how.distort:
                 images = distort(images, kinds[part], strengths[part], self.mean_colour)
             images = augment(images, positions[:, part], flipped[part], crop, cutout, self.mean_colour)

@@ -1,0 +1,137 @@
+"""Data sets that are larger than the memory: picture files that are decoded as they are needed."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils import data
+
+from camlens.data.dataset import Dataset
+from camlens.data.geometry import Framing, Size, geometry_of
+from camlens.data.pictures import count_levels, quiet_pillow, read_file, read_picture
+from camlens.errors import DataError, UsageError
+
+MEMORY = "CAMLENS_MEMORY"  # environment variable: GB of images that a data set keeps in memory
+DEFAULT_MEMORY = 1.0
+
+
+def memory_limit() -> int:
+    """How many bytes of images a data set may keep in memory: `$CAMLENS_MEMORY` GB, or 1.
+
+    Raises:
+        UsageError: The variable is no number.
+    """
+    given = os.environ.get(MEMORY, str(DEFAULT_MEMORY))
+    try:
+        return int(float(given) * 1e9)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"${MEMORY} is {given!r}; expected a number of gigabytes") from error
+
+
+@dataclass(eq=False, repr=False)
+class FileDataset(Dataset):
+    """A data set whose pictures lie on disk and are decoded each time they are needed.
+
+    Args:
+        name, split, class_names, labels, files, original_size: As in `Dataset`; `files` are paths from `root`, or
+            absolute.
+        root: The folder that holds the files.
+        geometry: How each picture becomes an image.
+    """
+
+    root: Path
+    geometry: Framing
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the images in pixels."""
+        return self.geometry.size
+
+    def images(self, indices: Tensor) -> Tensor:
+        """The images with these indices (n,) int64, in this order: (n, C, H, W) uint8, by default RGB.
+
+        Raises:
+            DataError: A picture can no longer be read.
+        """
+        with quiet_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
+            return self.stack(list(pool.map(self.decode, indices.tolist())))
+
+    def batches_of(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each part, decoded ahead by the workers of a `DataLoader`.
+
+        Raises:
+            DataError: A picture can no longer be read.
+        """
+        if len(parts) < 2:  # nothing to decode ahead
+            yield from map(self.images, parts)
+            return
+        lists = [part.tolist() for part in parts]
+        with quiet_pillow():
+            loader: data.DataLoader[Any] = data.DataLoader(
+                _Decoder(self), batch_sampler=lists, num_workers=os.cpu_count() or 1, collate_fn=list
+            )
+            yield from map(self.stack, loader)
+
+    def resized(self, size: Size | Framing) -> "FileDataset":
+        """The same pictures as images of another size or geometry; itself if it has that."""
+        geometry = geometry_of(size)
+        return self if geometry == self.geometry else self._copy(geometry=geometry)
+
+    def prepared(self, geometry: Framing) -> "FileDataset":
+        """The images as a network with this geometry takes them."""
+        return self.resized(geometry)
+
+    def path(self, index: int) -> Path:
+        """The file of a picture."""
+        return self.root / self.files[index]
+
+    def picture(self, index: int) -> Image.Image:
+        """The original picture of an image, RGB.
+
+        Raises:
+            DataError: It can no longer be read.
+        """
+        return read_picture(self.path(index))
+
+    def original_level_counts(self) -> Tensor:
+        """How many pixels of the originals have each level, by channel: (3, 256) int64.
+
+        Raises:
+            DataError: A picture can no longer be read.
+        """
+        paths = [self.path(index) for index in range(len(self))]
+        return count_levels(paths, f"counting the pixels of {self.name}, {self.split}")
+
+    def decode(self, index: int) -> Tensor | DataError:
+        """One image, (C, H, W) uint8, or the error: workers would wrap one that they raise in a traceback."""
+        try:
+            return torch.tensor(self.geometry.pixels(read_file(self.path(index))))
+        except DataError as error:
+            return error
+
+    def stack(self, images: Sequence[Tensor | DataError]) -> Tensor:
+        """Images as a batch. Raises the first error among them."""
+        if errors := [image for image in images if isinstance(image, DataError)]:
+            raise errors[0]
+        none = torch.empty(0, self.geometry.channels, *self.size, dtype=torch.uint8)
+        stacked = [image for image in images if isinstance(image, Tensor)]
+        return torch.stack(stacked) if stacked else none
+
+
+class _Decoder(data.Dataset[Any]):
+    """A `FileDataset` in the form that a `DataLoader` takes."""
+
+    def __init__(self, files: FileDataset) -> None:
+        self.files = files
+
+    def __getitem__(self, index: int) -> Tensor | DataError:
+        return self.files.decode(index)
+
+    def __len__(self) -> int:
+        return len(self.files)
