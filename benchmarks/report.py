@@ -29,7 +29,7 @@ def recipes() -> list[str]:
         "## Recipes on CIFAR-10",
         "",
         "Accuracy on all 10,000 test images without test-time augmentation; the time of all steps. The test images "
-        "were looked at once for each recipe, twice for `cpu` (docs/experiments.md).",
+        "were looked at once for each recipe, twice for `cpu` and four times for `quick` (docs/experiments.md).",
         "",
         "| recipe | epochs | accuracy | n | training time | hardware |",
         "|---|---|---|---|---|---|",

@@ -62,7 +62,8 @@ def test_epochs_by_steps():
 
 def test_any_field_can_be_set():
     recipe = change_recipe(
-        find_recipe("quick"), ["epochs=3", "sizes=16,32", "learning_rate=1e-2", "flip=false", "stem=imagenet"]
+        Recipe(epochs=2, crop=2, ema_decay=0.98),
+        ["epochs=3", "sizes=16,32", "learning_rate=1e-2", "flip=false", "stem=imagenet"],
     )
     assert recipe == Recipe(
         epochs=3, sizes=(16, 32), learning_rate=0.01, flip=False, stem="imagenet", crop=2, ema_decay=0.98

@@ -146,7 +146,7 @@ class Recipe:
 
 
 RECIPES = {
-    "quick": Recipe(epochs=2, sizes=(16,), crop=2, learning_rate=0.15, ema_decay=0.98),
+    "quick": Recipe(epochs=2, sizes=(16,), crop=2, learning_rate=0.15, muon_rate=0.05, ema_decay=0.98),
     "cpu": Recipe(epochs=20, sizes=(16, *4 * (24,), *5 * (32,)), learning_rate=0.15, ema_decay=0.998, holdout=0.0),
     "long": Recipe(
         epochs=26, sizes=(16, *4 * (24,), *8 * (32,)), learning_rate=0.15, ema_decay=0.998, cutout=8, holdout=0.0
