@@ -208,60 +208,77 @@ def explorer() -> list[str]:
     ]
 
 
-def triage() -> list[str]:
-    """The lines of benchmarks/triage.py."""
-    found = read("triage")
+def why() -> list[str]:
+    """The tables of benchmarks/why.py."""
+    found = read("why")
     if not found:
         return []
-    shapes, twins = found["shapes"], found["shapes"]["twin among the first five of a kind of evidence"]
-    lines = [
-        "## Verdicts",
+    trials, places, averaged = found["trials"], found["places"], found["averaging"]
+
+    def points(share: float) -> str:
+        return f"{100 * share:+.0f}"
+
+    def row(name: str, rate: dict[str, Any]) -> str:
+        low, high = rate["interval"]
+        cells = f"{100 * rate['errors']:.0f} %", f"{100 * rate['matched']:.0f} %", points(rate["difference"])
+        reason = "yes" if rate.get("reason") else ""
+        return f"| {name} | {' | '.join(cells)} ({points(low)} to {points(high)}) | {reason} |"
+
+    random, central = (f"{100 * places[name]:.0f} %" for name in ("a place at random", "a central place"))
+    gains = [
+        f"{points(places[name])} points ({points(low)} to {points(high)})"
+        for name, (low, high) in (
+            ("difference", places["interval"]),
+            ("difference from central", places["interval from central"]),
+        )
+    ]
+    return [
+        "## What changes its mind",
         "",
-        f"On `shapes`, {shapes['errors']} errors of {len(shapes['seeds'])} networks, seeds {shapes['seeds'][0]} to "
-        f"{shapes['seeds'][-1]} (no rule was chosen on these); {shapes['no verdict']} got no verdict, "
-        f"{shapes['confident mistake']} are "
-        "called a confident mistake.",
+        f"{found['errors']} errors of the shipped network on CIFAR-10's {found['images']:,} test images "
+        f"({percent(found['accuracy'])} right), {trials['pairs']} of them beside a right image of its own whose two "
+        f"largest probabilities differ as much (to {trials['mean distance of the margins']:.3f} on average). How many "
+        "errors become their label, how many right images their runner-up; the difference in points with its 95 % "
+        "interval, each by itself; a reason where it is above 0 after Holm's correction over all edits.",
         "",
-        "| verdict | errors with this cause | given | precision | recall |",
+        "| edit | errors | matched right | difference | a reason |",
         "|---|---|---|---|---|",
-    ]
-    for name, row in shapes["verdicts"].items():
-        cells = name, row["planted"], row["given"], f"{row['precision']:.2f}", f"{row['recall']:.2f}"
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += [
+        *(row(rate["name"], rate) for rate in trials["edits"] if not rate["name"].startswith("covered")),
         "",
-        f"Of {twins['errors']} errors that a planted mislabelled twin caused, {twins['found']} have it among the first "
-        "five of the nearest training images or of those that pulled towards the prediction.",
+        "Of several edits, any of them (corrected for these rows alone):",
+        "",
+        "| edits | errors | matched right | difference | beyond chance |",
+        "|---|---|---|---|---|",
+        *(row(rate["name"], rate) for rate in trials["kinds"] if "any of" in rate["name"] or " or " in rate["name"]),
+        "",
+        f"Covering the place that the contrast map names first corrects {100 * places['first']:.0f} % of the errors, a "
+        f"place at random {random}: {gains[0]}; one of the four central ones {central}: {gains[1]}. With each of three "
+        f"fills it does so in {100 * places['all fills agree']:.0f} %.",
+        "",
+        f"Averaged with {averaged['way']} where the two largest probabilities differ by less than "
+        f"{averaged['averaged below']}: of {averaged['averaged']:,} such images on which this was not chosen, "
+        f"{averaged['corrected']} are corrected and {averaged['broken']} broken, net {averaged['net']:+d} (McNemar's "
+        f"p-value {averaged['p_value']:.2g}).",
+        "",
+        "All of it, with the evaluation and the maps, takes as many images through the network as "
+        f"{found['cost in evaluations']['images']:.2f} evaluations, and {found['cost in evaluations']['seconds']:.2f} "
+        f"times the time of one. {hardware(found['machine'])}.",
     ]
-    if "cifar10" in found:
-        cifar = found["cifar10"]
-        labels, same = cifar["doubtful labels"], cifar["near-duplicates"]
-        scopes = ["among the judged errors", "among all errors, those not judged taken as right"]
-        lines += [
-            "",
-            f"On CIFAR-10, {labels['judged']} of the {cifar['errors']} errors of the shipped network were judged "
-            f"by five people each; fewer than three confirmed the label of {labels['doubtful']}.",
-            "",
-            "| score of doubt | AUROC, at 20, at 50 among the judged | among all errors |",
-            "|---|---|---|",
-        ]
-        for name in labels[scopes[0]]:
-            cells = [
-                f"{row['auroc']:.2f}, {row['precision at 20']:.2f}, {row['precision at 50']:.2f}"
-                for row in (labels[scope][name] for scope in scopes)
-            ]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-        verdict = labels["verdict"]
-        lines += [
-            "",
-            f"The verdict “label doubtful” was given {verdict['given']} times; {verdict['judged']} of these "
-            f"were judged, and {verdict['doubtful']} found doubtful. Of all errors "
-            f"{labels['doubtful'] / cifar['errors']:.0%} are known to be. Near-duplicates in any class: "
-            f"{same['near-duplicates']} of {same['judged']} judged test images have one; "
-            f"recall {same['recall']:.2f} at precision {same['precision']:.2f} where the report draws the line, "
-            f"{same['recall at precision 0.9']:.2f} at 0.9 along the ranking.",
-        ]
-    return [*lines, "", f"{hardware(found['machine'])}."]
+
+
+def duplicates() -> list[str]:
+    """The lines of benchmarks/duplicates.py."""
+    found = read("duplicates")
+    if not found:
+        return []
+    return [
+        "## Near-duplicates",
+        "",
+        f"Of {found['judged']} test images of CIFAR-10, {found['near-duplicates']} have a near-duplicate among the "
+        f"training images as people judged them (ciFAIR). Recall {found['recall']:.2f} at precision "
+        f"{found['precision']:.2f} where the report draws the line, {found['recall at precision 0.9']:.2f} at 0.9 "
+        f"along the ranking. {hardware(found['machine'])}.",
+    ]
 
 
 def maps() -> list[str]:
@@ -372,7 +389,7 @@ def results() -> str:
     """RESULTS.md."""
     parts = [["# Results", "", "Made by `python benchmarks/report.py` from `benchmarks/results/*.json`."]]
     training = (recipes, experiments, pace, kills, exits, finetune)
-    tables = (*training, page, explorer, triage, maps, preprocessing, libraries)
+    tables = (*training, page, explorer, why, duplicates, maps, preprocessing, libraries)
     parts += [part for part in (table() for table in tables) if part]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 

@@ -1,6 +1,7 @@
 """Slow, literal twins of what camlens computes fast: loops and the papers' own names, and nothing of camlens itself."""
 
 import copy
+import itertools
 import math
 
 import numpy as np
@@ -432,3 +433,88 @@ def newton_schulz(matrix, iterations=5):
         a = x @ x.T
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
     return x
+
+
+# --- experiments on images
+
+
+def holm_by_closed_testing(p_values):
+    """Marcus, Peritz and Gabriel 1976: a test holds if every set of tests that it is in does, by Bonferroni."""
+    numbers = range(len(p_values))
+    sets = [s for size in range(1, len(p_values) + 1) for s in itertools.combinations(numbers, size)]
+    return [max(min(1.0, len(s) * min(p_values[j] for j in s)) for s in sets if k in s) for k in numbers]
+
+
+def smallest_sum_of_distances(values, candidates):
+    """Of all ways to give each value a candidate of its own."""
+    if len(values) > len(candidates):
+        values, candidates = candidates, values
+    return min(
+        sum(abs(v - c) for v, c in zip(values, chosen, strict=True))
+        for chosen in itertools.permutations(candidates, len(values))
+    )
+
+
+def agresti_min_interval(first, second, z=1.959964):
+    """Agresti and Min 2005, section 3: add 1/2 to each cell of the table of pairs, then as Wald did."""
+    n = {(a, b): 0.5 for a in (False, True) for b in (False, True)}
+    for pair in zip(first, second, strict=True):
+        n[pair] += 1
+    total = sum(n.values())
+    p12, p21 = n[True, False] / total, n[False, True] / total
+    half = z * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / total)
+    return max(-1, p12 - p21 - half), min(1, p12 - p21 + half)
+
+
+def impute(picture, missing):
+    """ROAD (arXiv 2202.00449, section 5): each missing pixel is the weighted mean of its neighbours, solved densely."""
+    height, width = picture.shape
+    places = [(y, x) for y in range(height) for x in range(width) if missing[y, x]]
+    A, b = np.zeros((len(places), len(places))), np.zeros(len(places))
+    for k, (y, x) in enumerate(places):
+        for dy, dx in itertools.product((-1, 0, 1), repeat=2):
+            v, u = y + dy, x + dx
+            if (dy, dx) == (0, 0) or not (0 <= v < height and 0 <= u < width):
+                continue
+            weight = 1 / 12 if dy and dx else 1 / 6
+            A[k, k] += weight
+            if missing[v, u]:
+                A[k, places.index((v, u))] -= weight
+            else:
+                b[k] += weight * picture[v, u]
+    filled = picture.astype(float).copy()
+    for (y, x), value in zip(places, np.linalg.solve(A, b), strict=True):
+        filled[y, x] = value
+    return filled
+
+
+def gaussian_blur(picture, sigma, reach):
+    """Each pixel of (H, W): the mean of those around it, weighted by a Gaussian; edges are repeated."""
+    height, width = picture.shape
+    out = np.zeros((height, width))
+    for y in range(height):
+        for x in range(width):
+            total = norm = 0.0
+            for dy in range(-reach, reach + 1):
+                for dx in range(-reach, reach + 1):
+                    weight = math.exp(-(dy * dy + dx * dx) / (2 * sigma * sigma))
+                    total += weight * picture[min(max(y + dy, 0), height - 1), min(max(x + dx, 0), width - 1)]
+                    norm += weight
+            out[y, x] = total / norm
+    return out
+
+
+def enlarged_about_the_centre(picture, times):
+    """(H, W) sampled bilinearly at c + (p - c) / times, with pixel centres at halves."""
+    height, width = picture.shape
+    out = np.zeros((height, width))
+    for y in range(height):
+        for x in range(width):
+            v = (y + 0.5 - height / 2) / times + height / 2 - 0.5
+            u = (x + 0.5 - width / 2) / times + width / 2 - 0.5
+            top, left = math.floor(v), math.floor(u)
+            p, q = v - top, u - left
+            for dy, dx in itertools.product((0, 1), repeat=2):
+                weight = (p if dy else 1 - p) * (q if dx else 1 - q)
+                out[y, x] += weight * picture[min(max(top + dy, 0), height - 1), min(max(left + dx, 0), width - 1)]
+    return out

@@ -44,19 +44,20 @@ def test_everything_is_of_the_same_errors(analysis):
     count, training = len(analysis.indices), analysis.training
     lists = (training.neighbours, training.influence.towards, training.influence.away)
     assert all(ranked.indices.shape == ranked.scores.shape == (count, 6) for ranked in lists)
-    assert len(training.verdicts.names) == len(training.verdicts.reasons) == len(training.verdicts.doubt) == count
+    assert len(training.duplicates) == len(analysis.words.lists) == len(analysis.words.sentences) == count
+    assert torch.equal(analysis.experiments.trials.tried, torch.arange(count))
     assert analysis.projection.points.shape == (80, 2) and 0 < analysis.projection.explained_variance <= 1
-    assert len(analysis.findings) == 3 and analysis.findings[2].startswith("The verdicts: ")
+    assert len(analysis.findings) == 6 and "31 small edits" in analysis.findings[3]
 
 
-def test_a_temperature_changes_no_verdict_and_no_training_image(analysis):
+def test_a_temperature_changes_no_edit_and_no_training_image(analysis):
     """Both hold of the network as it was trained."""
     model = classifier()
     model.temperature = 0.4
     found = camlens.analyse(model, images(80), images(60, "train"))
     place = [found.indices.tolist().index(index) for index in analysis.indices.tolist()]
-    names = [found.training.verdicts.names[k] for k in place]
-    assert names == analysis.training.verdicts.names and any(names)
+    corrected = analysis.experiments.trials.corrected
+    assert torch.equal(found.experiments.trials.corrected[place], corrected) and corrected.any()
     assert torch.equal(found.training.influence.towards.indices[place], analysis.training.influence.towards.indices)
     assert not torch.allclose(found.evaluation.probabilities, analysis.evaluation.probabilities)
     assert found.fingerprints != analysis.fingerprints
@@ -91,8 +92,8 @@ def test_explanations_are_what_the_library_explains(analysis):
 def test_what_there_is_without_training_images_features_or_errors():
     bare = camlens.analyse(classifier(), images(80))
     assert bare.training is None and bare.projection is not None and "hardest class" in bare.findings[2]
-    lacks = "The errors have no verdicts, and no training images behind them are shown: "
-    assert bare.findings[3] == lacks + "none were given, in a folder train/ or as train=."
+    lacks = "No training images behind the errors are shown: "
+    assert bare.findings[-1] == lacks + "none were given, in a folder train/ or as train=."
     other = camlens.analyse(classifier(Net()), images(40), images(40, "train"))
     assert other.training is None and other.projection is None
     data = images(20)
@@ -100,6 +101,13 @@ def test_what_there_is_without_training_images_features_or_errors():
         classifier(), data.with_labels(evaluate(classifier(), data).predictions), images(9, "train")
     )
     assert len(right.indices) == 0 and right.training is None and right.explanations[0].maps == {}
+    assert right.experiments is None and right.words.lists == []
+
+
+def test_quickly_nothing_is_tried():
+    analysis = camlens.analyse(classifier(), images(80), quick=True)
+    assert analysis.experiments is None and len(analysis.findings) == 4
+    assert set(analysis.words.sentences) == {"No small edits were tried."} and not any(analysis.words.lists)
 
 
 class Watched(nn.Module):

@@ -99,7 +99,7 @@ def test_some_classes_or_one(network, tmp_path, caplog):
     one = folders(tmp_path / "one", {"dog": 150})
     assert evaluated("--model", model, "--data", one)["accuracy"] == 1
     assert "report.html" in camlens("report", "--model", model, "--data", two, "--out", "out")
-    assert "has no train images, so the report has no verdicts" in caplog.text
+    assert "has no train images, so the report has no training images" in caplog.text
     assert "none were given, in a folder train/ or as train=" in (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "1 class, dog; a classifier needs two or more" in camlens(
         "train", "--data", folders(tmp_path / "training", {"dog": 150}, "train"), "--out", "run", code=1

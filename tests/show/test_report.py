@@ -218,34 +218,52 @@ def test_the_contrast_adds_up_in_words(tab, report):
         assert "the bias adds" in text
 
 
-def test_each_error_has_its_verdict(tab, report):
+def test_each_error_has_its_sentence_and_its_words(tab, report):
     facts = facts_of(report)
-    kinds = facts["verdicts"]["of"]
-    assert len(kinds) == len(facts["verdicts"]["why"]) == facts["models"][0]["errors"]
-    number = next(n for n, kind in enumerate(kinds) if kind)
+    words, sentences = facts["words"], facts["sentences"]
+    assert len(words) == len(sentences) == facts["models"][0]["errors"]
+    number = 3
     page = tab(report, f"#image={facts['images']['index'][number]}")
-    assert kinds[number] in page.locator(".verdict").inner_text().lower()
-    assert facts["verdicts"]["why"][number] in page.locator(".verdict").inner_text().replace("\u00a0", " ")
-    page.locator("#verdict").select_option(kinds[number])
-    wanted = [i for i, kind in zip(facts["images"]["index"], kinds, strict=False) if kind == kinds[number]]
+    assert page.locator("#card .sentence").inner_text().replace("\u00a0", " ") == sentences[number]
+    assert page.locator("#card .words span").all_inner_texts() == words[number]
+    wanted = words[number][0]
+    page.locator("#word").select_option(wanted)
+    expected = [i for i, found in zip(facts["images"]["index"], words, strict=True) if wanted in found]
     shown = page.locator("#grid [data-image]").evaluate_all("all => all.map(b => Number(b.dataset.image))")
-    assert shown == wanted[:120] and address(page)["verdict"] == kinds[number]
+    assert shown == expected[:120] and address(page)["word"] == wanted
     page.get_by_role("button", name="all errors").click()
-    page.locator("#sort").select_option("doubt")
-    order = sorted(range(len(kinds)), key=lambda n: -facts["verdicts"]["doubt"][n])
-    shown = page.locator("#grid [data-image]").evaluate_all("all => all.map(b => Number(b.dataset.image))")
-    assert shown == [facts["images"]["index"][n] for n in order][:120]
+    assert "word" not in address(page)
 
 
-def test_a_verdict_says_how_often_such_ones_were_right(tab, report):
+def test_what_changes_an_error_is_shown_as_pictures_the_mildest_first(tab, report):
     facts = facts_of(report)
-    kinds, measured = facts["verdicts"]["of"], facts["verdicts"]["reliability"]
-    seen = {kind: n for n, kind in enumerate(kinds) if kind in measured}
-    assert seen
-    for kind, number in seen.items():
-        text = tab(report, f"#image={facts['images']['index'][number]}").locator(".verdict").inner_text()
-        assert f"{measured[kind]['right']} of {measured[kind]['given']} such verdicts were right" in text
-        assert ("on CIFAR-10" in text) == ("on CIFAR-10" in measured[kind])
+    experiments, names = facts["experiments"], [rate["name"] for rate in facts["experiments"]["rates"]]
+    number = next(n for n, edits in enumerate(experiments["edits"]) if len(edits) > 4)
+    page = tab(report, f"#image={facts['images']['index'][number]}")
+    captions = page.locator(".reasons figcaption").all_inner_texts()
+    for caption, edit, probability in zip(
+        captions, experiments["edits"][number][:4], experiments["probability"][number], strict=False
+    ):
+        label = NAMES[facts["images"]["label"][number]]
+        assert caption.startswith(f"becomes {label} when {names[edit]} (") and experiments["edits"][number] == sorted(
+            experiments["edits"][number]
+        )
+        said = float(re.search(r"\(([\d.]+) %\)", caption).group(1)) / 100
+        assert said == pytest.approx(probability, abs=0.006)
+        rate = experiments["rates"][edit]
+        assert f"turns {rate['errors']:.0%}".replace("%", " %") in caption.replace("\u00a0", " ")
+    assert "covered where the contrast is strongest" in captions[4]
+    others = page.locator(".reasons > p").inner_text()
+    assert all(names[edit] in others for edit in experiments["edits"][number][4:])
+
+
+def test_the_table_of_edits(tab, report):
+    facts = facts_of(report)
+    page = tab(report)
+    rows = page.locator("#kinds tbody tr").all_inner_texts()
+    assert [row.split("\t")[0] for row in rows] == [kind["name"] for kind in facts["experiments"]["kinds"]]
+    page.locator("summary").click()
+    assert page.locator("#rates tbody tr").count() == 31
 
 
 def test_the_probabilities_are_listed(tab, report):

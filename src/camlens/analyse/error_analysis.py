@@ -1,6 +1,7 @@
 """`analyse`: all that is known of a model's errors on a data set, computed once."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from camlens.analyse.averaging import Averaging, study_averaging
+from camlens.analyse.edits import Edit, with_own
 from camlens.analyse.evaluation import Evaluation, evaluate, labelled
 from camlens.analyse.explanations import ExplainedPredictions, explain_predictions
 from camlens.analyse.feature_cache import fingerprint, predict_cached
-from camlens.analyse.findings import compare_models, summarise_errors, what_is_missing
-from camlens.analyse.measurements import measure
-from camlens.analyse.training_images import Influence, NeighbourSearch, RankedImages, find_influence, find_neighbours
-from camlens.analyse.verdicts import Verdicts, decide
+from camlens.analyse.findings import compare_models, summarise_errors, summarise_experiments, what_is_missing
+from camlens.analyse.places import Places, study_places
+from camlens.analyse.training_images import (
+    Influence,
+    NeighbourSearch,
+    RankedImages,
+    find_duplicates,
+    find_influence,
+    find_neighbours,
+    sample_correct,
+)
+from camlens.analyse.trials import MAX_TRIED, Trials, try_edits
+from camlens.analyse.words import Words, describe_errors
 from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.errors import DataError
 from camlens.model.classifier import Classifier, align
@@ -31,12 +43,28 @@ class TrainingEvidence:
     Attributes:
         neighbours: The training images with the most similar features.
         influence: The training images that pulled the network towards each error, and away from it.
-        verdicts: What probably went wrong in each.
+        duplicates: A training image with another label that is almost the same picture as each error, (E,) int64; -1
+            for none.
     """
 
     neighbours: RankedImages
     influence: Influence
-    verdicts: Verdicts
+    duplicates: Tensor
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """What was tried on the errors of the first model, and on right images beside them.
+
+    Attributes:
+        trials: Small edits of errors, and of right images of the same margin.
+        places: Covers of the places that the maps name.
+        averaging: Whether averaging over copies helps.
+    """
+
+    trials: Trials
+    places: Places
+    averaging: Averaging
 
 
 @dataclass(frozen=True)
@@ -65,6 +93,8 @@ class ErrorAnalysis:
         explanations: For each model, what it predicts for these images, with maps.
         training: What training has to do with the first model's errors; None without training images, without errors,
             or if the network does not end in a linear layer.
+        experiments: What was tried on the first model's errors; None if nothing was, or without errors.
+        words: What is said of each error of the first model.
         projection: All test images in a plane; None if the network does not end in a linear layer.
         findings: The main findings in words.
     """
@@ -75,6 +105,8 @@ class ErrorAnalysis:
     indices: Tensor
     explanations: tuple[ExplainedPredictions, ...]
     training: TrainingEvidence | None
+    experiments: Experiments | None
+    words: Words
     projection: Projection | None
     findings: list[str]
 
@@ -91,6 +123,9 @@ def analyse(
     second: Classifier | None = None,
     cache: str | Path | None = None,
     batch_size: int = 250,
+    quick: bool = False,
+    edits: Mapping[str, Edit] | None = None,
+    max_tried: int = MAX_TRIED,
 ) -> ErrorAnalysis:
     """Analyse the errors of a classifier.
 
@@ -101,9 +136,14 @@ def analyse(
         second: Another classifier of the same classes, to be compared. It sees the images at its own input size.
         cache: A .safetensors file in which the features of the training images are kept for the next time.
         batch_size: Images predicted at a time, at most.
+        quick: Whether to leave the experiments out.
+        edits: Edits of your own beside those of `camlens.analyse.edits.LADDER`, by their names: functions from images
+            (B, C, H, W) uint8, of the network's input size, to as many of the same size.
+        max_tried: Errors on which edits are tried, at most.
 
     Raises:
         DataError: Labels or images do not fit the network, or the second model has other classes.
+        UsageError: An edit has a name that is taken, or gives something else than such images.
     """
     model, data = align(model, labelled(model, test, keep_originals=second is not None))
     known = None if train is None else align(model, labelled(model, train, "train"))[1]
@@ -116,6 +156,7 @@ def analyse(
     is_prepared = isinstance(data, InMemoryDataset) and data.originals is None and data.geometry is not None
     if second is not None and is_prepared and second.geometry != model.geometry:
         log.warning(f"the data hold no pictures: {second.name} is shown the images for {model.name}, resized")
+    ladder = with_own(edits)
     evaluations = [evaluate(model, data, batch_size, features=True)]
     if second is not None:
         evaluations.append(evaluate(second, data, batch_size))
@@ -126,8 +167,13 @@ def analyse(
     if known is not None and features is not None and len(errors[0]):
         train_predictions = predict_cached(model, known, cache, batch_size, fingerprints[1])
         training = study_training(explanations[0], len(errors[0]), known, train_predictions)
-    verdicts = None if training is None else training.verdicts
-    findings = compare_models(*evaluations) if len(evaluations) == 2 else summarise_errors(evaluations[0], verdicts)
+    experiments = None
+    if len(errors[0]) and not quick:
+        experiments = experiment(explanations[0], len(errors[0]), ladder, max_tried)
+    words = put_in_words(explanations[0], len(errors[0]), experiments, training, known)
+    findings = compare_models(*evaluations) if len(evaluations) == 2 else summarise_errors(evaluations[0])
+    if experiments is not None:
+        findings += summarise_experiments(experiments.trials, experiments.places, experiments.averaging)
     return ErrorAnalysis(
         fingerprints=fingerprints,
         test=data,
@@ -135,6 +181,8 @@ def analyse(
         indices=indices,
         explanations=explanations,
         training=training,
+        experiments=experiments,
+        words=words,
         projection=None if features is None else project(features),
         findings=findings + (what_is_missing(evaluations[0], known) if len(errors[0]) else []),
     )
@@ -163,8 +211,39 @@ def study_training(
         neighbours = find_neighbours(search, evaluation.features[errors])
         predictions = Predictions(evaluation.logits, evaluation.features)[errors]
         influence = find_influence(predictions, evaluation.labels[errors], train_predictions, train.labels)
-    verdicts = decide(measure(explained, count, train, search), evaluation.model.temperature is not None)
-    return TrainingEvidence(neighbours, influence, verdicts)
+    duplicates = find_duplicates(evaluation, errors, sample_correct(evaluation), train, search)
+    return TrainingEvidence(neighbours, influence, duplicates)
+
+
+def experiment(
+    explained: ExplainedPredictions, count: int, edits: Mapping[str, Edit], max_tried: int = MAX_TRIED
+) -> Experiments:
+    """Try edits on errors, cover the places that their maps name, and average over copies.
+
+    Args:
+        explained: The network's predictions.
+        count: Number of its errors, at least one; they are the first images of `explained`.
+        edits: By name, the mildest first; those of the ladder among them.
+        max_tried: Errors tried, at most.
+    """
+    trials = try_edits(explained.evaluation, explained.indices[:count], edits, max_tried)
+    return Experiments(trials, study_places(explained, trials), study_averaging(explained.evaluation, trials))
+
+
+def put_in_words(
+    explained: ExplainedPredictions,
+    count: int,
+    experiments: Experiments | None,
+    training: TrainingEvidence | None,
+    train: Dataset | None,
+) -> Words:
+    """The words for the first `count` of the explained images, the network's errors."""
+    errors, duplicate_labels = explained.indices[:count], torch.full((count,), -1)
+    if training is not None and train is not None:
+        found = training.duplicates
+        duplicate_labels = torch.where(found >= 0, train.labels[found], -1)
+    trials, places = (None, None) if experiments is None else (experiments.trials, experiments.places)
+    return describe_errors(explained.evaluation, errors, trials, places, duplicate_labels)
 
 
 def project(features: Tensor) -> Projection:

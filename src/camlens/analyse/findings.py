@@ -1,20 +1,21 @@
 """The main findings about a model's errors, or about the differences of two models, in words."""
 
-import math
-from collections import Counter
-
+from camlens.analyse.averaging import Averaging
 from camlens.analyse.evaluation import Evaluation, counted, wilson_interval
-from camlens.analyse.verdicts import SURE, Verdicts
+from camlens.analyse.places import Places
+from camlens.analyse.statistics import mcnemar_p_value
+from camlens.analyse.trials import Trials
 from camlens.data.dataset import Dataset
 
+SURE = 0.8  # probability of the prediction from which the network counts as sure
 
-def summarise_errors(evaluation: Evaluation, verdicts: Verdicts | None) -> list[str]:
-    """Three sentences about a model's errors; the last is about the verdicts, if there are any."""
+
+def summarise_errors(evaluation: Evaluation) -> list[str]:
+    """Three sentences about a model's errors."""
     count = int(evaluation.wrong.sum())
     if not count:
         return [f"All {len(evaluation.wrong):,} images are right."]
-    last = hardest_class(evaluation) if verdicts is None else count_verdicts(verdicts)
-    return [commonest_error(evaluation), confident_errors(evaluation), last]
+    return [commonest_error(evaluation), confident_errors(evaluation), hardest_class(evaluation)]
 
 
 def what_is_missing(evaluation: Evaluation, train: Dataset | None) -> list[str]:
@@ -25,7 +26,7 @@ def what_is_missing(evaluation: Evaluation, train: Dataset | None) -> list[str]:
         why = "none were given, in a folder train/ or as train="
     else:
         why = f"the logits of {evaluation.model.name} do not come straight from a linear layer"
-    return [f"The errors have no verdicts, and no training images behind them are shown: {why}."]
+    return [f"No training images behind the errors are shown: {why}."]
 
 
 def commonest_error(evaluation: Evaluation) -> str:
@@ -50,14 +51,6 @@ def confident_errors(evaluation: Evaluation) -> str:
     )
 
 
-def count_verdicts(verdicts: Verdicts) -> str:
-    """How many errors have each verdict."""
-    counts = Counter(verdicts.names)
-    without = counts.pop(None, 0)
-    listed = [f"{n:,} {name}" for name, n in counts.most_common()] + ([f"none on {without:,}"] if without else [])
-    return f"The verdicts: {', '.join(listed)}."
-
-
 def hardest_class(evaluation: Evaluation) -> str:
     """The class with the lowest accuracy, beside the one with the highest."""
     names, correct, images = evaluation.data.class_names, evaluation.confusion.diag(), evaluation.confusion.sum(dim=1)
@@ -68,6 +61,43 @@ def hardest_class(evaluation: Evaluation) -> str:
     return (
         f"{names[hardest]} is the hardest class: {100 * float(accuracy[hardest]):.1f} % right (95 % interval "
         f"{100 * low:.1f} to {100 * high:.1f}), against {100 * float(accuracy[easiest]):.1f} % of {names[easiest]}."
+    )
+
+
+def summarise_experiments(trials: Trials, places: Places, averaging: Averaging) -> list[str]:
+    """Three sentences: what errors are sensitive to, what the places on the maps are worth, and advice."""
+    return [reasons_in_words(trials), places_in_words(places), averaging_in_words(averaging)]
+
+
+def reasons_in_words(trials: Trials) -> str:
+    """The edits that turn errors more often than right images of the same margin."""
+    reasons = [rate for rate in trials.rates if rate.is_reason]
+    corrected, turned = (100 * float(turns.any(dim=1).double().mean()) for turns in trials.of_pairs())
+    any_edit = (
+        f"some of {len(trials.names)} small edits turns {corrected:.0f} % of the errors, and {turned:.0f} % of these"
+    )
+    if not reasons:
+        return f"No small edit turns more errors than right images that are as unsure; {any_edit}."
+    listed = [f"{rate.name} ({100 * rate.errors:.0f} against {100 * rate.matched:.0f} %)" for rate in reasons]
+    return f"What turns more errors than right images that are as unsure: {', '.join(listed)}; {any_edit}."
+
+
+def places_in_words(places: Places) -> str:
+    """What the place that the map names first is worth."""
+    low, high = (100 * end for end in places.interval)
+    return (
+        f"Covering the place that the map names first corrects {100 * places.first:.0f} % of the errors, a place at "
+        f"random {100 * places.mean:.0f} % (difference {low:+.0f} to {high:+.0f} points)."
+    )
+
+
+def averaging_in_words(found: Averaging) -> str:
+    """What averaging does to images on which it was not chosen."""
+    chance = f"{found.p_value:.2g}" if found.p_value >= 1e-4 else "below 0.0001"
+    return (
+        f"Of {found.averaged:,} unsure images on which this was not chosen, averaging with {found.way} makes "
+        f"{counted(found.corrected, 'error')} right and {counted(found.broken, 'right image')} wrong "
+        f"(McNemar's p-value {chance})."
     )
 
 
@@ -87,17 +117,3 @@ def compare_models(first: Evaluation, second: Evaluation) -> list[str]:
         f"{names[best]} gained most, {int(gained[best]):+d} images right; {names[worst]} least, "
         f"{int(gained[worst]):+d}.",
     ]
-
-
-def mcnemar_p_value(fixed: int, broken: int) -> float:
-    """Exact two-sided p-value of McNemar's test that two classifiers are equally good.
-
-    McNemar 1947, Psychometrika 12, p. 153, with the binomial distribution in place of chi-square.
-
-    Args:
-        fixed: Images that only the second classifier predicts correctly.
-        broken: Images that only the first classifier predicts correctly.
-    """
-    smaller, count = min(fixed, broken), fixed + broken
-    tail = sum(math.comb(count, k) for k in range(smaller + 1))
-    return min(1.0, 2 * tail / (1 << count))

@@ -36,7 +36,8 @@ QUERIES = 256  # images compared with all training images at a time
 SIDE = 32  # pixels, the size at which images are compared
 NEAREST_BY_FEATURES, NEAREST_BY_THUMBNAIL = 20, 10  # training images compared with each image
 MAX_SHIFT = 3  # pixels by which a copy may be shifted
-MIN_CORRECT = 20  # correctly predicted images needed to tell how similar images are by chance
+CORRECT_IMAGES = 200  # correctly predicted images, about, that tell how similar images are by chance
+MIN_CORRECT = 20  # of them needed
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,12 @@ def similarity_beyond_chance(similarities: Tensor) -> float:
         similarities: (N,), of some images with the training images most similar to them.
     """
     return float(similarities.median() + 2.5 * (similarities.median() - similarities.quantile(0.1)))
+
+
+def sample_correct(evaluation: Evaluation, count: int = CORRECT_IMAGES) -> Tensor:
+    """Indices of about `count` correctly predicted images, evenly over the data."""
+    correct = (~evaluation.wrong).nonzero()[:, 0]
+    return correct[:: max(1, len(correct) // count)]
 
 
 def find_duplicates(

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from camlens.data.dataset import Dataset
 
 GALLERY_IMAGES = 12
-REPORT_TRAIN_IMAGES = 5_000  # as many as the report can search quickly for the causes of errors
+REPORT_TRAIN_IMAGES = 5_000  # as many as the report can search quickly
+TRIED_ERRORS = 100
 
 
 def demo(
@@ -55,14 +56,14 @@ def demo(
             "`camlens report` uses all."
         )
         train = train.subset(torch.arange(REPORT_TRAIN_IMAGES))
-    analysis = camlens.analyse(model, test, train, cache=folder / FEATURES_FILE)
+    analysis = camlens.analyse(model, test, train, cache=folder / FEATURES_FILE, max_tried=TRIED_ERRORS)
     evaluation, errors = analysis.evaluation, analysis.evaluation.errors("confidence")
     subtitle = f"{min(GALLERY_IMAGES, len(errors))} of {len(errors):,} errors, {ORDERS['confidence']}."
     paths += [folder / "summary.txt", *draw.evaluation(evaluation, folder)]
     paths += draw.gallery(evaluation, errors[:GALLERY_IMAGES], subtitle, folder)
     console.print(evaluation.in_words())
     report = write_report(analysis, folder / "report.html")
-    print_paths(*paths, *folder.glob(FEATURES_FILE), report)
+    print_paths(*paths, *folder.glob(FEATURES_FILE), report.with_suffix(".json"), report)
     console.print(f"Open the error report: {report.resolve().as_uri()}")
 
 

@@ -201,7 +201,7 @@ def load_test_and_train(
 
 def say_without_train(data: str) -> None:
     """Note what a report lacks where `--data` has no training images."""
-    message = "%s has no train images, so the report has no verdicts and no training images behind the errors"
+    message = "%s has no train images, so the report has no training images behind the errors"
     logging.getLogger("camlens").warning(message, data)
 
 

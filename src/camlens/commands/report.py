@@ -3,7 +3,7 @@
 import logging
 from typing import Annotated
 
-from typer import Argument
+from typer import Argument, Option
 
 import camlens
 from camlens.commands import options as opt
@@ -32,8 +32,11 @@ def report(
     device: opt.Device = "auto",
     batch: opt.BatchSize = 250,
     out: opt.Out = opt.OUT / "report",
+    quick: Annotated[
+        bool, Option("--quick", help="Leave the experiments out: small edits, places, averaging.")
+    ] = False,
 ) -> None:
-    """Write one HTML file with every error, its heat maps, its likely cause and the training images behind it."""
+    """Write one HTML file with every error, its heat maps, what changes it and the training images behind it."""
     shown = opt.shown(resize, crop, interpolation, mean, std)
     classifier = opt.load_model(model, model_option, weights, device, outputs, shown, temperature)
     other = None if second is None else opt.load_model(second, None, None, device)
@@ -44,4 +47,5 @@ def report(
     classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
     if train is None:
         opt.say_without_train(data)
-    print_paths(camlens.report(classifier, test, out / "report.html", train, other, batch))
+    path = camlens.report(classifier, test, out / "report.html", train, other, batch, quick)
+    print_paths(path, path.with_suffix(".json"))

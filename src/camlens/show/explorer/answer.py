@@ -14,20 +14,13 @@ from camlens.analyse.training_images import NeighbourSearch
 from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.data.pictures import decode_picture, original
 from camlens.errors import UsageError
-from camlens.files import out_folder, write_text
+from camlens.files import out_folder
 from camlens.maps.methods import METHODS, find_method
 from camlens.model.classifier import Classifier, align
 from camlens.model.preprocess import to_pixels
-from camlens.show.report.page import read_facts, to_html
-from camlens.show.report.render import (
-    pack_maps,
-    pack_photos,
-    pack_pictures,
-    render_facts,
-    render_identity,
-    render_predictions,
-    render_training_images,
-)
+from camlens.show.report.packing import pack_maps, pack_photos, pack_pictures
+from camlens.show.report.page import read_facts, to_html, write_report
+from camlens.show.report.render import render_identity, render_predictions, render_training_images
 from camlens.show.report.schema import Answer, ChosenLayer, Facts, Live
 
 MAX_PIXELS = 50_000_000
@@ -122,8 +115,9 @@ def prepare(
     path, cache = out_folder(out) / "report.html", out / FEATURES_FILE
     fingerprints, facts = identify(model, test, train), read_facts(path)
     if facts is None or not render_identity(*fingerprints).items() <= facts.items():
-        facts = render_facts(analyse(model, test, train, cache=cache, batch_size=batch_size))
-        write_text(path, to_html(facts))
+        write_report(analyse(model, test, train, cache=cache, batch_size=batch_size), path)
+        facts = read_facts(path)
+        assert facts is not None, "it was just written"
     train_features = None
     if train is not None and facts["plane"] is not None:  # the network has features
         train_features = predict_cached(model, train, cache, batch_size, fingerprints[1]).features

@@ -12,12 +12,15 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
+from camlens.analyse.edits import Edit
 from camlens.analyse.error_analysis import ErrorAnalysis, analyse
 from camlens.analyse.feature_cache import FEATURES_FILE
-from camlens.files import out_folder, write_text
+from camlens.files import out_folder, write_json, write_text
 from camlens.model.classifier import Classifier
 from camlens.show.palette import custom_properties
-from camlens.show.report.render import encode, render_facts
+from camlens.show.report.listing import list_errors
+from camlens.show.report.packing import encode
+from camlens.show.report.render import render_facts
 from camlens.show.report.schema import ReportFacts
 
 STATIC = files("camlens.show.report") / "static"  # the page's template, style sheet and script
@@ -33,6 +36,8 @@ def report(
     train: Any = None,
     second: Classifier | None = None,
     batch_size: int = 250,
+    quick: bool = False,
+    edits: Mapping[str, Edit] | None = None,
 ) -> Path:
     """Write the error report of a classifier as one HTML file.
 
@@ -43,21 +48,25 @@ def report(
         train: The images that it was trained on, likewise; without them the page shows no training images.
         second: Another classifier of the same classes: the page then shows what it fixed and what it broke.
         batch_size: Images predicted at a time, at most.
+        quick: Whether to leave the experiments out: small edits, places, averaging.
+        edits: Edits of your own, as `camlens.analyse` takes them.
 
     Returns:
-        The path of the file.
+        The path of the page. The same for programs is beside it, with the ending .json.
 
     Raises:
         DataError: Labels or images do not fit the network.
     """
     path = Path(out)
     folder = out_folder(path.parent)
-    return write_report(analyse(model, data, train, second, folder / FEATURES_FILE, batch_size), path)
+    return write_report(analyse(model, data, train, second, folder / FEATURES_FILE, batch_size, quick, edits), path)
 
 
 def write_report(analysis: ErrorAnalysis, path: Path) -> Path:
-    """Write the page of an analysis; its path."""
-    write_text(path, to_html(render_facts(analysis)))
+    """Write the page of an analysis, and report.json beside it; the path of the page."""
+    page, listing = to_html(render_facts(analysis)), list_errors(analysis)
+    write_json(path.with_suffix(".json"), listing)
+    write_text(path, page)
     return path
 
 

@@ -1,44 +1,33 @@
 """From an error analysis to the JSON of the page, as `schema` describes it."""
 
-import base64
-import io
-from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
 
 from camlens.analyse.error_analysis import ErrorAnalysis
 from camlens.analyse.explanations import ExplainedPredictions
 from camlens.analyse.training_images import RankedImages
-from camlens.analyse.verdicts import reliability
 from camlens.data.dataset import Dataset
-from camlens.data.geometry import WHOLE, Size, Window
-from camlens.data.pictures import quiet_pillow, resize, three_channels
+from camlens.data.geometry import WHOLE
+from camlens.data.pictures import quiet_pillow
 from camlens.show.report import schema
+from camlens.show.report.experiments import render_experiments
+from camlens.show.report.packing import PER_SHEET, encode, pack_maps, pack_photos, pack_pictures, round_values
 
 MAX_SIDE = 160  # pixels of a picture
 THUMBNAIL_SIDE = 48  # pixels of a training image
-LOSSLESS_SIDE = 64  # pixels, up to which pictures are packed without loss
-PER_SHEET = 256  # pictures on a sheet
-COLUMNS = 16  # of a sheet
 
 
 def render_facts(analysis: ErrorAnalysis) -> schema.ReportFacts:
     """What the page shows of an analysis."""
     data, indices, training = analysis.test, analysis.indices, analysis.training
     evidence: schema.TrainingImages | None = None
-    verdicts: schema.VerdictFacts | None = None
     if training is not None and analysis.train is not None:
-        influence, found = training.influence, training.verdicts
+        influence, found = training.influence, training.duplicates[:, None]
+        duplicates = RankedImages(found, torch.zeros_like(found, dtype=torch.float32))
         kinds = {"nearest": training.neighbours, "towards": influence.towards, "away": influence.away}
-        evidence = render_training_images(kinds, analysis.train)
-        doubt = round_values(found.doubt, 4)
-        verdicts = {"of": found.names, "why": found.reasons, "doubt": doubt, "reliability": reliability()}
+        evidence = render_training_images({**kinds, "duplicate": duplicates}, analysis.train)
     return {
         **render_identity(*analysis.fingerprints),
         "data": {"name": data.name, "split": data.split, "n": len(data), "size": data.original_size},
@@ -52,7 +41,9 @@ def render_facts(analysis: ErrorAnalysis) -> schema.ReportFacts:
         "pictures": pack_errors(analysis),
         "side": list(data.size),
         "evidence": evidence,
-        "verdicts": verdicts,
+        "words": analysis.words.lists,
+        "sentences": analysis.words.sentences,
+        "experiments": render_experiments(analysis),
         "plane": render_plane(analysis),
         "findings": analysis.findings,
     }
@@ -128,25 +119,6 @@ def render_plane(analysis: ErrorAnalysis) -> schema.Plane | None:
     }
 
 
-def pack_maps(layer: str, maps: Tensor, precise: bool) -> schema.Layer:
-    """Pack raw maps as integers with a scale for each image.
-
-    Args:
-        layer: Its name.
-        maps: (E, n, h, w).
-        precise: Whether to use 16 bits instead of 8, for maps whose cells are added up.
-    """
-    scale = maps.abs().amax(dim=(1, 2, 3)).clamp(min=1e-12) / (32767 if precise else 127)
-    integers = (maps / scale[:, None, None, None]).round().numpy().astype("<i2" if precise else "i1")
-    return {
-        "name": layer,
-        "grid": list(maps.shape[2:]),
-        "bytes": 2 if precise else 1,
-        "scale": [float(f"{value:.6g}") for value in scale.tolist()],
-        "data": encode(integers.tobytes()),
-    }
-
-
 def pack_errors(analysis: ErrorAnalysis) -> schema.Pictures:
     """The images that a model gets wrong; as photos where one is shown them cropped or squeezed."""
     data, indices = analysis.test, analysis.indices
@@ -156,60 +128,3 @@ def pack_errors(analysis: ErrorAnalysis) -> schema.Pictures:
     if all(windows is None for _, windows in found):
         return pack_pictures(data.batches(PER_SHEET, indices), len(indices), data.size, MAX_SIDE)
     return pack_photos([(picture, windows or [WHOLE] * len(geometries)) for picture, windows in found], MAX_SIDE)
-
-
-def pack_photos(photos: Sequence[tuple[Tensor, list[Window]]], max_side: int) -> schema.Pictures:
-    """Put pictures (3, h, w) uint8 of any proportions on sheets, each with what each model is shown of it."""
-    frames, places = [], torch.zeros(len(photos), 3, max_side, max_side, dtype=torch.uint8)
-    for place, (picture, _) in zip(places, photos, strict=True):
-        factor = min(1.0, max_side / max(picture.shape[1:]))
-        height, width = (max(1, round(side * factor)) for side in picture.shape[1:])
-        place[:, :height, :width] = resize(picture[None], (height, width))[0]
-        frames.append([height, width])
-    packed = pack_pictures(places.split(PER_SHEET), len(photos), (max_side, max_side), max_side)
-    windows = [[[round(edge, 5) for edge in window] for window in of_models] for _, of_models in photos]
-    return {**packed, "frames": frames, "windows": windows}
-
-
-def pack_pictures(
-    batches: Iterable[Tensor], count: int, size: Size, max_side: int, lossless_side: int = LOSSLESS_SIDE
-) -> schema.Pictures:
-    """Put pictures side by side on sheets.
-
-    Args:
-        batches: Pictures (n, C, H, W) uint8, `PER_SHEET` in each batch but the last.
-        count: Number of all pictures.
-        size: Their height and width in pixels.
-        max_side: Pixels; larger pictures are made smaller.
-        lossless_side: Pixels, up to which pictures are packed without loss.
-    """
-    factor = min(1.0, max_side / max(size))
-    height, width = (max(1, round(side * factor)) for side in size)
-    columns = max(1, min(COLUMNS, count))
-    lossless = max(height, width) <= lossless_side
-    shown = (resize(three_channels(batch), (height, width)) for batch in batches if len(batch))
-    sheets = [pack_sheet(batch, columns, lossless) for batch in shown]
-    return {"count": count, "columns": columns, "per": PER_SHEET, "size": [height, width], "sheets": sheets}
-
-
-def pack_sheet(pictures: Tensor, columns: int, lossless: bool) -> str:
-    """Pictures (n, 3, h, w) uint8 side by side in rows of `columns`, the rest black, as a data URI."""
-    count, _, height, width = pictures.shape
-    rows = -(-count // columns)
-    padded = F.pad(pictures, (0, 0, 0, 0, 0, 0, 0, rows * columns - count))
-    grid = padded.reshape(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2)
-    sheet = Image.fromarray(grid.reshape(rows * height, columns * width, 3).numpy())
-    file = io.BytesIO()
-    quality = {"quality": 60, "method": 2} if lossless else {"quality": 72, "method": 4}
-    sheet.save(file, "WEBP", lossless=lossless, **quality)
-    return f"data:image/webp;base64,{encode(file.getvalue())}"
-
-
-def encode(data: bytes) -> str:
-    """Bytes as base64."""
-    return base64.b64encode(data).decode()
-
-
-def round_values(values: Tensor, digits: int) -> Any:
-    """A tensor as nested lists, rounded to this number of decimal places."""
-    return values.double().round(decimals=digits).tolist()

@@ -4,7 +4,7 @@
 in the order of `ErrorAnalysis.indices`; n classes of each are explained. Binary data are base64, little-endian.
 """
 
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 
 class Sheets(TypedDict):
@@ -103,13 +103,39 @@ class TrainingImages(TypedDict):
     scores: dict[str, list[list[float]]]  # by kind: cosines, like the lists
 
 
-class VerdictFacts(TypedDict):
-    """The verdicts on the errors of the first model."""
+class RateFacts(TypedDict):
+    """How often an edit turns errors, and right images of the same margin."""
 
-    of: list[str | None]  # the verdict on each
-    why: list[str]  # its reason in words
-    doubt: list[float]  # doubt in each label, 0 to 1
-    reliability: dict[str, dict[str, Any]]  # verdicts.json
+    name: str  # of the edit, or of a kind of edits
+    errors: float  # fraction of the errors that become their label
+    matched: float  # fraction of the matched right images that become their runner-up
+    difference: float
+    interval: list[float]  # 95 %
+    reason: bool  # whether the difference is above 0 beyond chance over the whole ladder
+
+
+class PlaceFacts(TypedDict):
+    """What covering the place does that the contrast of an error names first."""
+
+    cell: list[int]  # row and column on a grid of 4x4, from 0
+    picture: int  # in `ExperimentFacts.pictures`: filled with the mean
+    fall: float  # of the margin over the label, in logits
+    rank: int  # of this fall among the 16 covers, 1 for the deepest
+    fills: list[str]  # those with which it becomes its label
+
+
+class ExperimentFacts(TypedDict):
+    """What was tried on the errors of the first model; the lists are empty for an error on which nothing was."""
+
+    note: str  # on how many, and how they were matched
+    advice: str
+    rates: list[RateFacts]  # of each edit, the mildest first
+    kinds: list[RateFacts]  # of each kind of edits: what any of them does; `reason` if one of them is
+    edits: list[list[int]]  # for each error, the edits after which it becomes its label
+    probability: list[list[float]]  # of the label then
+    shown: list[list[int]]  # in `pictures`: the first of these edits
+    places: list[PlaceFacts | None]
+    pictures: Pictures  # edited, as the network is shown them
 
 
 class Plane(TypedDict):
@@ -145,8 +171,10 @@ class ReportFacts(IdentityFacts):
     models: list[ModelFacts]  # one or two
     pictures: Pictures
     side: list[int]  # height and width of the images as evaluated
-    evidence: TrainingImages | None  # kinds: nearest, towards, away
-    verdicts: VerdictFacts | None
+    evidence: TrainingImages | None  # kinds: nearest, towards, away; duplicate: almost the same picture
+    words: list[list[str]]  # for each error of the first model
+    sentences: list[str]  # for each, what to read first
+    experiments: ExperimentFacts | None
     plane: Plane | None
     findings: list[str]
 

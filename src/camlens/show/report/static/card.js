@@ -7,9 +7,10 @@ import { paint } from "./heatmap.js";
 import { askIfNeeded } from "./live.js";
 import { markButtons } from "./marks.js";
 import { loadSheet, picture, placeOf } from "./pictures.js";
+import { reasons, sentence } from "./reasons.js";
 import {
   answers, classNames, data, errorCount, evidenceOf, firstModel, images, inputSize, isWrong, judgedModel, models,
-  pictureOf, predicted, probability, secondModel, verdictOf, verdicts,
+  pictureOf, predicted, probability, secondModel,
 } from "./schema.js";
 import { closeImage, view } from "./state.js";
 
@@ -26,8 +27,9 @@ export function drawCard() {
   const focused = card.contains(document.activeElement) && document.activeElement.dataset.control;
   card.replaceChildren(
     el("button", { type: "button", id: "close", "aria-label": "close", onclick: closeImage }, "×"),
-    title(row), verdict(row) ?? "",
+    title(row), ...sentence(row).filter(Boolean),
     ...ofModels.flatMap((one, number) => modelViews(one, row, number ? el("span") : original)),
+    reasons(row) ?? "",
     controls(ofModels[models.indexOf(judgedModel(row))], row), ...(row < errorCount ? [markButtons(row)] : []),
     el("div", { class: "low" },
       el("div", {}, models.flatMap((model) => probabilities(model, row))), el("div", {}, trainingImages(row))));
@@ -78,18 +80,6 @@ function modelViews({ model, drawings, sentence }, row, first) {
     ...(secondModel ? [says] : []),
     el("div", { class: "views" }, first, drawings.map(({ figure }) => figure)), sentence,
   ];
-}
-
-/* The verdict on an error of the first model, with its reason and how often such verdicts were right. */
-function verdict(row) {
-  if (!verdicts || row >= errorCount || !isWrong(firstModel, row)) return null;
-  const name = verdictOf(row), measured = verdicts.reliability[name], people = measured?.["on CIFAR-10"];
-  if (!name) return el("p", { class: "verdict" }, el("b", {}, "No verdict"), ": none of the signs is there.");
-  const byPeople = people ? `; on CIFAR-10, ${people.right} of the ${people.judged} that people judged.` : ".";
-  return el("p", { class: "verdict" },
-    el("b", {}, name[0].toUpperCase() + name.slice(1)), `: ${verdicts.why[row].replaceAll(" %", "\u00a0%")}.`,
-    measured ? el("small", {}, " On drawn pictures whose causes are known, " +
-      `${measured.right} of ${measured.given} such verdicts were right`, byPeople) : null);
 }
 
 /* The probabilities that a model gives to the classes. */

@@ -3,11 +3,8 @@
 import { asLabel, asPrediction, byId, el, integer, percent } from "./dom.js";
 import { marks } from "./marks.js";
 import { picture } from "./pictures.js";
-import {
-  classNames, errorCount, firstModel, images, isWrong, judgedModel, pictureOf, predicted, probability,
-  verdictOf, verdicts,
-} from "./schema.js";
-import { errorRows, selectErrors } from "./selection.js";
+import { classNames, errorCount, images, judgedModel, pictureOf, predicted, probability, words } from "./schema.js";
+import { selectErrors } from "./selection.js";
 import { openImage, redraw, setView, view } from "./state.js";
 
 const STEP = 120;
@@ -27,23 +24,23 @@ export function tile(row) {
 
 /* How many there are, and of which kind. */
 function heading(count) {
-  const { label, prediction, verdict, which } = view;
+  const { label, prediction, word, which } = view;
   const kind = { fixed: "fixed", broken: "broken", both: "wrong by both" }[which];
   const parts = [`${integer(count)} ${kind ?? (count === 1 ? "error" : "errors")}`];
   if (label !== null && classNames[label] !== undefined) parts.push(": ", asLabel(classNames[label]));
   if (prediction !== null && classNames[prediction] !== undefined) {
     parts.push(label === null ? ": " : " ", "called ", asPrediction(classNames[prediction]));
   }
-  if (verdict) parts.push(`, ${verdict === "none" ? "no verdict" : verdict}`);
+  if (word) parts.push(`, ${word}`);
   return parts;
 }
 
 export function drawGallery() {
   const rows = selectErrors();
   byId("gallery-title").replaceChildren(...heading(rows.length));
-  byId("all").hidden = view.label === null && view.prediction === null && !view.find && !view.verdict;
+  byId("all").hidden = view.label === null && view.prediction === null && !view.find && !view.word;
   byId("sort").value = view.sort;
-  byId("verdict").value = view.verdict;
+  byId("word").value = view.word;
   if (document.activeElement !== byId("find")) byId("find").value = view.find;
   byId("grid").replaceChildren(...rows.slice(0, limit).map(tile));
   byId("more").hidden = rows.length <= limit;
@@ -65,26 +62,19 @@ export function openNeighbour(step) {
   document.querySelector(`[data-image="${indices[next]}"]`)?.scrollIntoView({ block: "nearest" });
 }
 
-/* The verdicts that can be chosen, with the number of errors of each. */
-function addVerdicts() {
-  byId("verdicts").hidden = !verdicts;
-  if (!verdicts) return;
+/* The words that can be chosen, with the number of errors of each. */
+function addWords() {
   const counts = new Map();
-  for (const row of errorRows()) {
-    if (isWrong(firstModel, row)) counts.set(verdictOf(row), (counts.get(verdictOf(row)) ?? 0) + 1);
-  }
-  const none = counts.get("");
-  counts.delete("");
+  for (const word of words.flat()) counts.set(word, (counts.get(word) ?? 0) + 1);
+  byId("words").hidden = !counts.size;
   const options = [...counts].sort((a, b) => b[1] - a[1]);
-  if (none) options.push(["none", none]);
-  byId("verdict").append(...options.map(([name, n]) => el("option", { value: name }, `${name} (${integer(n)})`)));
-  byId("sort").append(el("option", { value: "doubt" }, "doubt in the label"));
+  byId("word").append(...options.map(([word, n]) => el("option", { value: word }, `${word} (${integer(n)})`)));
 }
 
 export function startGallery() {
-  addVerdicts();
+  addWords();
   byId("tools").addEventListener("submit", (event) => event.preventDefault());
-  byId("verdict").addEventListener("change", (event) => setView({ verdict: event.target.value }));
+  byId("word").addEventListener("change", (event) => setView({ word: event.target.value }));
   byId("sort").addEventListener("change", (event) => setView({ sort: event.target.value }));
   byId("find").addEventListener("input", (event) => {
     limit = STEP;
@@ -92,7 +82,7 @@ export function startGallery() {
   });
   byId("all").addEventListener("click", () => {
     byId("find").value = "";
-    setView({ label: null, prediction: null, verdict: "", find: "" });
+    setView({ label: null, prediction: null, word: "", find: "" });
   });
   byId("more").addEventListener("click", () => {
     limit += STEP;

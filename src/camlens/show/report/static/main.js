@@ -8,6 +8,7 @@ import { drawMarks, startMarks } from "./marks.js";
 import { drawMatrix, moveFocus } from "./matrix.js";
 import { drawCalibration, drawClasses, drawHead } from "./overview.js";
 import { drawPlane, openNearest } from "./plane.js";
+import { drawExperiments } from "./reasons.js";
 import { images } from "./schema.js";
 import { selectErrors } from "./selection.js";
 import { closeImage, onChange, readAddress, redraw, view } from "./state.js";
@@ -45,5 +46,6 @@ const WIDE = 980; // CSS pixels, above which a card has a place of its own
 if (!location.hash && innerWidth > WIDE) view.image = images.index[selectErrors()[0]] ?? null;
 drawHead();
 drawClasses();
+drawExperiments();
 drawCalibration();
 redraw();

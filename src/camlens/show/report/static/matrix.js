@@ -21,7 +21,7 @@ const button = (label, prediction, text, name, style = {}) => el("button", {
 /* How many errors there are of each label and prediction, as a map from both. */
 function countErrors() {
   const counts = new Map();
-  for (const row of selectErrors({ label: null, prediction: null, verdict: view.verdict, find: "" })) {
+  for (const row of selectErrors({ label: null, prediction: null, word: view.word, find: "" })) {
     const key = `${images.label[row]} ${predicted(row)}`;
     counts.set(key, (counts.get(key) ?? 0) + 1);
   }

@@ -11,7 +11,9 @@ export const models = facts.models;
 export const firstModel = models[0];
 export const secondModel = models[1];
 export const findings = facts.findings;
-export const verdicts = facts.verdicts;
+export const words = facts.words; // for each error of the first model
+export const sentences = facts.sentences;
+export const experiments = facts.experiments;
 export const plane = facts.plane;
 export const live = facts.live; // where the page is served
 export const errorCount = images.index.length;
@@ -29,8 +31,8 @@ export const isWrong = (model, row) => images.label[row] !== null && model.predi
 export const judgedModel = (row) => (secondModel && !isWrong(firstModel, row) ? secondModel : firstModel);
 export const predicted = (row) => judgedModel(row).prediction[row];
 
-/* What is thought to be behind an error of the first model; "" for no verdict. */
-export const verdictOf = (row) => (row < errorCount && isWrong(firstModel, row) ? verdicts?.of[row] ?? "" : "");
+/* What was found of an image, in words. */
+export const wordsOf = (row) => words[row] ?? [];
 
 /* Raw maps: integers times a scale for each image. The first image of a layer is `firstRow`. */
 function unpack(layer, firstRow) {

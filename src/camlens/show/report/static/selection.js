@@ -1,8 +1,7 @@
 /* The errors that are chosen, and their order. */
 
 import {
-  classNames, errorCount, firstModel, images, isWrong, judgedModel, logit, predicted, probability, secondModel,
-  verdictOf, verdicts,
+  classNames, errorCount, firstModel, images, isWrong, judgedModel, logit, predicted, probability, secondModel, wordsOf,
 } from "./schema.js";
 import { view } from "./state.js";
 
@@ -18,18 +17,17 @@ const SORT_KEYS = { // the smallest first
   confidence: (row) => -probability(judgedModel(row), row, predicted(row)),
   margin: (row) => logit(judgedModel(row), row, images.label[row]) - logit(judgedModel(row), row, predicted(row)),
   loss: (row) => -judgedModel(row).loss[row],
-  doubt: (row) => -(verdicts?.doubt[row] ?? 0),
   index: (row) => images.index[row],
 };
 
-/* The rows of the errors with this label, prediction and verdict, found by number or file. */
-export function selectErrors({ label, prediction, verdict, find } = view) {
+/* The rows of the errors with this label, prediction and word, found by number or file. */
+export function selectErrors({ label, prediction, word, find } = view) {
   const filter = FILTERS[view.which] ?? FILTERS.errors, sought = find.trim().toLowerCase();
   const matches = (row) =>
     filter(row)
     && (label === null || images.label[row] === label)
     && (prediction === null || predicted(row) === prediction)
-    && (!verdict || verdictOf(row) === (verdict === "none" ? "" : verdict))
+    && (!word || wordsOf(row).includes(word))
     && (!sought || String(images.index[row]) === sought || images.file[row].toLowerCase().includes(sought));
   const key = SORT_KEYS[view.sort] ?? SORT_KEYS.confidence;
   return errorRows().filter(matches).sort((a, b) => key(a) - key(b) || a - b);

@@ -3,7 +3,7 @@
 import { data, images, live, secondModel } from "./schema.js";
 
 const DEFAULTS = {
-  which: secondModel ? "fixed" : "errors", label: null, prediction: null, verdict: "", sort: "confidence", find: "",
+  which: secondModel ? "fixed" : "errors", label: null, prediction: null, word: "", sort: "confidence", find: "",
   image: null, depth: "last", layer: "", method: "", class: null,
   grid: "smooth", strength: 75, colours: "meaning", scale: "own",
 };

@@ -1,0 +1,147 @@
+"""What changes the shipped network's mind on real pictures: python benchmarks/why.py
+
+CIFAR-10's test images: small edits of its errors beside right images of the same margin, the places that its maps name,
+and averaging over copies. Counts the images that all of it takes, in evaluations of the test set.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import arguments, commit, machine, tiny_pictures, tiny_run, write
+
+import camlens
+from camlens.analyse.averaging import UNSURE
+from camlens.analyse.edits import COVERS, GRID
+from camlens.analyse.error_analysis import ErrorAnalysis, analyse
+from camlens.analyse.evaluation import evaluate
+from camlens.analyse.statistics import bootstrap_interval
+from camlens.analyse.trials import EditRate, compare
+from camlens.data import cifar10, folder
+from camlens.data.dataset import Dataset
+from camlens.model.classifier import Classifier
+
+LIGHT = ("brightened", "given more contrast")
+CENTRE = [GRID * row + column for row in (1, 2) for column in (1, 2)]
+
+
+class Counter:
+    """Counts the images that a network is given."""
+
+    def __init__(self, model: Classifier) -> None:
+        self.images = 0
+        model.network.register_forward_hook(self.count)
+
+    def count(self, _network: object, inputs: tuple[torch.Tensor, ...], _output: object) -> None:
+        """Add a batch."""
+        self.images += len(inputs[0])
+
+
+def rounded(rate: EditRate) -> dict[str, Any]:
+    """The rates of an edit for JSON."""
+    return {
+        "name": rate.name,
+        "errors": round(rate.errors, 4),
+        "matched": round(rate.matched, 4),
+        "difference": round(rate.difference, 4),
+        "interval": [round(end, 4) for end in rate.interval],
+        "p_value": float(f"{rate.p_value:.2g}"),
+        "reason": rate.is_reason,
+    }
+
+
+def trials_of(analysis: ErrorAnalysis) -> dict[str, Any]:
+    """The table of edits, of each and of those of a kind."""
+    assert analysis.experiments is not None
+    trials = analysis.experiments.trials
+    corrected, turned = trials.of_pairs()
+    light = [trials.names.index(name) for name in LIGHT]
+    together = {"brightened or given more contrast": light, f"any of {len(trials.names)}": range(len(trials.names))}
+    pairs = [
+        (corrected[:, list(columns)].any(dim=1), turned[:, list(columns)].any(dim=1)) for columns in together.values()
+    ]
+    stacked = [torch.stack(turns, dim=1) for turns in zip(*pairs, strict=True)]
+    return {
+        "tried": len(trials.tried),
+        "pairs": len(corrected),
+        "mean distance of the margins": round(trials.gap, 4),
+        "edits": [rounded(rate) for rate in trials.rates],
+        "kinds": [rounded(rate) for rate in trials.rates_by_kind() + compare(list(together), *stacked)],
+        "unchanged by all": int((~trials.changed.any(dim=1)).sum()),
+    }
+
+
+def places_of(analysis: ErrorAnalysis) -> dict[str, Any]:
+    """What the first place is worth beside a random one and the four central ones."""
+    assert analysis.experiments is not None
+    trials, places = analysis.experiments.trials, analysis.experiments.places
+    corrected = trials.corrected[:, [trials.names.index(name) for name in COVERS]]
+    first = corrected.gather(1, places.cells[:, None])[:, 0].double()
+    central = first - corrected[:, CENTRE].double().mean(dim=1)
+    return {
+        "first": round(places.first, 4),
+        "by fill": {fill: round(float(right.double().mean()), 4) for fill, right in places.corrected.items()},
+        "all fills agree": round(float(torch.stack([*places.corrected.values()]).all(dim=0).double().mean()), 4),
+        "depends on this place": round(float(places.depends.double().mean()), 4),
+        "a place at random": round(places.mean, 4),
+        "difference": round(places.difference, 4),
+        "interval": [round(end, 4) for end in places.interval],
+        "a central place": round(float(corrected[:, CENTRE].double().mean()), 4),
+        "difference from central": round(float(central.mean()), 4),
+        "interval from central": [round(end, 4) for end in bootstrap_interval(central)],
+        "deepest fall of all covers": round(float((places.ranks == 1).double().mean()), 4),
+    }
+
+
+def averaging_of(analysis: ErrorAnalysis) -> dict[str, Any]:
+    """What averaging does to the half on which it was not chosen."""
+    assert analysis.experiments is not None
+    found = analysis.experiments.averaging
+    return {**vars(found), "net": found.net, "averaged below": UNSURE}
+
+
+def subject(smoke: bool, work: Path) -> tuple[Classifier, Dataset]:
+    """The network and its test images."""
+    if not smoke:
+        return camlens.load("resnet18-cifar10"), cifar10.load("test")
+    pictures = tiny_pictures(work / "pictures")
+    return camlens.load(tiny_run(work / "run", pictures)), folder.load(pictures, "test", (16, 16))
+
+
+def main() -> None:
+    """Measure and write results/why.json."""
+    options = arguments(__doc__).parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        model, test = subject(options.smoke, Path(work))
+        counter, began = Counter(model), time.perf_counter()
+        evaluate(model, test)
+        evaluation_seconds, once, counter.images = time.perf_counter() - began, counter.images, 0
+        began = time.perf_counter()
+        analysis = analyse(model, test)
+        seconds = time.perf_counter() - began
+    words = [word for of_error in analysis.words.lists for word in of_error]
+    result = {
+        "model": model.name,
+        "images": len(test),
+        "accuracy": analysis.evaluation.accuracy,
+        "errors": len(analysis.indices),
+        "trials": trials_of(analysis),
+        "places": places_of(analysis),
+        "averaging": averaging_of(analysis),
+        "words": {word: words.count(word) for word in dict.fromkeys(words)},
+        "cost in evaluations": {
+            "images": round(counter.images / once, 2),
+            "seconds": round(seconds / evaluation_seconds, 2),
+        },
+        "machine": machine(),
+        "commit": commit(),
+    }
+    write("why", result, options.smoke)
+
+
+if __name__ == "__main__":
+    main()

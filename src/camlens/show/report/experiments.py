@@ -1,0 +1,107 @@
+"""What was tried on the errors, as the page shows it."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from camlens.analyse.edits import COVERS, GRID, apply
+from camlens.analyse.error_analysis import ErrorAnalysis
+from camlens.analyse.findings import averaging_in_words
+from camlens.analyse.places import Places
+from camlens.analyse.trials import EditRate, Trials, network_images
+from camlens.show.report import schema
+from camlens.show.report.packing import PER_SHEET, pack_pictures, round_values
+
+MILDEST = 4  # edits of an error that are shown as pictures
+MAX_SIDE = 64  # pixels of an edited picture
+
+
+def render_experiments(analysis: ErrorAnalysis) -> schema.ExperimentFacts | None:
+    """What the page shows of the experiments; None if there were none."""
+    if analysis.experiments is None:
+        return None
+    trials, places = analysis.experiments.trials, analysis.experiments.places
+    errors = int(analysis.evaluation.wrong.sum())
+    found: list[list[int]] = [[] for _ in range(errors)]
+    probability: list[list[float]] = [[] for _ in range(errors)]
+    shown: list[list[int]] = [[] for _ in range(errors)]
+    of_places: list[schema.PlaceFacts | None] = [None] * errors
+    pictures: list[tuple[int, int]] = []  # the error's index in the data and the number of the edit
+    covers = [trials.names.index(name) for name in COVERS]
+    for row, error in enumerate(trials.tried.tolist()):
+        index = int(analysis.indices[error])
+        found[error] = trials.corrected[row].nonzero()[:, 0].tolist()
+        probability[error] = round_values(trials.label_probability[row][found[error]], 3)
+        shown[error] = list(range(len(pictures), len(pictures) + len(found[error][:MILDEST])))
+        pictures += [(index, edit) for edit in found[error][:MILDEST]]
+        of_places[error] = render_place(places, row, len(pictures))
+        pictures.append((index, covers[int(places.cells[row])]))
+    batches, size = edited_pictures(analysis, trials, pictures), analysis.evaluation.model.input_size
+    return {
+        "note": describe_trials(trials, errors),
+        "advice": averaging_in_words(analysis.experiments.averaging),
+        "rates": [render_rate(rate, rate.is_reason) for rate in trials.rates],
+        "kinds": render_kinds(trials),
+        "edits": found,
+        "probability": probability,
+        "shown": shown,
+        "places": of_places,
+        "pictures": pack_pictures(batches, len(pictures), size, MAX_SIDE, 0),
+    }
+
+
+def render_place(places: Places, row: int, picture: int) -> schema.PlaceFacts:
+    """What covering its first place does to an error."""
+    cell = int(places.cells[row])
+    return {
+        "cell": list(divmod(cell, GRID)),
+        "picture": picture,
+        "fall": round(float(places.falls[row, cell]), 2),
+        "rank": int(places.ranks[row]),
+        "fills": [fill for fill, corrects in places.corrected.items() if corrects[row]],
+    }
+
+
+def render_rate(rate: EditRate, is_reason: bool) -> schema.RateFacts:
+    """The rates of an edit."""
+    return {
+        "name": rate.name,
+        "errors": round(rate.errors, 4),
+        "matched": round(rate.matched, 4),
+        "difference": round(rate.difference, 4),
+        "interval": [round(end, 4) for end in rate.interval],
+        "reason": is_reason,
+    }
+
+
+def render_kinds(trials: Trials) -> list[schema.RateFacts]:
+    """The rates of each kind of edits; a kind is a reason if one of its edits is."""
+    reasons = {rate.name.split()[0].rstrip(",") for rate in trials.rates if rate.is_reason}
+    kinds = trials.rates_by_kind()
+    return [render_rate(rate, rate.name.split()[0].rstrip(",") in reasons) for rate in kinds]
+
+
+def describe_trials(trials: Trials, errors: int) -> str:
+    """On how many errors edits were tried, and how the right images were matched."""
+    tried, pairs = len(trials.tried), int((trials.partners >= 0).sum())
+    sampled = "" if tried == errors else f", every so many of all {errors:,} in the order of label and prediction"
+    return (
+        f"Tried on {tried:,} errors{sampled}; {pairs:,} of them beside a right image of its own whose two largest "
+        f"probabilities differ as much, to {trials.gap:.3f} on average. An error is turned when it becomes its label, "
+        "a right image when it becomes its runner-up."
+    )
+
+
+def edited_pictures(analysis: ErrorAnalysis, trials: Trials, pictures: list[tuple[int, int]]) -> Iterator[Tensor]:
+    """The edited pictures, (n, C, H, W) uint8, `PER_SHEET` in each batch but the last."""
+    edits, model = list(trials.edits.items()), analysis.evaluation.model
+    for start in range(0, len(pictures), PER_SHEET):
+        batch = pictures[start : start + PER_SHEET]
+        images = network_images(model, analysis.test.images(torch.tensor([index for index, _ in batch])))
+        numbers = torch.tensor([edit for _, edit in batch])
+        for number in numbers.unique().tolist():
+            same = numbers == number
+            name, edit = edits[number]
+            images[same] = apply(name, edit, images[same])
+        yield images

@@ -1,0 +1,197 @@
+"""`report.json`: what is known of each error, for programs. docs/report.md describes it."""
+
+from importlib.metadata import version
+from typing import Any, TypedDict
+
+from camlens.analyse.edits import GRID
+from camlens.analyse.error_analysis import ErrorAnalysis, Experiments
+
+VERSION = 1  # of the format: raised when a key changes its meaning or goes
+
+
+class PlaceRow(TypedDict):
+    """What covering the place does that the contrast of an error names first."""
+
+    row: int  # of the grid of 4x4, from 0
+    column: int
+    fall: float  # of the margin over the label, in logits, filled with the mean
+    rank: int  # of this fall among the 16 covers, 1 for the deepest
+    corrected_by: list[str]  # fills with which the error becomes its label
+
+
+class ErrorRow(TypedDict):
+    """An error of the model."""
+
+    index: int  # in the data
+    file: str
+    label: str
+    prediction: str
+    probability: float  # of the prediction
+    words: list[str]
+    sentence: str
+    tried: bool  # whether edits were tried on it
+    corrected_by: list[str]  # names of the edits after which it is its label, the mildest first
+    place: PlaceRow | None
+    duplicate: str | None  # file of a training image with another label that is almost the same picture
+    doubt: float | None  # of the label, by a second opinion
+
+
+class EditRow(TypedDict):
+    """How often an edit turns errors, and right images of the same margin."""
+
+    name: str
+    errors: float
+    matched: float
+    difference: float
+    interval: list[float]  # 95 %
+    p_value: float  # adjusted for all edits
+    reason: bool
+
+
+class PlacesRow(TypedDict):
+    """How often an error becomes its label when the place is covered that its map names first."""
+
+    first: float
+    mean: float  # of all 16 places
+    difference: float
+    interval: list[float]  # 95 %
+
+
+class AveragingRow(TypedDict):
+    """What averaging over copies does to images on which it was not chosen."""
+
+    way: str
+    averaged: int
+    corrected: int
+    broken: int
+    net: int
+    p_value: float
+
+
+class Listing(TypedDict):
+    """The whole file."""
+
+    version: int
+    camlens: str
+    id: str  # fingerprint of the network and the images
+    model: str
+    data: str
+    split: str
+    images: int
+    accuracy: float
+    errors: list[ErrorRow]  # by falling confidence
+    edits: list[EditRow]  # the mildest first; empty where none were tried
+    places: PlacesRow | None
+    averaging: AveragingRow | None
+    groups: list[dict[str, Any]]
+    shortcuts: list[dict[str, Any]]
+
+
+def list_errors(analysis: ErrorAnalysis) -> Listing:
+    """The content of report.json."""
+    evaluation, experiments = analysis.evaluation, analysis.experiments
+    data = evaluation.data
+    return {
+        "version": VERSION,
+        "camlens": version("camlens"),
+        "id": analysis.fingerprints[0],
+        "model": evaluation.model.name,
+        "data": data.name,
+        "split": data.split,
+        "images": len(data),
+        "accuracy": evaluation.accuracy,
+        "errors": error_rows(analysis),
+        "edits": [] if experiments is None else edit_rows(experiments),
+        "places": None if experiments is None else places_row(experiments),
+        "averaging": None if experiments is None else averaging_row(experiments),
+        "groups": [],
+        "shortcuts": [],
+    }
+
+
+def error_rows(analysis: ErrorAnalysis) -> list[ErrorRow]:
+    """The errors of the first model."""
+    evaluation, experiments, training = analysis.evaluation, analysis.experiments, analysis.training
+    data, names, words = evaluation.data, evaluation.data.class_names, analysis.words
+    places = {} if experiments is None else {k: row for row, k in enumerate(experiments.trials.tried.tolist())}
+    rows: list[ErrorRow] = []
+    for k, (of_error, sentence) in enumerate(zip(words.lists, words.sentences, strict=True)):
+        index, row = int(analysis.indices[k]), places.get(k)
+        duplicate = -1 if training is None else int(training.duplicates[k])
+        tried = experiments is not None and row is not None
+        rows.append(
+            {
+                "index": index,
+                "file": data.files[index],
+                "label": names[evaluation.labels[index]],
+                "prediction": names[evaluation.predictions[index]],
+                "probability": round(float(evaluation.confidences[index]), 4),
+                "words": of_error,
+                "sentence": sentence,
+                "tried": tried,
+                "corrected_by": corrected_by(experiments, row) if experiments and row is not None else [],
+                "place": place_row(experiments, row) if experiments and row is not None else None,
+                "duplicate": None if duplicate < 0 or analysis.train is None else analysis.train.files[duplicate],
+                "doubt": None,
+            }
+        )
+    return rows
+
+
+def corrected_by(experiments: Experiments, row: int) -> list[str]:
+    """The edits that correct an error."""
+    trials = experiments.trials
+    return [name for name, corrects in zip(trials.names, trials.corrected[row].tolist(), strict=True) if corrects]
+
+
+def place_row(experiments: Experiments, row: int) -> PlaceRow:
+    """What covering its first place does to an error."""
+    places = experiments.places
+    cell = int(places.cells[row])
+    return {
+        "row": cell // GRID,
+        "column": cell % GRID,
+        "fall": round(float(places.falls[row, cell]), 4),
+        "rank": int(places.ranks[row]),
+        "corrected_by": [fill for fill, corrects in places.corrected.items() if corrects[row]],
+    }
+
+
+def edit_rows(experiments: Experiments) -> list[EditRow]:
+    """The rates of each edit."""
+    return [
+        {
+            "name": rate.name,
+            "errors": rate.errors,
+            "matched": rate.matched,
+            "difference": rate.difference,
+            "interval": list(rate.interval),
+            "p_value": rate.p_value,
+            "reason": rate.is_reason,
+        }
+        for rate in experiments.trials.rates
+    ]
+
+
+def places_row(experiments: Experiments) -> PlacesRow:
+    """What the places are worth that the maps name."""
+    found = experiments.places
+    return {
+        "first": found.first,
+        "mean": found.mean,
+        "difference": found.difference,
+        "interval": list(found.interval),
+    }
+
+
+def averaging_row(experiments: Experiments) -> AveragingRow:
+    """What averaging does."""
+    found = experiments.averaging
+    return {
+        "way": found.way,
+        "averaged": found.averaged,
+        "corrected": found.corrected,
+        "broken": found.broken,
+        "net": found.net,
+        "p_value": found.p_value,
+    }

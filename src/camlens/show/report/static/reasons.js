@@ -1,0 +1,77 @@
+/* What was tried on an error, and what happened: one sentence, pictures of the mildest edits that turn it, the place. */
+
+import { asLabel, byId, el, percent } from "./dom.js";
+import { picture } from "./pictures.js";
+import { classNames, evidenceOf, experiments, images, sentences, wordsOf } from "./schema.js";
+
+const whole = (fraction) => `${Math.round(100 * fraction)} %`;
+
+/* The sentence and the words of an error of the first model; nothing for other images. */
+export const sentence = (row) => (row < sentences.length ? [
+  el("p", { class: "sentence" }, sentences[row].replaceAll(" %", "\u00a0%")),
+  wordsOf(row).length ? el("p", { class: "words" }, wordsOf(row).map((word) => el("span", {}, word))) : null,
+] : []);
+
+/* The pictures behind it. */
+export function reasons(row) {
+  if (row >= sentences.length) return null;
+  const figures = [...duplicates(row), ...(experiments ? [...edits(row), ...places(row)] : [])];
+  return figures.length ? el("div", { class: "reasons" }, figures, others(row)) : null;
+}
+
+const figure = (shown, alt, ...caption) =>
+  el("figure", {}, picture(shown, alt), el("figcaption", {}, ...caption));
+
+function duplicates(row) {
+  const [training] = evidenceOf(row), number = training?.lists.duplicate?.[row]?.[0] ?? -1;
+  if (number < 0) return [];
+  const name = classNames[training.label[number]];
+  return [figure([training.pictures, number], `training image ${training.index[number]}`,
+    "almost the same picture, in training, labelled ", el("b", {}, name))];
+}
+
+/* The mildest edits after which it is its label, each with how often it turns errors and right images. */
+function edits(row) {
+  return experiments.shown[row].map((shown, place) => {
+    const { name, errors, matched, reason } = experiments.rates[experiments.edits[row][place]] ?? {};
+    const rates = name && `turns ${whole(errors)} of the errors, ${whole(matched)} of right images as unsure`;
+    return figure([experiments.pictures, shown], `the picture, ${name}`,
+      "becomes ", asLabel(classNames[images.label[row]]), ` when ${name} (${percent(experiments.probability[row][place])})`,
+      el("small", reason ? { class: "reason" } : {}, rates));
+  });
+}
+
+/* The place that the contrast names first, covered. */
+function places(row) {
+  const place = experiments.places[row];
+  if (!place) return [];
+  const { fall, rank, fills } = place, moved = `${fall < 0 ? "grows" : "falls"} by ${Math.abs(fall).toFixed(2)} logits`;
+  const turns = ["becomes ", asLabel(classNames[images.label[row]]), ` if filled with ${fills.join(", ")}`];
+  return [figure([experiments.pictures, place.picture], "the picture, with the place covered",
+    "covered where the contrast is strongest: ", ...(fills.length ? turns : ["stays wrong"]),
+    el("small", {}, `the margin ${moved}, rank ${rank} of the 16 covers`))];
+}
+
+function others(row) {
+  const more = experiments?.edits[row].slice(experiments.shown[row].length) ?? [];
+  if (!more.length) return null;
+  return el("p", { class: "key" }, `and when ${more.map((edit) => experiments.rates[edit].name).join("; ")}`);
+}
+
+/* How often each edit turns errors, and right images of the same margin. */
+export function drawExperiments() {
+  if (!experiments) return;
+  byId("experiments").hidden = false;
+  byId("kinds").append(table(experiments.kinds));
+  byId("rates").append(table(experiments.rates));
+  byId("tried").textContent = experiments.note;
+}
+
+function table(rates) {
+  const head = ["", "errors", "right", "difference"].map((text) => el("th", { scope: "col" }, text));
+  const points = (fraction) => `${fraction < 0 ? "−" : "+"}${Math.abs(Math.round(100 * fraction))}`;
+  return el("table", { class: "rates" }, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rates.map((rate) =>
+    el("tr", rate.reason ? { class: "reason" } : {},
+      el("th", { scope: "row" }, rate.name), el("td", {}, whole(rate.errors)), el("td", {}, whole(rate.matched)),
+      el("td", {}, `${points(rate.difference)} (${rate.interval.map(points).join(" to ")})`)))));
+}
