@@ -518,3 +518,33 @@ def enlarged_about_the_centre(picture, times):
                 weight = (p if dy else 1 - p) * (q if dx else 1 - q)
                 out[y, x] += weight * picture[min(max(top + dy, 0), height - 1), min(max(left + dx, 0), width - 1)]
     return out
+
+
+# --- groups of errors
+
+
+def signed_g(table):
+    """G test of independence of a 2x2 table, its root with the sign of the first cell's excess (Woolf 1957)."""
+    rows, columns, total = [sum(row) for row in table], [sum(column) for column in zip(*table, strict=True)], 0.0
+    for i in range(2):
+        for j in range(2):
+            if table[i][j]:
+                total += 2 * table[i][j] * math.log(table[i][j] * sum(rows) / (rows[i] * columns[j]))
+    return math.copysign(math.sqrt(max(0.0, total)), table[0][0] * sum(rows) - rows[0] * columns[0])
+
+
+def picture_properties(image):
+    """Brightness, contrast, colourfulness and sharpness of one picture (3, H, W), 0 to 1, pixel by pixel."""
+    _, height, width = image.shape
+    grey = [[0.299 * image[0, y, x] + 0.587 * image[1, y, x] + 0.114 * image[2, y, x] for x in range(width)]
+            for y in range(height)]  # fmt: skip
+    flat = [value for row in grey for value in row]
+    rg = [image[0, y, x] - image[1, y, x] for y in range(height) for x in range(width)]
+    yb = [(image[0, y, x] + image[1, y, x]) / 2 - image[2, y, x] for y in range(height) for x in range(width)]
+    colourfulness = math.hypot(np.std(rg), np.std(yb)) + 0.3 * math.hypot(np.mean(rg), np.mean(yb))  # Eq. in section 6
+    laplacian = []
+    for y in range(height):
+        for x in range(width):
+            near = (max(y - 1, 0), x), (min(y + 1, height - 1), x), (y, max(x - 1, 0)), (y, min(x + 1, width - 1))
+            laplacian.append(sum(grey[v][u] for v, u in near) - 4 * grey[y][x])
+    return np.mean(flat), np.std(flat), colourfulness, np.var(laplacian)

@@ -18,6 +18,7 @@ from camlens.data.pictures import (
     original,
     read_picture,
     read_pictures,
+    read_size,
     resize,
     three_channels,
     upright_rgb,
@@ -107,6 +108,15 @@ class Dataset(ABC):
             DataError: It can no longer be read.
         """
         return None
+
+    def picture_size(self, index: int) -> Size | None:
+        """Height and width of the original picture of an image, upright; None where it is not kept.
+
+        Raises:
+            DataError: It can no longer be read.
+        """
+        picture = self.picture(index)
+        return None if picture is None else (picture.height, picture.width)
 
     def displayed(
         self, index: int, geometries: Sequence[Framing], max_side: int | None = None
@@ -252,6 +262,15 @@ class InMemoryDataset(Dataset):
         if isinstance(found, Tensor):
             return Image.fromarray(found.permute(1, 2, 0).numpy())
         return upright_rgb(found) if isinstance(found, Image.Image) else read_picture(found)
+
+    def picture_size(self, index: int) -> Size | None:
+        """Height and width of the original picture of an image, upright; None if the pixels are the originals.
+
+        Raises:
+            DataError: It can no longer be read.
+        """
+        found = None if self.originals is None else self.originals[index]
+        return read_size(found) if isinstance(found, Path) else super().picture_size(index)
 
     def original_level_counts(self) -> Tensor:
         """How many pixels of the originals have each level, by channel: (3, 256) int64. Reads them again.

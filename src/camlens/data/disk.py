@@ -14,7 +14,7 @@ from torch.utils import data
 
 from camlens.data.dataset import Dataset
 from camlens.data.geometry import Framing, Size, geometry_of
-from camlens.data.pictures import count_levels, quiet_pillow, read_file, read_picture
+from camlens.data.pictures import count_levels, quiet_pillow, read_file, read_picture, read_size
 from camlens.errors import DataError, UsageError
 
 MEMORY = "CAMLENS_MEMORY"  # environment variable: GB of images that a data set keeps in memory
@@ -98,6 +98,14 @@ class FileDataset(Dataset):
             DataError: It can no longer be read.
         """
         return read_picture(self.path(index))
+
+    def picture_size(self, index: int) -> Size:
+        """Height and width of the original picture of an image, upright.
+
+        Raises:
+            DataError: It can no longer be read.
+        """
+        return read_size(self.path(index))
 
     def original_level_counts(self) -> Tensor:
         """How many pixels of the originals have each level, by channel: (3, 256) int64.

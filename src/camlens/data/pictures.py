@@ -62,6 +62,20 @@ def decode_picture(content: bytes, max_pixels: int) -> tuple[Image.Image, int]:
     )
 
 
+def read_size(path: Path) -> Size:
+    """Height and width of a picture file, turned upright, from its head alone.
+
+    Raises:
+        DataError: There is no such file, or it is not a picture; the message says why.
+    """
+    try:
+        with quiet_pillow(), Image.open(path, formats=_readable_formats()) as image:
+            is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return (image.width, image.height) if is_turned else (image.height, image.width)
+    except Exception as error:  # a damaged file can make Pillow raise anything
+        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
 def read_pictures(
     pictures: Sequence[Path | Image.Image], geometry: Framing, description: str
 ) -> tuple[Tensor, dict[int, Size], list[DataError]]:

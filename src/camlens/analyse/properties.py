@@ -1,0 +1,190 @@
+"""Properties of images by which errors may be grouped: of the pictures, and columns of a table of the user's."""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from camlens.data.dataset import Dataset
+from camlens.data.pictures import three_channels
+from camlens.data.table import Row, read_rows
+from camlens.errors import DataError
+from camlens.progress import Work
+
+log = logging.getLogger("camlens")
+
+HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")  # 60 degrees each, around 0, 60, …, 300
+GREY = 0.06  # mean chroma, 0 to 1, below which a picture has no hue
+GREY_LEVELS = torch.tensor([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
+NAMING = ("path", "index")  # columns that say which image a row is about
+KNOWN = (*NAMING, "file", "label", "prediction", "split")  # no properties of a user's table
+NUMERIC = 6  # different numbers from which a column is a scale; fewer are categories
+
+
+@dataclass(frozen=True)
+class Property:
+    """A property of N images: numbers on a scale, or categories.
+
+    Attributes:
+        name: Like "brightness".
+        values: (N,) float64, NaN where it is not known; of categories their positions in `categories`.
+        categories: Their names; empty for a scale.
+        words: What pictures with low and with high values are called; or pictures of a category, `{}` for its name.
+    """
+
+    name: str
+    values: Tensor
+    categories: tuple[str, ...] = ()
+    words: tuple[str, ...] = ("{}",)
+
+
+SCALES = {
+    "brightness": ("dark", "bright"),
+    "contrast": ("low-contrast", "high-contrast"),
+    "colourfulness": ("pale", "colourful"),
+    "sharpness": ("blurred", "sharp"),
+    "original size": ("small", "large"),
+    "proportions": ("narrow", "wide"),
+}
+
+
+def measure_properties(data: Dataset) -> list[Property]:
+    """Measure brightness, contrast, colourfulness, sharpness and dominant hue, and what is known of the originals.
+
+    The images are read batch by batch, as the network is shown them. Original size and proportions are there where
+    the pictures differ in them.
+    """
+    with Work(f"measuring the pictures of {data.name}, {data.split}", len(data)) as work:
+        parts = []
+        for images in data.batches():
+            parts.append(measure(three_channels(images)))
+            work.step(len(images))
+    columns = torch.cat(parts).double().T  # (5, N)
+    found = [Property(name, values, (), SCALES[name]) for name, values in zip(SCALES, columns[:4], strict=False)]
+    found.append(Property("dominant hue", columns[4], ("grey", *HUES), ("mostly {}",)))
+    sizes = [data.picture_size(index) for index in range(len(data))]
+    if len(set(sizes)) > 1:
+        height, width = torch.tensor([size or (math.nan, math.nan) for size in sizes], dtype=torch.float64).T
+        originals = {"original size": (height * width).sqrt(), "proportions": width / height}
+        found += [Property(name, values, (), SCALES[name]) for name, values in originals.items()]
+    return found
+
+
+def measure(images: Tensor) -> Tensor:
+    """The properties of a batch of images.
+
+    Args:
+        images: (B, 3, H, W) uint8.
+
+    Returns:
+        (B, 5): the mean of the grey levels, 0 to 1, and their standard deviation; colourfulness (Hasler and Süsstrunk
+        2003, "Measuring colourfulness in natural images", on levels of 0 to 1); sharpness, the variance of the
+        Laplacian of the grey levels (Pech-Pacheco et al. 2000); and the dominant hue, 0 for grey or 1 plus its
+        position in `HUES`: that with the largest sum of chroma.
+    """
+    colours = images.float() / 255
+    red, green, blue = colours.unbind(dim=1)
+    grey = torch.einsum("c,bchw->bhw", GREY_LEVELS, colours)
+    opponents = torch.stack([red - green, (red + green) / 2 - blue], dim=1).flatten(2)  # (B, 2, HW)
+    spread, centre = opponents.std(dim=2, correction=0).norm(dim=1), opponents.mean(dim=2).norm(dim=1)
+    kernel = torch.tensor([[[[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]]])
+    laplacian = F.conv2d(F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate"), kernel)
+
+    chroma = colours.amax(dim=1) - colours.amin(dim=1)  # (B, H, W)
+    across, upwards = red - (green + blue) / 2, math.sqrt(3) / 2 * (green - blue)  # the plane of colours
+    sector = (torch.atan2(upwards, across) * 3 / math.pi).round().long() % 6
+    sums = torch.zeros(len(images), len(HUES)).scatter_add_(1, sector.flatten(1), chroma.flatten(1))
+    hue = torch.where(chroma.mean(dim=(1, 2)) < GREY, 0, 1 + sums.argmax(dim=1))
+    levels = grey.flatten(1)
+    return torch.stack(
+        [
+            levels.mean(dim=1),
+            levels.std(dim=1, correction=0),
+            spread + 0.3 * centre,
+            laplacian.flatten(1).var(dim=1, correction=0),
+            hue,
+        ],
+        dim=1,
+    )
+
+
+def read_properties(path: Path, data: Dataset) -> list[Property]:
+    """Read properties of images from a CSV file of the user's: each column is one, but those in `KNOWN`.
+
+    A row says by `path` or `index` which image it is about. A column of numbers is a scale, unless it has few different
+    ones; any other has categories.
+
+    Raises:
+        DataError: The file cannot be read, has no such columns, is about other images, or has two rows for one.
+    """
+    rows, naming = read_named_rows(path)
+    try:
+        found = find_images(rows, naming, data)
+    except DataError as error:
+        raise DataError(f"{path}, {error}") from error
+    if not found:
+        line, row = rows[0]
+        raise DataError(
+            f"{path}, line {line}: no image of {data.name}, {data.split}, has the {naming} {row[naming]!r}, and no "
+            f"other row fits one; expected a {naming} like {data.files[0] if naming == 'path' else '0'!r}"
+        )
+    if len(found) < len(rows):
+        log.warning("%s: %d of %d rows are about no image of these", path, len(rows) - len(found), len(rows))
+    names = [
+        name for name in dict.fromkeys(name for row in found.values() for name in row) if name not in KNOWN and name
+    ]
+    if not names:
+        raise DataError(f"{path} has only {', '.join(rows[0][1])}; expected columns with properties of the images too")
+    return [
+        as_property(name, [found.get(index, {}).get(name, "").strip() for index in range(len(data))]) for name in names
+    ]
+
+
+def read_named_rows(path: Path) -> tuple[list[Row], str]:
+    """The rows of a table about images, and the column that names these."""
+    for naming in NAMING:
+        try:
+            return read_rows(path, (naming,), "image"), naming
+        except DataError as error:
+            last = error
+    raise DataError(str(last).replace("the columns index", "a column path or index, others with properties,"))
+
+
+def find_images(rows: Sequence[Row], naming: str, data: Dataset) -> dict[int, dict[str, str]]:
+    """The rows that are about images of the data, by index. Raises `DataError` if two are about the same."""
+    places = {str(index): index for index in range(len(data))}
+    if naming == "path":
+        counts = Counter(Path(file).name for file in data.files)
+        places = {Path(file).name: index for index, file in enumerate(data.files) if counts[Path(file).name] == 1}
+        places |= {file: index for index, file in enumerate(data.files)}
+    found: dict[int, dict[str, str]] = {}
+    for line, row in rows:
+        name = row[naming].strip()
+        index = places.get(name, places.get(Path(name).name) if naming == "path" else None)
+        if index in found:
+            raise DataError(
+                f"line {line}: a second row about image {index}, {data.files[index]}; expected one for each"
+            )
+        if index is not None:
+            found[index] = row
+    return found
+
+
+def as_property(name: str, cells: Sequence[str]) -> Property:
+    """A column as a property; an empty cell is not known."""
+    try:
+        numbers = torch.tensor([float(cell) if cell else math.nan for cell in cells], dtype=torch.float64)
+    except ValueError:
+        numbers = torch.empty(0)
+    if len(set(numbers[numbers.isfinite()].tolist())) >= NUMERIC:
+        return Property(name, numbers, (), (f"low {name}", f"high {name}"))
+    categories = tuple(dict.fromkeys(cell for cell in cells if cell))
+    places = {category: float(place) for place, category in enumerate(categories)}
+    values = torch.tensor([places.get(cell, math.nan) for cell in cells], dtype=torch.float64)
+    return Property(name, values, categories, (f"{name} {{}}",))
