@@ -385,11 +385,36 @@ def experiments() -> list[str]:
     return [*lines, "", *(f"{name}: {hardware(budget['machine'])}." for name, budget in found.items())]
 
 
+def scale() -> list[str]:
+    """Time and memory of an evaluation by the number of images."""
+    found = read("scale")
+    if not found:
+        return []
+    lines = [
+        "## Any number of images",
+        "",
+        f"`python benchmarks/scale.py`: {found['what']}. Decoded as they are needed, if not said otherwise. Median "
+        "(smallest to largest).",
+        "",
+        "| images | images/s | listing | peak memory | wall time over CPU time by cores |",
+        "|---|---:|---:|---:|---:|",
+    ]
+
+    def cell(one: dict[str, Any], digits: int) -> str:
+        return f"{one['median']:,.{digits}f} ({one['min']:,.{digits}f} to {one['max']:,.{digits}f})"
+
+    for name, run in found["runs"].items():
+        speed, listing = cell(run["images_per_second"], 0), f"{cell(run['listing_s'], 1)} s"
+        peak, overlap = f"{cell(run['peak_mb'], 0)} MB", cell(run["wall_over_cpu_by_cores"], 2)
+        lines.append(f"| {name} | {speed} | {listing} | {peak} | {overlap} |")
+    return [*lines, "", f"{hardware(found['machine'])}."]
+
+
 def results() -> str:
     """RESULTS.md."""
     parts = [["# Results", "", "Made by `python benchmarks/report.py` from `benchmarks/results/*.json`."]]
     training = (recipes, experiments, pace, kills, exits, finetune)
-    tables = (*training, page, explorer, why, duplicates, maps, preprocessing, libraries)
+    tables = (*training, page, explorer, why, duplicates, maps, preprocessing, libraries, scale)
     parts += [part for part in (table() for table in tables) if part]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 

@@ -60,7 +60,7 @@ class FileDataset(Dataset):
             DataError: A picture can no longer be read.
         """
         with quiet_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
-            return self.stack(list(pool.map(self.decode, indices.tolist())))
+            return _whole(self.stack(list(pool.map(self.decode, indices.tolist()))))
 
     def batches_of(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the images of each part, decoded ahead by the workers of a `DataLoader`.
@@ -74,9 +74,9 @@ class FileDataset(Dataset):
         lists = [part.tolist() for part in parts]
         with quiet_pillow():
             loader: data.DataLoader[Any] = data.DataLoader(
-                _Decoder(self), batch_sampler=lists, num_workers=os.cpu_count() or 1, collate_fn=list
+                _Decoder(self), batch_sampler=lists, num_workers=os.cpu_count() or 1, collate_fn=self.stack
             )
-            yield from map(self.stack, loader)
+            yield from map(_whole, loader)
 
     def resized(self, size: Size | Framing) -> "FileDataset":
         """The same pictures as images of another size or geometry; itself if it has that."""
@@ -123,13 +123,21 @@ class FileDataset(Dataset):
         except DataError as error:
             return error
 
-    def stack(self, images: Sequence[Tensor | DataError]) -> Tensor:
-        """Images as a batch. Raises the first error among them."""
-        if errors := [image for image in images if isinstance(image, DataError)]:
-            raise errors[0]
-        none = torch.empty(0, self.geometry.channels, *self.size, dtype=torch.uint8)
-        stacked = [image for image in images if isinstance(image, Tensor)]
-        return torch.stack(stacked) if stacked else none
+    def stack(self, images: Sequence[Tensor | DataError]) -> Tensor | DataError:
+        """Images as a batch, or the first error among them."""
+        batch = torch.empty(len(images), self.geometry.channels, *self.size, dtype=torch.uint8)
+        for row, image in zip(batch, images, strict=True):
+            if isinstance(image, DataError):
+                return image
+            row.copy_(image)
+        return batch
+
+
+def _whole(batch: Tensor | DataError) -> Tensor:
+    """The batch. Raises it if it is an error."""
+    if isinstance(batch, DataError):
+        raise batch
+    return batch
 
 
 class _Decoder(data.Dataset[Any]):

@@ -2,10 +2,11 @@
 
 import logging
 import math
+import os
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def find_pictures(folder: Path) -> list[Path]:
     """
     pictures, others = _separate(folder)
     _note(folder, len(pictures), others, "expected pictures")
-    return pictures
+    return [folder / picture for picture in pictures]
 
 
 def load(root: Path, split: str, size: Size | Framing, skip_unreadable: bool = False) -> Dataset:
@@ -53,12 +54,9 @@ def load(root: Path, split: str, size: Size | Framing, skip_unreadable: bool = F
         DataError: The folders have another layout, or pictures cannot be read; the message names all of them.
     """
     class_names = _class_names(root, split)
-    labels = _find_labelled(root, split, class_names)
-    files = [path.relative_to(root).as_posix() for path in labels]
+    files, labels = _find_labelled(root, split, class_names)
     name = root.resolve().name
-    return read_images(
-        root / split, name, split, class_names, list(labels.values()), files, root, size, skip_unreadable
-    )
+    return read_images(root / split, name, split, class_names, labels, files, root, size, skip_unreadable)
 
 
 def read_images(
@@ -86,16 +84,17 @@ def read_images(
     Raises:
         DataError: Pictures cannot be read; the message names all of them.
     """
-    paths, geometry = [root / file for file in files], geometry_of(size)
-    needed, limit = len(paths) * geometry.channels * math.prod(geometry.size), memory_limit()
+    geometry = geometry_of(size)
+    needed, limit = len(files) * geometry.channels * math.prod(geometry.size), memory_limit()
     on_disk, pixels = needed > limit, torch.empty(0)
     if on_disk:
-        sizes, errors = read_sizes(paths, f"looking at {name}, {split}", whole=skip_unreadable)
+        sizes, errors = read_sizes(root, files, f"looking at {name}, {split}", whole=skip_unreadable)
     else:
+        paths = [root / file for file in files]
         pixels, sizes, errors = read_pictures(paths, geometry, f"reading {name}, {split}")
     kept = list(sizes)
     if errors:
-        lines = [f"{len(errors)} of {len(paths)} pictures in {source} cannot be read:", *map(str, errors)]
+        lines = [f"{len(errors)} of {len(files)} pictures in {source} cannot be read:", *map(str, errors)]
         message = "\n  ".join(lines)
         if not skip_unreadable:
             raise DataError(f"{message}\nmend or remove them, or go on without them with --skip-unreadable")
@@ -111,7 +110,7 @@ def read_images(
     }
     if not on_disk:
         pixels = pixels[kept] if errors else pixels
-        return InMemoryDataset(**about, pixels=pixels, originals=[paths[index] for index in kept])
+        return InMemoryDataset(**about, pixels=pixels, originals=[root / files[index] for index in kept])
     height, width = geometry.size
     logging.getLogger("camlens").warning(
         f"{name}, {split}: {len(kept):,} images of {height}x{width} would take {needed / 1e9:.1f} GB, more than "
@@ -151,41 +150,50 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files in a folder and below that are not hidden, in the order of their paths."""
-    paths = [path for path in folder.rglob("*") if not any(map(_is_hidden, path.relative_to(folder).parts))]
-    return sorted((path for path in paths if path.is_file()), key=Path.as_posix)
+def _files(folder: Path) -> list[str]:
+    """The paths from a folder of the files in it and below that are not hidden, in their order.
+
+    They are strings: a million `Path`s take a gigabyte.
+    """
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        from_folder = Path(place).relative_to(folder)
+        found += [(from_folder / name).as_posix() for name in names if not _is_hidden(name)]
+    return sorted(file for file in found if (folder / file).is_file())
 
 
-def _find_labelled(root: Path, split: str, class_names: Sequence[str]) -> dict[Path, int]:
-    """The files with the ending of a picture, in the order of their paths, and their labels; what is left out is noted.
+def _find_labelled(root: Path, split: str, class_names: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The paths from `root` of the pictures, in their order by class, and their labels; what is left out is noted.
 
     Raises:
         DataError: There are none.
     """
-    folder, labels, empty = root / split, dict[Path, int](), []
-    others: list[Path] = []
+    folder, files, labels, empty = root / split, list[str](), list[int](), []
+    others: list[str] = []
     for label, name in enumerate(class_names):
         pictures, rest = _separate(folder / name)
-        labels |= dict.fromkeys(pictures, label)
+        files += [f"{split}/{name}/{picture}" for picture in pictures]
+        labels += [label] * len(pictures)
         others += rest
         if not pictures and (folder / name).is_dir():
             empty.append(name)
     without = f"; class folders without pictures: {len(empty)} ({', '.join(empty)})" if empty else ""
     _note(folder, len(labels), others, LAYOUT, without)
-    return labels
+    return files, labels
 
 
-def _separate(folder: Path) -> tuple[list[Path], list[Path]]:
+def _separate(folder: Path) -> tuple[list[str], list[str]]:
     """The files in a folder and below with the ending of a picture, in the order of their paths, and the others."""
     files, endings = _files(folder), picture_endings()
-    pictures = [path for path in files if path.suffix.lower() in endings]
-    return pictures, [path for path in files if path.suffix.lower() not in endings]
+    is_picture = [PurePath(file).suffix.lower() in endings for file in files]
+    pictures = [file for file, is_one in zip(files, is_picture, strict=True) if is_one]
+    return pictures, [file for file, is_one in zip(files, is_picture, strict=True) if not is_one]
 
 
-def _note(folder: Path, count: int, others: Iterable[Path], expected: str, without: str = "") -> None:
+def _note(folder: Path, count: int, others: Iterable[str], expected: str, without: str = "") -> None:
     """Count in a warning what is left out of a folder. Raises `DataError` if it has no pictures."""
-    endings = Counter(path.suffix.lower() or "without an ending" for path in others)
+    endings = Counter(Path(file).suffix.lower() or "without an ending" for file in others)
     found = [f"{number} {ending}" for ending, number in endings.most_common()]
     found += ["the folder __MACOSX"] if any(folder.rglob("__MACOSX")) else []
     left_out = f"; left out: {', '.join(found)}" if found else ""

@@ -4,10 +4,11 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from torch import Tensor
 from camlens.data.geometry import WHOLE, Framing, Size, Window, geometry_of
 from camlens.errors import DataError
 from camlens.progress import track
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 # Not all that Pillow reads: an EPS file runs another program, and anything can pass for a TGA file.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -101,18 +105,21 @@ def read_pictures(
         pixels[index] = geometry.pixels(picture)
         return picture.height, picture.width
 
-    with quiet_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(track(pool.map(read, range(len(pictures))), description, len(pictures)))
+    with quiet_pillow():
+        results = list(track(in_threads(read, range(len(pictures))), description, len(pictures)))
     errors = [result for result in results if isinstance(result, DataError)]
     sizes = {index: result for index, result in enumerate(results) if not isinstance(result, DataError)}
     return torch.from_numpy(pixels), sizes, errors
 
 
-def read_sizes(paths: Sequence[Path], description: str, whole: bool = False) -> tuple[dict[int, Size], list[DataError]]:
+def read_sizes(
+    root: Path, files: Sequence[str], description: str, whole: bool = False
+) -> tuple[dict[int, Size], list[DataError]]:
     """Look at picture files that are decoded later.
 
     Args:
-        paths: N files.
+        root: The folder that holds the files.
+        files: N paths, from `root` or absolute.
         description: The work in words, for the progress bar.
         whole: Decode each picture to its end, to see that it can be; otherwise only its head is read.
 
@@ -120,9 +127,9 @@ def read_sizes(paths: Sequence[Path], description: str, whole: bool = False) -> 
         Height and width of the pictures, by index, and the errors of files that are none.
     """
 
-    def look(path: Path) -> Size | DataError:
+    def look(file: str) -> Size | DataError:
         try:
-            with _opened(path) as image:
+            with _opened(root / file) as image:
                 if whole:
                     upright_rgb(image)
                 # of other formats, Pillow decodes the whole picture for it
@@ -132,10 +139,21 @@ def read_sizes(paths: Sequence[Path], description: str, whole: bool = False) -> 
         except DataError as error:
             return error
 
-    with quiet_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(track(pool.map(look, paths), description, len(paths)))
-    errors = [result for result in results if isinstance(result, DataError)]
-    return {n: result for n, result in enumerate(results) if not isinstance(result, DataError)}, errors
+    sizes, errors, same = dict[int, Size](), list[DataError](), dict[Size, Size]()  # one tuple for equal sizes
+    with quiet_pillow():
+        for index, found in enumerate(track(in_threads(look, files), description, len(files))):
+            if isinstance(found, DataError):
+                errors.append(found)
+            else:
+                sizes[index] = same.setdefault(found, found)
+    return sizes, errors
+
+
+def in_threads(function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
+    """The results of a function of many items, in their order, computed in threads a thousand at a time."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(items), 1000):
+            yield from pool.map(function, items[start : start + 1000])
 
 
 def count_levels(pictures: Sequence[Path | Image.Image], description: str) -> Tensor:
@@ -149,8 +167,8 @@ def count_levels(pictures: Sequence[Path | Image.Image], description: str) -> Te
         return (upright_rgb(picture) if isinstance(picture, Image.Image) else read_file(picture)).histogram()
 
     counts = np.zeros(3 * 256, np.int64)
-    with quiet_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        for of_picture in track(pool.map(histogram, pictures), description, len(pictures)):
+    with quiet_pillow():
+        for of_picture in track(in_threads(histogram, pictures), description, len(pictures)):
             counts += of_picture
     return torch.from_numpy(counts).view(3, 256)
 
