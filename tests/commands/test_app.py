@@ -146,9 +146,8 @@ def test_nothing_long_is_silent(run, pictures, tmp_path, monkeypatch):
     assert "explaining the errors: 100 %" in said("gallery", run)[1]
     _, shown = said("report", run)
     assert f"the features of the 60 images of {name}, train, are read once: about " in shown
-    afterwards = shown.split("are read once")[1]
     for work in (f"predicting {name}, train", "explaining the errors", "looking for near-duplicates"):
-        assert f"{work}: 100 %" in afterwards
+        assert f"{work}: 100 %" in shown
     assert "are read once" not in said("report", run)[1], "they were kept"
 
 
@@ -159,4 +158,4 @@ def test_a_reader_that_has_enough_is_no_error(pictures, tmp_path):
     process.stdout.close()
     said = process.stderr.read()
     process.stderr.close()
-    assert process.wait() in (0, 141) and "Traceback" not in said and "error" not in said
+    assert process.wait() == 0 and "Traceback" not in said and "error" not in said

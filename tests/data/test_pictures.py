@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from camlens.data.pictures import read_picture
+from camlens.data.pictures import decode_picture, read_picture
 from camlens.errors import DataError
 
 Colour = tuple[int, int, int]
@@ -186,3 +187,30 @@ def test_odd_metadata_does_not_matter(tmp_path: Path) -> None:
         tmp_path / "photo.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01", quality=100
     )
     assert np.abs(np.subtract(pixel(tmp_path / "photo.jpg"), RED)).max() <= 3
+
+
+def test_a_jpeg_of_very_many_scans_is_refused(tmp_path: Path) -> None:
+    """56,000 scans of a picture of 4 MB take minutes to decode. The scans of this one lie behind its end."""
+    path = tmp_path / "scans.jpg"
+    Image.new("RGB", (16, 16), "red").save(path, progressive=True)
+    assert read_picture(path).size == (16, 16)
+    path.write_bytes(path.read_bytes() + b"\xff\xda" * 200)
+    with pytest.raises(DataError, match=r"it has 2\d\d scans; expected 100 at most"):
+        read_picture(path)
+    with pytest.raises(DataError, match=r"it has 2\d\d scans"):
+        decode_picture(path.read_bytes(), 10_000)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match=r"cannot read .*pipe\.png: it is no regular file"):
+        read_picture(tmp_path / "pipe.png")
+
+
+def test_large_values_are_scaled_a_strip_at_a_time(tmp_path: Path) -> None:
+    """The formula for the whole picture at once, on one of more than a strip."""
+    values = np.random.default_rng(0).integers(0, 65536, (3, 400_000), dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "wide.png")
+    expected = np.rint(values * (255 / 65535)).astype(np.uint8)
+    assert np.array_equal(np.asarray(read_picture(tmp_path / "wide.png"))[..., 0], expected)

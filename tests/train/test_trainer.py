@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+import shutil
 import signal
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -511,3 +512,25 @@ def test_too_few_images_for_a_batch_are_an_error(data, tmp_path):
     with pytest.raises(DataError, match="80 training images besides the 20 held out, fewer than one batch of 128"):
         train(Recipe(width=4, sizes=(8,), crop=1, batch_size=128, holdout=0.2), data, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [{}, None, 0, [1]])
+def test_a_checkpoint_that_is_no_state_is_an_error(data, undisturbed, tmp_path, content):
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    torch.save(content, out / STATE)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(CamlensError, match="not the state of a run"):
+        train(TINY, data, out, resume=True)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_weights_are_not_overwritten_where_all_else_is_gone(data, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    (out / STATE).unlink()
+    (out / "metrics.csv").unlink()
+    before = (out / "model.safetensors").read_bytes()
+    with pytest.raises(CamlensError, match=r"checkpoint\.pt and metrics\.csv are gone, though model\.safetensors"):
+        train(TINY, data, out, resume=True)
+    assert (out / "model.safetensors").read_bytes() == before

@@ -97,9 +97,6 @@ class Command(TyperCommand):
         except KeyboardInterrupt:
             print_error("stopped")
             sys.exit(128 + (received_signals or [signal.SIGINT])[0])
-        except BrokenPipeError:  # the reader of our output has closed it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(128 + 13)  # SIGPIPE
         except Exception as error:
             if os.environ.get("CAMLENS_DEBUG"):
                 raise

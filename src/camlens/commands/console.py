@@ -3,18 +3,30 @@
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 
-def plain_console(stderr: bool = False) -> Console:
-    """Make a console that prints text as it is: "[x]" in a file or class name is no markup."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+class PlainConsole(Console):
+    """Prints text as it is: "[x]" in a file or class name is no markup. A reader may stop reading, as `head` does."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+    def on_broken_pipe(self) -> None:
+        """Go on with the work, and print the rest nowhere."""
+        stop_printing()
 
 
-console, error_console = plain_console(), plain_console(stderr=True)
+def stop_printing() -> None:
+    """Print the rest of standard output nowhere: nobody reads it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console, error_console = PlainConsole(), PlainConsole(stderr=True)
 
 
 def print_error(message: str) -> None:
@@ -35,7 +47,10 @@ class NoteHandler(logging.Handler):
 
 def print_json(result: Any) -> None:
     """Print the result of a command as indented JSON."""
-    print(json.dumps(result, indent=2))
+    try:
+        print(json.dumps(result, indent=2), flush=True)
+    except BrokenPipeError:
+        stop_printing()
 
 
 def print_paths(*paths: str | Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from camlens.progress import track
 A = TypeVar("A")
 B = TypeVar("B")
 
+MAX_SCANS = 100  # of a progressive JPEG; cameras and tools write about ten
 # Not all that Pillow reads: an EPS file runs another program, and anything can pass for a TGA file.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
@@ -54,6 +56,8 @@ def decode_picture(content: bytes, max_pixels: int) -> tuple[Image.Image, int]:
     try:
         with Image.open(io.BytesIO(content), formats=_readable_formats()) as image:
             width, height = image.size
+            if image.info.get("progressive"):
+                _check_scans(content)
             if width * height <= max_pixels:
                 return upright_rgb(image), getattr(image, "n_frames", 1)
     except UnidentifiedImageError as error:
@@ -278,7 +282,11 @@ def read_file(path: Path) -> Image.Image:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open a picture file. What goes wrong with it is raised as `DataError`."""
     try:
+        if stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+            raise ValueError("it is no regular file")  # a pipe or a device may never end
         with Image.open(path, formats=_readable_formats()) as image:
+            if image.info.get("progressive"):
+                _check_scans(path.read_bytes())
             yield image
     except Exception as error:  # a damaged file can make Pillow raise anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -289,11 +297,23 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise DataError(f"cannot read {path}: {reason}") from error
 
 
+def _check_scans(content: bytes) -> None:
+    """Refuse a progressive JPEG of so many scans that decoding it takes minutes."""
+    scans = content.count(b"\xff\xda")  # compressed data never hold this marker
+    if scans > MAX_SCANS:
+        raise ValueError(f"it has {scans:,} scans; expected {MAX_SCANS} at most")
+
+
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.float64)
+    values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
     if not math.isfinite(low) or not math.isfinite(high):
         raise ValueError("some of its values are not numbers")
     tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
     low, high = next(((0.0, top) for top in tops if low >= 0 and high <= top), (low, high))
-    return Image.fromarray(np.rint((values - low) * (255 / ((high - low) or 1))).astype(np.uint8))
+    scaled = np.empty(values.shape, np.uint8)
+    flat, scaled_flat, strip = values.reshape(-1), scaled.reshape(-1), 1_000_000
+    for start in range(0, values.size, strip):  # all at once takes 20 bytes a pixel
+        part = flat[start : start + strip].astype(np.float64)
+        scaled_flat[start : start + strip] = np.rint((part - low) * (255 / ((high - low) or 1)))
+    return Image.fromarray(scaled)

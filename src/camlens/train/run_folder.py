@@ -196,9 +196,20 @@ class RunFolder:
         """
         if self.checkpoint.exists():
             try:
-                return torch.load(self.checkpoint, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+                state: Any = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
             except Exception as error:  # unpickling raises many kinds
                 raise CamlensError(f"cannot resume from {self.checkpoint}: {error}") from error
+            if not isinstance(state, dict) or not state:
+                raise CamlensError(
+                    f"cannot resume from {self.checkpoint}: it holds {state!r:.60}, not the state of a run; put the "
+                    "right one back, or start anew in another --out"
+                )
+            return state
+        if self.weights.exists() and not self.metrics.exists():
+            raise CamlensError(
+                f"cannot resume {self}: {self.checkpoint.name} and {self.metrics.name} are gone, though "
+                f"{self.weights.name} is there; put them back, or start anew in another --out"
+            )
         if rows := self.read_metrics():
             raise CamlensError(
                 f"cannot resume {self}: its {self.checkpoint.name} is gone, though {len(rows)} epochs were trained; "
