@@ -1,8 +1,10 @@
 """`camlens train`: the run folder, resuming it, and given weights."""
 
 import csv
+import hashlib
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -15,6 +17,7 @@ from command_line import SMALL, camlens, png_size
 def test_train_leaves_a_run(run):
     assert {p.name for p in run.iterdir()} == {
         "card.md", "config.json", "metrics.csv", "metrics.json", "curves.png", "model.safetensors", "checkpoint.pt",
+        "margins.npz",
     }  # fmt: skip
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["n"] == 18 and metrics["errors"] == 2  # what lies in the wrong class
@@ -72,6 +75,25 @@ def test_a_run_from_python_is_that_of_the_command(pictures, tmp_path):
     weights = [(tmp_path / made / "model.safetensors").read_bytes() for made in ("command", "python")]
     assert weights[0] == weights[1]
     assert run.metrics["n"] == 18
+
+
+def test_labels_of_a_file(pictures, tmp_path):
+    """They are what is learned and what the run is resumed with; the test images keep theirs."""
+    other, out = np.arange(60) % 3, tmp_path / "run"
+    np.save(tmp_path / "labels.npy", other)
+    command = ["train", "--data", pictures, *SMALL, "--set", "epochs=1", "--labels", tmp_path / "labels.npy"]
+    assert "18 images right" in camlens(*command, "--out", out)
+    with np.load(out / "margins.npz") as found:
+        assert found["labels"].tolist() == other.tolist()
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    assert config["data"]["labels_sha256"] == hashlib.sha256(other.astype(np.int64).tobytes()).hexdigest()
+    assert "18 images right" in camlens("train", "--resume", "--out", out)
+    np.save(tmp_path / "labels.npy", other[::-1])
+    said = camlens("train", "--resume", "--out", out, code=2)
+    assert "other settings" in said and "data.labels_sha256: " in said
+    np.save(tmp_path / "labels.npy", other[1:])
+    assert "expected 60 whole numbers" in camlens(*command, "--out", tmp_path / "new", code=1)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_learning_rate_is_proposed_without_a_run(pictures, tmp_path):

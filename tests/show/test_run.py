@@ -16,7 +16,16 @@ from camlens.train.trainer import Trainer
 from command_line import png_size
 
 TINY = Recipe(width=4, epochs=2, sizes=(8,), batch_size=16, learning_rate=0.05, crop=1, holdout=0.2)
-FILES = {"card.md", "config.json", "metrics.csv", "metrics.json", "curves.png", "model.safetensors", "checkpoint.pt"}
+FILES = {
+    "card.md",
+    "config.json",
+    "metrics.csv",
+    "metrics.json",
+    "curves.png",
+    "model.safetensors",
+    "checkpoint.pt",
+    "margins.npz",
+}
 
 
 @pytest.fixture(scope="module")

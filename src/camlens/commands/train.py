@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Literal
 
 from typer import Option
@@ -24,6 +25,14 @@ def train(
     init: Annotated[
         str | None, Option(metavar="MODEL", help="Model to start from; other classes get a new last layer.")
     ] = None,
+    labels: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="Labels to train with: .npy, a class number for each image, or .csv as camlens labels writes it.",
+            show_default="the data's, or the resumed run's",
+        ),
+    ] = None,
     seed: Annotated[int | None, Option(min=0, help="Random seed.", show_default="0, or the resumed run's")] = None,
     resume: Annotated[bool, Option("--resume", help="Resume the run in --out.")] = False,
     find_rate: Annotated[
@@ -43,7 +52,7 @@ def train(
     """Train a network into a run folder and evaluate it on the test images; with torchrun, on many processes."""
     from camlens.runtime.processes import launch_id, pick_device
     from camlens.show.rate import write_range_test
-    from camlens.show.run import load_data, train
+    from camlens.show.run import load_data, relabelled, train
     from camlens.train.recipe import change_recipe, find_recipe
     from camlens.train.run_folder import RunFolder, RunSettings
 
@@ -54,8 +63,10 @@ def train(
         if resume or launch_id():
             raise UsageError("--find-rate tries rates for a new run, in one process: leave out --resume and torchrun")
         how, where = change_recipe(find_recipe(recipe or "quick"), changes or ()), pick_device(device)
-        settings = RunSettings(RunFolder(out), how, seed or 0, data or "cifar10", init or "", where, compute)
-        found, files = write_range_test(settings, load_data(settings, data_dir, skip_unreadable)[0])
+        given = data or "cifar10", init or "", str(labels or "")
+        settings = RunSettings(RunFolder(out), how, seed or 0, *given, where, compute)
+        images = relabelled(load_data(settings, data_dir, skip_unreadable)[0], settings)
+        found, files = write_range_test(settings, images)
         console.print(found.in_words())
         print_paths(*files)
         return
@@ -65,6 +76,7 @@ def train(
         out,
         changes=changes or (),
         init=init,
+        labels=labels,
         seed=seed,
         resume=resume,
         device=device,

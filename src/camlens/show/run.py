@@ -10,6 +10,7 @@ from typing import Any
 
 from camlens.analyse.evaluation import Evaluation, evaluate
 from camlens.data.dataset import Dataset
+from camlens.data.labels import read_labels
 from camlens.data.sources import load_split, split_to_evaluate, splits_of
 from camlens.errors import unknown
 from camlens.files import write_json, write_text
@@ -60,6 +61,7 @@ def train(
     *,
     test: Dataset | None = None,
     init: str | Path | None = None,
+    labels: str | Path | None = None,
     seed: int | None = None,
     resume: bool = False,
     device: str = "auto",
@@ -81,6 +83,8 @@ def train(
         out: The run folder, which must not hold a run unless it is resumed.
         test: The test images; by default those of `data`, if that is no data set.
         init: Model to start from, as `camlens.load` takes it; other classes get a new last layer.
+        labels: A .npy or .csv file of labels for the training images, as `camlens train --labels` takes it; by default
+            the resumed run's, or none.
         seed: Start of all random choices; by default the resumed run's, or 0.
         resume: Whether to go on with the run in `out`.
         device: "cpu", "cuda" or "mps"; "auto" for the fastest that is there.
@@ -112,6 +116,7 @@ def train(
             seed=seed,
             source=None if data is None or isinstance(data, Dataset) else str(data),
             init=None if init is None else str(init),
+            labels=None if labels is None else str(labels),
             device=local_device,
             compute=dict(compute or {}),
             resume=resume,
@@ -121,12 +126,18 @@ def train(
             with processes.local_main_first():
                 data, named_test = load_data(settings, data_dir, skip_unreadable)
             test = named_test if test is None else test
+        data = relabelled(data, settings)
         return finish(prepare(settings, data, save_every=save_every, processes=processes), test, log)
 
 
 def in_text(value: object) -> str:
     """The value of a recipe's field as `--set` takes it."""
     return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def relabelled(data: Dataset, settings: RunSettings) -> Dataset:
+    """The training images with the labels of the settings' file, if there is one."""
+    return data.with_labels(read_labels(Path(settings.labels), data)) if settings.labels else data
 
 
 def load_data(settings: RunSettings, data_dir: Path | None, skip_unreadable: bool) -> tuple[Dataset, Dataset | None]:
@@ -151,7 +162,9 @@ def finish(trainer: Trainer, test: Dataset | None, log: str | None = None) -> Ru
         raise
     draw_curves(trainer)
     evaluation = None if test is None else evaluate(model, test, processes=processes)
-    files = folder.files if evaluation else folder.files[:-1]
+    absent = [] if evaluation else [folder.test_metrics]
+    absent += [] if trainer.margins else [folder.margins]
+    files = tuple(file for file in folder.files if file not in absent)
     run = Run(model, folder.path, [dict(row) for row in trainer.state.rows], evaluation, files)
     if processes.is_main:
         metrics = run.metrics

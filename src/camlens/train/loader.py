@@ -43,6 +43,7 @@ class Batch:
         partner_labels: (B,) int64, of the images that were mixed in.
         lam: Weight of `labels`, 0 to 1; 1 - `lam` is that of `partner_labels`.
         weight: Weight of this process's part of the batch in the mean over all processes, about 1.
+        indices: (B,) int64, of the images in the data.
     """
 
     images: Tensor
@@ -50,6 +51,7 @@ class Batch:
     partner_labels: Tensor
     lam: float
     weight: float
+    indices: Tensor
 
 
 @dataclass
@@ -101,6 +103,10 @@ class TrainLoader:
         rank, world_size = self.processes.rank, self.processes.world_size
         return slice(*(start + (end - start) * number // world_size for number in (rank, rank + 1)))
 
+    def order(self, epoch: int) -> Tensor:
+        """The images in the order of an epoch, (n,) int64; what is behind the last of `bounds` is left out."""
+        return self.indices[epoch_order(len(self.indices), self.seed, epoch)]
+
     def resize(self, side: int) -> None:
         """Use images of this size from now on. Those of a data set in memory are kept on the device as a whole."""
         if self.resized.size != (side, side):
@@ -126,7 +132,7 @@ class TrainLoader:
         self.resize(side)
         how, count = self.augmentation, len(self.indices)
         crop, cutout = round(how.crop * scale), round(how.cutout * scale)
-        order = self.indices[epoch_order(count, self.seed, epoch)]
+        order = self.order(epoch)
         flipped = self.flipped[order] ^ bool(epoch % 2) if how.flip else torch.zeros(count, dtype=torch.bool)
         positions = draw_positions(count, side, crop, random_generator(self.seed, epoch, 0))
         kinds, strengths = draw_distortions(count, how.distort, random_generator(self.seed, epoch, 1))
@@ -137,7 +143,8 @@ class TrainLoader:
         parts = [self.local_part(*bound) for bound in bounds]
         loaded = self.images([order[part] for part in parts])
         for number, ((start, end), part, images) in enumerate(zip(bounds, parts, loaded, strict=True), first):
-            labels = self.labels[order[part]]
+            indices = order[part]
+            labels = self.labels[indices]
             if how.distort:
                 images = distort(images, kinds[part], strengths[part], self.mean_colour)
             images = augment(images, positions[:, part], flipped[part], crop, cutout, self.mean_colour)
@@ -145,7 +152,8 @@ class TrainLoader:
                 images = compress(images, qualities[part])
             random = np.random.default_rng((self.seed, epoch, number, self.processes.rank))
             images, lam = mix(images, random, how.mixup, how.cutmix)
-            yield Batch(images, labels, labels.roll(1), lam, len(labels) * self.processes.world_size / (end - start))
+            weight = len(labels) * self.processes.world_size / (end - start)
+            yield Batch(images, labels, labels.roll(1), lam, weight, indices)
 
 
 def batch_bounds(count: int, batch_size: int, world_size: int = 1) -> list[int]:

@@ -52,6 +52,7 @@ class RunConfig:
         versions: Those of camlens, torch and Python.
         platform: Operating system and processor.
         hardware: What computes, in words; empty in files of older versions.
+        labels: The file of labels that replaced the data's own; empty for these.
     """
 
     recipe: Recipe
@@ -67,6 +68,7 @@ class RunConfig:
     versions: dict[str, str] = field(default_factory=library_versions)
     platform: str = field(default_factory=platform.platform)
     hardware: str = ""
+    labels: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The contents as `json.loads` returns them."""
@@ -133,6 +135,7 @@ class RunFolder:
         self.curves = path / "curves.png"
         self.weights = path / WEIGHTS
         self.checkpoint = path / "checkpoint.pt"  # what a resumed run starts from
+        self.margins = path / "margins.npz"  # where the recipe mixes no images
         self.card = path / "card.md"
         self.test_metrics = path / "metrics.json"  # where there are test images
         self.files = (
@@ -141,6 +144,7 @@ class RunFolder:
             self.curves,
             self.weights,
             self.checkpoint,
+            self.margins,
             self.card,
             self.test_metrics,
         )
@@ -244,6 +248,7 @@ class RunSettings:
         seed: Start of all random choices.
         source: How the user named the data; empty for the data's own name.
         init: The model whose weights training starts from; empty for random weights.
+        labels: A file of labels for the training images (`read_labels`); empty for the data's own.
         device: "cpu", "cuda", "cuda:1" or "mps".
         compute: Fields of `ComputeOptions` that the user fixes; the others are the resumed run's if it was trained on
             a device of this type, and are otherwise chosen for the device.
@@ -255,6 +260,7 @@ class RunSettings:
     seed: int = 0
     source: str = ""
     init: str = ""
+    labels: str = ""
     device: str = "cpu"
     compute: dict[str, bool] = field(default_factory=dict)
     previous: RunConfig | None = None
@@ -277,7 +283,10 @@ class RunSettings:
         if kept:
             reasons |= {name: why for name, why in kept.compute_reasons.items() if name not in self.compute}
         what = recipe, self.seed, self.init, describe_data(data, self.source), processes, device.type, launch_id()
-        config = RunConfig(*what, compute, reasons, recipe.schedule_in_words, hardware=describe_device(self.device))
+        hardware = describe_device(self.device)
+        config = RunConfig(*what, compute, reasons, recipe.schedule_in_words, hardware=hardware, labels=self.labels)
+        if self.labels:
+            config.data["labels_sha256"] = hashlib.sha256(data.labels.numpy().tobytes()).hexdigest()
         if previous is None:
             return config
         if changed := previous.differences(config):
@@ -298,6 +307,7 @@ def resolve_settings(
     seed: int | None = None,
     source: str | None = None,
     init: str | None = None,
+    labels: str | None = None,
     device: str = "cpu",
     compute: dict[str, bool] | None = None,
     resume: bool = False,
@@ -315,6 +325,7 @@ def resolve_settings(
         seed: By default the resumed run's, or 0.
         source: By default the resumed run's, or empty.
         init: By default the resumed run's, or empty.
+        labels: By default the resumed run's, or empty.
         device: Where to compute.
         compute: Fields of `ComputeOptions` that are fixed.
         resume: Whether the user asks to resume.
@@ -327,9 +338,9 @@ def resolve_settings(
     previous = processes.call_on_main(_previous_run, folder, resume, processes.any(was_restarted()))
     settings = RunSettings(folder, device=device, compute=compute or {}, previous=previous)
     if previous:
-        recipe_before, source_before = previous.recipe, previous.data["source"]
-        settings = replace(settings, recipe=recipe_before, seed=previous.seed, source=source_before, init=previous.init)
-    given: dict[str, Any] = {"recipe": recipe, "seed": seed, "source": source, "init": init}
+        kept = {name: getattr(previous, name) for name in ("recipe", "seed", "init", "labels")}
+        settings = replace(settings, source=previous.data["source"], **kept)
+    given: dict[str, Any] = {"recipe": recipe, "seed": seed, "source": source, "init": init, "labels": labels}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     return replace(settings, recipe=change_recipe(settings.recipe, changes))
 

@@ -1,0 +1,76 @@
+"""Other labels for the images of a data set, out of a file."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from camlens.data.dataset import Dataset
+from camlens.data.table import read_rows
+from camlens.errors import DataError, UsageError, unknown
+
+
+def read_labels(path: Path, data: Dataset) -> Tensor:
+    """The labels of a data set as a file gives them.
+
+    Args:
+        path: A .npy file with a class number for each image, in the order of the data; or a .csv file with the columns
+            `path` and `label`, a class name, and perhaps `index`, as `camlens labels` writes it. Images that it does
+            not list keep their labels, and its other columns change nothing.
+        data: The images.
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        DataError: The file cannot be read, is for other images, or says two labels of one.
+        UsageError: A class is unknown, or the file is of another kind.
+    """
+    kinds = {".npy": _from_array, ".csv": _from_table}
+    if path.suffix.lower() not in kinds:
+        raise UsageError(f"--labels {path} is a file {path.suffix or 'without an ending'}; expected .npy or .csv")
+    return kinds[path.suffix.lower()](path, data)
+
+
+def _from_array(path: Path, data: Dataset) -> Tensor:
+    """The labels in a .npy file."""
+    classes, expected = (
+        len(data.class_names),
+        f"expected {len(data):,} whole numbers, one for each image of {data.name}",
+    )
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; {expected}") from error
+    if not isinstance(found, np.ndarray) or found.shape != (len(data),) or found.dtype.kind not in "iu":
+        arrived = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else "several arrays"
+        raise DataError(f"{path} holds {arrived}; {expected}")
+    outside = found[(found < 0) | (found >= classes)]
+    if len(outside):
+        raise DataError(
+            f"{path}: {len(outside):,} labels are outside the classes, the first is {outside[0]}; expected 0 "
+            f"({data.class_names[0]}) to {classes - 1} ({data.class_names[-1]})"
+        )
+    return torch.from_numpy(found.astype(np.int64))
+
+
+def _from_table(path: Path, data: Dataset) -> Tensor:
+    """The labels in a .csv file; those of images that it does not list stay."""
+    labels, said = data.labels.clone(), dict[int, str]()
+    places = {file: index for index, file in enumerate(data.files)}
+    classes = {name: number for number, name in enumerate(data.class_names)}
+    for line, row in read_rows(path, ("path", "label"), "image"):
+        given, name = row.get("index", ""), row["label"].strip()
+        index = int(given) if given.isdecimal() else places.get(row["path"], -1)
+        if not 0 <= index < len(data) or data.files[index] != row["path"] or not (given == "" or given.isdecimal()):
+            raise DataError(
+                f"{path}, line {line}: no image {given} {row['path']} in {data.name}, {data.split}, whose first is 0 "
+                f"{data.files[0]}; give labels of these images"
+            )
+        if name not in classes:
+            raise UsageError(f"{path}, line {line}: {unknown('class', name, classes, data.name)}")
+        if said.setdefault(index, name) != name:
+            raise DataError(f"{path}, line {line}: {row['path']} is {name} here and {said[index]} before; give one")
+        labels[index] = classes[name]
+    return labels

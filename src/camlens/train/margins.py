@@ -1,0 +1,128 @@
+"""The margin of each training image in each epoch: the logit of its label less the largest other logit.
+
+A network learns wrong labels late, against the images that look alike, so their margins, averaged over the epochs, are
+low: AUM, Pleiss et al. 2020, "Identifying Mislabeled Data using the Area Under the Margin Ranking", arXiv 2001.10528.
+The logits are those of the steps of training, so margins cost no pass over the images.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from camlens.errors import CamlensError
+from camlens.files import replacing
+from camlens.runtime.processes import Processes
+
+
+def margins(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The margin of each image, and its rival: the class with the largest logit besides the label.
+
+    Args:
+        logits: (B, K), or probabilities.
+        labels: (B,) int64.
+
+    Returns:
+        Margins (B,), below 0 where another class is above the label, and rivals (B,) int64.
+    """
+    places = labels[:, None]
+    others, rivals = logits.scatter(1, places, -math.inf).max(dim=1)
+    return logits.gather(1, places)[:, 0] - others, rivals
+
+
+class MarginHistory:
+    """Margins and rivals of N training images while they are learned from.
+
+    Args:
+        count: N.
+        device: Where the steps are taken. Nothing waits for it before an epoch ends.
+
+    Attributes:
+        epochs: Of each finished epoch (2, N) float32: margins, and rivals as numbers; nan for an image left out.
+        current: The same of this epoch, of all processes up to the last `collect`.
+    """
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.epochs: list[Tensor] = []
+        self.current = torch.zeros(2, count, device=device)
+        self.steps = torch.zeros(2, count, device=device)  # of this process since the last `collect`
+
+    def add(self, indices: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Note the images of a step: their indices (B,), logits (B, K) and labels (B,), on the device."""
+        self.steps.index_copy_(1, indices, torch.stack(margins(logits.detach().float(), labels)))
+
+    def collect(self, processes: Processes) -> None:
+        """Add what all processes noted since the last call. No two had the same image: the sum is the union."""
+        self.current += processes.sum(self.steps)
+        self.steps.zero_()
+
+    def judge(self, indices: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Note the images that are held out, which every process has predicted."""
+        found = torch.stack(margins(logits, labels)).to(self.current)
+        self.current.index_copy_(1, indices.to(self.current.device), found)
+
+    def finish_epoch(self, seen: Tensor) -> None:
+        """End the epoch, in which the images with these indices (n,) were learned from or judged."""
+        row = torch.full_like(self.current, math.nan, device="cpu")
+        row[:, seen] = self.current.cpu()[:, seen]
+        self.epochs.append(row)
+        self.current.zero_()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        epochs = torch.stack(self.epochs) if self.epochs else torch.empty(0, *self.current.shape)
+        return {"margins": epochs, "epoch_margins": self.current}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned; epochs of a checkpoint that has no margins are nan."""
+        unknown = torch.full((len(state["rows"]), *self.current.shape), math.nan)
+        self.epochs = list(state.get("margins", unknown))
+        self.current.copy_(state.get("epoch_margins", torch.tensor(math.nan)))
+
+
+@dataclass(frozen=True)
+class Margins:
+    """The margins of a run, as its margins.npz holds them.
+
+    Attributes:
+        margins: (epochs, N) float32, in logits; nan for an image that was left out of an epoch.
+        rivals: (epochs, N) int64, the class with the largest logit besides the label; -1 for an image left out.
+        labels: (N,) int64, with which the run was trained.
+        held_out: (N,) bool, where an image was judged after each epoch and not learned from.
+    """
+
+    margins: Tensor
+    rivals: Tensor
+    labels: Tensor
+    held_out: Tensor
+
+    @classmethod
+    def of(cls, history: MarginHistory, labels: Tensor, held_out: Tensor) -> Margins:
+        """The margins of the finished epochs; `held_out` are indices (n,)."""
+        found, rivals = torch.stack(history.epochs).unbind(dim=1)
+        mask = torch.zeros(len(labels), dtype=torch.bool).index_fill_(0, held_out, True)
+        return cls(found, rivals.nan_to_num(-1).long(), labels, mask)
+
+    def save(self, path: Path) -> None:
+        """Write the file, replacing `path` in one step."""
+        arrays = {name: value.numpy() for name, value in vars(self).items()}
+        arrays["rivals"] = arrays["rivals"].astype(np.int32)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Margins:
+        """Read the file. Raises `CamlensError` if it is damaged."""
+        try:
+            with path.open("rb") as file, np.load(file) as arrays:
+                found = {name: torch.from_numpy(arrays[name]) for name in cls.__dataclass_fields__}
+            return cls(**{**found, "rivals": found["rivals"].long()})
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+            raise CamlensError(f"{path} is damaged ({error}); train anew in another --out") from error
