@@ -548,3 +548,12 @@ def picture_properties(image):
             near = (max(y - 1, 0), x), (min(y + 1, height - 1), x), (y, max(x - 1, 0)), (y, min(x + 1, width - 1))
             laplacian.append(sum(grey[v][u] for v, u in near) - 4 * grey[y][x])
     return np.mean(flat), np.std(flat), colourfulness, np.var(laplacian)
+
+
+def label_doubt(first, second, labels):
+    """The mean over two opinions of the largest probability of another class less that of the label, image by image."""
+    doubts = []
+    for one, other, label in zip(first, second, labels, strict=True):
+        lacks = [max(p for k, p in enumerate(row) if k != label) - row[label] for row in (one, other)]
+        doubts.append(sum(lacks) / 2)
+    return doubts

@@ -124,9 +124,10 @@ def test_mixed_images_have_none(data, tmp_path, changes):
 
 def test_a_checkpoint_without_margins_goes_on(data, tmp_path):
     trainer = new_trainer(data, tmp_path)
-    saved = {key: value for key, value in trainer.state_dict().items() if "margins" not in key}
-    trainer.load_state_dict({**saved, "rows": [{}, {}]})
-    assert torch.stack(trainer.margins.epochs).isnan().all() and len(trainer.margins.epochs) == 2
+    saved = {key: value for key, value in trainer.state.state_dict().items() if "margins" not in key}
+    trainer.state.load_state_dict({**saved, "rows": [{}, {}]})
+    history = trainer.state.margins
+    assert torch.stack(history.epochs).isnan().all() and len(history.epochs) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04", None])

@@ -16,6 +16,7 @@ from camlens.model import loading
 from camlens.model.classifier import Classifier
 from camlens.model.foreign import same_resnet
 from camlens.model.resnet import RESNETS, ResNet
+from camlens.train.margins import MarginHistory
 from camlens.train.muon import Muon
 from camlens.train.recipe import MUON_DECAY
 from camlens.train.run_folder import Row, RunConfig
@@ -32,6 +33,7 @@ class TrainState:
         ema: The exponential moving average of its weights.
         optimiser: SGD over the network's parameters, except those of `muon`.
         muon: Muon over the kernels of convolutions, if the recipe has it.
+        margins: The margins of the training images; None if the recipe mixes images, as no logit is of one alone then.
         classifier: The result: the moving average, or the network if the recipe has none.
         step: Steps done.
         epoch_loss, epoch_accuracy: Sums of the losses and accuracies of this epoch's steps.
@@ -45,6 +47,7 @@ class TrainState:
     optimiser: torch.optim.SGD
     classifier: Classifier
     muon: Muon | None = None
+    margins: MarginHistory | None = None
     step: int = 0
     epoch_loss: float = 0.0
     epoch_accuracy: float = 0.0
@@ -89,6 +92,7 @@ class TrainState:
             "average": self.ema.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             **({"muon": self.muon.state_dict()} if self.muon else {}),
+            **(self.margins.state_dict() if self.margins else {}),
             "step": self.step,
             "epoch_loss": self.epoch_loss,
             "epoch_accuracy": self.epoch_accuracy,
@@ -107,6 +111,8 @@ class TrainState:
         self.optimiser.load_state_dict(state["optimiser"])
         if self.muon:
             self.muon.load_state_dict(state["muon"])
+        if self.margins:
+            self.margins.load_state_dict(state)
         self.step, self.rows = state["step"], state["rows"]
         self.epoch_loss, self.epoch_seconds = state["epoch_loss"], state["epoch_seconds"]
         # older files have no accuracy of the epoch's steps, those of the first version no best_loss
@@ -148,7 +154,8 @@ def create_train_state(config: RunConfig, statistics: ChannelStatistics, device:
     vectors = [p for p in network.parameters() if p.ndim <= 1]  # biases and norms, which do not decay
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimiser = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
-    return TrainState(network, ema, optimiser, classifier.to(device), muon)
+    margins = None if recipe.mixup or recipe.cutmix else MarginHistory(config.data["images"], device)
+    return TrainState(network, ema, optimiser, classifier.to(device), muon, margins)
 
 
 def load_init(network: ResNet, init: str, class_names: tuple[str, ...]) -> ChannelStatistics:

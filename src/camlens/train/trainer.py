@@ -22,7 +22,7 @@ from camlens.runtime.processes import SINGLE_PROCESS, Processes
 from camlens.runtime.threads import sleeping_threads
 from camlens.train.compute import describe_compute
 from camlens.train.loader import Batch, TrainLoader, split_held_out
-from camlens.train.margins import MarginHistory, Margins
+from camlens.train.margins import Margins
 from camlens.train.recipe import Recipe
 from camlens.train.run_folder import Row, RunConfig, RunFolder, RunSettings, resolve_settings
 from camlens.train.signals import Stopped, collect_signals
@@ -71,8 +71,6 @@ class Trainer:
             self.compiled = torch.compile(self.network, dynamic=False, mode=mode)
         self.total_steps = len(self.loader) * self.recipe.epochs
         self.losses: list[Tensor] = []  # and accuracies (2,) of the steps since the last `read_losses`, on the device
-        mixes = self.recipe.mixup or self.recipe.cutmix  # then no logit is of one image alone
-        self.margins = None if mixes else MarginHistory(len(self.loader.data), self.loader.device)
         self.signals: list[int] = []  # that have arrived
         self.clock = self.saved_at = time.monotonic()  # `clock`: when seconds were last added to the epoch's
 
@@ -137,8 +135,8 @@ class Trainer:
         state.update_average(self.recipe.ema_decay_at(state.step))
         state.step += 1
         self.losses.append(torch.stack([loss.detach(), self.accuracy(logits, batch)]))
-        if self.margins:
-            self.margins.add(batch.indices, logits, batch.labels)
+        if state.margins:
+            state.margins.add(batch.indices, logits, batch.labels)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """The cross-entropy with both labels of mixed images, weighted by this process's part of the batch."""
@@ -183,8 +181,8 @@ class Trainer:
             state.epoch_loss += sum(losses)
             state.epoch_accuracy += sum(accuracies)
             self.losses.clear()
-            if self.margins:
-                self.margins.collect(self.processes)
+            if state.margins:
+                state.margins.collect(self.processes)
         now = time.monotonic()
         state.epoch_seconds += now - self.clock
         self.clock = now
@@ -203,19 +201,9 @@ class Trainer:
         if self.processes.is_main:
             finite = all(bool(parameter.isfinite().all()) for parameter in self.state.network.parameters())
             self._check(finite, "a weight is not a number", self.state.step)
-            self.folder.write_checkpoint(self.state_dict())
-            if self.margins and self.margins.epochs:
-                Margins.of(self.margins, self.loader.data.labels, self.held_out).save(self.folder.margins)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
-        return self.state.state_dict() | (self.margins.state_dict() if self.margins else {})
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned. Raises many kinds of errors for the state of another network."""
-        self.state.load_state_dict(saved)
-        if self.margins:
-            self.margins.load_state_dict(saved)
+            self.folder.write_checkpoint(self.state.state_dict())
+            if self.state.margins and self.state.epoch:
+                Margins.of(self.state.margins, self.loader.data.labels, self.held_out).save(self.folder.margins)
 
     def _check(self, finite: bool, what: str, step: int) -> None:
         if not finite:
@@ -236,8 +224,8 @@ class Trainer:
         """Mean cross-entropy and accuracy of the result on the held-out images; nan if none are held out."""
         self.processes.broadcast(self.state.classifier.network)
         logits, labels = self.predict_held_out()
-        if self.margins:
-            self.margins.judge(self.held_out, logits, labels)
+        if self.state.margins:
+            self.state.margins.judge(self.held_out, logits, labels)
         accuracy = (logits.argmax(dim=1) == labels).double().mean()
         return float(F.cross_entropy(logits, labels)), float(accuracy)
 
@@ -279,9 +267,9 @@ class Trainer:
             "images_per_second": round(len(self.loader.indices) / state.epoch_seconds, 1),
             "train_accuracy": round(state.epoch_accuracy / len(self.loader), 5),
         }
-        if self.margins:
+        if state.margins:
             seen = self.loader.order(state.epoch)[: self.loader.bounds[-1]]
-            self.margins.finish_epoch(torch.cat([seen, self.held_out]))
+            state.margins.finish_epoch(torch.cat([seen, self.held_out]))
         state.rows.append(row)
         state.epoch_loss, state.epoch_accuracy, state.epoch_seconds = 0.0, 0.0, 0.0
         due = self.save_is_due() or state.epoch in (1, self.recipe.epochs)
@@ -330,13 +318,12 @@ def prepare(
     loader = TrainLoader(data, train_indices, batch_size, seed, augmentation, device, processes)
     state = create_train_state(config, loader.statistics, device, "" if saved else settings.init)
     network = processes.data_parallel(state.network, device)
-    trainer = Trainer(folder, config, loader, held_out, state, network, processes, save_every)
     if saved:
         try:
-            trainer.load_state_dict(saved)
+            state.load_state_dict(saved)
         except Exception as error:  # loading raises many kinds
             raise CamlensError(f"cannot resume from {folder.checkpoint}: {error}") from error
-    return trainer
+    return Trainer(folder, config, loader, held_out, state, network, processes, save_every)
 
 
 def train(recipe: Recipe, data: Dataset, out: Path, seed: int = 0, **settings: Any) -> Classifier:

@@ -1,0 +1,144 @@
+"""Doubt in labels, from a second opinion: probabilities of another network, or of anything else that knows the classes.
+
+One network's own opinion tells little of the labels that it gets wrong, as it is wrong there itself. What two say
+against a label tells more, the more the better the second one is. Neither may have learned these labels.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from camlens.analyse.evaluation import Evaluation, evaluate
+from camlens.data.dataset import Dataset
+from camlens.data.table import read_rows
+from camlens.errors import DataError
+from camlens.model.classifier import Classifier
+from camlens.model.loading import load
+from camlens.model.outputs import SUM_TOLERANCE
+from camlens.train.margins import margins
+from camlens.train.run_folder import was_trained_on
+
+WITHOUT_OPINION = (
+    "No label is called doubtful: one network's own opinion tells too little of the labels that it gets wrong. With "
+    "--opinion, another network or a file of probabilities, doubt is what both say against the label."
+)
+
+log = logging.getLogger("camlens")
+
+
+def label_doubt(evaluation: Evaluation, opinion: Tensor) -> Tensor:
+    """How much two opinions speak against each label: the mean of what each lacks for the label to come first.
+
+    Args:
+        evaluation: The first opinion.
+        opinion: The second: probabilities (N, K), in the order of the evaluation's images and classes.
+
+    Returns:
+        (N,) float64, -1 to 1: the largest probability of another class less that of the label, mean of both; above 0
+        where another class is ahead.
+    """
+    both = (
+        margins(probabilities.double(), evaluation.labels)[0] for probabilities in (evaluation.probabilities, opinion)
+    )
+    return -torch.stack(list(both)).mean(dim=0)
+
+
+def read_opinion(opinion: Any, data: Dataset, batch_size: int = 250) -> Tensor:
+    """A second opinion on the images of a data set.
+
+    Args:
+        opinion: A `Classifier`, or what `camlens.load` takes; probabilities (N, K); or a file of them: an .npz with
+            `probabilities` (N, K) in the order of the data, and perhaps `class_names`, as `camlens evaluate` writes it;
+            or a .csv with a column for each class, and `index` or `path`, or else a row for each image in the order of
+            the data.
+        data: The images, in any order of the classes.
+        batch_size: Images predicted at a time, at most.
+
+    Returns:
+        Probabilities, (N, K) float64, in the order of `data` and its classes.
+
+    Raises:
+        DataError: It is of other classes or images, or holds no probabilities.
+        ModelError: There is no such model.
+    """
+    if isinstance(opinion, Tensor | np.ndarray):
+        return checked(torch.as_tensor(opinion), data, "the opinion")
+    if not isinstance(opinion, Classifier):
+        path = Path(opinion)
+        if path.suffix.lower() in (".npz", ".csv"):
+            return (_from_arrays if path.suffix.lower() == ".npz" else _from_table)(path, data)
+        if was_trained_on(path, data):
+            log.warning("%s has learned these very labels, so it hardly doubts them; give another opinion", opinion)
+        opinion = load(opinion)
+    found = evaluate(opinion, data, batch_size)
+    return in_order(found.probabilities, found.data.class_names, data, opinion.name)
+
+
+def in_order(probabilities: Tensor, class_names: tuple[str, ...], data: Dataset, owner: str) -> Tensor:
+    """Checked probabilities (N, K) with the classes in the order of `data`. Raises `DataError` if they are others."""
+    if set(class_names) != set(data.class_names):
+        told = f"{owner} has the classes {', '.join(class_names)}; {data.name} has {', '.join(data.class_names)}"
+        raise DataError(f"{told}: give an opinion of the same classes")
+    return checked(probabilities[:, [class_names.index(name) for name in data.class_names]], data, owner)
+
+
+def checked(probabilities: Tensor, data: Dataset, owner: str) -> Tensor:
+    """Probabilities as float64. Raises `DataError` if they are none, or are of other images or classes."""
+    shape, values = (len(data), len(data.class_names)), probabilities.double()
+    if tuple(values.shape) != shape:
+        raise DataError(
+            f"{owner} holds {tuple(values.shape)} probabilities; expected {shape}: a row for each image of "
+            f"{data.name}, {data.split}, and a column for each class"
+        )
+    wrong = ~(values.isfinite().all(dim=1) & (values >= 0).all(dim=1))
+    wrong |= ~((values.sum(dim=1) - 1).abs() < SUM_TOLERANCE)
+    if wrong.any():
+        raise DataError(
+            f"{owner}: {int(wrong.sum()):,} of {len(values):,} rows are no probabilities, first that of image "
+            f"{int(wrong.nonzero()[0])}; expected numbers from 0 to 1 that add up to 1 (a softmax of logits)"
+        )
+    return values
+
+
+def _from_arrays(path: Path, data: Dataset) -> Tensor:
+    """The probabilities in an .npz file."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except (OSError, EOFError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read {path}: {reason}; expected an .npz with `probabilities` (N, K)") from error
+    if "probabilities" not in found:
+        raise DataError(f"{path} holds {', '.join(found) or 'nothing'}; expected an array `probabilities` (N, K)")
+    probabilities = torch.from_numpy(found["probabilities"].astype(np.float64))
+    if "files" in found and len(probabilities) == len(data) and tuple(found["files"].tolist()) != data.files:
+        raise DataError(f"{path} is of other images than {data.name}, {data.split}: its first is {found['files'][0]}")
+    names = tuple(map(str, found.get("class_names", data.class_names)))
+    if probabilities.ndim == 2 and probabilities.shape[1] == len(names):
+        return in_order(probabilities, names, data, str(path))
+    return checked(probabilities, data, str(path))
+
+
+def _from_table(path: Path, data: Dataset) -> Tensor:
+    """The probabilities in a .csv file."""
+    columns = [name.lower() for name in data.class_names]  # headings are read so
+    rows = read_rows(path, columns, "image")
+    probabilities = torch.full((len(data), len(columns)), torch.nan, dtype=torch.float64)
+    places = {file: index for index, file in enumerate(data.files)}
+    if len(rows) != len(data):
+        raise DataError(f"{path} has {len(rows):,} rows; expected {len(data):,}, one for each image of {data.name}")
+    for number, (line, row) in enumerate(rows):
+        index = int(row["index"]) if row.get("index", "").isdecimal() else places.get(row.get("path", ""), number)
+        if index >= len(data) or row.get("path", data.files[index]) != data.files[index]:
+            raise DataError(
+                f"{path}, line {line}: no image {row.get('index', '')} {row.get('path', '')} in {data.name}"
+            )
+        try:
+            probabilities[index] = torch.tensor([float(row[column]) for column in columns], dtype=torch.float64)
+        except ValueError as error:
+            raise DataError(f"{path}, line {line}: {error}; expected a probability for each class") from error
+    return checked(probabilities, data, str(path))

@@ -1,0 +1,217 @@
+"""Which labels of training images are doubtful: by how a network learned them, or by features that never saw them."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from camlens.analyse.training_images import NeighbourSearch
+from camlens.data.dataset import Dataset
+from camlens.errors import DataError, ModelError, UsageError
+from camlens.model.classifier import Classifier
+from camlens.progress import track
+from camlens.runtime.predict import Predictions
+from camlens.train.margins import Margins, margins
+from camlens.train.run_folder import RunFolder, describe_data
+
+FOLDS = 5
+STRENGTH = 1.0  # of the penalty on the weights of a logistic regression: that of scikit-learn's C=1
+STEPS = 200  # of L-BFGS, at most
+
+
+@dataclass(frozen=True)
+class RankedLabels:
+    """How doubtful the labels of N training images are.
+
+    Attributes:
+        data: The images, with the labels that were judged.
+        doubt: (N,) float64, 0 to 1: the fraction of the images that were judged alike whose labels are doubted less.
+        suggested: (N,) int64, the class that was most often ahead of the others besides the label.
+        history: (epochs, N) float32, the margin of each label in each epoch, in logits; None without a run.
+        how: How they were judged, in words.
+    """
+
+    data: Dataset
+    doubt: Tensor
+    suggested: Tensor
+    history: Tensor | None
+    how: str
+
+    @property
+    def order(self) -> Tensor:
+        """The images, the most doubtful labels first: (N,) int64."""
+        return self.doubt.argsort(descending=True, stable=True)
+
+
+def fraction_below(values: Tensor) -> Tensor:
+    """Of each value (n,), the fraction of all that are smaller, those equal to it counted by half: (n,) float64."""
+    ordered, values = values.double().sort().values, values.double()
+    below, up_to = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
+    return (below + up_to).double() / (2 * len(values))
+
+
+def read_run(folder: RunFolder, data: Dataset) -> Margins:
+    """The margins of a run, for the images that it was trained on.
+
+    Raises:
+        UsageError: There is no run, it kept no margins, or it has not finished an epoch.
+        DataError: It was trained on other images.
+    """
+    config = folder.read_config()
+    mixes = {name: getattr(config.recipe, name) for name in ("mixup", "cutmix") if getattr(config.recipe, name)}
+    if mixes:
+        told = " and ".join(f"{name} {value:g}" for name, value in mixes.items())
+        unset = " ".join(f"--set {name}=0" for name in mixes)
+        raise UsageError(
+            f"the recipe of {folder} mixes images ({told}), so no logit tells of one image and its label alone: train "
+            f"with {unset}, or judge by features that have not seen these labels: --features MODEL"
+        )
+    if not folder.margins.exists():
+        raise UsageError(
+            f"{folder} has no {folder.margins.name}: no epoch is done, or an older version trained it; go on with "
+            "camlens train --resume, or train anew in another --out"
+        )
+    found = Margins.load(folder.margins)
+    if len(found.labels) != len(data):
+        raise DataError(f"{folder} was trained on {len(found.labels):,} images; {data.name} has {len(data):,}")
+    trained = data.with_labels(found.labels)
+    if describe_data(trained, "")["sha256"] != config.data["sha256"]:
+        raise DataError(f"{folder} was trained on other images than {data.name}, {data.split}; give its --data")
+    return found
+
+
+def rank_by_margins(found: Margins, data: Dataset) -> RankedLabels:
+    """Rank labels by their mean margin over the epochs of a run.
+
+    AUM, Pleiss et al. 2020, arXiv 2001.10528, without its threshold samples. Images that were held out have the margins
+    of a network that did not learn them, on a scale of their own: they are ranked among themselves.
+
+    Args:
+        found: The margins, each image with one in some epoch.
+        data: The images.
+    """
+    mean = found.margins.double().nanmean(dim=0).nan_to_num(0.0)
+    doubt = torch.empty(len(data), dtype=torch.float64)
+    for group in (found.held_out, ~found.held_out):
+        doubt[group] = fraction_below(-mean[group])
+    epochs, held_out = len(found.margins), int(found.held_out.sum())
+    how = f"by the mean margin of the label over {epochs} epochs of training"
+    how += f"; {held_out:,} images that were held out are ranked among themselves" if held_out else ""
+    votes = torch.zeros(len(data), len(data.class_names))
+    for rivals in found.rivals:
+        votes[torch.arange(len(data))[rivals >= 0], rivals[rivals >= 0]] += 1
+    votes.scatter_(1, found.labels[:, None], -1.0)
+    return RankedLabels(data.with_labels(found.labels), doubt, votes.argmax(dim=1), found.margins, how)
+
+
+def rank_by_features(model: Classifier, predictions: Predictions, data: Dataset, seed: int = 0) -> RankedLabels:
+    """Rank labels by logistic regression on frozen features, each image judged by a fit to the other folds.
+
+    As Northcutt et al. 2021, "Confident Learning", arXiv 1911.00068, take probabilities out of sample.
+
+    Args:
+        model: The network, which must not have learned these labels.
+        predictions: Its features of the images.
+        data: The images.
+        seed: Of the folds.
+
+    Raises:
+        DataError: A class has only one image, so that a fold would be judged without it.
+        ModelError: The network has no features.
+    """
+    if predictions.features is None:
+        raise ModelError(f"{model.name} does not end in a linear layer, so it has no features; give another --features")
+    few = [name for name, count in zip(data.class_names, data.counts(), strict=True) if count == 1]
+    if few:
+        raise DataError(
+            f"{data.name} has 1 image of {', '.join(few)}; to judge labels it takes 2 or more of each class"
+        )
+    probabilities = predict_out_of_fold(predictions.features, data.labels, len(data.class_names), seed)
+    margin, suggested = margins(probabilities, data.labels)
+    how = f"by logistic regression on the features of {model.name}, in {FOLDS} folds"
+    return RankedLabels(data, fraction_below(-margin), suggested, None, how)
+
+
+def nearest_others(features: Tensor, indices: Tensor, count: int = 6) -> Tensor:
+    """The images with the most similar features to each of n images, itself left out: (n, count), the nearest first.
+
+    Args:
+        features: (N, C) of all images.
+        indices: (n,) which of them.
+        count: How many, or all others if there are fewer.
+    """
+    found = NeighbourSearch(features).nearest(features[indices], count + 1).indices
+    others = [row[row != index][:count] for row, index in zip(found, indices.tolist(), strict=True)]
+    return torch.stack([row[: found.shape[1] - 1] for row in others])
+
+
+def predict_out_of_fold(features: Tensor, labels: Tensor, classes: int, seed: int = 0) -> Tensor:
+    """Probabilities (N, K) of each image by a logistic regression that was fitted to the other folds.
+
+    Args:
+        features: (N, C).
+        labels: (N,) int64; of each class that there is, two or more.
+        classes: K.
+        seed: Of the folds, which have equally many of each class.
+    """
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    shuffled = shuffled[labels[shuffled].argsort(stable=True)]
+    folds = torch.empty_like(labels)
+    folds[shuffled] = torch.arange(len(labels)) % FOLDS  # in the order of the classes, so that each is dealt evenly
+    probabilities = torch.empty(len(labels), classes, dtype=torch.float64)
+    for fold in track(folds.unique(), "fitting to the other folds"):
+        inside = folds == fold
+        weights = fit_logistic(features[~inside], labels[~inside], classes)
+        probabilities[inside] = weights(features[inside]).double().softmax(dim=1)
+    return probabilities
+
+
+def fit_logistic(features: Tensor, labels: Tensor, classes: int, strength: float = STRENGTH) -> "Logistic":
+    """Fit a multinomial logistic regression by L-BFGS.
+
+    Minimised is the sum of the cross-entropies plus `strength` / 2 times the sum of the squared weights, on features
+    that have mean 0 and standard deviation 1; the biases are free.
+
+    Args:
+        features: (n, C).
+        labels: (n,) int64.
+        classes: K.
+        strength: Of the penalty, above 0.
+    """
+    std, mean = torch.std_mean(features, dim=0, correction=0)
+    scaled = (features - mean) / std.clamp(min=1e-6)
+    weight = torch.zeros(classes, features.shape[1], requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        penalty = strength * weight.square().sum() / (2 * len(labels))
+        value: Tensor = F.cross_entropy(F.linear(scaled, weight, bias), labels) + penalty
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimiser.step(loss)
+    return Logistic(weight.detach(), bias.detach(), mean, std.clamp(min=1e-6))
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """A fitted logistic regression: called with features (n, C), it returns logits (n, K).
+
+    Attributes:
+        weight: (K, C), of features with mean 0 and standard deviation 1.
+        bias: (K,).
+        mean, std: (C,), of the features that it was fitted to.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """The logits (n, K) of features (n, C)."""
+        return F.linear((features - self.mean) / self.std, self.weight, self.bias)

@@ -1,0 +1,64 @@
+"""`camlens labels`: which labels of the training images are doubtful."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from camlens.commands import options as opt
+from camlens.commands.console import console, print_paths
+from camlens.errors import UsageError
+from camlens.files import out_folder
+
+
+def labels(
+    run: Annotated[
+        Path | None, Argument(metavar="[RUN]", help="A run folder: how its network learned each label.")
+    ] = None,
+    features: Annotated[
+        str | None,
+        Option(
+            metavar="MODEL",
+            help="Judge by logistic regression on the features of a network that has not seen these labels.",
+            show_default="by the run's margins",
+        ),
+    ] = None,
+    data: Annotated[str | None, Option(help=opt.DATA_HELP, show_default="the run's, or cifar10")] = None,
+    data_dir: opt.DataDir = None,
+    skip_unreadable: opt.SkipUnreadable = False,
+    max_megapixels: opt.MaxMegapixels = None,
+    device: opt.Device = "auto",
+    batch: opt.BatchSize = 250,
+    count: Annotated[int, Option(min=1, help="Number of images on the page.")] = 100,
+    seed: opt.Seed = 0,
+    out: opt.Out = opt.OUT / "labels",
+) -> None:
+    """Rank the labels of the training images by doubt: labels.csv, and a page of the first on which to decide."""
+    from camlens.analyse.feature_cache import FEATURES_FILE, predict_cached
+    from camlens.analyse.training_labels import rank_by_features, rank_by_margins, read_run
+    from camlens.data.sources import load_split
+    from camlens.show.labels import write_page, write_table
+    from camlens.train.run_folder import RunFolder
+
+    if run is None and features is None:
+        raise UsageError("labels takes a run folder, whose margins tell, or --features MODEL with --data")
+    classifier = opt.load_model(features or str(run), None, None, device)
+    found = None
+    if run is None:
+        images = load_split(data or "cifar10", "train", classifier.geometry, data_dir, skip_unreadable)
+    else:
+        config = RunFolder(run).read_config()
+        side = max(config.recipe.sizes)  # at which it was trained
+        images = load_split(data or config.data["source"], "train", (side, side), data_dir, skip_unreadable)
+        found = read_run(RunFolder(run), images)
+        images = images.with_labels(found.labels)
+    folder = out_folder(out)
+    predictions = predict_cached(classifier, images.prepared(classifier.geometry), folder / FEATURES_FILE, batch)
+    if found is not None and features is None:
+        ranked = rank_by_margins(found, images)
+    else:
+        ranked = rank_by_features(classifier, predictions, images, seed)
+    write_table(ranked, folder / "labels.csv")
+    write_page(ranked, predictions.features, classifier.geometry, folder / "labels.html", count)
+    console.print(f"{len(images):,} labels of {images.name}, {ranked.how}")
+    print_paths(folder / "labels.csv", folder / "labels.html")

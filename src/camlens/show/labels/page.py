@@ -1,0 +1,131 @@
+"""The page of the most doubtful labels: each picture with its label, how it was learned, and the nearest pictures.
+
+The suggested class comes out only after a person's own choice: it is wrong in more than a quarter of the cases, and who
+has read it agrees with it.
+"""
+
+import base64
+import hashlib
+import io
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+from torch import Tensor
+
+from camlens.analyse.training_labels import RankedLabels, nearest_others
+from camlens.data.dataset import Dataset
+from camlens.data.geometry import Framing
+from camlens.files import write_text
+from camlens.show.palette import custom_properties
+
+STATIC = files("camlens.show.labels") / "static"
+SIDE, SMALL_SIDE = 160, 64  # pixels of a picture, and of those nearest to it, at most
+LOSSLESS_SIDE = 64  # pixels, up to which pictures are packed without loss
+CURVE = (120, 36)  # width and height of a curve
+
+
+class Curve(NamedTuple):
+    """A margin by epoch, as a line in a picture of the size `CURVE`."""
+
+    points: str  # of an SVG's polyline
+    zero: float  # height at which another class draws level with the label
+    words: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the page shows of an image."""
+
+    index: int
+    file: str
+    label: str
+    suggested: str
+    picture: str  # data URI
+    curve: Curve | None
+    nearest: list[tuple[str, str, str]]  # picture, label and file
+
+
+def write_page(ranked: RankedLabels, features: Tensor | None, geometry: Framing, path: Path, count: int = 100) -> None:
+    """Write the page.
+
+    Args:
+        ranked: The labels.
+        features: (N, C), by which the nearest pictures are found; None to show none.
+        geometry: How a network is shown the pictures.
+        path: The file.
+        count: Number of images on the page, the most doubtful first.
+    """
+    data, shown = ranked.data, ranked.order[:count]
+    nearest = None if features is None else nearest_others(features, shown)
+    curves = [None] * len(shown) if ranked.history is None else draw_curves(ranked.history[:, shown])
+    labels, suggested = ([data.class_names[k] for k in classes.tolist()] for classes in (data.labels, ranked.suggested))
+    cards = []
+    for row, (index, curve) in enumerate(zip(shown.tolist(), curves, strict=True)):
+        others = [] if nearest is None else nearest[row].tolist()
+        near = [(picture(data, other, geometry, SMALL_SIDE), labels[other], data.files[other]) for other in others]
+        own = picture(data, index, geometry, SIDE)
+        cards.append(Card(index, data.files[index], labels[index], suggested[index], own, curve, near))
+    style, script = custom_properties() + read_static("page.css"), read_static("page.js")
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(read_static("page.html"))
+    identity = hashlib.sha256(data.labels.numpy().tobytes() + repr(data.files).encode()).hexdigest()[:16]
+    page = template.render(
+        title=f"Doubtful labels of {data.name}, {data.split}",
+        how=ranked.how,
+        total=len(data),
+        cards=cards,
+        names=data.class_names,
+        identity=identity,
+        size=CURVE,
+        policy=content_security_policy(style, script),
+        style_sheet=Markup(style),
+        script=Markup(script),
+    )
+    write_text(path, page)
+
+
+def read_static(name: str) -> str:
+    """A file of the folder `static`."""
+    return (STATIC / name).read_text(encoding="utf-8")
+
+
+def content_security_policy(style: str, script: str) -> str:
+    """The page's Content-Security-Policy: its own style sheet and script, by their hashes, and no request."""
+    of_style, of_script = (base64.b64encode(hashlib.sha256(t.encode()).digest()).decode() for t in (style, script))
+    return (
+        f"default-src 'none'; style-src 'sha256-{of_style}'; script-src 'sha256-{of_script}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def picture(data: Dataset, index: int, geometry: Framing, max_side: int) -> str:
+    """An image of a data set as a data URI, its longer side at most `max_side` pixels."""
+    pixels, _ = data.displayed(index, [geometry], max_side)
+    image, file = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()), io.BytesIO()
+    image.thumbnail((max_side, max_side))
+    image.save(file, "WEBP", lossless=max(image.size) <= LOSSLESS_SIDE, quality=75)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def draw_curves(history: Tensor) -> list[Curve | None]:
+    """The margins (epochs, n) as n curves of one scale, which holds 0; None where fewer than two epochs have one."""
+    known = history[history.isfinite()]
+    low, high = (float(torch.cat([known, torch.zeros(1)]).aminmax()[k]) for k in (0, 1))
+    width, height = CURVE
+
+    def place(margin: float) -> float:
+        return round(height * (high - margin) / max(high - low, 1e-6), 1)
+
+    curves: list[Curve | None] = []
+    for margins in history.T.tolist():
+        points = [(epoch, margin) for epoch, margin in enumerate(margins) if margin == margin]  # not nan
+        across = width / max(1, len(margins) - 1)
+        line = " ".join(f"{epoch * across:.1f},{place(margin)}" for epoch, margin in points)
+        words = f"margin of the label, from {points[0][1]:.1f} to {points[-1][1]:.1f} logits" if points else ""
+        curves.append(Curve(line, place(0.0), words) if len(points) > 1 else None)
+    return curves
