@@ -260,9 +260,8 @@ def why() -> list[str]:
         f"{averaged['corrected']} are corrected and {averaged['broken']} broken, net {averaged['net']:+d} (McNemar's "
         f"p-value {averaged['p_value']:.2g}).",
         "",
-        "All of it, with the evaluation and the maps, takes as many images through the network as "
-        f"{found['cost in evaluations']['images']:.2f} evaluations, and {found['cost in evaluations']['seconds']:.2f} "
-        f"times the time of one. {hardware(found['machine'])}.",
+        "All of it, with the evaluation and the maps of the errors, takes as many images through the network as "
+        f"{found['evaluations']:.2f} evaluations. {hardware(found['machine'])}.",
     ]
 
 

@@ -79,8 +79,9 @@ def words_of_trial(trials: Trials, places: Places, row: int, label: str) -> tupl
         )
     if changing:
         words.append(BOUNDARY)
-        often = "most small changes turn it" if 2 * changing > count else f"{changing} of {count} small changes turn it"
-        said.append(f"The network was unsure: {often}.")
+        turn = "turns" if changing == 1 else "turn"
+        few = f"The network was near another answer: {changing} of {count} small changes {turn} it."
+        said.append("The network was unsure: most small changes turn it." if 2 * changing > count else few)
     else:
         words.append(f"unchanged by all {count} edits")
         said.append(f"None of {count} small changes turns it, which does not say that the label is right.")
