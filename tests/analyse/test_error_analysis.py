@@ -47,7 +47,7 @@ def test_everything_is_of_the_same_errors(analysis):
     assert len(training.duplicates) == len(analysis.words.lists) == len(analysis.words.sentences) == count
     assert torch.equal(analysis.experiments.trials.tried, torch.arange(count))
     assert analysis.projection.points.shape == (80, 2) and 0 < analysis.projection.explained_variance <= 1
-    assert len(analysis.findings) == 6 and "31 small edits" in analysis.findings[3]
+    assert len(analysis.findings) == 5 and "31 small edits" in analysis.findings[2]
 
 
 def test_a_temperature_changes_no_edit_and_no_training_image(analysis):
@@ -91,7 +91,7 @@ def test_explanations_are_what_the_library_explains(analysis):
 
 def test_what_there_is_without_training_images_features_or_errors():
     bare = camlens.analyse(classifier(), images(80))
-    assert bare.training is None and bare.projection is not None and "hardest class" in bare.findings[2]
+    assert bare.training is None and bare.projection is not None and "sure" in bare.findings[1]
     lacks = "No training images behind the errors are shown: "
     assert bare.findings[-1] == lacks + "none were given, in a folder train/ or as train=."
     other = camlens.analyse(classifier(Net()), images(40), images(40, "train"))
@@ -106,7 +106,7 @@ def test_what_there_is_without_training_images_features_or_errors():
 
 def test_quickly_nothing_is_tried():
     analysis = camlens.analyse(classifier(), images(80), quick=True)
-    assert analysis.experiments is None and len(analysis.findings) == 4
+    assert analysis.experiments is None and len(analysis.findings) == 3
     assert set(analysis.words.sentences) == {"No small edits were tried."} and not any(analysis.words.lists)
 
 

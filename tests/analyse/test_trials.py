@@ -86,7 +86,7 @@ def test_an_edit_is_a_reason_where_it_turns_errors_and_not_right_images_of_the_s
         assert sentence.startswith(
             "It becomes dark when mirrored, which turns 100 % of the errors and 0 % of right images"
         )
-    assert "mirrored (100 against 0 %)" in analysis.findings[3]
+    assert "mirrored (100 against 0 %)" in analysis.findings[2]
 
 
 def test_right_images_are_matched_on_the_margin(analysis):

@@ -238,23 +238,24 @@ def test_each_error_has_its_sentence_and_its_words(tab, report):
 def test_what_changes_an_error_is_shown_as_pictures_the_mildest_first(tab, report):
     facts = facts_of(report)
     experiments, names = facts["experiments"], [rate["name"] for rate in facts["experiments"]["rates"]]
-    number = next(n for n, edits in enumerate(experiments["edits"]) if len(edits) > 4)
+    number = next(n for n, edits in enumerate(experiments["edits"]) if len(edits) > 5)
     page = tab(report, f"#image={facts['images']['index'][number]}")
     captions = page.locator(".reasons figcaption").all_inner_texts()
-    for caption, edit, probability in zip(
-        captions, experiments["edits"][number][:4], experiments["probability"][number], strict=False
-    ):
-        label = NAMES[facts["images"]["label"][number]]
-        assert caption.startswith(f"becomes {label} when {names[edit]} (") and experiments["edits"][number] == sorted(
-            experiments["edits"][number]
+    edits, probability = experiments["edits"][number], experiments["probability"][number]
+    places = [place for place, _ in experiments["shown"][number]]
+    assert edits == sorted(edits) and places == sorted(places) and len(places) == 4
+    label = NAMES[facts["images"]["label"][number]]
+    for caption, place in zip(captions[:4], places, strict=True):
+        assert caption.startswith(f"becomes {label} when {names[edits[place]]} (")
+        assert float(re.search(r"\(([\d.]+) %\)", caption).group(1)) / 100 == pytest.approx(
+            probability[place], abs=0.006
         )
-        said = float(re.search(r"\(([\d.]+) %\)", caption).group(1)) / 100
-        assert said == pytest.approx(probability, abs=0.006)
-        rate = experiments["rates"][edit]
-        assert f"turns {rate['errors']:.0%}".replace("%", " %") in caption.replace("\u00a0", " ")
+        rate = experiments["rates"][edits[place]]
+        errors, matched = (int(100 * rate[kind] + 0.5) for kind in ("errors", "matched"))
+        assert f"turns {errors} % of the errors, {matched} % of right images as unsure" in caption
     assert "covered where the contrast is strongest" in captions[4]
     others = page.locator(".reasons > p").inner_text()
-    assert all(names[edit] in others for edit in experiments["edits"][number][4:])
+    assert all((names[edit] in others) == (place not in places) for place, edit in enumerate(edits))
 
 
 def test_the_table_of_edits(tab, report):

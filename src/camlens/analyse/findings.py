@@ -1,7 +1,7 @@
 """The main findings about a model's errors, or about the differences of two models, in words."""
 
 from camlens.analyse.averaging import Averaging
-from camlens.analyse.evaluation import Evaluation, counted, wilson_interval
+from camlens.analyse.evaluation import Evaluation, counted
 from camlens.analyse.places import Places
 from camlens.analyse.statistics import mcnemar_p_value
 from camlens.analyse.trials import Trials
@@ -11,11 +11,11 @@ SURE = 0.8  # probability of the prediction from which the network counts as sur
 
 
 def summarise_errors(evaluation: Evaluation) -> list[str]:
-    """Three sentences about a model's errors."""
+    """Two sentences about a model's errors."""
     count = int(evaluation.wrong.sum())
     if not count:
         return [f"All {len(evaluation.wrong):,} images are right."]
-    return [commonest_error(evaluation), confident_errors(evaluation), hardest_class(evaluation)]
+    return [commonest_error(evaluation), confident_errors(evaluation)]
 
 
 def what_is_missing(evaluation: Evaluation, train: Dataset | None) -> list[str]:
@@ -48,19 +48,6 @@ def confident_errors(evaluation: Evaluation) -> str:
     return (
         f"The network was more than {100 * SURE:.0f} % sure in {sure:,} of its {counted(int(wrong.sum()), 'error')}; "
         f"in {second:,} of them all, the label came second."
-    )
-
-
-def hardest_class(evaluation: Evaluation) -> str:
-    """The class with the lowest accuracy, beside the one with the highest."""
-    names, correct, images = evaluation.data.class_names, evaluation.confusion.diag(), evaluation.confusion.sum(dim=1)
-    accuracy = correct / images.clamp(min=1)
-    present = (images > 0).nonzero()[:, 0]
-    hardest, easiest = present[accuracy[present].argmin()], present[accuracy[present].argmax()]
-    low, high = wilson_interval(int(correct[hardest]), int(images[hardest]))
-    return (
-        f"{names[hardest]} is the hardest class: {100 * float(accuracy[hardest]):.1f} % right (95 % interval "
-        f"{100 * low:.1f} to {100 * high:.1f}), against {100 * float(accuracy[easiest]):.1f} % of {names[easiest]}."
     )
 
 

@@ -25,7 +25,7 @@ def render_experiments(analysis: ErrorAnalysis) -> schema.ExperimentFacts | None
     errors = int(analysis.evaluation.wrong.sum())
     found: list[list[int]] = [[] for _ in range(errors)]
     probability: list[list[float]] = [[] for _ in range(errors)]
-    shown: list[list[int]] = [[] for _ in range(errors)]
+    shown: list[list[list[int]]] = [[] for _ in range(errors)]
     of_places: list[schema.PlaceFacts | None] = [None] * errors
     pictures: list[tuple[int, int]] = []  # the error's index in the data and the number of the edit
     covers = [trials.names.index(name) for name in COVERS]
@@ -33,10 +33,12 @@ def render_experiments(analysis: ErrorAnalysis) -> schema.ExperimentFacts | None
         index = int(analysis.indices[error])
         found[error] = trials.corrected[row].nonzero()[:, 0].tolist()
         probability[error] = round_values(trials.label_probability[row][found[error]], 3)
-        shown[error] = list(range(len(pictures), len(pictures) + len(found[error][:MILDEST])))
-        pictures += [(index, edit) for edit in found[error][:MILDEST]]
         of_places[error] = render_place(places, row, len(pictures))
-        pictures.append((index, covers[int(places.cells[row])]))
+        first = covers[int(places.cells[row])]
+        pictures.append((index, first))
+        others = [(place, edit) for place, edit in enumerate(found[error]) if edit != first]
+        shown[error] = [[place, len(pictures) + n] for n, (place, _) in enumerate(others[:MILDEST])]
+        pictures += [(index, edit) for _, edit in others[:MILDEST]]
     batches, size = edited_pictures(analysis, trials, pictures), analysis.evaluation.model.input_size
     return {
         "note": describe_trials(trials, errors),

@@ -133,7 +133,7 @@ class ExperimentFacts(TypedDict):
     kinds: list[RateFacts]  # of each kind of edits: what any of them does; `reason` if one of them is
     edits: list[list[int]]  # for each error, the edits after which it becomes its label
     probability: list[list[float]]  # of the label then
-    shown: list[list[int]]  # in `pictures`: the first of these edits
+    shown: list[list[list[int]]]  # for each, the mildest of these edits: their places in the list, and in `pictures`
     places: list[PlaceFacts | None]
     pictures: Pictures  # edited, as the network is shown them
 

@@ -32,7 +32,7 @@ function duplicates(row) {
 
 /* The mildest edits after which it is its label, each with how often it turns errors and right images. */
 function edits(row) {
-  return experiments.shown[row].map((shown, place) => {
+  return experiments.shown[row].map(([place, shown]) => {
     const { name, errors, matched, reason } = experiments.rates[experiments.edits[row][place]] ?? {};
     const rates = name && `turns ${whole(errors)} of the errors, ${whole(matched)} of right images as unsure`;
     return figure([experiments.pictures, shown], `the picture, ${name}`,
@@ -53,7 +53,8 @@ function places(row) {
 }
 
 function others(row) {
-  const more = experiments?.edits[row].slice(experiments.shown[row].length) ?? [];
+  const seen = new Set(experiments?.shown[row].map(([place]) => place));
+  const more = experiments?.edits[row].filter((_, place) => !seen.has(place)) ?? [];
   if (!more.length) return null;
   return el("p", { class: "key" }, `and when ${more.map((edit) => experiments.rates[edit].name).join("; ")}`);
 }
