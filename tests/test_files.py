@@ -1,10 +1,12 @@
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
 from camlens.errors import CamlensError, unknown
-from camlens.files import out_folder, replacing, write_json, write_text
+from camlens.files import claimed_folders, out_folder, replacing, write_json, write_text
 
 
 def test_a_file_is_replaced_in_one_step(tmp_path):
@@ -60,3 +62,19 @@ def test_unknown_names_come_with_those_that_there_are():
     assert str(unknown("layer", "layer5", ["layer3", "layer4"], "this model")) == (
         "unknown layer 'layer5'; this model has: layer3, layer4"
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders are not locked on Windows")
+def test_a_folder_is_kept_for_one_process(tmp_path):
+    script = "import sys; from pathlib import Path; from camlens.files import claimed_folders, out_folder\n"
+    script += "with claimed_folders(): out_folder(Path(sys.argv[1])); print('has it', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"has it\n"
+        with claimed_folders(), pytest.raises(CamlensError, match="another command writes in"):
+            out_folder(tmp_path)
+        assert out_folder(tmp_path) == tmp_path, "to read in it is no harm"
+        other.kill()  # as a crash does
+    with claimed_folders():
+        assert out_folder(tmp_path) == out_folder(tmp_path), "one process may, twice"
+    assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,11 @@ from uuid import uuid4
 
 from camlens.errors import CamlensError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where folders are not locked
+    fcntl = None  # type: ignore[assignment]
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -55,11 +60,44 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+_claimed: list[dict[Path, int]] = []  # the folders of `claimed_folders` and the descriptors that lock them
+
+
+@contextmanager
+def claimed_folders() -> Iterator[None]:
+    """Within the body, `out_folder` keeps the folder for this process; it is free again when either ends."""
+    if _claimed:  # within another body
+        yield
+        return
+    _claimed.append({})
+    try:
+        yield
+    finally:
+        for descriptor in _claimed.pop().values():
+            os.close(descriptor)
+
+
+def _claim(folder: Path) -> None:
+    """Lock a folder. Raises `CamlensError` if another process has."""
+    if fcntl is None or folder.resolve() in _claimed[0]:
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise CamlensError(f"another command writes in {folder}; wait for its end, or give another --out") from error
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+    else:
+        _claimed[0][folder.resolve()] = descriptor
+
+
 def out_folder(path: Path) -> Path:
     """Create the folder `path` and check that files can be written in it, before any work is done.
 
     Raises:
-        CamlensError: `path` is a file, or nothing can be written there.
+        CamlensError: `path` is a file, nothing can be written there, or another process does (`claimed_folders`).
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -68,4 +106,6 @@ def out_folder(path: Path) -> Path:
         raise CamlensError(f"--out {path} is a file; give a folder") from error
     except OSError as error:
         raise CamlensError(f"cannot write in --out {path}: {error.strerror}; give another folder") from error
+    if _claimed:
+        _claim(path)
     return path

@@ -33,6 +33,7 @@ from camlens.commands import (
 from camlens.commands.console import NoteHandler, console, print_error
 from camlens.commands.options import fill_in
 from camlens.errors import CamlensError
+from camlens.files import claimed_folders
 from camlens.train.signals import Stopped
 
 EXAMPLES: dict[Callable[..., None], str] = {
@@ -92,7 +93,8 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> None:
         """Run the command."""
         try:
-            super().invoke(ctx)
+            with claimed_folders():
+                super().invoke(ctx)
         except CamlensError as error:
             print_error(f"{error}; resume with: {resume_command()}" if isinstance(error, Stopped) else str(error))
             sys.exit(error.exit_code)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from camlens.data.dataset import Dataset
 from camlens.errors import CamlensError, DataError
+from camlens.files import claimed_folders
 from camlens.model import checkpoint, loading
 from camlens.model.classifier import Classifier
 from camlens.model.temperature import fit_temperature
@@ -84,9 +85,9 @@ class Trainer:
             CamlensError: A loss or a weight is not finite, or a file cannot be written.
             Stopped: After SIGINT or SIGTERM; the last step is saved.
         """
-        self.processes.call_on_main(self.folder.write_config, self.config)
         self.progress = Work("training", self.total_steps, self.state.step, shown=self.processes.is_main)
-        with collect_signals(self.signals), sleeping_threads(), self.progress:
+        with claimed_folders(), collect_signals(self.signals), sleeping_threads(), self.progress:
+            self.processes.call_on_main(self.folder.write_config, self.config)
             self.progress.say(describe_compute(self.compute, self.config.compute_reasons))
             while (epoch := self.state.epoch) < self.recipe.epochs:
                 side, done = self.recipe.size_at(epoch), self.state.step - epoch * len(self.loader)
