@@ -9,8 +9,11 @@ import camlens
 from camlens.analyse.error_analysis import project
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.explanations import explain_errors
+from camlens.analyse.labels import WITHOUT_OPINION, label_doubt
 from camlens.errors import DataError
 from camlens.show import draw
+from camlens.show.report.listing import list_errors
+from camlens.show.report.render import render_facts
 from tiny import NAMES, Net, classifier, images, pixels_of
 
 
@@ -47,7 +50,7 @@ def test_everything_is_of_the_same_errors(analysis):
     assert len(training.duplicates) == len(analysis.words.lists) == len(analysis.words.sentences) == count
     assert torch.equal(analysis.experiments.trials.tried, torch.arange(count))
     assert analysis.projection.points.shape == (80, 2) and 0 < analysis.projection.explained_variance <= 1
-    assert len(analysis.findings) == 5 and "31 small edits" in analysis.findings[2]
+    assert len(analysis.findings) == 6 and "31 small edits" in analysis.findings[2]
 
 
 def test_a_temperature_changes_no_edit_and_no_training_image(analysis):
@@ -106,7 +109,7 @@ def test_what_there_is_without_training_images_features_or_errors():
 
 def test_quickly_nothing_is_tried():
     analysis = camlens.analyse(classifier(), images(80), quick=True)
-    assert analysis.experiments is None and len(analysis.findings) == 3
+    assert analysis.experiments is None and len(analysis.findings) == 4
     assert set(analysis.words.sentences) == {"No small edits were tried."} and not any(analysis.words.lists)
 
 
@@ -143,6 +146,23 @@ def test_a_second_model_of_other_classes_is_refused():
     other = classifier(names=(NAMES[1], NAMES[0], NAMES[2]))
     with pytest.raises(DataError, match="does not have the classes of tiny in the same order"):
         camlens.analyse(classifier(), images(20), second=other)
+
+
+def test_a_second_opinion_doubts_every_label(analysis):
+    """Without one, nothing is doubted, and a sentence says why."""
+    assert analysis.doubt is None and WITHOUT_OPINION in analysis.findings
+    test, opinion = images(80), torch.full((80, 3), 1 / 3)
+    found = camlens.analyse(classifier(), test, quick=True, opinion=opinion)
+    assert torch.equal(found.doubt, label_doubt(found.evaluation, opinion)) and found.doubt.shape == (80,)
+    assert WITHOUT_OPINION not in found.findings
+    assert any("against the label of" in finding for finding in found.findings)
+    rows = list_errors(found)["errors"]
+    assert [row["doubt"] for row in rows] == [round(float(found.doubt[row["index"]]), 4) for row in rows]
+    facts = render_facts(found)
+    assert facts["doubt"] == [row["doubt"] for row in rows]
+    assert render_facts(analysis)["doubt"] is None
+    with pytest.raises(DataError, match=r"\(5, 3\) probabilities; expected \(80, 3\)"):
+        camlens.analyse(classifier(), test, opinion=opinion[:5])
 
 
 def test_errors_explained_by_contrast(analysis):

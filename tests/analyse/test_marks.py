@@ -46,13 +46,24 @@ def test_accuracy_before_and_after(data, tmp_path):
         (HEAD + "0,a.png,cat,dog,real\n1,x.png,dog,cat,real\n", "line 3: no image 1 x.png"),
         (HEAD + "-1,a.png,cat,dog,real\n", "no image -1"),
         (HEAD + "0,a.png,dog,cat,real\n", "image 0 has the label cat here, not dog"),
-        (HEAD + "0,a.png,cat,dog,perhaps\n", "mark 'perhaps'; expected wrong:<class>, ambiguous or real"),
+        (
+            HEAD + "0,a.png,cat,dog,perhaps\n",
+            "mark 'perhaps'; expected wrong:<class>, ambiguous, duplicate, real or right",
+        ),
         (HEAD + "0,a.png\n", "image 0 has the label cat here"),
     ],
 )
 def test_what_is_no_list_of_marks_for_these_data(data, tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         read_marks(written(tmp_path, text), data)
+
+
+def test_duplicates_are_left_out_and_right_ones_stay(data, tmp_path):
+    evaluation = Evaluation(None, data, torch.eye(3)[torch.tensor([1, 1, 1, 2])])
+    marks = read_marks(written(tmp_path, HEAD + "0,a.png,cat,dog,duplicate\n2,d.png,dog,dog,right\n"), data)
+    assert count_marks(marks) == (0, 1)
+    after = corrected(evaluation, marks)
+    assert after.data.files == ("b, c.png", "d.png", "e.png") and after.accuracy == 1
 
 
 def test_a_class_that_there_is_not(data, tmp_path):

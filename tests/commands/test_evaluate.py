@@ -1,7 +1,9 @@
 """`camlens evaluate`, also with marks from the report."""
 
+import csv
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -39,11 +41,40 @@ def test_errors_are_reported_marked_and_corrected(run, pictures, tmp_path):
     assert answer["errors"] == len(images["index"])
     assert answer["corrected"]["errors"] == 0 and answer["corrected"]["n"] == answer["n"]
     said = camlens("evaluate", run, "--data", pictures, *more)
-    assert f"{len(images['index'])} labels replaced and 0 ambiguous images left out" in said
+    assert f"{len(images['index'])} labels replaced and 0 ambiguous or duplicate images left out" in said
     before = (tmp_path / "metrics.json").read_text(encoding="utf-8")
     (tmp_path / "marks.csv").write_text("\n".join(rows).replace(".png", ".jpg"))
     assert "marks.csv" in camlens("evaluate", run, "--data", pictures, *more, code=1)
     assert (tmp_path / "metrics.json").read_text(encoding="utf-8") == before
+
+
+def test_a_second_opinion_and_marks_at_random(run, pictures, tmp_path):
+    """A model's saved predictions are an opinion; marks of errors and right images tell the accuracy of all."""
+    command = ["evaluate", run, "--data", pictures]
+    camlens(*command, "--out", tmp_path / "first")
+    said = camlens(*command, "--opinion", tmp_path / "first" / "predictions.npz", "--out", tmp_path)
+    assert "Both opinions together are against the label of" in said and "doubt.csv" in said
+    with (tmp_path / "doubt.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [*rows[0]] == ["index", "path", "label", "suggested", "doubt"] and len(rows) == 18
+    by_model = camlens(*command, "--opinion", run, "--out", tmp_path / "model")
+    assert (tmp_path / "model" / "doubt.csv").read_text() == (tmp_path / "doubt.csv").read_text() and by_model
+    marks = ["index,path,label,prediction,mark"]
+    for row in rows:
+        wrong = float(row["doubt"]) > 0
+        mark = f"wrong:{row['suggested']}" if wrong else "right"
+        prediction = row["suggested"] if wrong else row["label"]
+        marks.append(",".join([row["index"], row["path"], row["label"], prediction, mark]))
+    (tmp_path / "marks.csv").write_text("\n".join(marks) + "\n")
+    more = ["--corrections", tmp_path / "marks.csv", "--opinion", run, "--out", tmp_path]
+    answer = json.loads(camlens(*command, *more, "--json"))["judged"]
+    errors = answer["wrong_among_errors"]["count"]
+    assert errors == answer["wrong_among_errors"]["of"] == answer["doubt_was_right"]["count"]
+    assert answer["accuracy"]["estimate"] == 1 and answer["wrong_labels"]["estimate"] == pytest.approx(errors)
+    assert "by right labels, 100.00 % are right" in camlens(*command, *more)
+    np.savez(tmp_path / "other.npz", probabilities=np.full((17, 3), 1 / 3))
+    said = camlens(*command, "--opinion", tmp_path / "other.npz", "--out", tmp_path / "no", code=1)
+    assert "(17, 3) probabilities; expected (18, 3)" in said and not (tmp_path / "no").exists()
 
 
 def test_unreadable_pictures_are_named_or_skipped(pictures, run, tmp_path):

@@ -15,6 +15,7 @@ from camlens.analyse.evaluation import Evaluation, evaluate, labelled
 from camlens.analyse.explanations import ExplainedPredictions, explain_predictions
 from camlens.analyse.feature_cache import fingerprint, predict_cached
 from camlens.analyse.findings import compare_models, summarise_errors, summarise_experiments, what_is_missing
+from camlens.analyse.labels import doubt_in_words, label_doubt, read_opinion
 from camlens.analyse.places import Places, study_places
 from camlens.analyse.training_images import (
     Influence,
@@ -95,6 +96,8 @@ class ErrorAnalysis:
             or if the network does not end in a linear layer.
         experiments: What was tried on the first model's errors; None if nothing was, or without errors.
         words: What is said of each error of the first model.
+        doubt: How much the first model and a second opinion speak against the label of each image of `test`, (N,), as
+            `label_doubt` has it; None without a second opinion.
         projection: All test images in a plane; None if the network does not end in a linear layer.
         findings: The main findings in words.
     """
@@ -107,6 +110,7 @@ class ErrorAnalysis:
     training: TrainingEvidence | None
     experiments: Experiments | None
     words: Words
+    doubt: Tensor | None
     projection: Projection | None
     findings: list[str]
 
@@ -126,6 +130,7 @@ def analyse(
     quick: bool = False,
     edits: Mapping[str, Edit] | None = None,
     max_tried: int = MAX_TRIED,
+    opinion: Any = None,
 ) -> ErrorAnalysis:
     """Analyse the errors of a classifier.
 
@@ -140,9 +145,11 @@ def analyse(
         edits: Edits of your own beside those of `camlens.analyse.edits.LADDER`, by their names: functions from images
             (B, C, H, W) uint8, of the network's input size, to as many of the same size.
         max_tried: Errors on which edits are tried, at most.
+        opinion: A second opinion on the labels, as `camlens.analyse.labels.read_opinion` takes it: a classifier that
+            has not learned these labels, or probabilities. Without it no label is doubted.
 
     Raises:
-        DataError: Labels or images do not fit the network, or the second model has other classes.
+        DataError: Labels or images do not fit the network, or the second model or opinion has other classes.
         UsageError: An edit has a name that is taken, or gives something else than such images.
     """
     model, data = align(model, labelled(model, test, keep_originals=second is not None))
@@ -157,6 +164,7 @@ def analyse(
     if second is not None and is_prepared and second.geometry != model.geometry:
         log.warning(f"the data hold no pictures: {second.name} is shown the images for {model.name}, resized")
     ladder = with_own(edits)
+    second_opinion = None if opinion is None else read_opinion(opinion, data, batch_size)
     evaluations = [evaluate(model, data, batch_size, features=True)]
     if second is not None:
         evaluations.append(evaluate(second, data, batch_size))
@@ -174,6 +182,9 @@ def analyse(
     findings = compare_models(*evaluations) if len(evaluations) == 2 else summarise_errors(evaluations[0])
     if experiments is not None:
         findings += summarise_experiments(experiments.trials, experiments.places, experiments.averaging)
+    doubt = None if second_opinion is None else label_doubt(evaluations[0], second_opinion)
+    if len(errors[0]):
+        findings.append(doubt_in_words(evaluations[0], doubt))
     return ErrorAnalysis(
         fingerprints=fingerprints,
         test=data,
@@ -183,6 +194,7 @@ def analyse(
         training=training,
         experiments=experiments,
         words=words,
+        doubt=doubt,
         projection=None if features is None else project(features),
         findings=findings + (what_is_missing(evaluations[0], known) if len(errors[0]) else []),
     )

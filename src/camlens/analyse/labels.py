@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation, evaluate
+from camlens.analyse.training_labels import RankedLabels
 from camlens.data.dataset import Dataset
 from camlens.data.table import read_rows
 from camlens.errors import DataError
@@ -23,8 +24,9 @@ from camlens.train.margins import margins
 from camlens.train.run_folder import was_trained_on
 
 WITHOUT_OPINION = (
-    "No label is called doubtful: one network's own opinion tells too little of the labels that it gets wrong. With "
-    "--opinion, another network or a file of probabilities, doubt is what both say against the label."
+    "No label is called doubtful, and errors are sorted by margin alone: one network's own opinion tells too little of "
+    "the labels that it gets wrong. With --opinion, another network or a file of probabilities, doubt is what both say "
+    "against the label."
 )
 
 log = logging.getLogger("camlens")
@@ -45,6 +47,26 @@ def label_doubt(evaluation: Evaluation, opinion: Tensor) -> Tensor:
         margins(probabilities.double(), evaluation.labels)[0] for probabilities in (evaluation.probabilities, opinion)
     )
     return -torch.stack(list(both)).mean(dim=0)
+
+
+def rank_by_opinion(evaluation: Evaluation, opinion: Tensor) -> RankedLabels:
+    """The labels by `label_doubt`, with the class that both opinions together put first besides the label."""
+    suggested = margins(evaluation.probabilities.double() + opinion, evaluation.labels)[1]
+    how = f"by what {evaluation.model.name} and a second opinion say against them"
+    return RankedLabels(evaluation.data, label_doubt(evaluation, opinion), suggested, None, how)
+
+
+def doubt_in_words(evaluation: Evaluation, doubt: Tensor | None) -> str:
+    """Of how many errors and of how many right images the label is doubted; or why none is."""
+    if doubt is None:
+        return WITHOUT_OPINION
+    wrong, against = evaluation.wrong, doubt > 0
+    errors, right = int((against & wrong).sum()), int((against & ~wrong).sum())
+    return (
+        f"Both opinions together are against the label of {errors:,} of {int(wrong.sum()):,} errors and of {right:,} "
+        f"of {int((~wrong).sum()):,} right images: judge these first, the most doubtful at the top. How many of "
+        "them are wrong labels depends on how good the second opinion is, and how many wrong labels there are."
+    )
 
 
 def read_opinion(opinion: Any, data: Dataset, batch_size: int = 250) -> Tensor:

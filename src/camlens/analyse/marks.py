@@ -1,4 +1,4 @@
-"""Marks: what a person decided about errors in the report, and the evaluation corrected by them."""
+"""Marks: what a person decided about images of the report, and the evaluation corrected by them."""
 
 from pathlib import Path
 
@@ -11,10 +11,12 @@ from camlens.errors import DataError, UsageError, unknown
 
 COLUMNS = ("index", "path", "label", "prediction", "mark")
 WRONG = "wrong:"  # a wrong label, followed by the right one
+LEFT_OUT = ("ambiguous", "duplicate")  # images that should not count
+RIGHT = ("real", "right")  # the label is right: of an error, and of an image that the network has right
 
 
 def read_marks(path: Path, data: Dataset) -> dict[int, str]:
-    """The marks in a CSV file, by the index of their image: "wrong:<class>", "ambiguous" or "real".
+    """The marks in a CSV file, by the index of their image: "wrong:<class>", or of `LEFT_OUT` or `RIGHT`.
 
     Raises:
         DataError: The file cannot be read, holds no marks, or its marks are for other images than those of `data`.
@@ -34,23 +36,24 @@ def read_marks(path: Path, data: Dataset) -> dict[int, str]:
             raise UsageError(
                 f"{path}, line {number}: {unknown('class', mark[len(WRONG) :], data.class_names, data.name)}"
             )
-        if not mark.startswith(WRONG) and mark not in ("ambiguous", "real"):
-            raise DataError(f"{path}, line {number}: mark {mark!r}; expected wrong:<class>, ambiguous or real")
+        if not mark.startswith(WRONG) and mark not in LEFT_OUT + RIGHT:
+            expected = f"wrong:<class>, {', '.join(LEFT_OUT)}, {' or '.join(RIGHT)}"
+            raise DataError(f"{path}, line {number}: mark {mark!r}; expected {expected}")
         marks[int(index)] = mark
     return marks
 
 
 def count_marks(marks: dict[int, str]) -> tuple[int, int]:
-    """Count the marks that change the evaluation: wrong labels, and ambiguous images."""
+    """Count the marks that change the evaluation: wrong labels, and images left out."""
     wrong_labels = sum(mark.startswith(WRONG) for mark in marks.values())
-    return wrong_labels, sum(mark == "ambiguous" for mark in marks.values())
+    return wrong_labels, sum(mark in LEFT_OUT for mark in marks.values())
 
 
 def corrected(evaluation: Evaluation, marks: dict[int, str]) -> Evaluation:
-    """The evaluation with wrong labels replaced, and without the images that are ambiguous."""
+    """The evaluation with wrong labels replaced, and without the images that are ambiguous or duplicates."""
     data, labels = evaluation.data, evaluation.labels.clone()
     for index, mark in marks.items():
         if mark.startswith(WRONG):
             labels[index] = data.class_names.index(mark[len(WRONG) :])
-    kept = torch.tensor([index for index in range(len(data)) if marks.get(index) != "ambiguous"])
+    kept = torch.tensor([index for index in range(len(data)) if marks.get(index) not in LEFT_OUT])
     return Evaluation(evaluation.model, data.with_labels(labels).subset(kept), evaluation.logits[kept])

@@ -26,7 +26,8 @@ class RankedLabels:
 
     Attributes:
         data: The images, with the labels that were judged.
-        doubt: (N,) float64, 0 to 1: the fraction of the images that were judged alike whose labels are doubted less.
+        doubt: (N,) float64: the fraction, 0 to 1, of the images that were judged alike whose labels are doubted less;
+            by a second opinion, what `label_doubt` says.
         suggested: (N,) int64, the class that was most often ahead of the others besides the label.
         history: (epochs, N) float32, the margin of each label in each epoch, in logits; None without a run.
         how: How they were judged, in words.

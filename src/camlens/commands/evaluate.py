@@ -33,27 +33,39 @@ def evaluate(
     corrections: Annotated[
         Path | None, Option(metavar="MARKS.CSV", help="Marks made in the error report, to correct labels by.")
     ] = None,
+    opinion: opt.Opinion = None,
     out: opt.Out = opt.OUT / "evaluate",
     as_json: opt.AsJson = False,
 ) -> None:
     """Evaluate a network on every image: accuracy, calibration, confusion matrix."""
     from camlens.analyse.evaluation import evaluate as evaluate_model
+    from camlens.analyse.judgements import judge
+    from camlens.analyse.labels import doubt_in_words, label_doubt, rank_by_opinion, read_opinion
     from camlens.analyse.marks import corrected, count_marks, read_marks
     from camlens.show import draw
+    from camlens.show.labels import write_table
 
     shown = opt.shown(resize, crop, interpolation, mean, std)
     classifier = opt.load_model(model, model_option, weights, device, outputs, shown, temperature)
     classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
     marks = read_marks(corrections, images) if corrections else None
+    second = None if opinion is None else read_opinion(opinion, images, batch)
     folder = out_folder(out)
     evaluation = evaluate_model(classifier, images, batch)
     paths, metrics, summary = draw.evaluation(evaluation, folder), evaluation.metrics(), [evaluation.in_words()]
+    doubt = None if second is None else label_doubt(evaluation, second)
+    if second is not None:
+        write_table(rank_by_opinion(evaluation, second), folder / "doubt.csv")
+        paths = [*paths, folder / "doubt.csv"]
+        summary.append(doubt_in_words(evaluation, doubt))
     if marks is not None:
-        after, (wrong_labels, ambiguous) = corrected(evaluation, marks), count_marks(marks)
+        after, (wrong_labels, left_out) = corrected(evaluation, marks), count_marks(marks)
+        judged = judge(evaluation, marks, doubt)
         metrics["corrected"] = {key: after.metrics()[key] for key in ("n", "errors", "accuracy", "interval")}
+        metrics["judged"] = judged.to_json()
         write_json(folder / "metrics.json", metrics)
-        made = f"{wrong_labels} labels replaced and {ambiguous} ambiguous images left out"
-        summary += [f"by {corrections}, {made}:", after.in_words()]
+        made = f"{wrong_labels} labels replaced and {left_out} ambiguous or duplicate images left out"
+        summary += [f"by {corrections}, {made}:", after.in_words(), *judged.in_words()]
     if as_json:
         print_json(metrics)
         return

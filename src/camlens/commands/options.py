@@ -99,6 +99,13 @@ Temperature = Annotated[
 Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
 BatchSize = Annotated[int, Option("--batch", min=1, help="Number of images per batch.")]
 Seed = Annotated[int, Option(min=0, help="Random seed.")]
+Opinion = Annotated[
+    str | None,
+    Option(
+        metavar="MODEL|FILE",
+        help="A second opinion on the labels, to doubt them by: another model, or probabilities in an .npz or .csv.",
+    ),
+]
 Layers = Annotated[list[str] | None, Option("--layer", help="Layer to explain; may be repeated.")]
 Out = Annotated[Path, Option(help="Output folder.")]
 AsJson = Annotated[bool, Option("--json", help="Print the result as JSON.")]

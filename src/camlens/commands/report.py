@@ -31,6 +31,7 @@ def report(
     max_megapixels: opt.MaxMegapixels = None,
     device: opt.Device = "auto",
     batch: opt.BatchSize = 250,
+    opinion: opt.Opinion = None,
     out: opt.Out = opt.OUT / "report",
     quick: Annotated[
         bool, Option("--quick", help="Leave the experiments out: small edits, places, averaging.")
@@ -47,5 +48,5 @@ def report(
     classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
     if train is None:
         opt.say_without_train(data)
-    path = camlens.report(classifier, test, out / "report.html", train, other, batch, quick)
+    path = camlens.report(classifier, test, out / "report.html", train, other, batch, quick, opinion=opinion)
     print_paths(path, path.with_suffix(".json"))

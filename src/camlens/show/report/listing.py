@@ -33,7 +33,7 @@ class ErrorRow(TypedDict):
     corrected_by: list[str]  # names of the edits after which it is its label, the mildest first
     place: PlaceRow | None
     duplicate: str | None  # file of a training image with another label that is almost the same picture
-    doubt: float | None  # of the label, by a second opinion
+    doubt: float | None  # of the label, -1 to 1, by the model and a second opinion; null without one
 
 
 class EditRow(TypedDict):
@@ -132,7 +132,7 @@ def error_rows(analysis: ErrorAnalysis) -> list[ErrorRow]:
                 "corrected_by": corrected_by(experiments, row) if experiments and row is not None else [],
                 "place": place_row(experiments, row) if experiments and row is not None else None,
                 "duplicate": None if duplicate < 0 or analysis.train is None else analysis.train.files[duplicate],
-                "doubt": None,
+                "doubt": None if analysis.doubt is None else round(float(analysis.doubt[index]), 4),
             }
         )
     return rows

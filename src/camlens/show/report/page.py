@@ -38,6 +38,7 @@ def report(
     batch_size: int = 250,
     quick: bool = False,
     edits: Mapping[str, Edit] | None = None,
+    opinion: Any = None,
 ) -> Path:
     """Write the error report of a classifier as one HTML file.
 
@@ -50,6 +51,7 @@ def report(
         batch_size: Images predicted at a time, at most.
         quick: Whether to leave the experiments out: small edits, places, averaging.
         edits: Edits of your own, as `camlens.analyse` takes them.
+        opinion: A second opinion on the labels, likewise.
 
     Returns:
         The path of the page. The same for programs is beside it, with the ending .json.
@@ -59,7 +61,8 @@ def report(
     """
     path = Path(out)
     folder = out_folder(path.parent)
-    return write_report(analyse(model, data, train, second, folder / FEATURES_FILE, batch_size, quick, edits), path)
+    cache = folder / FEATURES_FILE
+    return write_report(analyse(model, data, train, second, cache, batch_size, quick, edits, opinion=opinion), path)
 
 
 def write_report(analysis: ErrorAnalysis, path: Path) -> Path:

@@ -43,6 +43,7 @@ def render_facts(analysis: ErrorAnalysis) -> schema.ReportFacts:
         "evidence": evidence,
         "words": analysis.words.lists,
         "sentences": analysis.words.sentences,
+        "doubt": None if analysis.doubt is None else round_values(analysis.doubt[indices], 4),
         "experiments": render_experiments(analysis),
         "plane": render_plane(analysis),
         "findings": analysis.findings,

@@ -174,6 +174,7 @@ class ReportFacts(IdentityFacts):
     evidence: TrainingImages | None  # kinds: nearest, towards, away; duplicate: almost the same picture
     words: list[list[str]]  # for each error of the first model
     sentences: list[str]  # for each, what to read first
+    doubt: list[float] | None  # (E,) what two opinions say against each label, -1 to 1; None without a second one
     experiments: ExperimentFacts | None
     plane: Plane | None
     findings: list[str]

@@ -9,7 +9,7 @@ import { markButtons } from "./marks.js";
 import { loadSheet, picture, placeOf } from "./pictures.js";
 import { reasons, sentence } from "./reasons.js";
 import {
-  answers, classNames, data, errorCount, evidenceOf, firstModel, images, inputSize, isWrong, judgedModel, models,
+  answers, classNames, data, doubt, errorCount, evidenceOf, firstModel, images, inputSize, isWrong, judgedModel, models,
   pictureOf, predicted, probability, secondModel,
 } from "./schema.js";
 import { closeImage, view } from "./state.js";
@@ -54,7 +54,8 @@ function title(row) {
   if (label === null) words = ["Called ", asPrediction(name), ` ${confidence}`];
   else if (label === predicted(row)) words = [asLabel(name), `, and called so ${confidence}`];
   const yours = `your picture ${-view.image}${frames > 1 ? `, the first of its ${frames} frames` : ""}`;
-  const source = view.image < 0 ? yours : `${data.split} image ${view.image}, ${images.file[row]}`;
+  const doubted = doubt?.[row] === undefined ? "" : `; doubt in the label ${signed(doubt[row])}, from −1 to +1`;
+  const source = view.image < 0 ? yours : `${data.split} image ${view.image}, ${images.file[row]}${doubted}`;
   return el("div", { class: "title" }, el("h2", {}, ...words), el("small", {}, source));
 }
 

@@ -3,7 +3,9 @@
 import { asLabel, asPrediction, byId, el, integer, percent } from "./dom.js";
 import { marks } from "./marks.js";
 import { picture } from "./pictures.js";
-import { classNames, errorCount, images, judgedModel, pictureOf, predicted, probability, words } from "./schema.js";
+import {
+  classNames, doubt, errorCount, images, judgedModel, pictureOf, predicted, probability, words,
+} from "./schema.js";
 import { selectErrors } from "./selection.js";
 import { openImage, redraw, setView, view } from "./state.js";
 
@@ -73,6 +75,7 @@ function addWords() {
 
 export function startGallery() {
   addWords();
+  if (doubt) byId("sort").append(el("option", { value: "doubt" }, "doubt in the label"));
   byId("tools").addEventListener("submit", (event) => event.preventDefault());
   byId("word").addEventListener("change", (event) => setView({ word: event.target.value }));
   byId("sort").addEventListener("change", (event) => setView({ sort: event.target.value }));

@@ -13,6 +13,7 @@ export const secondModel = models[1];
 export const findings = facts.findings;
 export const words = facts.words; // for each error of the first model
 export const sentences = facts.sentences;
+export const doubt = facts.doubt; // of each label, by a second opinion; null without one
 export const experiments = facts.experiments;
 export const plane = facts.plane;
 export const live = facts.live; // where the page is served

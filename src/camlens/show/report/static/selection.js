@@ -1,7 +1,8 @@
 /* The errors that are chosen, and their order. */
 
 import {
-  classNames, errorCount, firstModel, images, isWrong, judgedModel, logit, predicted, probability, secondModel, wordsOf,
+  classNames, doubt, errorCount, firstModel, images, isWrong, judgedModel, logit, predicted, probability, secondModel,
+  wordsOf,
 } from "./schema.js";
 import { view } from "./state.js";
 
@@ -17,6 +18,7 @@ const SORT_KEYS = { // the smallest first
   confidence: (row) => -probability(judgedModel(row), row, predicted(row)),
   margin: (row) => logit(judgedModel(row), row, images.label[row]) - logit(judgedModel(row), row, predicted(row)),
   loss: (row) => -judgedModel(row).loss[row],
+  doubt: (row) => -(doubt?.[row] ?? 0),
   index: (row) => images.index[row],
 };
 

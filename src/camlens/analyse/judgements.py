@@ -1,0 +1,168 @@
+"""What a person's marks say of all labels: with exact intervals, from marks on images that were drawn at random.
+
+Errors and right images are strata: of each, some were marked. Rates are of a stratum; what is said of all images weighs
+both by their number of images, and its interval joins one of 97.5 % for each, so that it holds at 95 % or more.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from camlens.analyse.evaluation import Evaluation
+from camlens.analyse.marks import LEFT_OUT, WRONG
+
+Interval = tuple[float, float]
+
+
+def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interval:
+    """Exact confidence interval of a proportion: its ends are the ends of what a binomial test would not reject.
+
+    Clopper and Pearson 1934, "The use of confidence or fiducial limits", Biometrika 26, p. 404.
+
+    Args:
+        successes: Number of successes, 0 to `trials`.
+        trials: Number of trials; with 0 nothing is known.
+        level: Of confidence, 0 to 1.
+
+    Returns:
+        Lower and upper end, each between 0 and 1.
+    """
+
+    def at_least(count: int, p: float) -> float:
+        """Probability of `count` successes or more."""
+        ways = ((k, math.log(math.comb(trials, k))) for k in range(count, trials + 1))
+        return math.fsum(math.exp(log + k * math.log(p) + (trials - k) * math.log1p(-p)) for k, log in ways)
+
+    def solve(count: int, probability: float) -> float:
+        """The p for which `count` successes or more have this probability, which rises with p."""
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if at_least(count, middle) < probability else (low, middle)
+        return (low + high) / 2
+
+    tail = (1 - level) / 2
+    lower = solve(successes, tail) if successes else 0.0
+    return lower, solve(successes + 1, 1 - tail) if successes < trials else 1.0
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A proportion with its exact 95 % interval.
+
+    Attributes:
+        count: Successes.
+        of: Trials.
+    """
+
+    count: int
+    of: int
+
+    @property
+    def interval(self) -> Interval:
+        """At 95 %."""
+        return clopper_pearson(self.count, self.of)
+
+    def to_json(self) -> dict[str, object]:
+        """Ready for JSON."""
+        return {"count": self.count, "of": self.of, "interval": list(self.interval)}
+
+    def __str__(self) -> str:
+        low, high = (100 * end for end in self.interval)
+        return f"{self.count:,} of {self.of:,} ({low:.1f} to {high:.1f} %)" if self.of else "none of 0"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What marks say of all labels.
+
+    Attributes:
+        wrong_errors: Wrong labels among the marked errors.
+        wrong_right: Wrong labels among the marked images that the network has right.
+        doubted: Wrong labels among the marked images whose label is doubted; None without a second opinion.
+        accuracy: Of all images by their right labels, with its interval; None where only one kind is marked.
+        wrong: The number of wrong labels among all images, with its interval; None likewise.
+    """
+
+    wrong_errors: Rate
+    wrong_right: Rate
+    doubted: Rate | None
+    accuracy: tuple[float, Interval] | None
+    wrong: tuple[float, Interval] | None
+
+    def to_json(self) -> dict[str, object]:
+        """Ready for JSON."""
+        both = {"accuracy": self.accuracy, "wrong_labels": self.wrong}
+        return {
+            "wrong_among_errors": self.wrong_errors.to_json(),
+            "wrong_among_right": self.wrong_right.to_json(),
+            "doubt_was_right": None if self.doubted is None else self.doubted.to_json(),
+            **{key: found and {"estimate": found[0], "interval": list(found[1])} for key, found in both.items()},
+        }
+
+    def in_words(self) -> list[str]:
+        """Sentences, with 95 % intervals."""
+        said = [
+            f"Wrong labels: {self.wrong_errors} of the marked errors, {self.wrong_right} of the marked right images."
+        ]
+        if self.doubted is None:
+            said.append("No label is doubted without a second opinion (--opinion).")
+        else:
+            said.append(f"Doubt was right in {self.doubted} of the marked images whose label it is against.")
+        if self.accuracy is None or self.wrong is None:
+            kind = "right images" if self.wrong_errors.of else "errors"
+            return [
+                *said,
+                f"No {kind} are marked, so the corrected accuracy is not known: marking errors alone can only raise it."
+                " Mark images at random, right ones among them.",
+            ]
+        (accuracy, (low, high)), (wrong, (fewest, most)) = self.accuracy, self.wrong
+        return [
+            *said,
+            f"Of all images, if these were drawn at random: {wrong:,.0f} wrong labels ({fewest:,.0f} to {most:,.0f}); "
+            f"by right labels, {100 * accuracy:.2f} % are right ({100 * low:.2f} to {100 * high:.2f}).",
+        ]
+
+
+def judge(evaluation: Evaluation, marks: Mapping[int, str], doubt: Tensor | None = None) -> Judged:
+    """Say what marks tell of all labels.
+
+    An image that is ambiguous or a duplicate counts for nothing: it is taken as one that should not be there.
+
+    Args:
+        evaluation: The network's predictions.
+        marks: By the index of the image, as `read_marks` returns them.
+        doubt: Of each label, (N,), as `label_doubt` returns it.
+    """
+    names, wrong = evaluation.data.class_names, evaluation.wrong
+    kept = {index: mark for index, mark in marks.items() if mark not in LEFT_OUT}
+    strata = [[index for index in kept if bool(wrong[index]) is kind] for kind in (True, False)]
+    said_wrong = {index for index, mark in kept.items() if mark.startswith(WRONG)}
+    rates = of_errors, of_right = [Rate(len(said_wrong & set(stratum)), len(stratum)) for stratum in strata]
+    against = [] if doubt is None else [index for index in kept if doubt[index] > 0]
+    doubted = None if doubt is None else Rate(len(said_wrong & set(against)), len(against))
+    if not all(rate.of for rate in rates):
+        return Judged(of_errors, of_right, doubted, None, None)
+    good = {index for index in said_wrong if kept[index] == WRONG + names[int(evaluation.predictions[index])]}
+    good |= {index for index in strata[1] if index not in said_wrong}
+    right = [Rate(len(good & set(stratum)), len(stratum)) for stratum in strata]
+    sizes = [int(wrong.sum()), int((~wrong).sum())]
+    accuracy, ends = weighted(right, sizes)
+    count, limits = weighted(rates, sizes)
+    total = sum(sizes)
+    return Judged(
+        of_errors, of_right, doubted, (accuracy, ends), (total * count, (total * limits[0], total * limits[1]))
+    )
+
+
+def weighted(rates: list[Rate], sizes: list[int]) -> tuple[float, Interval]:
+    """The proportion over strata of these sizes, and an interval of 95 % or more."""
+    level, total = 1 - 0.05 / len(rates), sum(sizes)
+    ends = [clopper_pearson(rate.count, rate.of, level) for rate in rates]
+    estimate, low, high = (
+        sum(size * value for size, value in zip(sizes, values, strict=True)) / total
+        for values in ([r.count / r.of for r in rates], [low for low, _ in ends], [high for _, high in ends])
+    )
+    return estimate, (low, high)
