@@ -69,7 +69,7 @@ export function drawExperiments() {
 }
 
 function table(rates) {
-  const head = ["", "errors", "right", "difference"].map((text) => el("th", { scope: "col" }, text));
+  const head = ["edit", "errors", "right", "difference"].map((text) => el("th", { scope: "col" }, text));
   const points = (fraction) => `${fraction < 0 ? "−" : "+"}${Math.abs(Math.round(100 * fraction))}`;
   return el("table", { class: "rates" }, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rates.map((rate) =>
     el("tr", rate.reason ? { class: "reason" } : {},
