@@ -1,9 +1,8 @@
 """Both sides of the JSON between Python and the page's script, by its schema."""
 
 import re
-import types
 from importlib.resources import files
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -13,39 +12,10 @@ from camlens.show.explorer.answer import prepare
 from camlens.show.report import schema
 from camlens.show.report.page import read_facts, to_html
 from camlens.show.report.render import render_facts
+from schemas import is_typed_dict, violations
 from tiny import Net, classifier, images
 
 SCRIPTS = sorted((p for p in (files("camlens.show.report") / "static").iterdir() if p.name.endswith(".js")), key=str)
-
-
-def is_typed_dict(kind):
-    return hasattr(kind, "__required_keys__")
-
-
-def violations(value, kind, where="facts"):
-    """Where a value is not of a type, one line each."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return []
-    if is_typed_dict(kind):
-        if not isinstance(value, dict):
-            return [f"{where} is a {type(value).__name__}"]
-        hints = get_type_hints(kind)
-        wrong = [f"{where}.{key} is missing" for key in kind.__required_keys__ - value.keys()]
-        wrong += [f"{where}.{key} is not in the schema" for key in value.keys() - hints.keys()]
-        return wrong + [w for k in value.keys() & hints.keys() for w in violations(value[k], hints[k], f"{where}.{k}")]
-    if origin is list:
-        if not isinstance(value, list):
-            return [f"{where} is a {type(value).__name__}"]
-        return [w for n, item in enumerate(value) for w in violations(item, arguments[0], f"{where}[{n}]")]
-    if origin is dict:
-        return [w for key, item in value.items() for w in violations(item, arguments[1], f"{where}[{key!r}]")]
-    if origin in (Union, types.UnionType):
-        return [] if any(not violations(value, one) for one in arguments) else [f"{where} is {value!r:.60}"]
-    if origin is Literal:
-        return [] if value in arguments else [f"{where} is {value!r}"]
-    fits = type(value) is kind or (kind is float and type(value) is int)
-    return [] if fits else [f"{where} is {value!r:.60}, not {kind.__name__}"]
 
 
 def better():

@@ -1,0 +1,31 @@
+import torch
+
+import camlens
+from camlens.analyse.words import BOUNDARY, DUPLICATE, PLACE, describe_errors
+from tiny import NAMES, classifier, images
+
+
+def test_a_near_duplicate_is_a_reason_only_where_the_prediction_is_its_label():
+    analysis = camlens.analyse(classifier(), images(40), quick=True)
+    evaluation, errors = analysis.evaluation, analysis.indices[:3]
+    predictions = evaluation.predictions[errors]
+    third = (3 - predictions[1] - evaluation.labels[errors[1]]) % 3
+    words = describe_errors(evaluation, errors, None, None, torch.tensor([predictions[0], third, -1]))
+    assert words.lists == [[DUPLICATE], [], []]
+    assert words.sentences[0] == (
+        f"A training image is almost the same picture, and its label is {NAMES[predictions[0]]}."
+    )
+    assert words.sentences[1:] == ["No small edits were tried."] * 2
+
+
+def test_words_follow_from_what_was_tried():
+    analysis = camlens.analyse(classifier(), images(80))
+    trials, places = analysis.experiments.trials, analysis.experiments.places
+    reasons = {rate.name for rate in trials.rates if rate.is_reason}
+    for row, (words, sentence) in enumerate(zip(analysis.words.lists, analysis.words.sentences, strict=True)):
+        changed, corrected = int(trials.changed[row].sum()), trials.corrected[row].tolist()
+        turning = [name for name, turns in zip(trials.names, corrected, strict=True) if turns and name in reasons]
+        expected = [f"changes when {name}" for name in turning] + [PLACE] * bool(places.depends[row])
+        assert words == [*expected, BOUNDARY if changed else "unchanged by all 31 edits"]
+        if words == [BOUNDARY]:
+            assert ("most small changes turn it" in sentence) == (changed > 15)
