@@ -8,7 +8,6 @@ there), so none has seen the labels that it judges. --run is a run folder that w
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from dataclasses import replace
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import add_training_facts, arguments, commit, machine, training_machine, write
+from common import add_training_facts, arguments, commit, machine, read, training_machine, write
 from torch import Tensor, nn
 
 from camlens.analyse.evaluation import Evaluation
@@ -193,7 +192,7 @@ def smoke() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure."""
+    """Measure what is asked for, and keep the rest of the result."""
     parser = arguments(__doc__)
     parser.add_argument("--cifar10n", type=Path, help="the folder of aggregate.npy and out-of-sample.npz")
     parser.add_argument("--run", type=Path, help="a run that was trained on aggregate.npy")
@@ -202,23 +201,20 @@ def main() -> None:
     if options.smoke:
         write("labels", smoke(), smoke=True)
         return
-    write("labels", measure(options))
-
-
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """On CIFAR-10N."""
-    official = cifar10.load("train", cifar10.find())
-    labels = torch.from_numpy(np.load(options.cifar10n / "aggregate.npy").astype(np.int64))
-    with np.load(options.cifar10n / "out-of-sample.npz") as arrays:
-        first, second = (torch.from_numpy(arrays[name].astype(np.float64)) for name in ("resnet18", "resnet50d"))
-    result = {"opinions": opinions(official.with_labels(labels), official.labels, first, second)}
-    with tempfile.TemporaryDirectory() as work:
-        drawn = shapes.load("train", seed=0)
-        result["beside aum"] = beside_aum(Path(work), drawn, replace(RECIPES["shapes"], epochs=2))
+    result, official, here = read("labels"), cifar10.load("train", cifar10.find()), {"commit": commit()}
+    if options.cifar10n:
+        labels = torch.from_numpy(np.load(options.cifar10n / "aggregate.npy").astype(np.int64))
+        with np.load(options.cifar10n / "out-of-sample.npz") as arrays:
+            first, second = (torch.from_numpy(arrays[name].astype(np.float64)) for name in ("resnet18", "resnet50d"))
+        found = opinions(official.with_labels(labels), official.labels, first, second)
+        result["opinions"] = found | here
+        drawn, recipe = shapes.load("train", seed=0), replace(RECIPES["shapes"], epochs=2)
+        with tempfile.TemporaryDirectory() as work:
+            result["beside aum"] = beside_aum(Path(work), drawn, recipe) | {"machine": machine()} | here
     if options.run:
-        trained = {"commit": options.commit, "machine": training_machine(options), "remark": options.remark}
-        result["dynamics"] = {**dynamics(options.run, official, official.labels), **trained}
-    return result | {"machine": machine(), "commit": commit()}
+        trained = {"machine": training_machine(options), "remark": options.remark, "commit": options.commit}
+        result["dynamics"] = dynamics(options.run, official, official.labels) | trained
+    write("labels", result)
 
 
 if __name__ == "__main__":

@@ -138,16 +138,8 @@ class RunFolder:
         self.margins = path / "margins.npz"  # where the recipe mixes no images
         self.card = path / "card.md"
         self.test_metrics = path / "metrics.json"  # where there are test images
-        self.files = (
-            self.config,
-            self.metrics,
-            self.curves,
-            self.weights,
-            self.checkpoint,
-            self.margins,
-            self.card,
-            self.test_metrics,
-        )
+        written = self.config, self.metrics, self.curves, self.weights, self.checkpoint, self.margins
+        self.files = (*written, self.card, self.test_metrics)
 
     def __str__(self) -> str:
         return str(self.path)

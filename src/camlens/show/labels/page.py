@@ -127,5 +127,6 @@ def draw_curves(history: Tensor) -> list[Curve | None]:
         across = width / max(1, len(margins) - 1)
         line = " ".join(f"{epoch * across:.1f},{place(margin)}" for epoch, margin in points)
         words = f"margin of the label, from {points[0][1]:.1f} to {points[-1][1]:.1f} logits" if points else ""
+        words = words.replace("-", "−")
         curves.append(Curve(line, place(0.0), words) if len(points) > 1 else None)
     return curves
