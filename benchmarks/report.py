@@ -303,8 +303,8 @@ def labels() -> list[str]:
         "CIFAR-10's 50,000 training images with the labels of CIFAR-10N (aggregate), of which 4,505 differ from the "
         "official ones, which are taken as the truth. Both networks' probabilities are published and out of sample: "
         f"neither has seen the labels that it judges. The ResNet-18 has {judged['errors']:,} errors, in "
-        f"{percent(judged['wrong labels among the errors'])} of which the label is wrong. With 95 % intervals; precision "
-        "at the top is of as many images as there are wrong labels.",
+        f"{percent(judged['wrong labels among the errors'])} of which the label is wrong. With 95 % intervals; "
+        "precision at the top is of as many images as there are wrong labels.",
         "",
         "| doubt by | AUROC among the errors | AUROC over all | precision at the top | suggested class right there |",
         "|---|---|---|---|---|",
@@ -316,8 +316,8 @@ def labels() -> list[str]:
         lines += [
             ranked(told, None, run),
             "",
-            f"The margins are those of a run of {run['epochs']} epochs with {run['recipe']} ({how}), labels and images as "
-            "above; of its last epoch alone the AUROC is "
+            f"The margins are those of a run of {run['epochs']} epochs with {run['recipe']} ({how}), labels and images "
+            "as above; of its last epoch alone the AUROC is "
             f"{run['auroc of the last epoch alone']:.3f}. Asked for were 0.977 and 0.79, at least 0.96 and 0.72.",
         ]
     lines += [
