@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -22,6 +25,29 @@ def test_evaluate(pictures, run, tmp_path):
     assert train["n"] == 60
     by_file = camlens("evaluate", "--model", run / "model.safetensors", "--data", pictures, "--out", tmp_path)
     assert "88.89 % of 18 images right" in by_file
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("processes", [2, 5])  # 18 images: 9 each; 4, 4, 4, 3 and 3
+def test_processes_share_the_images(pictures, run, tmp_path, processes):
+    """Under torchrun, each image is counted once, and the first process writes what one alone would."""
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    camlens("evaluate", run, "--data", pictures, "--out", alone, "--device", "cpu")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*launch, "-m", "camlens", "evaluate", run, "--data", pictures, "--out", shared, "--device", "cpu"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("88.89 % of 18 images right") == 1, "one process prints"
+    metrics = [json.loads((out / "metrics.json").read_text(encoding="utf-8")) for out in (alone, shared)]
+    assert metrics[0]["confusion"] == metrics[1]["confusion"] and metrics[0]["errors"] == metrics[1]["errors"]
+    predictions = []
+    for out in (alone, shared):
+        with np.load(out / "predictions.npz") as file:
+            predictions.append(dict(file))
+    assert np.allclose(*(found["probabilities"] for found in predictions), rtol=0, atol=1e-6)
+    assert predictions[0]["files"].tolist() == predictions[1]["files"].tolist()
 
 
 def test_errors_are_reported_marked_and_corrected(run, pictures, tmp_path):

@@ -37,7 +37,7 @@ def evaluate(
     out: opt.Out = opt.OUT / "evaluate",
     as_json: opt.AsJson = False,
 ) -> None:
-    """Evaluate a network on every image: accuracy, calibration, confusion matrix."""
+    """Evaluate a network on every image: accuracy, calibration, confusion matrix; with torchrun, on many processes."""
     from camlens.analyse.evaluation import evaluate as evaluate_model
     from camlens.analyse.judgements import judge
     from camlens.analyse.labels import doubt_in_words, label_doubt, rank_by_opinion, read_opinion
@@ -46,12 +46,16 @@ def evaluate(
     from camlens.show.labels import write_table
 
     shown = opt.shown(resize, crop, interpolation, mean, std)
-    classifier = opt.load_model(model, model_option, weights, device, outputs, shown, temperature)
-    classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
-    marks = read_marks(corrections, images) if corrections else None
-    second = None if opinion is None else read_opinion(opinion, images, batch)
-    folder = out_folder(out)
-    evaluation = evaluate_model(classifier, images, batch)
+    with opt.processes(device) as (processes, device):
+        classifier = opt.load_model(model, model_option, weights, device, outputs, shown, temperature)
+        with processes.local_main_first():  # the others find what it downloads
+            classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
+        marks = read_marks(corrections, images) if corrections else None
+        second = None if opinion is None else read_opinion(opinion, images, batch)
+        folder = processes.call_on_main(out_folder, out)
+        evaluation = evaluate_model(classifier, images, batch, processes)
+    if not processes.is_main:
+        return
     paths, metrics, summary = draw.evaluation(evaluation, folder), evaluation.metrics(), [evaluation.in_words()]
     doubt = None if second is None else label_doubt(evaluation, second)
     if second is not None:

@@ -7,11 +7,15 @@ command is shown and not before.
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
+from camlens.commands.console import console
 from camlens.data.sources import FOLDER, NAMES, load_split, split_to_evaluate, splits_of
 from camlens.errors import UsageError
 
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from camlens.data.dataset import Dataset
     from camlens.data.geometry import Framing, Size
     from camlens.model.classifier import Classifier
+    from camlens.runtime.processes import Processes
 
 SHIPPED_MODEL = "resnet18-cifar10"
 OUT = Path("out")  # holds the output folders
@@ -109,6 +114,16 @@ Opinion = Annotated[
 Layers = Annotated[list[str] | None, Option("--layer", help="Layer to explain; may be repeated.")]
 Out = Annotated[Path, Option(help="Output folder.")]
 AsJson = Annotated[bool, Option("--json", help="Print the result as JSON.")]
+
+
+@contextmanager
+def processes(device: str) -> Iterator[tuple[Processes, str]]:
+    """Connect the processes that torchrun started, of which only the main one prints, and name this one's device."""
+    from camlens.runtime.processes import join_processes, launch_id, pick_device
+
+    console.quiet = bool(launch_id()) and os.environ["RANK"] != "0"
+    with join_processes(pick_device(device)) as joined:
+        yield joined
 
 
 def load_model(

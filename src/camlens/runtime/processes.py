@@ -34,7 +34,7 @@ def pick_device(name: str = "auto") -> str:
     """Choose a device by its name.
 
     Args:
-        name: "cpu", "cuda" or "mps"; "auto" for the fastest that is available.
+        name: "cpu", "cuda", "cuda:1" or "mps"; "auto" for the fastest that is available.
 
     Returns:
         The name of the device, as torch takes it.
@@ -43,7 +43,9 @@ def pick_device(name: str = "auto") -> str:
         UsageError: This machine has no such device.
     """
     devices = available_devices()
-    if name != "auto" and name not in devices:
+    kind, numbered, number = name.partition(":")
+    numbers = map(str, range(torch.cuda.device_count() if kind == "cuda" else 0))
+    if name != "auto" and (kind not in devices or (numbered and number not in numbers)):
         raise unknown("device", name, ["auto", *devices], "this machine")
     return devices[-1] if name == "auto" else name
 
