@@ -105,11 +105,13 @@ def test_what_there_is_without_training_images_features_or_errors():
     )
     assert len(right.indices) == 0 and right.training is None and right.explanations[0].maps == {}
     assert right.experiments is None and right.words.lists == []
+    assert right.groups is None and right.shortcuts is None
 
 
 def test_quickly_nothing_is_tried():
     analysis = camlens.analyse(classifier(), images(80), quick=True)
     assert analysis.experiments is None and len(analysis.findings) == 4
+    assert analysis.groups is None and analysis.shortcuts is None
     assert set(analysis.words.sentences) == {"No small edits were tried."} and not any(analysis.words.lists)
 
 
@@ -191,3 +193,16 @@ def test_figures_of_errors_say_how_sure_the_network_was(analysis, tmp_path, monk
     draw.gallery(analysis.evaluation, indices, "", tmp_path, ["late"])
     expected = analysis.evaluation.confidences[indices].tolist()
     assert [case.prediction_probability for case in seen] == pytest.approx(expected)
+
+
+def test_columns_of_the_users_take_part_in_groups(tmp_path):
+    data = images(400, "test")
+    model = classifier()
+    wrong = evaluate(model, data).wrong.tolist()
+    rows = "".join(f"{index},{'A' if bad else 'B'}\n" for index, bad in enumerate(wrong))
+    (tmp_path / "columns.csv").write_text("index,camera\n" + rows, encoding="utf-8")
+    groups = camlens.analyse(model, data, columns=tmp_path / "columns.csv").groups
+    assert groups.found[0].sentence.startswith("camera A pictures")
+    (tmp_path / "columns.csv").write_text("index,camera\n1000,A\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no image of noise, test, has the index '1000'"):
+        camlens.analyse(model, data, columns=tmp_path / "columns.csv")

@@ -15,8 +15,11 @@ from camlens.analyse.evaluation import Evaluation, evaluate, labelled
 from camlens.analyse.explanations import ExplainedPredictions, explain_predictions
 from camlens.analyse.feature_cache import fingerprint, predict_cached
 from camlens.analyse.findings import compare_models, summarise_errors, summarise_experiments, what_is_missing
+from camlens.analyse.groups import Groups, find_groups
 from camlens.analyse.labels import doubt_in_words, label_doubt, read_opinion
 from camlens.analyse.places import Places, study_places
+from camlens.analyse.properties import Property, measure_properties, read_properties
+from camlens.analyse.shortcuts import Shortcuts, find_shortcuts
 from camlens.analyse.training_images import (
     Influence,
     NeighbourSearch,
@@ -95,6 +98,9 @@ class ErrorAnalysis:
         training: What training has to do with the first model's errors; None without training images, without errors,
             or if the network does not end in a linear layer.
         experiments: What was tried on the first model's errors; None if nothing was, or without errors.
+        groups: What the first model's errors have in common; None if it was not asked, or without errors.
+        shortcuts: Marks by which the first model knows a class, likewise. They are looked for in the training images
+            where `training` is there, else in the test images.
         words: What is said of each error of the first model.
         doubt: How much the first model and a second opinion speak against the label of each image of `test`, (N,), as
             `label_doubt` has it; None without a second opinion.
@@ -109,6 +115,8 @@ class ErrorAnalysis:
     explanations: tuple[ExplainedPredictions, ...]
     training: TrainingEvidence | None
     experiments: Experiments | None
+    groups: Groups | None
+    shortcuts: Shortcuts | None
     words: Words
     doubt: Tensor | None
     projection: Projection | None
@@ -131,6 +139,7 @@ def analyse(
     edits: Mapping[str, Edit] | None = None,
     max_tried: int = MAX_TRIED,
     opinion: Any = None,
+    columns: str | Path | None = None,
 ) -> ErrorAnalysis:
     """Analyse the errors of a classifier.
 
@@ -141,15 +150,17 @@ def analyse(
         second: Another classifier of the same classes, to be compared. It sees the images at its own input size.
         cache: A .safetensors file in which the features of the training images are kept for the next time.
         batch_size: Images predicted at a time, at most.
-        quick: Whether to leave the experiments out.
+        quick: Whether to leave the experiments, groups and shortcuts out.
         edits: Edits of your own beside those of `camlens.analyse.edits.LADDER`, by their names: functions from images
             (B, C, H, W) uint8, of the network's input size, to as many of the same size.
         max_tried: Errors on which edits are tried, at most.
         opinion: A second opinion on the labels, as `camlens.analyse.labels.read_opinion` takes it: a classifier that
             has not learned these labels, or probabilities. Without it no label is doubted.
+        columns: A CSV file with properties of the test images, by which errors may be grouped (`read_properties`).
 
     Raises:
-        DataError: Labels or images do not fit the network, or the second model or opinion has other classes.
+        DataError: Labels or images do not fit the network, the second model or opinion has other classes, or the
+            columns are about other images.
         UsageError: An edit has a name that is taken, or gives something else than such images.
     """
     model, data = align(model, labelled(model, test, keep_originals=second is not None))
@@ -163,7 +174,7 @@ def analyse(
     is_prepared = isinstance(data, InMemoryDataset) and data.originals is None and data.geometry is not None
     if second is not None and is_prepared and second.geometry != model.geometry:
         log.warning(f"the data hold no pictures: {second.name} is shown the images for {model.name}, resized")
-    ladder = with_own(edits)
+    ladder, properties = with_own(edits), [] if columns is None else read_properties(Path(columns), data)
     second_opinion = None if opinion is None else read_opinion(opinion, data, batch_size)
     evaluations = [evaluate(model, data, batch_size, features=True)]
     if second is not None:
@@ -175,13 +186,18 @@ def analyse(
     if known is not None and features is not None and len(errors[0]):
         train_predictions = predict_cached(model, known, cache, batch_size, fingerprints[1])
         training = study_training(explanations[0], len(errors[0]), known, train_predictions)
-    experiments = None
+    experiments = groups = shortcuts = None
     if len(errors[0]) and not quick:
         experiments = experiment(explanations[0], len(errors[0]), ladder, max_tried)
+        groups = study_groups(evaluations[0], properties)
+        learned = None if training is None or known is None else Evaluation(model, known, train_predictions.logits)
+        shortcuts = find_shortcuts(evaluations[0], learned)
     words = put_in_words(explanations[0], len(errors[0]), experiments, training, known)
     findings = compare_models(*evaluations) if len(evaluations) == 2 else summarise_errors(evaluations[0])
     if experiments is not None:
         findings += summarise_experiments(experiments.trials, experiments.places, experiments.averaging)
+    if shortcuts is not None:
+        findings += [shortcut.sentence for shortcut in shortcuts.found if shortcut.is_alarm]
     doubt = None if second_opinion is None else label_doubt(evaluations[0], second_opinion)
     if len(errors[0]):
         findings.append(doubt_in_words(evaluations[0], doubt))
@@ -193,6 +209,8 @@ def analyse(
         explanations=explanations,
         training=training,
         experiments=experiments,
+        groups=groups,
+        shortcuts=shortcuts,
         words=words,
         doubt=doubt,
         projection=None if features is None else project(features),
@@ -240,6 +258,12 @@ def experiment(
     """
     trials = try_edits(explained.evaluation, explained.indices[:count], edits, max_tried)
     return Experiments(trials, study_places(explained, trials), study_averaging(explained.evaluation, trials))
+
+
+def study_groups(evaluation: Evaluation, properties: list[Property]) -> Groups:
+    """What errors have in common: properties of the pictures, and those of a table of the user's."""
+    data = evaluation.data
+    return find_groups(data.labels, evaluation.wrong, measure_properties(data) + properties, data.class_names)
 
 
 def put_in_words(

@@ -1,6 +1,7 @@
 """`camlens report`: the error report, one HTML file."""
 
 import logging
+from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
@@ -8,6 +9,7 @@ from typer import Argument, Option
 import camlens
 from camlens.commands import options as opt
 from camlens.commands.console import print_paths
+from camlens.errors import UsageError
 
 
 def report(
@@ -33,11 +35,19 @@ def report(
     batch: opt.BatchSize = 250,
     opinion: opt.Opinion = None,
     out: opt.Out = opt.OUT / "report",
+    columns: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE", help="A CSV with a row an image, named by path or index, and properties to group errors by."
+        ),
+    ] = None,
     quick: Annotated[
-        bool, Option("--quick", help="Leave the experiments out: small edits, places, averaging.")
+        bool, Option("--quick", help="Leave out what is tried: small edits, places, averaging, groups, shortcuts.")
     ] = False,
 ) -> None:
     """Write one HTML file with every error, its heat maps, what changes it and the training images behind it."""
+    if columns is not None and quick:
+        raise UsageError(f"--columns {columns} is for groups of errors, which --quick leaves out; give one of both")
     shown = opt.shown(resize, crop, interpolation, mean, std)
     classifier = opt.load_model(model, model_option, weights, device, outputs, shown, temperature)
     other = None if second is None else opt.load_model(second, None, None, device)
@@ -48,5 +58,6 @@ def report(
     classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
     if train is None:
         opt.say_without_train(data)
-    path = camlens.report(classifier, test, out / "report.html", train, other, batch, quick, opinion=opinion)
+    page = out / "report.html"
+    path = camlens.report(classifier, test, page, train, other, batch, quick, opinion=opinion, columns=columns)
     print_paths(path, path.with_suffix(".json"))

@@ -1,10 +1,11 @@
 """`report.json`: what is known of each error, for programs. docs/report.md describes it."""
 
 from importlib.metadata import version
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from camlens.analyse.edits import GRID
 from camlens.analyse.error_analysis import ErrorAnalysis, Experiments
+from camlens.show.report.common import GroupRow, ShortcutRow, list_groups, list_shortcuts
 
 VERSION = 1  # of the format: raised when a key changes its meaning or goes
 
@@ -83,8 +84,8 @@ class Listing(TypedDict):
     edits: list[EditRow]  # the mildest first; empty where none were tried
     places: PlacesRow | None
     averaging: AveragingRow | None
-    groups: list[dict[str, Any]]
-    shortcuts: list[dict[str, Any]]
+    groups: list[GroupRow]  # the most certain first
+    shortcuts: list[ShortcutRow]  # alarms, then strong cues
 
 
 def list_errors(analysis: ErrorAnalysis) -> Listing:
@@ -104,8 +105,8 @@ def list_errors(analysis: ErrorAnalysis) -> Listing:
         "edits": [] if experiments is None else edit_rows(experiments),
         "places": None if experiments is None else places_row(experiments),
         "averaging": None if experiments is None else averaging_row(experiments),
-        "groups": [],
-        "shortcuts": [],
+        "groups": list_groups(analysis),
+        "shortcuts": list_shortcuts(analysis),
     }
 
 

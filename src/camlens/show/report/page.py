@@ -39,6 +39,7 @@ def report(
     quick: bool = False,
     edits: Mapping[str, Edit] | None = None,
     opinion: Any = None,
+    columns: str | Path | None = None,
 ) -> Path:
     """Write the error report of a classifier as one HTML file.
 
@@ -49,20 +50,21 @@ def report(
         train: The images that it was trained on, likewise; without them the page shows no training images.
         second: Another classifier of the same classes: the page then shows what it fixed and what it broke.
         batch_size: Images predicted at a time, at most.
-        quick: Whether to leave the experiments out: small edits, places, averaging.
+        quick: Whether to leave out what is tried: small edits, places, averaging, groups and shortcuts.
         edits: Edits of your own, as `camlens.analyse` takes them.
         opinion: A second opinion on the labels, likewise.
+        columns: A CSV file with properties of the images, by which errors may be grouped (docs/report.md).
 
     Returns:
         The path of the page. The same for programs is beside it, with the ending .json.
 
     Raises:
-        DataError: Labels or images do not fit the network.
+        DataError: Labels or images do not fit the network, or the columns are about other images.
     """
     path = Path(out)
-    folder = out_folder(path.parent)
-    cache = folder / FEATURES_FILE
-    return write_report(analyse(model, data, train, second, cache, batch_size, quick, edits, opinion=opinion), path)
+    kept = out_folder(path.parent) / FEATURES_FILE
+    analysis = analyse(model, data, train, second, kept, batch_size, quick, edits, opinion=opinion, columns=columns)
+    return write_report(analysis, path)
 
 
 def write_report(analysis: ErrorAnalysis, path: Path) -> Path:

@@ -12,6 +12,7 @@ from camlens.data.dataset import Dataset
 from camlens.data.geometry import WHOLE
 from camlens.data.pictures import quiet_pillow
 from camlens.show.report import schema
+from camlens.show.report.common import render_common
 from camlens.show.report.experiments import render_experiments
 from camlens.show.report.packing import PER_SHEET, encode, pack_maps, pack_photos, pack_pictures, round_values
 
@@ -45,6 +46,7 @@ def render_facts(analysis: ErrorAnalysis) -> schema.ReportFacts:
         "sentences": analysis.words.sentences,
         "doubt": None if analysis.doubt is None else round_values(analysis.doubt[indices], 4),
         "experiments": render_experiments(analysis),
+        "common": render_common(analysis),
         "plane": render_plane(analysis),
         "findings": analysis.findings,
     }

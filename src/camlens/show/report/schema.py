@@ -138,6 +138,35 @@ class ExperimentFacts(TypedDict):
     pictures: Pictures  # edited, as the network is shown them
 
 
+class GroupFacts(TypedDict):
+    """Images with more errors than others."""
+
+    sentence: str
+    meaning: str  # of its words, in numbers
+    errors: list[int]  # its errors, as positions in the list of errors
+
+
+class ShortcutFacts(TypedDict):
+    """A mark by which the network knows a class; numbers of pictures in `CommonFacts.pictures`."""
+
+    sentence: str
+    alarm: bool
+    label: int  # the class
+    own: list[int]  # images of the class that have it
+    covered: list[int]  # the same, with it covered
+    turned: list[int]  # pictures of other classes with it pasted in, which then become the class
+
+
+class CommonFacts(TypedDict):
+    """What the errors have in common, and marks that give a class away."""
+
+    groups: list[GroupFacts]
+    tried: str  # how many rules, or why none
+    shortcuts: list[ShortcutFacts]
+    marks: str  # how many marks were tried
+    pictures: Pictures
+
+
 class Plane(TypedDict):
     """All images of the data set in a plane."""
 
@@ -176,6 +205,7 @@ class ReportFacts(IdentityFacts):
     sentences: list[str]  # for each, what to read first
     doubt: list[float] | None  # (E,) what two opinions say against each label, -1 to 1; None without a second one
     experiments: ExperimentFacts | None
+    common: CommonFacts | None
     plane: Plane | None
     findings: list[str]
 

@@ -4,7 +4,7 @@ import { asLabel, asPrediction, byId, el, integer, percent } from "./dom.js";
 import { marks } from "./marks.js";
 import { picture } from "./pictures.js";
 import {
-  classNames, doubt, errorCount, images, judgedModel, pictureOf, predicted, probability, words,
+  classNames, common, doubt, errorCount, images, judgedModel, pictureOf, predicted, probability, words,
 } from "./schema.js";
 import { selectErrors } from "./selection.js";
 import { openImage, redraw, setView, view } from "./state.js";
@@ -26,7 +26,7 @@ export function tile(row) {
 
 /* How many there are, and of which kind. */
 function heading(count) {
-  const { label, prediction, word, which } = view;
+  const { label, prediction, word, group, which } = view;
   const kind = { fixed: "fixed", broken: "broken", both: "wrong by both" }[which];
   const parts = [`${integer(count)} ${kind ?? (count === 1 ? "error" : "errors")}`];
   if (label !== null && classNames[label] !== undefined) parts.push(": ", asLabel(classNames[label]));
@@ -34,13 +34,14 @@ function heading(count) {
     parts.push(label === null ? ": " : " ", "called ", asPrediction(classNames[prediction]));
   }
   if (word) parts.push(`, ${word}`);
+  if (common?.groups[group]) parts.push(`, ${common.groups[group].sentence.split(":")[0]}`);
   return parts;
 }
 
 export function drawGallery() {
   const rows = selectErrors();
   byId("gallery-title").replaceChildren(...heading(rows.length));
-  byId("all").hidden = view.label === null && view.prediction === null && !view.find && !view.word;
+  byId("all").hidden = view.label === null && view.prediction === null && !view.find && !view.word && view.group === null;
   byId("sort").value = view.sort;
   byId("word").value = view.word;
   if (document.activeElement !== byId("find")) byId("find").value = view.find;
@@ -85,7 +86,7 @@ export function startGallery() {
   });
   byId("all").addEventListener("click", () => {
     byId("find").value = "";
-    setView({ label: null, prediction: null, word: "", find: "" });
+    setView({ label: null, prediction: null, word: "", group: null, find: "" });
   });
   byId("more").addEventListener("click", () => {
     limit += STEP;

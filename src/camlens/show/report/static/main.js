@@ -1,6 +1,7 @@
 /* The page: what is drawn, and when. */
 
 import { drawCard } from "./card.js";
+import { drawCommon } from "./common.js";
 import { byId } from "./dom.js";
 import { drawGallery, openNeighbour, startGallery } from "./gallery.js";
 import { drawAnswers, startLive } from "./live.js";
@@ -28,7 +29,7 @@ function onKey(event) {
   openNeighbour(step);
 }
 
-for (const draw of [drawMatrix, drawGallery, drawAnswers, drawCard, drawPlane, drawMarks]) onChange(draw);
+for (const draw of [drawMatrix, drawCommon, drawGallery, drawAnswers, drawCard, drawPlane, drawMarks]) onChange(draw);
 startGallery();
 startMarks();
 startLive();

@@ -15,6 +15,7 @@ export const words = facts.words; // for each error of the first model
 export const sentences = facts.sentences;
 export const doubt = facts.doubt; // of each label, by a second opinion; null without one
 export const experiments = facts.experiments;
+export const common = facts.common; // groups and shortcuts
 export const plane = facts.plane;
 export const live = facts.live; // where the page is served
 export const errorCount = images.index.length;

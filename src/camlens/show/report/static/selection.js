@@ -1,8 +1,8 @@
 /* The errors that are chosen, and their order. */
 
 import {
-  classNames, doubt, errorCount, firstModel, images, isWrong, judgedModel, logit, predicted, probability, secondModel,
-  wordsOf,
+  classNames, common, doubt, errorCount, firstModel, images, isWrong, judgedModel, logit, predicted, probability,
+  secondModel, wordsOf,
 } from "./schema.js";
 import { view } from "./state.js";
 
@@ -22,14 +22,16 @@ const SORT_KEYS = { // the smallest first
   index: (row) => images.index[row],
 };
 
-/* The rows of the errors with this label, prediction and word, found by number or file. */
-export function selectErrors({ label, prediction, word, find } = view) {
+/* The rows of the errors with this label, prediction and word, in this group, found by number or file. */
+export function selectErrors({ label, prediction, word, group, find } = view) {
   const filter = FILTERS[view.which] ?? FILTERS.errors, sought = find.trim().toLowerCase();
+  const members = group === null || !common?.groups[group] ? null : new Set(common.groups[group].errors);
   const matches = (row) =>
     filter(row)
     && (label === null || images.label[row] === label)
     && (prediction === null || predicted(row) === prediction)
     && (!word || wordsOf(row).includes(word))
+    && (!members || members.has(row))
     && (!sought || String(images.index[row]) === sought || images.file[row].toLowerCase().includes(sought));
   const key = SORT_KEYS[view.sort] ?? SORT_KEYS.confidence;
   return errorRows().filter(matches).sort((a, b) => key(a) - key(b) || a - b);

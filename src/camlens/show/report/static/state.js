@@ -3,11 +3,11 @@
 import { data, images, live, secondModel } from "./schema.js";
 
 const DEFAULTS = {
-  which: secondModel ? "fixed" : "errors", label: null, prediction: null, word: "", sort: "confidence", find: "",
+  which: secondModel ? "fixed" : "errors", label: null, prediction: null, word: "", group: null, sort: "confidence", find: "",
   image: null, depth: "last", layer: "", method: "", class: null,
   grid: "smooth", strength: 75, colours: "meaning", scale: "own",
 };
-const NUMBERS = ["label", "prediction", "image", "class", "strength"];
+const NUMBERS = ["label", "prediction", "group", "image", "class", "strength"];
 
 export const view = { ...DEFAULTS };
 

@@ -1,0 +1,152 @@
+"""Groups of errors and shortcuts, as the page and report.json show them."""
+
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from camlens.analyse.error_analysis import ErrorAnalysis
+from camlens.analyse.groups import Group
+from camlens.analyse.interventions import SHOWN, Effect, pictures
+from camlens.analyse.patches import cover, paste
+from camlens.analyse.shortcuts import Shortcut
+from camlens.show.report import schema
+from camlens.show.report.packing import PER_SHEET, pack_pictures
+
+MAX_SIDE = 64  # pixels of a picture
+
+
+class GroupRow(TypedDict):
+    """Images with more errors than others."""
+
+    sentence: str
+    label: str | None  # of all its images; null for any
+    conditions: list[str]
+    images: int
+    errors: int
+    rate: float  # fraction wrong, by cross-fitting
+    interval: list[float]  # 95 %
+    elsewhere: float  # fraction wrong of the other images of the class, or of all
+    indices: list[int]  # of its images in the data
+
+
+class EffectRow(TypedDict):
+    """What a mark does, beside a control."""
+
+    value: float
+    control: float
+    interval: list[float]  # of the difference, 95 %
+    images: int
+
+
+class ShortcutRow(TypedDict):
+    """A mark by which the network knows a class."""
+
+    sentence: str
+    label: str
+    alarm: bool  # whether all three are shown; else two of them
+    pasted: EffectRow
+    covered: EffectRow
+    missing: EffectRow | None
+    split: str  # of the files
+    files: list[str]  # images that have it
+    places: list[list[int]]  # in each: top, left, height, width in pixels of the network's input
+
+
+def list_groups(analysis: ErrorAnalysis) -> list[GroupRow]:
+    """The groups of report.json."""
+    return [list_group(group) for group in (analysis.groups.found if analysis.groups else [])]
+
+
+def list_group(group: Group) -> GroupRow:
+    """A group."""
+    return {
+        "sentence": group.sentence,
+        "label": group.class_name,
+        "conditions": [condition.meaning for condition in group.conditions],
+        "images": len(group.indices),
+        "errors": group.errors,
+        "rate": round(group.rate, 4),
+        "interval": [round(end, 4) for end in group.interval],
+        "elsewhere": round(group.elsewhere, 4),
+        "indices": group.indices.tolist(),
+    }
+
+
+def list_shortcuts(analysis: ErrorAnalysis) -> list[ShortcutRow]:
+    """The shortcuts of report.json, the alarms first."""
+    rows: list[ShortcutRow] = []
+    for found in analysis.shortcuts.found if analysis.shortcuts else []:
+        data, sides = found.known.data, list(found.mark.mask.shape)
+        rows.append(
+            {
+                "sentence": found.sentence,
+                "label": found.class_name,
+                "alarm": found.is_alarm,
+                "pasted": list_effect(found.pasted),
+                "covered": list_effect(found.covered),
+                "missing": None if found.missing is None else list_effect(found.missing),
+                "split": data.split,
+                "files": [data.files[index] for index in found.mark.sources.tolist()],
+                "places": [place + sides for place in found.mark.places.tolist()],
+            }
+        )
+    return rows
+
+
+def list_effect(effect: Effect) -> EffectRow:
+    """A difference with its interval."""
+    return {
+        "value": round(effect.value, 4),
+        "control": round(effect.control, 4),
+        "interval": [round(end, 4) for end in effect.interval],
+        "images": effect.images,
+    }
+
+
+def render_common(analysis: ErrorAnalysis) -> schema.CommonFacts | None:
+    """What the page shows of groups and shortcuts; None if neither was looked for."""
+    if analysis.groups is None or analysis.shortcuts is None:
+        return None
+    errors = analysis.indices[: int(analysis.evaluation.wrong.sum())]
+    names, rows, shown = analysis.test.class_names, [], torch.empty(0)
+    for found in analysis.shortcuts.found:
+        kinds = [kind.float() for kind in show_shortcut(analysis, found)]
+        starts = [len(shown) + sum(map(len, kinds[:number])) for number in range(len(kinds))]
+        own, covered, turned = (
+            list(range(start, start + len(kind))) for start, kind in zip(starts, kinds, strict=True)
+        )
+        shown = torch.cat([shown, *kinds]) if len(shown) else torch.cat(kinds)
+        rows.append(
+            schema.ShortcutFacts(
+                sentence=found.sentence,
+                alarm=found.is_alarm,
+                label=names.index(found.class_name),
+                own=own,
+                covered=covered,
+                turned=turned,
+            )
+        )
+    size = analysis.evaluation.model.input_size
+    return {
+        "groups": [
+            {
+                "sentence": group.sentence,
+                "meaning": " and ".join(condition.meaning for condition in group.conditions),
+                "errors": torch.isin(errors, group.indices).nonzero()[:, 0].tolist(),
+            }
+            for group in analysis.groups.found
+        ],
+        "tried": analysis.groups.note,
+        "shortcuts": rows,
+        "marks": analysis.shortcuts.note,
+        "pictures": pack_pictures(shown.byte().split(PER_SHEET), len(shown), size, MAX_SIDE, 0),
+    }
+
+
+def show_shortcut(analysis: ErrorAnalysis, found: Shortcut) -> tuple[Tensor, Tensor, Tensor]:
+    """Images of the class with the mark, the same with it covered, and others with it pasted in, (n, C, H, W) uint8."""
+    mark, (turned, places) = found.mark, found.turned
+    own = pictures(found.known, mark.sources[:SHOWN])
+    others = pictures(analysis.evaluation, turned[:SHOWN]) if len(turned) else own[:0]
+    return own, cover(own, mark.mask, mark.places[:SHOWN]), paste(others, mark.look, mark.mask, places[:SHOWN])
