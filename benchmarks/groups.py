@@ -1,4 +1,4 @@
-"""Whether groups of errors are found: python benchmarks/groups.py [--repeats 30] [--permutations 200]
+"""Whether groups of errors are found: python benchmarks/groups.py [--repeats 12] [--permutations 200]
 
 On 10,000 drawings of `shapes`, whose errors are drawn at random, class by class, with a planted group that is wrong 30
 points more often: by one property, by two, or by the place or area of the object, which no property says. Then how many
@@ -19,7 +19,7 @@ from torch import Tensor
 
 import camlens
 from camlens.analyse.evaluation import evaluate, wilson_interval
-from camlens.analyse.groups import Groups, find_groups, shuffled
+from camlens.analyse.groups import Groups, exceeded_by_chance, find_groups, make_scopes, shuffled
 from camlens.analyse.properties import Property, measure_properties
 from camlens.data import cifar10, shapes
 
@@ -121,15 +121,22 @@ def interval(values: list[float]) -> dict[str, Any]:
 
 
 def by_chance(permutations: int, seeds: int) -> dict[str, Any]:
-    """In how many permutations of the errors within classes a group is found, and how many groups in all."""
+    """In how many permutations of the errors within classes a group is found, and how many groups in all.
+
+    All share one threshold: it depends on the number of errors of each class alone, which permutations keep.
+    """
     labels, properties, _, names = drawings(seeds)
-    numbers = np.random.default_rng(7)
+    numbers, generator = np.random.default_rng(7), torch.Generator().manual_seed(7)
     wrong = draw_errors(torch.from_numpy(numbers.uniform(0.03, 0.12, len(names)))[labels], numbers)
-    dealt = shuffled(labels, wrong[:, None], permutations, torch.Generator().manual_seed(7))
-    counts = [len(find_groups(labels, dealt[:, k], properties, names, k).found) for k in range(permutations)]
-    with_some = sum(count > 0 for count in counts)
-    ends = [round(end, 4) for end in wilson_interval(with_some, permutations)]
-    return {"permutations": permutations, "false groups": sum(counts), "with some": with_some, "interval": ends}
+    scopes = list(make_scopes(labels, properties))
+    threshold = exceeded_by_chance(scopes, labels, wrong, generator)
+    dealt = shuffled(labels, wrong[:, None], permutations, generator)
+    everything = torch.ones_like(wrong)
+    largest = torch.stack([scope.statistics(dealt, everything).amax(dim=0) for scope in scopes]).amax(dim=0)
+    exceeding = (largest > threshold).nonzero()[:, 0].tolist()
+    counts = [max(1, len(find_groups(labels, dealt[:, k], properties, names).found)) for k in exceeding]
+    ends = [round(end, 4) for end in wilson_interval(len(exceeding), permutations)]
+    return {"permutations": permutations, "false groups": sum(counts), "with some": len(exceeding), "interval": ends}
 
 
 def on_cifar10() -> dict[str, Any] | None:
@@ -157,7 +164,7 @@ def on_cifar10() -> dict[str, Any] | None:
 def main() -> None:
     """Measure all three and write results/groups.json."""
     parser = arguments(__doc__)
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--permutations", type=int, default=200)
     options = parser.parse_args()
     repeats, permutations, seeds = (1, 1, 1) if options.smoke else (options.repeats, options.permutations, 2)
