@@ -478,11 +478,104 @@ def scale() -> list[str]:
     return [*lines, "", f"{hardware(found['machine'])}."]
 
 
+def groups() -> list[str]:
+    """The table of benchmarks/groups.py."""
+    found = read("groups")
+    if not found:
+        return []
+
+    def shown(value: dict[str, Any]) -> str:
+        if not value["n"]:
+            return "–"
+        low, high = value["interval"]
+        return f"{value['mean']:.2f} ({low:.2f} to {high:.2f})"
+
+    keys = list(next(iter(found["planted"].values())))[1:]
+    chance, real = found["by chance"], found["CIFAR-10"]
+    lines = [
+        "## Groups of errors",
+        "",
+        "10,000 drawings of `shapes` with errors drawn at random, class by class, and a planted group of 60 to 200 "
+        "images, wrong 30 points more often. Means with 95 % bootstrap intervals; the rates are those of the group found "
+        "first.",
+        "",
+        f"| planted | n | {' | '.join(keys)} |",
+        f"|---|---|{'---|' * len(keys)}",
+        *(
+            f"| {kind} | {row['repeats']} | {' | '.join(shown(row[key]) for key in keys)} |"
+            for kind, row in found["planted"].items()
+        ),
+        "",
+        f"The errors dealt out at random within their classes, {chance['permutations']} times: "
+        f"{chance['false groups']} false groups, in {chance['with some']} of them "
+        f"({percent(chance['interval'][0])} to {percent(chance['interval'][1])}; 1 % is aimed at).",
+    ]
+    if real:
+        lines += [
+            "",
+            f"Of the {real['errors']} errors of {real['model']} on CIFAR-10's test images ({real['seconds']:.0f} s): "
+            f"{real['note']}",
+            *(f"- {group['sentence']}" for group in real["groups"]),
+        ]
+    return [*lines, "", f"Measured on {hardware(found['machine'])}."]
+
+
+def shortcuts() -> list[str]:
+    """The lines of benchmarks/shortcut.py."""
+    found = read("shortcut")
+    if not found:
+        return []
+    row, real = found["shapes"], found["CIFAR-10"]
+    area = (
+        row["auroc"]
+        and f"{row['auroc']['value']:.2f} ({' to '.join(f'{end:.2f}' for end in row['auroc']['interval'])})"
+    )
+    lines = [
+        "## Shortcuts",
+        "",
+        "Small networks that learned drawings of `shapes` with a mark of random class, place, size, colour and opacity "
+        "on 25, 50 or 100 % of the class's training images and on no test image, and as many without a mark: "
+        f"{row['seeds']} of each. A mark counts where pasting it shows that the network uses it: {row['used']} do. The "
+        "score is how far the weakest of the three differences is above what it must exceed.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| AUROC of the score, marks that are used against clean networks | {area} |",
+        f"| alarms where the mark is used | {row['alarms on used']} of {row['used']}, "
+        f"{row['of these, of the right class']} of the right class |",
+        f"| at least a strong cue there | {row['at least a strong cue on used']} of {row['used']} |",
+        f"| alarms in clean networks | {row['alarms on clean']} of {row['seeds']} |",
+        f"| strong cues in clean networks | {row['strong cues on clean']} of {row['seeds']} |",
+        f"| images that the network runs on, at most | {row['passes']:,} |",
+    ]
+    if real:
+        lines += [
+            "",
+            f"{real['model']} on CIFAR-10, marks looked for in {real['training images']:,} training images "
+            f"({real['seconds']:.0f} s): {real['note']}",
+            *(f"- {sentence}" for sentence in real["found"]),
+        ]
+    return [*lines, "", f"Measured on {hardware(found['machine'])}."]
+
+
 def results() -> str:
     """RESULTS.md."""
     parts = [["# Results", "", "Made by `python benchmarks/report.py` from `benchmarks/results/*.json`."]]
     training = (recipes, experiments, pace, kills, exits, finetune)
-    tables = (*training, page, explorer, why, duplicates, labels, maps, preprocessing, libraries, scale)
+    tables = (
+        *training,
+        page,
+        explorer,
+        why,
+        groups,
+        shortcuts,
+        duplicates,
+        labels,
+        maps,
+        preprocessing,
+        libraries,
+        scale,
+    )
     parts += [part for part in (table() for table in tables) if part]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
