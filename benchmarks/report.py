@@ -496,7 +496,7 @@ def groups() -> list[str]:
         "## Groups of errors",
         "",
         "10,000 drawings of `shapes` with errors drawn at random, class by class, and a planted group of 60 to 200 "
-        "images, wrong 30 points more often. Means with 95 % bootstrap intervals; the rates are those of the group found "
+        "images, wrong 30 points more often. Means with 95 % bootstrap intervals; the rates are of the group found "
         "first.",
         "",
         f"| planted | n | {' | '.join(keys)} |",
@@ -551,8 +551,8 @@ def shortcuts() -> list[str]:
     if real:
         lines += [
             "",
-            f"{real['model']} on CIFAR-10, marks looked for in {real['training images']:,} training images "
-            f"({real['seconds']:.0f} s): {real['note']}",
+            f"{real['model']} on CIFAR-10, its first {real['test images']:,} test images, marks looked for in the first "
+            f"{real['training images']:,} training images: {real['note']}",
             *(f"- {sentence}" for sentence in real["found"]),
         ]
     return [*lines, "", f"Measured on {hardware(found['machine'])}."]
