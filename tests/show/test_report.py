@@ -309,7 +309,9 @@ def test_sort_and_find(tab, report):
     assert index in shown()
     page.locator("#find").fill(f"script>{index}, x.PNG")
     assert shown() == [index]
+    assert page.locator(".title small").inner_text().startswith(f"test image {index}"), "its card is open"
     page.locator("#find").fill("no such file")
+    assert page.locator("#card").is_hidden(), "a card of no chosen error is closed"
     assert "None of the errors is like that." in page.locator("#grid").inner_text()
 
 

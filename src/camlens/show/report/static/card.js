@@ -12,7 +12,9 @@ import {
   answers, classNames, data, doubt, errorCount, evidenceOf, firstModel, images, inputSize, isWrong, judgedModel, models,
   pictureOf, predicted, probability, secondModel,
 } from "./schema.js";
-import { closeImage, view } from "./state.js";
+import { closeImage, isBesideGallery, view } from "./state.js";
+
+let drawn = null; // the image whose card was drawn last
 
 export function drawCard() {
   const card = byId("card"), row = images.index.indexOf(view.image);
@@ -34,6 +36,8 @@ export function drawCard() {
     el("div", { class: "low" },
       el("div", {}, models.flatMap((model) => probabilities(model, row))), el("div", {}, trainingImages(row))));
   if (focused) card.querySelector(`[data-control="${focused}"]`)?.focus();
+  if (view.image !== drawn && !isBesideGallery() && card.getBoundingClientRect().top < 0) card.scrollIntoView();
+  drawn = view.image;
   paintAll([{ drawings: [{ canvas: shown, heatMap: {} }] }], row);
   paintAll(ofModels, row);
 }
@@ -79,7 +83,9 @@ function modelViews({ model, drawings, sentence }, row, first) {
     el("b", {}, model.name), " says ", className(model, row, c), ` with ${percent(probability(model, row, c))}`);
   return [
     ...(secondModel ? [says] : []),
-    el("div", { class: "views" }, first, drawings.map(({ figure }) => figure)), sentence,
+    el("div", { class: secondModel || drawings.length < 3 ? "views" : "views large" },
+      first, drawings.map(({ figure }) => figure)),
+    sentence,
   ];
 }
 

@@ -32,6 +32,9 @@ export const asPrediction = (text) => el("b", { class: "prediction" }, text);
 export const asNeither = (text) => el("b", {}, text);
 
 /* Numbers in words. */
-export const percent = (fraction) => `${(100 * fraction).toFixed(fraction < 0.0995 || fraction > 0.995 ? 1 : 0)} %`;
+export const percent = (fraction) => {
+  const isNearEnd = (fraction > 0 && fraction < 0.0995) || (fraction > 0.995 && fraction < 0.9995);
+  return `${(100 * fraction).toFixed(isNearEnd ? 1 : 0)} %`;
+};
 export const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
 export const integer = (number) => number.toLocaleString("en");

@@ -7,9 +7,10 @@ import {
   classNames, common, doubt, errorCount, images, judgedModel, pictureOf, predicted, probability, words,
 } from "./schema.js";
 import { selectErrors } from "./selection.js";
-import { openImage, redraw, setView, view } from "./state.js";
+import { followChanges, isBesideGallery, openImage, redraw, setView, view } from "./state.js";
 
 const STEP = 120;
+const CHOICE = ["which", "label", "prediction", "word", "find"]; // of the errors
 let limit = STEP; // tiles that are shown
 
 export function tile(row) {
@@ -62,7 +63,7 @@ export function openNeighbour(step) {
   const next = current < 0 ? 0 : (current + step + indices.length) % indices.length;
   if (next >= limit) limit = Math.ceil((next + 1) / STEP) * STEP;
   openImage(indices[next]);
-  document.querySelector(`[data-image="${indices[next]}"]`)?.scrollIntoView({ block: "nearest" });
+  if (isBesideGallery()) document.querySelector(`[data-image="${indices[next]}"]`)?.scrollIntoView({ block: "nearest" });
 }
 
 /* The words that can be chosen, with the number of errors of each. */
@@ -74,7 +75,17 @@ function addWords() {
   byId("word").append(...options.map(([word, n]) => el("option", { value: word }, `${word} (${integer(n)})`)));
 }
 
+/* An open card stays among the chosen errors: where it is none of them, the first of them is opened. */
+function keepCardAmongErrors(changes) {
+  if (view.image < 0 || !Object.keys(changes).some((name) => CHOICE.includes(name))) return {};
+  const indices = selectErrors().map((row) => images.index[row]);
+  const isFound = view.find && indices.length === 1;
+  if (indices.includes(view.image) || (view.image === null && !isFound)) return {};
+  return { image: indices[0] ?? null, class: null };
+}
+
 export function startGallery() {
+  followChanges(keepCardAmongErrors);
   addWords();
   if (doubt) byId("sort").append(el("option", { value: "doubt" }, "doubt in the label"));
   byId("tools").addEventListener("submit", (event) => event.preventDefault());

@@ -24,8 +24,13 @@ export function readAddress() {
   if (view.image !== null && !images.index.includes(view.image) && !inData) view.image = null;
 }
 
+let follow = () => ({});
+/* What else changes with a change of the view. */
+export const followChanges = (listener) => { follow = listener; };
+
 export function setView(changes) {
   Object.assign(view, changes);
+  Object.assign(view, follow(changes));
   const changed = Object.entries(view).filter(([key, value]) => value !== DEFAULTS[key] && value !== null);
   history.replaceState(null, "", `#${new URLSearchParams(changed)}`);
   redraw();
@@ -33,3 +38,6 @@ export function setView(changes) {
 
 export const openImage = (index) => setView({ image: index, class: null });
 export const closeImage = () => openImage(null);
+
+/* Whether an open card has a place beside the gallery. On narrower pages it lies above it, or on it. */
+export const isBesideGallery = () => matchMedia("(min-width: 1600px)").matches;
