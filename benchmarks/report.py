@@ -405,24 +405,32 @@ def preprocessing() -> list[str]:
     return [*lines, "", f"{hardware(found['machine'])}."]
 
 
-def libraries() -> list[str]:
-    """How many networks of other libraries give the library's own logits."""
-    found = read("libraries")
+def strangers() -> list[str]:
+    """How camlens does with networks of other libraries."""
+    found = read("strangers")
     if not found:
         return []
     lines = [
         "## Networks of other libraries by name",
         "",
-        "`python benchmarks/libraries.py`: the logits of two photos and the class names by `camlens.load`, against the",
-        "library's own loading and transforms; differences in standard deviations of the logits. The weights are",
-        "random, and lie in the libraries' own caches.",
+        "`python benchmarks/strangers.py`: a small network of each family with random weights, by `camlens.load`,",
+        "against the library alone: pictures to one grey level, class names; in float64 and to 1e-6 the logits,",
+        "HiResCAM of each listed layer and Grad-CAM of the default one, by a hook and autograd; each layer depends on",
+        "the image, its cells on the same quarter of it. Networks of more than 100 million parameters are left out.",
+        f"{found['minutes']:.0f} minutes beside other work.",
         "",
-        "| library | networks | agree | largest difference | fail |",
-        "|---|---:|---:|---:|---|",
+        "| library | tried | right | refused in words | failed |",
+        "|---|---:|---:|---:|---:|",
     ]
-    for name, one in found["libraries"].items():
-        most, failed = max(one["largest difference"].values()), ", ".join({**one["beyond"], **one["failed"]}) or "none"
-        lines.append(f"| {name} {one['version']} | {one['cases']} | {one['agree']} | {most:g} | {failed} |")
+    rows = found["networks"]
+    for name, version in found["versions"].items():
+        outcomes = [row["outcome"] for row in rows if row["library"] == name]
+        tried = [outcome for outcome in outcomes if outcome != "not built"]
+        counts = " | ".join(str(tried.count(outcome)) for outcome in ("right", "refused", "failed"))
+        lines.append(f"| {name} {version} | {len(tried)} | {counts} |")
+    for outcome in ("failed", "refused", "not built"):
+        named = [f"{row['library']} {row['name']} ({row['why']})" for row in rows if row["outcome"] == outcome]
+        lines += ["", f"{outcome.capitalize()}: {'; '.join(named) or 'none'}."]
     return [*lines, "", f"{hardware(found['machine'])}."]
 
 
@@ -573,7 +581,7 @@ def results() -> str:
         labels,
         maps,
         preprocessing,
-        libraries,
+        strangers,
         scale,
     )
     parts += [part for part in (table() for table in tables) if part]

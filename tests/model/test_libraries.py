@@ -1,7 +1,7 @@
 """`timm:NAME`, `torchvision:NAME` and `hf:NAME`.
 
 The libraries are heavy and bound to one build of torch, so that stand-ins take their place here, which have the names
-and arguments that camlens calls. benchmarks/libraries.py makes the same calls to the libraries themselves.
+and arguments that camlens calls. benchmarks/strangers.py makes the same calls to the libraries themselves.
 """
 
 import json

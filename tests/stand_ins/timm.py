@@ -1,4 +1,4 @@
-"""What camlens calls of timm, by the same names: benchmarks/libraries.py makes the same calls to timm itself."""
+"""What camlens calls of timm, by the same names: benchmarks/strangers.py makes the same calls to timm itself."""
 
 from types import SimpleNamespace
 

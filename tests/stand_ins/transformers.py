@@ -1,9 +1,11 @@
-"""What camlens calls of transformers, by the same names, for folders; benchmarks/libraries.py calls transformers."""
+"""What camlens calls of transformers, by the same names, for folders; benchmarks/strangers.py calls transformers."""
 
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import torch
 from safetensors.torch import load_file
 from torch import nn
 
@@ -37,8 +39,16 @@ class AutoModelForImageClassification:
         return (network.eval(), {"missing_keys": set(missing)}) if output_loading_info else network.eval()
 
 
+class Processor(SimpleNamespace):
+    def __call__(self, picture, return_tensors):
+        picture = picture.resize((self.size["width"], self.size["height"]), self.resample)
+        pixels = torch.from_numpy(np.array(picture)) * self.rescale_factor
+        values = (pixels - torch.tensor(self.image_mean)) / torch.tensor(self.image_std)
+        return {"pixel_values": values.permute(2, 0, 1).float()[None]}
+
+
 class AutoImageProcessor:
     @staticmethod
     def from_pretrained(pretrained_model_name_or_path, trust_remote_code=None):
         assert trust_remote_code is False, "code of the hub is never run"
-        return SimpleNamespace(**read(pretrained_model_name_or_path, "preprocessor_config.json"))
+        return Processor(**read(pretrained_model_name_or_path, "preprocessor_config.json"))

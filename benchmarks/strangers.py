@@ -1,0 +1,393 @@
+"""Whether other libraries' networks are shown rightly: PYTHONPATH=PEERS nice -n 19 python benchmarks/strangers.py
+
+A small network of each family of image classifiers of timm, torchvision and transformers, by `camlens.load`, against
+the library alone: pictures to one grey level, class names, logits; Grad-CAM and HiResCAM of the default layer by a hook
+and autograd; layers that depend on the image, with their cells in the places of its parts. Nothing is downloaded:
+random weights lie in the libraries' caches, as if downloaded. It goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlparse
+
+CACHE = Path(tempfile.mkdtemp())
+os.environ |= {"HF_HOME": str(CACHE), "TORCH_HOME": str(CACHE), "HF_HUB_OFFLINE": "1"}  # read when they are imported
+
+import shim  # noqa: E402, F401  (before what imports torchvision)  # isort: skip
+import torch  # noqa: E402
+from common import ROOT, arguments, commit, machine, write  # noqa: E402
+from PIL import Image  # noqa: E402
+from preprocessing import photo  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+import camlens  # noqa: E402
+from camlens.errors import CamlensError  # noqa: E402
+from camlens.model.classifier import Classifier  # noqa: E402
+
+TIMM = (
+    "beit_base_patch16_224", "haloregnetz_b", "test_byobnet", "mobileone_s0", "cait_xxs24_224", "coat_tiny",
+    "convit_tiny", "convmixer_768_32", "convnext_atto", "cpubone_nano", "crossvit_tiny_240", "csatv2",
+    "cs3darknet_focus_s", "cspnext_tiny", "davit_tiny", "deit_tiny_patch16_224", "densenet121", "dla46x_c", "dpn68",
+    "edgenext_xx_small", "efficientformer_l1", "efficientformerv2_s0", "tinynet_e", "mixnet_s", "efficientvim_m1",
+    "efficientvit_b0", "efficientvit_m0", "eva02_tiny_patch14_336", "fasternet_t0", "fastvit_t8", "focalnet_tiny_srf",
+    "gcvit_xxtiny", "ghostnet_100", "hardcorenas_b", "hgnetv2_b0", "hiera_tiny_224", "hrnet_w18_small", "iformer_t",
+    "inception_next_atto", "inception_resnet_v2", "inception_v3", "inception_v4", "lcnetv2_small", "levit_128s",
+    "lowformer_b0", "mambaout_femto", "maxvit_rmlp_pico_rw_256", "coatnet_nano_rw_224", "poolformerv2_s12",
+    "caformer_s18", "resmlp_12_224", "mixer_b16_224", "mobilenetv3_small_050", "mobilevit_xxs", "mvitv2_tiny",
+    "naflexvit_base_patch16_gap", "nasnetalarge", "nest_tiny_jx", "nextvit_small", "test_nfnet", "pit_ti_224",
+    "pnasnet5large", "pvt_v2_b0", "rdnet_tiny", "regnetx_002", "repghostnet_050", "repvit_m1", "res2next50",
+    "resnest14d", "resnet10t", "seresnext26d_32x4d", "resnetv2_18", "rexnet_100", "selecsls60", "legacy_seresnet18",
+    "sequencer2d_s", "shvit_s1", "skresnet18", "starnet_s1", "swiftformer_xs", "swin_tiny_patch4_window7_224",
+    "swinv2_tiny_window16_256", "swinv2_cr_tiny_ns_224", "tiny_vit_5m_224", "tnt_s_legacy_patch16_224", "tresnet_m",
+    "twins_svt_small", "twins_pcpvt_small", "vgg11", "visformer_tiny", "vit_tiny_patch16_224", "vit_tiny_r_s16_p8_224",
+    "vit_relpos_small_patch16_224", "vitamin_small_224", "volo_d1_224", "ese_vovnet19b_dw", "legacy_xception",
+    "xception41", "xcit_nano_12_p16_224",
+)  # fmt: skip
+TORCHVISION = (
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3",
+    "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18",
+    "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t",
+    "vgg11", "vit_b_16", "wide_resnet50_2",
+)  # fmt: skip
+SMALL = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 96}
+TRANSFORMERS: dict[str, dict[str, Any]] = {  # by the name of the classes: sizes other than the default
+    "Beit": SMALL,
+    "Bit": {"depths": [1, 1, 1, 1]},
+    "CLIP": {"vision_config": SMALL},
+    "ConvNext": {"hidden_sizes": [16, 32, 64, 128], "depths": [1, 1, 1, 1]},
+    "ConvNextV2": {"hidden_sizes": [16, 32, 64, 128], "depths": [1, 1, 1, 1]},
+    "Cvt": {},
+    "Data2VecVision": SMALL,
+    "DeiT": SMALL,
+    "Dinov2": SMALL,
+    "Dinov2WithRegisters": SMALL,
+    "DonutSwin": {"embed_dim": 24, "depths": [1, 1, 2, 1]},
+    "EfficientNet": {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280, "image_size": 224},
+    "FocalNet": {"embed_dim": 24, "depths": [1, 1, 2, 1]},
+    "HGNetV2": {"stage_numb_of_layers": [2, 2, 2, 2]},
+    "Hiera": {"embed_dim": 24, "depths": [1, 2, 3, 1]},
+    "IJepa": SMALL,
+    "ImageGPT": {"n_embd": 48, "n_layer": 3, "n_head": 3},
+    "Levit": {},
+    "MetaClip2": {"vision_config": SMALL},
+    "MobileNetV1": {},
+    "MobileNetV2": {},
+    "MobileViT": {},
+    "MobileViTV2": {},
+    "Perceiver": {"num_latents": 32, "d_latents": 64, "num_self_attends_per_block": 2},
+    "PoolFormer": {},
+    "PPLCNet": {},
+    "Pvt": {},
+    "PvtV2": {},
+    "RegNet": {"hidden_sizes": [16, 32, 64, 128], "depths": [1, 1, 2, 1], "groups_width": 16},
+    "ResNet": {"hidden_sizes": [32, 64, 128, 256], "depths": [1, 1, 1, 1]},
+    "Segformer": {},
+    "Siglip": {"vision_config": SMALL},
+    "Siglip2": {"vision_config": SMALL},
+    "SwiftFormer": {},
+    "Swin": {"embed_dim": 24, "depths": [1, 1, 2, 1]},
+    "Swinv2": {"embed_dim": 24, "depths": [1, 1, 2, 1], "image_size": 256},
+    "TextNet": {},
+    "ViT": SMALL,
+    "ViTMSN": SMALL,
+}
+PROCESSORS = {  # of families whose own has another name
+    "ConvNextV2": "ConvNext", "Cvt": "ConvNext", "Data2VecVision": "Beit", "Dinov2": "Bit",
+    "Dinov2WithRegisters": "Bit", "DonutSwin": "ViT", "FocalNet": "Bit", "HGNetV2": "ConvNext", "Hiera": "Bit",
+    "IJepa": "ViT", "MetaClip2": "CLIP", "MobileViTV2": "MobileViT", "PvtV2": "Pvt", "RegNet": "ConvNext",
+    "ResNet": "ConvNext", "SwiftFormer": "ViT", "Swin": "ViT", "Swinv2": "ViT", "ViTMSN": "ViT",
+}  # fmt: skip
+LARGEST = 100_000_000  # parameters of a network that is tried
+LEVEL, AGREE = 1.01, 1e-6  # grey levels; largest difference of logits and maps, as a part of their size
+
+
+class Own(NamedTuple):
+    """A network as its own library loads it, with its transform of a picture to (C, H, W) and its class names."""
+
+    network: nn.Module
+    transform: Callable[[Image.Image], Tensor]
+    names: list[str]
+
+
+def of_timm(name: str) -> Own:
+    import timm
+
+    network = timm.create_model(name, pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+    info = timm.data.ImageNetInfo(timm.data.infer_imagenet_subset(network))
+    return Own(network, transform, [info.index_to_description(index) for index in range(network.num_classes)])
+
+
+def of_torchvision(name: str) -> Own:
+    from torchvision import models
+
+    weights = models.get_model_weights(name).DEFAULT
+    network = models.get_model(name, weights=weights).eval()
+    return Own(network, weights.transforms(), weights.meta["categories"])
+
+
+def of_transformers(folder: str) -> Own:
+    import transformers
+
+    network = transformers.AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=False).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    names = [network.config.id2label[index] for index in range(network.config.num_labels)]
+    return Own(network, lambda picture: processor(picture, return_tensors="pt")["pixel_values"][0], names)
+
+
+def random_state(network: nn.Module) -> dict[str, Tensor]:
+    """Random weights by which signals neither die away nor grow. Raises `ValueError` if it is too large."""
+    count = sum(parameter.numel() for parameter in network.parameters())
+    if count > LARGEST:
+        raise ValueError(f"{count / 1e6:.0f} million parameters")
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    for key in [key for key, value in state.items() if value.is_floating_point()]:
+        inputs = state[key][0].numel() if state[key].ndim > 1 else 0
+        noise = torch.randn_like(state[key])
+        if key.endswith("weight") and inputs:
+            state[key] = noise * ((2 if state[key].ndim == 4 else 1) / inputs) ** 0.5
+        elif not key.endswith(("bias", "running_mean")):  # such as scales that begin as zeros
+            state[key] += 0.02 * noise
+    return state
+
+
+def put_timm(name: str) -> str:
+    """Put random weights where huggingface_hub looks for those that it has downloaded."""
+    import timm
+
+    made = timm.create_model(name)
+    place = CACHE / "hub" / f"models--{made.pretrained_cfg['hf_hub_id'].replace('/', '--')}"
+    for folder in ("refs", "snapshots/made"):
+        (place / folder).mkdir(parents=True, exist_ok=True)
+    (place / "refs" / "main").write_text("made")
+    save_file(random_state(made), place / "snapshots/made/model.safetensors")
+    return name
+
+
+def put_torchvision(name: str) -> str:
+    from torchvision import models
+
+    place = CACHE / "hub" / "checkpoints" / Path(urlparse(models.get_model_weights(name).DEFAULT.url).path).name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(random_state(models.get_model(name, weights=None)), place)
+    return name
+
+
+def put_transformers(family: str) -> str:
+    """Save a network and its image processor in a folder of this name."""
+    import transformers
+
+    names = {0: "cat", 1: "dog", 2: "crane", 3: "crane"}
+    config = getattr(transformers, f"{family}Config")(num_labels=len(names), **TRANSFORMERS[family])
+    config.id2label = names
+    kinds = (f"{family}ForImageClassification", f"{family}ForImageClassificationLearned")
+    network = next(getattr(transformers, kind) for kind in kinds if hasattr(transformers, kind))(config)
+    network.load_state_dict(random_state(network))
+    network.save_pretrained(CACHE / "hub" / family)
+    getattr(transformers, f"{PROCESSORS.get(family, family)}ImageProcessor")().save_pretrained(CACHE / "hub" / family)
+    return str(CACHE / "hub" / family)
+
+
+LIBRARIES = {
+    "timm": ("timm", TIMM, put_timm, of_timm),
+    "torchvision": ("torchvision", TORCHVISION, put_torchvision, of_torchvision),
+    "transformers": ("hf", TRANSFORMERS, put_transformers, of_transformers),
+}
+
+
+@contextmanager
+def kept_outputs(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Keep what modules put out; what follows gets a copy, which it may change in place."""
+    kept: dict[str, Any] = {}
+
+    def keep(name: str, output: Any) -> Any:
+        kept[name] = output
+        return output.clone() if isinstance(output, Tensor) else None
+
+    with ExitStack() as stack:
+        for name in names:
+            hook = network.get_submodule(name).register_forward_hook(lambda *call, name=name: keep(name, call[-1]))
+            stack.callback(hook.remove)
+        yield kept
+
+
+def main_tensor(output: Any) -> Tensor:
+    """The logits in what a network puts out, or the tensor that a layer does."""
+    found = getattr(output, "logits", output)
+    return found if isinstance(found, Tensor) else found[0]
+
+
+def as_cells(output: Tensor, size: Sequence[int]) -> Tensor:
+    """What a layer puts out, as (B, C, h, w) with h and w of its map."""
+    if output.ndim == 3:
+        return output[:, -size[0] * size[1] :].transpose(1, 2).reshape(len(output), -1, *size)
+    return output if tuple(output.shape[2:]) == tuple(size) else output.permute(0, 3, 1, 2)
+
+
+def plain_maps(network: nn.Module, images: Tensor, sizes: dict[str, Sequence[int]]) -> dict[str, dict[str, Tensor]]:
+    """Grad-CAM and HiResCAM of the predicted classes, (B, h, w) of each layer; and the logits."""
+    with kept_outputs(network, sizes) as kept:
+        logits = main_tensor(network(images))
+    outputs = [main_tensor(kept[layer]) for layer in sizes]
+    gradients = torch.autograd.grad(logits.amax(dim=1).sum(), outputs)
+    maps: dict[str, dict[str, Tensor]] = {"grad-cam": {}, "hirescam": {}, "logits": {"logits": logits.detach()}}
+    for (layer, size), output, gradient in zip(sizes.items(), outputs, gradients, strict=True):
+        A, G = as_cells(output.detach(), size), as_cells(gradient, size)
+        maps["grad-cam"][layer] = (G.mean(dim=(2, 3), keepdim=True) * A).sum(dim=1).relu()
+        maps["hirescam"][layer] = (G * A).sum(dim=1)
+    return maps
+
+
+@torch.no_grad()
+def faults_of_layers(network: nn.Module, image: Tensor, sizes: dict[str, Sequence[int]]) -> Iterator[str]:
+    """Layers whose output does not depend on the image, or changes elsewhere than a quarter of the image that does."""
+    H, W = image.shape[1] // 2, image.shape[2] // 2
+    images = image.repeat(5, 1, 1, 1)
+    for number, changed in enumerate(images[1:]):
+        rows, columns = slice(number // 2 * H, number // 2 * H + H), slice(number % 2 * W, number % 2 * W + W)
+        changed[:, rows, columns] = image.flip(1, 2)[:, rows, columns]
+    with kept_outputs(network, sizes) as kept:
+        network(images)
+    for name, (h, w) in sizes.items():
+        cells = as_cells(main_tensor(kept[name]), (h, w))
+        change = (cells[1:] - cells[:1]).abs().mean(dim=1)
+        rows, columns = (slice(0, h // 2), slice(h - h // 2, h)), (slice(0, w // 2), slice(w - w // 2, w))
+        moved = torch.stack([change[:, row, column].mean(dim=(1, 2)) for row in rows for column in columns])
+        if not bool(change.flatten(1).any(dim=1).all()):
+            yield f"{name} does not depend on the image"
+        elif min(h, w) > 1 and moved.argmax(dim=0).tolist() != [0, 1, 2, 3]:
+            yield f"{name} has its cells in other places than the image ({h}x{w})"
+
+
+def faults(model: Classifier, own: Own) -> Iterator[str]:
+    """What differs from the library alone."""
+    pictures = [photo((427, 640), 0), photo((375, 500), 1)]
+    images = torch.stack([own.transform(picture) for picture in pictures])
+    levels = float(((model.prepare(pictures) - images).abs() * model.std.view(-1, 1, 1) * 255).max())
+    if levels > LEVEL:
+        yield f"pictures differ by {levels:.2f} levels"
+    for index, (name, theirs) in enumerate(zip(model.class_names, own.names, strict=True)):
+        if name not in (theirs, f"{theirs} ({index})"):
+            yield f"class {index} is {name}, not {theirs}"
+    for module in (model, own.network):  # float32 is not exact enough where large parts of a map cancel
+        module.double()
+    image = images[:1].double()
+    ours = camlens.explain(model, image, "hirescam", [*model.layers])
+    sizes = {layer: maps.shape[1:] for layer, maps in ours.layer_maps.items()}
+    found = {"hirescam": ours.layer_maps, "logits": {"logits": ours.logits}}
+    found["grad-cam"] = camlens.explain(model, image).layer_maps  # of the default layer
+    theirs = plain_maps(own.network, image, sizes)
+    for what, of_layers in found.items():
+        for layer, map in of_layers.items():
+            size = float(theirs[what][layer].abs().max())
+            difference = float((map - theirs[what][layer]).abs().max()) / (size or 1)
+            if not difference <= AGREE:
+                yield f"{what} of {layer} differs by {difference:.2g}"
+    yield from faults_of_layers(own.network, image[0], sizes)
+
+
+def measure(prefix: str, name: str, put: Callable[[str], str], load: Callable[[str], Own]) -> dict[str, Any]:
+    """How camlens does with a network: "right", "refused", "failed" or "not built", and why."""
+    start, found = time.perf_counter(), dict[str, Any]()
+    try:
+        given = put(name)
+        own = load(given)
+    except Exception as error:  # the library itself may raise anything
+        return {"outcome": "not built", "why": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
+    try:
+        model = camlens.load(f"{prefix}:{given}")
+        found = {"layer": model.layers[-1], "layers": len(model.layers)}
+        wrong = list(faults(model, own))
+        found |= {"outcome": "failed" if wrong else "right"} | ({"why": "; ".join(wrong)} if wrong else {})
+    except CamlensError as error:
+        found |= {"outcome": "refused", "why": str(error).replace(f"{CACHE}/hub/", "")}
+    except Exception as error:
+        found |= {"outcome": "failed", "why": f"{type(error).__name__}: {error}"}
+    shutil.rmtree(CACHE / "hub", ignore_errors=True)
+    return found | {"seconds": round(time.perf_counter() - start, 1)}
+
+
+@contextmanager
+def stand_ins() -> Iterator[None]:
+    """Small stand-ins in place of the libraries."""
+    before = {name: sys.modules.pop(name) for name in [*sys.modules] if name.split(".")[0] in LIBRARIES}
+    sys.path.insert(0, str(ROOT / "tests" / "stand_ins"))
+    try:
+        yield
+    finally:
+        sys.path.pop(0)
+        for name in LIBRARIES:
+            sys.modules.pop(name, None)
+        sys.modules.update(before)
+
+
+def put_stand_in(name: str) -> str:
+    """A folder as transformers saves it; other names need none."""
+    torch.manual_seed(0)  # the others' weights are made anew each time
+    if name != "folder":
+        return name
+    (CACHE / "hub" / name).mkdir(parents=True)
+    processor = {"size": {"height": 32, "width": 24}, "resample": 2, "do_resize": True, "do_normalize": True}
+    facts = {
+        "config": {"id2label": {"0": "cat", "1": "dog"}},
+        "preprocessor_config": {**processor, "image_mean": [0.5] * 3, "image_std": [0.2] * 3, "do_rescale": True}
+        | {"rescale_factor": 1 / 255, "backend": "pil"},
+    }
+    for file, content in facts.items():
+        (CACHE / "hub" / name / f"{file}.json").write_text(json.dumps(content))
+    shapes = {"layer.weight": (4, 3, 3, 3), "layer.bias": (4,), "classifier.weight": (2, 4), "classifier.bias": (2,)}
+    save_file({key: torch.randn(shape) for key, shape in shapes.items()}, CACHE / "hub" / name / "model.safetensors")
+    return str(CACHE / "hub" / name)
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="print how these do, and write nothing")
+    options = parser.parse_args()
+    if options.smoke:
+        with stand_ins():
+            names = {"timm": "imagenet", "torchvision": "small", "transformers": "folder"}
+            kinds = {name: LIBRARIES[name] for name in names}
+            write("strangers", {n: measure(kinds[n][0], names[n], put_stand_in, kinds[n][3]) for n in names}, True)
+        return
+    place = Path(tempfile.gettempdir()) / f"strangers-{commit()}.jsonl"  # of this commit, to go on with
+    rows = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
+    found = {(row["library"], row["name"]): row for row in rows if "dirty" not in place.name}
+    torch.manual_seed(0)
+    for library, (prefix, names, put, load) in LIBRARIES.items():
+        for name in [name for name in names if name in (options.only or names)]:
+            if (library, name) not in found:
+                row = {"library": library, "name": name, **measure(prefix, name, put, load)}
+                found[library, name] = row
+                print(json.dumps(row), flush=True)
+                with place.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                gc.collect()
+    if not options.only:
+        versions = {library: version(library) for library in LIBRARIES}
+        facts = {"commit": commit(), "machine": machine(), "versions": versions}
+        write(
+            "strangers",
+            {
+                **facts,
+                "minutes": sum(row.get("seconds", 0) for row in found.values()) / 60,
+                "networks": [*found.values()],
+            },
+        )
+
+
+if __name__ == "__main__":
+    main()
