@@ -232,6 +232,24 @@ def test_floats_that_are_normalised_otherwise_are_refused(floats, how):
         camlens.evaluate(model(), loader(Torch(floats)))
 
 
+@pytest.mark.parametrize("function", [camlens.evaluate, camlens.explain])
+def test_floats_that_were_normalised_by_others_and_stay_within_0_to_1_are_warned_of(function):
+    floats = (PIXELS / 255 - 0.5) / 0.5  # -1 to 1
+    imagenet = model(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), input_size=(16, 16))
+    reach = (
+        "reach from 0.18 to 0.71 of 0 .black. to 1 .white.: as if they had been normalised by others; give the Class"
+    )
+    with pytest.warns(UserWarning, match=f"12 images {reach}"):
+        function(imagenet, loader(Torch(floats)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        function(
+            imagenet,
+            imagenet.normalise(PIXELS) if function is camlens.explain else loader(Torch(imagenet.normalise(PIXELS))),
+        )
+        camlens.explain(imagenet, floats[:1])  # one picture may be dull
+
+
 def test_a_network_without_normalisation_is_given_what_it_takes():
     plain = model(mean=(0,) * 3, std=(1,) * 3, input_size=(16, 16))
     with warnings.catch_warnings():
@@ -241,6 +259,14 @@ def test_a_network_without_normalisation_is_given_what_it_takes():
 
 def test_what_a_loader_leaves_out_is_counted(caplog):
     assert "the loader gave 10 images, and its data set has 12" in notes(caplog, loader(Torch(FLOATS), drop_last=True))
+
+
+def test_data_that_fill_the_memory_say_how_large_they_are(caplog, monkeypatch):
+    assert "held in memory" not in notes(caplog, loader(Torch(FLOATS)))
+    monkeypatch.setenv("CAMLENS_MEMORY", "0.000009")
+    assert "12 images are held in memory whole, 9.2e-06 GB: only a folder or a .csv" in notes(
+        caplog, loader(Torch(FLOATS))
+    )
 
 
 def test_transforms_of_training_are_noticed(caplog):

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from camlens.data.sources import NAMES, SOURCES, Request, Source, load_split, splits_of
 from camlens.errors import DataError
@@ -32,3 +33,25 @@ def test_what_is_neither_a_name_nor_a_folder(tmp_path):
 def test_the_names_are_listed_without_torch():
     code = "import sys, camlens.data.sources; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_class_folders_alone_are_the_test_split(tmp_path, caplog):
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8), "red").save(tmp_path / "pets" / split / name / "a.png")
+    source = str(tmp_path / "pets" / "test")
+    assert splits_of(source) == ["test"]
+    found = load_split(source, "test", (8, 8))
+    assert (found.name, found.split, found.class_names, len(found)) == ("pets", "test", ("cat", "dog"), 2)
+    assert f"{source} has no folder for each split: its class folders are the test split" in caplog.text
+    with pytest.raises(DataError, match="has no folder 'train'; it has: cat, dog"):
+        load_split(source, "train", (8, 8))
+
+
+def test_folders_without_pictures_are_no_classes(tmp_path):
+    (tmp_path / "training" / "cat").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "training" / "cat" / "a.png")
+    assert splits_of(str(tmp_path)) == ["train"]
+    with pytest.raises(DataError, match="has no folder 'test'; it has: training; expected train"):
+        load_split(str(tmp_path), "test", (8, 8))

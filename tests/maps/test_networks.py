@@ -233,3 +233,16 @@ def test_tokens_keep_their_places():
     assert torch.equal(as_grid(output, (32, 48))[0, 2], expected)
     assert torch.equal(as_grid(output, (48, 48), grid=(4, 6))[0, 2], expected)
     assert as_grid("no tensor", (32, 48)) is None
+
+
+@pytest.mark.parametrize(
+    ("layer", "count", "why"),
+    [
+        ("table", 1, "layer 'table' puts out the same for every image"),
+        ("table", 2, r"layer 'table' puts out shape \(1, 4, 6, 24\)"),
+        ("register", 2, "layer 'register' puts out the same for every image"),
+    ],
+)
+def test_a_table_of_positions_is_not_drawn_for_any_picture(layer, count, why):
+    with pytest.raises(ModelError, match=why):
+        explain(networks.PositionTables().eval(), torch.randn(count, 3, *networks.SIZE), layer=layer)

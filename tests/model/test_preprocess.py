@@ -11,9 +11,9 @@ from torch import nn
 
 import camlens
 from camlens.data import folder
+from camlens.data.pictures import grey
 from camlens.errors import UsageError
 from camlens.model import checkpoint
-from camlens.model.preprocess import grey
 from tiny import trained_resnet
 
 HALF = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
@@ -240,3 +240,27 @@ def test_a_file_says_how_pictures_are_prepared(tmp_path):
     assert camlens.load(path, preprocess={"interpolation": "nearest"}).preprocess.interpolation == "nearest"
     with pytest.raises(UsageError, match="preprocess is a function, which a file cannot hold"):
         checkpoint.save(path, camlens.Classifier(model.network, model.class_names, preprocess=own, **HALF))
+
+
+def test_a_temperature_fitted_to_pictures_prepared_otherwise_is_said(caplog):
+    model = trained_resnet()
+    model.temperature = 1.25
+    assert model.with_preprocess(mean=model.preprocess.mean).temperature == 1.25 and not caplog.text
+    assert model.with_preprocess(resize=40, crop=32).temperature == 1.25
+    assert "keeps its temperature 1.25, fitted to pictures prepared otherwise; camlens calibrate fits" in caplog.text
+
+
+def test_a_processor_that_normalises_twice_is_read_by_what_it_does():
+    """EfficientNet's of transformers divides again by the standard deviation."""
+
+    class Twice(SimpleNamespace):
+        def __call__(self, picture, return_tensors):
+            pixels = np.asarray(picture.resize((24, 24), Image.Resampling.BICUBIC)) / 255
+            values = (pixels - self.image_mean) / np.square(self.image_std)
+            return {"pixel_values": torch.from_numpy(values).permute(2, 0, 1).float()[None]}
+
+    facts = {"size": {"height": 24, "width": 24}, "do_resize": True, "resample": 3, "backend": "pil"}
+    norm = {"do_normalize": True, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.6, 0.7]}
+    twice = Twice(**facts, **norm, do_rescale=True, rescale_factor=1 / 255)
+    found = camlens.Preprocess.from_hugging_face(twice)
+    assert found.mean == pytest.approx((0.5, 0.4, 0.3), abs=1e-5) and found.std == pytest.approx((0.25, 0.36, 0.49))

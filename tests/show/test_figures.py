@@ -191,3 +191,19 @@ def test_a_dollar_in_a_name_is_a_dollar(tmp_path):
 def test_a_character_that_the_font_lacks_is_noted(tmp_path, caplog):
     pictures.misclassified("title", "facts", [case(label="猫")]).save(tmp_path / "a.png")
     assert "a.png: Glyph" in caplog.text and caplog.text.count("Glyph") == 1
+
+
+def test_a_wide_picture_leaves_no_empty_bands():
+    shapes = {"wide": (100, 200), "square": (150, 150), "tall": (200, 100)}
+    sheets = {}
+    for name, (height, width) in shapes.items():
+        subject = ExplainedPicture("a", torch.zeros(3, height, width, dtype=torch.uint8), [("cat", 0.9)], "cat")
+        of_layer = {"layer": torch.rand(4, 4)}
+        sheets[name] = [
+            pictures.explained(subject, of_layer, "grad-cam"),
+            pictures.methods(subject, {"grad-cam": of_layer}),
+        ]
+    for wide, square, tall in zip(*sheets.values(), strict=True):
+        assert wide.height < square.height == tall.height
+        sides = [axes.get_position().bounds[2:] for axes in wide.figure.axes if axes.images[0].get_array().ndim == 3]
+        assert sides and all(w * wide.width == pytest.approx(2 * h * wide.height) for w, h in sides)

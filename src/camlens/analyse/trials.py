@@ -168,8 +168,8 @@ def of_class(values: Tensor, classes: Tensor) -> Tensor:
 
 
 def network_images(model: Classifier, images: Tensor) -> Tensor:
-    """Images (B, C, H, W) uint8 of any size at the network's, as it is shown them."""
-    return to_pixels(images, model.geometry)
+    """Images (B, C, H, W) uint8 of any size at the network's, as it is shown them (`Classifier.prepare`)."""
+    return images if tuple(images.shape[2:]) == model.input_size else to_pixels(images, model.geometry)
 
 
 def predict_edited(evaluation: Evaluation, indices: Tensor, edits: Mapping[str, Edit]) -> Tensor:

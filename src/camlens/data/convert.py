@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from camlens.data import folder
 from camlens.data.dataset import Dataset, InMemoryDataset
+from camlens.data.disk import memory_limit
 from camlens.data.geometry import Framing
 from camlens.data.pictures import resize, upright_rgb
 from camlens.data.samples import FORMS, describe, features_of, samples
@@ -25,6 +26,7 @@ from camlens.progress import track
 
 log = logging.getLogger("camlens")
 KEPT_PIXELS = 300_000_000  # of pictures that cannot be read again, kept for display
+DULL, SEVERAL = 0.15, 8  # the fraction of 0..1 at each end that is in none of so many images, normalised otherwise
 TOLERANCE, MOST_BEYOND = 0.02, 0.01  # by which floats, their normalisation undone, may leave 0..1; and of how many
 
 
@@ -82,6 +84,11 @@ def as_dataset(
         if len(image) != shape[0] or (image.is_floating_point() and image.shape != shape):
             raise DataError(f"image {number} is {describe(image)}; the network takes {shape}, or pictures of any size")
         pixels.append(floats.undone(image) if image.is_floating_point() else resize(image[None], geometry)[0])
+    if labels and (held := len(pixels) * pixels[0].numel()) > memory_limit():
+        log.warning(
+            f"{len(pixels):,} images are held in memory whole, {held / 1e9:.2g} GB: only a folder or a .csv file of "
+            "path,label is read as it is needed"
+        )
     if not labels:
         raise DataError(f"the {split} data have no images; {FORMS}")
     floats.check()
@@ -114,7 +121,7 @@ class Floats:
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         self.mean, self.std = mean, std
-        self.low, self.high, self.beyond, self.count = math.inf, -math.inf, 0, 0
+        self.low, self.high, self.beyond, self.count, self.images = math.inf, -math.inf, 0, 0, 0
 
     def undone(self, image: Tensor) -> Tensor:
         """An image (C, H, W) with its normalisation undone, in uint8; grey as RGB. Raises `DataError` if not finite."""
@@ -125,6 +132,7 @@ class Floats:
         self.low, self.high = min(self.low, float(image.min())), max(self.high, float(image.max()))
         self.beyond += int((fractions - 0.5).abs().gt(0.5 + TOLERANCE).sum())
         self.count += image.numel()
+        self.images += 1
         pixels = (fractions * 255).round().clamp(0, 255).byte()
         return pixels.expand(3, -1, -1) if len(pixels) == 1 else pixels
 
@@ -140,24 +148,36 @@ class Floats:
                 f"{said}: with {how} undone, {100 * self.beyond / self.count:.0f} % of them are not in 0 to 1, so they "
                 "were not normalised by these. Give the Classifier the mean and std of the data, or give PIL pictures"
             )
-        if not warn_if_unnormalised(self.low, self.high, self.mean, self.std):
+        if not warn_if_unnormalised(self.low, self.high, self.mean, self.std, self.images):
             log.warning(f"{said}: taken as normalised already, by {how}")
 
 
-def warn_if_unnormalised(low: float, high: float, mean: Tensor | None, std: Tensor | None) -> bool:
-    """Warn of images that do not seem to be normalised.
+def warn_if_unnormalised(low: float, high: float, mean: Tensor | None, std: Tensor | None, count: int) -> bool:
+    """Warn of images that do not seem to be normalised, or not by these values.
 
-    A normalised bright picture may have no negative values either; then some are above 1, and none above white.
+    A normalised bright picture may have no negative values either; then some are above 1, and none above white. A dull
+    one may have neither black nor white, but hardly each of several.
 
     Args:
         low: Their smallest value.
         high: Their largest value.
         mean: What the network's normalisation subtracts; None if that is not known.
         std: By what it divides.
+        count: Number of images.
 
     Returns:
         Whether it warned.
     """
+    if mean is not None and std is not None and low < 0 and count >= SEVERAL:
+        darkest, brightest = float((low * std + mean).min()), float((high * std + mean).max())
+        if darkest > DULL and brightest < 1 - DULL:
+            warnings.warn(
+                f"with the network's mean and standard deviation undone, {count} images reach from {darkest:.2g} to "
+                f"{brightest:.2g} of 0 (black) to 1 (white): as if they had been normalised by others; give the "
+                "Classifier those of the images, or give PIL pictures or uint8 arrays",
+                stacklevel=4,
+            )
+            return True
     if not 0 <= low < high or (mean is not None and float(mean.min()) <= 0):  # that does not make values negative
         return False
     # 3 is more than what white becomes with any usual mean and standard deviation

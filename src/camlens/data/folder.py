@@ -26,6 +26,14 @@ def splits(root: Path) -> list[str]:
     return [split for split in SPLITS if (root / split).is_dir()]
 
 
+def is_split(root: Path) -> bool:
+    """Whether `root` has no folders for splits but folders with pictures, of the classes of one split."""
+    endings = picture_endings()
+    return not splits(root) and any(
+        path.suffix.lower() in endings for name in _folders(root) for path in (root / name).iterdir()
+    )
+
+
 def find_pictures(folder: Path) -> list[Path]:
     """The pictures in a folder and below, in the order of their paths; what is left out is counted in a warning.
 

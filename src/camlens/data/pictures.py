@@ -317,3 +317,10 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
         part = flat[start : start + strip].astype(np.float64)
         scaled_flat[start : start + strip] = np.rint((part - low) * (255 / ((high - low) or 1)))
     return Image.fromarray(scaled)
+
+
+def grey(pixels: Tensor) -> Tensor:
+    """RGB images (B, 3, H, W) uint8 in grey, (B, 1, H, W) uint8, as Pillow converts a picture to mode L."""
+    red, green, blue = pixels.to(torch.int32).split(1, dim=1)
+    luma = 19595 * red + 38470 * green + 7471 * blue  # ITU-R BT.601, in units of 2^-16
+    return torch.bitwise_right_shift(luma + 2**15, 16).byte()

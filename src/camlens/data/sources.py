@@ -5,6 +5,7 @@ Importing this module does not import torch, so that the command line can list t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -55,13 +56,19 @@ def _shapes(request: Request) -> Dataset:
 def _folder(request: Request) -> Dataset:
     from camlens.data import folder
 
-    return folder.load(Path(request.source), request.split, request.size, request.skip_unreadable)
+    root, split = Path(request.source), request.split
+    if split == "test" and folder.is_split(root):
+        logging.getLogger("camlens").warning(
+            f"{root} has no folder for each split: its class folders are the test split"
+        )
+        root, split = root.resolve().parent, root.resolve().name
+    return folder.load(root, split, request.size, request.skip_unreadable)
 
 
 def _folder_splits(source: str) -> list[str]:
     from camlens.data import folder
 
-    return folder.splits(Path(source))
+    return ["test"] if folder.is_split(Path(source)) else folder.splits(Path(source))
 
 
 def _table(request: Request) -> Dataset:

@@ -73,6 +73,8 @@ class TorchPass:
             if view(tensor) is None or len(tensor) != len(images):
                 wrong[name] = no_feature_map(tensor)
                 return None
+            if len(images) > 1 and is_same(tensor[0], tensor[1]) and not torch.equal(images[0], images[1]):
+                raise ModelError(same_for_all(name))
             leaf, copy = cut_free(tensor)
             outputs[name] = leaf, view
             return replaced(output, copy)
@@ -135,6 +137,16 @@ class TorchPass:
                 raise ModelError(f"the logits depend on layer {layer.name!r} {why}; take an earlier layer")
             grids.append(grid.to(layer.activations.dtype))
         return grids
+
+
+def is_same(first: Tensor, second: Tensor) -> bool:
+    """Whether a layer puts out the same for two images, and not only zeros."""
+    return torch.equal(first, second) and bool(first.any())
+
+
+def same_for_all(layer: str) -> str:
+    """What is wrong with a layer that does not depend on the image, as a table of positions, and what to do."""
+    return f"layer {layer!r} puts out the same for every image, so a map of it shows none; take another layer"
 
 
 def no_feature_map(output: object) -> str:

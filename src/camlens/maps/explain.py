@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +11,19 @@ from torch import Tensor, nn
 from camlens.data.geometry import Size
 from camlens.data.samples import as_images
 from camlens.errors import ModelError, UsageError, unknown
-from camlens.maps.backends import ForwardPass, Read, run
+from camlens.maps.backends import ForwardPass, Read, is_same, run, same_for_all
 from camlens.maps.explanation import Explanation
 from camlens.maps.inputs import Target, Targets, prepare_images
 from camlens.maps.methods import CAMS, METHODS, Method, find_method
 from camlens.model.classifier import Classifier, bare, unwrapped
 from camlens.model.exported import Exported
-from camlens.model.forward import micro_batch_size, one_thread, refuse_unobservable
-from camlens.model.layers import feature_maps
+from camlens.model.forward import hooked, isolated_forward, micro_batch_size, one_thread, refuse_unobservable
+from camlens.model.layers import feature_maps, main_tensor
 from camlens.model.outputs import check_kind, find_logits, named_logits, target_value
 from camlens.progress import track
 
 Layer = str | Sequence[str] | None
+_dependent: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()  # layers known to depend on the image
 
 
 def explain(
@@ -59,8 +61,8 @@ def explain(
     Raises:
         UsageError: Unknown method, layer or class, or images that are not normalised floats.
         DataError: There are no images, something that is none, or a file that cannot be read.
-        ModelError: A layer was not reached, has no feature map or does not lead to the logits; or the logits are not
-            finite.
+        ModelError: A layer was not reached, has no feature map, does not depend on the image or does not lead to the
+            logits; or the logits are not finite.
     """
     refuse_unobservable(model)
     if not isinstance(model, nn.Module):
@@ -110,7 +112,10 @@ def explain(
             )
 
         size = 1 if chosen.level == "pixels" else micro_batch_size(network, batch)  # some copy an image many times
-        parts = [explain_part(rows) for rows in track(micro_batches(len(batch), size), "explaining the images")]
+        slices = micro_batches(len(batch), size)
+        parts = [explain_part(rows) for rows in track(slices, "explaining the images")]
+        if layer and not isinstance(network, Exported) and slices[0] == slice(0, 1):
+            check_dependence(network, layers, batch[:1])
     logits, values, indices, seconds, *maps = map(torch.cat, zip(*parts, strict=True))
     return Explanation(
         logits,
@@ -192,6 +197,27 @@ def resolve_layers(
             given = "hirescam, and at its last layer of grad-cam and finer-cam"
             raise UsageError(f"an ONNX file gives maps of {given}; {method.name} at {name} takes the network itself")
     return list(names), why
+
+
+def check_dependence(network: nn.Module, layers: Sequence[str], image: Tensor) -> None:
+    """Raise `ModelError` if a layer puts out the same for an image (1, C, H, W) with noise, as a table of positions.
+
+    Of several images at a time, `TorchPass` sees it. A layer of a network is tried once.
+    """
+    seen = _dependent.setdefault(network, set())
+    if not (new := [name for name in layers if name not in seen]):
+        return
+    outputs: list[dict[str, Any]] = []
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+    for one in (image, image + noise):
+        outputs.append({})
+        with torch.no_grad(), hooked(network, {name: partial(outputs[-1].__setitem__, name) for name in new}):
+            isolated_forward(network, one)
+    for name in new:
+        first, second = (main_tensor(of_image[name]) for of_image in outputs)
+        if first is not None and second is not None and is_same(first, second):
+            raise ModelError(same_for_all(name))
+    seen.update(new)
 
 
 def layers_with_maps(

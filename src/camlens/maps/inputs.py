@@ -25,6 +25,7 @@ def prepare_images(classifier: Classifier | None, images: Pictures) -> Tensor:
     Raises:
         UsageError: They have another type or shape, or values that are not finite.
     """
+    is_given = isinstance(images, Tensor) and images.is_floating_point()  # by the caller, as the network's input
     if classifier is not None:
         images = classifier.prepare(images)
     if not isinstance(images, Tensor):
@@ -35,7 +36,9 @@ def prepare_images(classifier: Classifier | None, images: Pictures) -> Tensor:
     low, high = (float(value) for value in images.detach().aminmax())
     if not math.isfinite(high - low):
         raise UsageError("the images hold values that are not finite; a map of them would mean nothing")
-    warn_if_unnormalised(low, high, *((classifier.mean, classifier.std) if classifier else (None, None)))
+    if is_given:
+        mean, std = (classifier.mean, classifier.std) if classifier else (None, None)
+        warn_if_unnormalised(low, high, mean, std, len(images))
     images = constant(images)
     is_large = images.device.type == "cpu" and images[0, 0].numel() >= CHANNELS_LAST_PIXELS
     return images.contiguous(memory_format=torch.channels_last) if is_large else images

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from camlens.data.dataset import Dataset, DatasetT, duplicates
 from camlens.data.geometry import Framing, Size
+from camlens.data.pictures import grey
 from camlens.errors import DataError, ModelError, UsageError, unknown
 from camlens.model.class_order import first_names, order_classes
 from camlens.model.forward import evaluation_mode, one_thread
@@ -22,7 +23,6 @@ from camlens.model.preprocess import (
     Pictures,
     Preprocess,
     as_preprocess,
-    grey,
     to_pictures,
     to_pixels,
 )
@@ -171,6 +171,9 @@ class Classifier(nn.Module):
             raise UsageError(f"{self.name} prepares pictures by a function of its own; change that instead")
         changed = copy(self)
         changed._buffers, changed.preprocess = self._buffers.copy(), replace(self.preprocess, **changes)
+        if self.temperature is not None and changed.preprocess != self.preprocess:
+            kept = f"{self.name} keeps its temperature {self.temperature:.4g}, fitted to pictures prepared otherwise"
+            log.warning(f"{kept}; camlens calibrate fits it to these, --temperature 1 leaves it out")
         for name in ("mean", "std"):
             changed._buffers[name] = torch.tensor(getattr(changed.preprocess, name), device=self.device)
         return changed

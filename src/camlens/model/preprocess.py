@@ -140,10 +140,7 @@ class Preprocess(Geometry):
             resize, cropped = ((short, short), None) if short >= 384 else (int(short / share), (short, short))
         filter = getattr(processor, "resample", None)
         interpolation = Image.Resampling(2 if filter is None else int(filter)).name.lower()
-        factor = processor.rescale_factor if getattr(processor, "do_rescale", False) else 1.0
-        scale = 1 / (255 * factor)  # from what it normalises to fractions of 255
         mean, std = normalisation_of(processor)
-        mean, std = ([scale * value for value in values] for values in (mean, std))
         by_torch = (
             getattr(processor, "backend", "torchvision") == "torchvision" and interpolation in INTERPOLATIONS[1:3]
         )
@@ -154,12 +151,21 @@ class Preprocess(Geometry):
 
 
 def normalisation_of(processor: Any) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation by which an image processor of transformers normalises; MobileViT's does not."""
-    return (
-        (processor.image_mean, processor.image_std)
-        if getattr(processor, "do_normalize", False)
-        else ([0.0] * 3, [1.0] * 3)
-    )
+    """Mean and standard deviation by which an image processor of transformers normalises, as fractions of 255.
+
+    They are those that it says, or else those by which it changes black and white: EfficientNet's divides twice.
+    """
+    does = getattr(processor, "do_normalize", False)  # MobileViT's does not
+    factor = processor.rescale_factor if getattr(processor, "do_rescale", False) else 1.0
+    values = (processor.image_mean, processor.image_std) if does else ([0.0] * 3, [1.0] * 3)
+    said = torch.tensor(values, dtype=torch.float64) / (255 * factor)
+    if callable(processor):
+        pictures = (Image.new("RGB", (96, 96), colour) for colour in ("black", "white"))
+        inputs = (processor(picture, return_tensors="pt")["pixel_values"][0] for picture in pictures)
+        black, white = (of_one.double().flatten(1).median(dim=1).values for of_one in inputs)
+        done = torch.stack([-black, torch.ones_like(black)]) / (white - black)
+        said = said if torch.allclose(said, done, atol=1e-3) else done
+    return said[0].tolist(), said[1].tolist()
 
 
 _AS_FUNCTION = (
@@ -342,10 +348,3 @@ def to_pictures(pictures: Image.Image | Sequence[Image.Image]) -> list[Image.Ima
         kinds = ", ".join(sorted({type(picture).__name__ for picture in pictures})) or "nothing"
         raise UsageError(f"images is {kinds}; expected PIL pictures, or a tensor (B, 3, H, W)")
     return [upright_rgb(picture) for picture in pictures]
-
-
-def grey(pixels: Tensor) -> Tensor:
-    """RGB images (B, 3, H, W) uint8 in grey, (B, 1, H, W) uint8, as Pillow converts a picture to mode L."""
-    red, green, blue = pixels.to(torch.int32).split(1, dim=1)
-    luma = 19595 * red + 38470 * green + 7471 * blue  # ITU-R BT.601, in units of 2^-16
-    return torch.bitwise_right_shift(luma + 2**15, 16).byte()

@@ -164,23 +164,23 @@ def explained(subject: ExplainedPicture, maps: dict[str, Tensor], method: str) -
         maps: For each layer the raw map, (h, w).
         method: Name of the method.
     """
-    gap, top = 16, MARGIN + 64
-    second = top + LARGE + gap
-    height = second + max(LARGE, 20 * len(subject.probabilities)) + 40 + MARGIN
+    gap, top, high = 16, MARGIN + 64, height_of(subject.picture, LARGE)
+    second = top + high + gap
+    height = second + max(high + 40, 20 * len(subject.probabilities) + 4) + MARGIN
     sheet = Sheet(2 * MARGIN + (1 + len(maps)) * (LARGE + gap) - gap, height, subject.title)
     if METHODS[method].explains_class:
         write_question(sheet, f"{method}: why", subject, 0.4 * (sheet.width - 2 * MARGIN))
     else:
         sheet.text(MARGIN, MARGIN + 20, f"{method}: what is seen, whatever the class", 9, SOFT)
-    sheet.picture(MARGIN, top, LARGE, subject.picture)
+    sheet.picture(MARGIN, top, LARGE, subject.picture, height=high)
     draw_probabilities(sheet, second + 4, subject)
     cell = "pixel" if METHODS[method].level == "pixels" else "cell"
     for number, (layer, map) in enumerate(maps.items(), 1):
         x = MARGIN + number * (LARGE + gap)
         sheet.text(x, top - 16, f"{layer}, {map.shape[0]}×{map.shape[1]} {cell}s", 8, weight="bold")
-        sheet.picture(x, top, LARGE, subject.picture, map, window=subject.window)
-        sheet.picture(x, second, LARGE, subject.picture, map, smooth=False, window=subject.window)
-        y, full, unit = second + LARGE + 10, f"{float(map.abs().max()):.2g}", f"{METHODS[method].unit} a {cell}"
+        sheet.picture(x, top, LARGE, subject.picture, map, high, window=subject.window)
+        sheet.picture(x, second, LARGE, subject.picture, map, high, smooth=False, window=subject.window)
+        y, full, unit = second + high + 10, f"{float(map.abs().max()):.2g}", f"{METHODS[method].unit} a {cell}"
         if map.max() <= 0:
             sheet.text(x, y, "no positive evidence here", 8, SOFT)
         elif map.min() < 0:
@@ -199,22 +199,23 @@ def methods(subject: ExplainedPicture, maps: dict[str, dict[str, Tensor]]) -> Sh
         subject: The picture.
         maps: For each method and layer the raw map, (h, w).
     """
-    gap, left, top, row_height = 12, MARGIN + LARGE + 28, MARGIN + 78, SIDE + 48
+    gap, left, top = 12, MARGIN + LARGE + 28, MARGIN + 78
+    high, row_high = height_of(subject.picture, LARGE), height_of(subject.picture, SIDE)
     layers = max(len(of_method) for of_method in maps.values())
-    height = max(layers * row_height, LARGE + 16 + 20 * len(subject.probabilities))
+    height = max(layers * (row_high + 48), high + 16 + 20 * len(subject.probabilities))
     sheet = Sheet(left + len(maps) * (SIDE + gap) - gap + MARGIN, top + height + MARGIN, subject.title)
     write_question(sheet, "why", subject, 0.4 * sheet.width)
-    sheet.picture(MARGIN, top, LARGE, subject.picture)
-    draw_probabilities(sheet, top + LARGE + 16, subject)
+    sheet.picture(MARGIN, top, LARGE, subject.picture, height=high)
+    draw_probabilities(sheet, top + high + 16, subject)
     for column, (method, of_method) in enumerate(maps.items()):
         x = left + column * (SIDE + gap)
         name = method if METHODS[method].explains_class else f"{method}, any class"
         sheet.text(x, MARGIN + 46, name, 9, weight="bold")
         for row, (layer, map) in enumerate(of_method.items()):
-            y = top + row * row_height
+            y = top + row * (row_high + 48)
             sheet.text(x, y - 14, f"{layer}, {map.shape[0]}×{map.shape[1]}", 7, SOFT)
-            draw_heat_map(sheet, x, y, subject, map, signed=bool(map.min() < 0))
-            sheet.text(x, y + SIDE + 4, METHODS[method].unit, 6.5, SOFT)
+            draw_heat_map(sheet, x, y, subject, map, signed=bool(map.min() < 0), height=row_high)
+            sheet.text(x, y + row_high + 4, METHODS[method].unit, 6.5, SOFT)
     return sheet
 
 
@@ -246,18 +247,30 @@ def draw_case(sheet: Sheet, x: float, y: float, case: Case, gap: float, file_wid
     sheet.text(x, y + 1, shorten(case.file, file_width, 6), 6, SOFT)
 
 
+def height_of(picture: Tensor, width: float) -> float:
+    """Height of the box of a picture (3, H, W): a wide one leaves no empty bands, a tall one is as high as wide."""
+    return round(width * min(1.0, picture.shape[1] / picture.shape[2]))
+
+
 def draw_heat_map(
-    sheet: Sheet, x: float, y: float, of: Case | ExplainedPicture, map: Tensor, signed: bool, **style: Any
+    sheet: Sheet,
+    x: float,
+    y: float,
+    of: Case | ExplainedPicture,
+    map: Tensor,
+    signed: bool,
+    height: float = SIDE,
+    **style: Any,
 ) -> None:
     """Draw a heat map on its picture, with the range of its values; `style` as for `overlay`."""
-    sheet.picture(x, y, SIDE, of.picture, map, window=of.window, **style)
+    sheet.picture(x, y, SIDE, of.picture, map, height, window=of.window, **style)
     low, high = float(map.min()), float(map.max())
     if signed or high > 0:
         values = f"{low:+.2g} to {high:+.2g}" if signed else f"up to {high:.2g}"
-        sheet.text(x + SIDE, y + SIDE + 4, values.replace("-", "−"), 6.5, SOFT, ha="right")
+        sheet.text(x + SIDE, y + height + 4, values.replace("-", "−"), 6.5, SOFT, ha="right")
     else:
-        sheet.box(x, y + SIDE - 18, SIDE, 18, PAPER)
-        sheet.text(x + SIDE / 2, y + SIDE - 14, "no positive evidence", 7, SOFT, ha="center")
+        sheet.box(x, y + height - 18, SIDE, 18, PAPER)
+        sheet.text(x + SIDE / 2, y + height - 14, "no positive evidence", 7, SOFT, ha="center")
 
 
 def draw_probabilities(sheet: Sheet, y: float, subject: ExplainedPicture) -> None:

@@ -50,21 +50,31 @@ class Sheet:
         box = (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
         return self.figure.add_axes(box)
 
-    def picture(self, x: float, y: float, side: float, pixels: Tensor, map: Tensor | None = None, **style: Any) -> None:
-        """A picture in a square, with its proportions kept and small pixels sharp; with a map, its overlay.
+    def picture(
+        self,
+        x: float,
+        y: float,
+        side: float,
+        pixels: Tensor,
+        map: Tensor | None = None,
+        height: float | None = None,
+        **style: Any,
+    ) -> None:
+        """A picture in a box, with its proportions kept and small pixels sharp; with a map, its overlay.
 
         Args:
             x: Left edge.
             y: Top edge.
-            side: Side of the square.
+            side: Width of the box.
             pixels: The picture, (3, H, W) uint8.
             map: Raw map, (h, w).
+            height: Height of the box; by default it is a square.
             **style: Other arguments of `camlens.maps.overlay.overlay`.
         """
         factor = max(1, round(side * DPI / 100 / max(pixels.shape[1:])))
         pixels = pixels.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
         drawn = pixels.permute(1, 2, 0).numpy() if map is None else np.asarray(overlay(pixels, map, **style))
-        axes = self.axes(x, y, side, side)
+        axes = self.axes(x, y, side, height or side)
         axes.imshow(drawn, interpolation="none" if max(drawn.shape) <= side * DPI / 100 else "antialiased")
         axes.set_axis_off()
 
