@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
-SCRIPTS = sorted(path for path in BENCHMARKS.glob("*.py") if path.name not in ("common.py", "report.py", "shim.py"))
+SCRIPTS = sorted(
+    path for path in BENCHMARKS.glob("*.py") if path.name not in ("common.py", "families.py", "report.py", "shim.py")
+)
 
 
 LINUX = {"explorer", "exits", "kill", "maps", "versions"}  # read /proc, or signal and start processes as Unix does
