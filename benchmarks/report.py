@@ -559,7 +559,7 @@ def shortcuts() -> list[str]:
     if real:
         lines += [
             "",
-            f"{real['model']} on CIFAR-10, its first {real['test images']:,} test images, marks looked for in the first "
+            f"{real['model']} on CIFAR-10's first {real['test images']:,} test images, marks looked for in the first "
             f"{real['training images']:,} training images: {real['note']}",
             *(f"- {sentence}" for sentence in real["found"]),
         ]
