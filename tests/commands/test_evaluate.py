@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from camlens.analyse.training_labels import rank_by_margins
+from camlens.data.sources import load_split
+from camlens.train.margins import Margins
 from command_line import COLOURS, camlens
 
 
@@ -57,6 +60,10 @@ def test_errors_are_reported_marked_and_corrected(run, pictures, tmp_path):
     facts = json.loads(text.split('id="facts">')[1].split("</script>")[0])
     images, names = facts["images"], facts["names"]
     assert len(images["index"]) >= 2, "two pictures lie in the wrong class"
+    margins = Margins.load(run / "margins.npz")
+    ranked = rank_by_margins(margins, load_split(str(pictures), "train", (16, 16)))
+    shown = ranked.doubt[facts["evidence"]["index"]].tolist()
+    assert facts["evidence"]["doubt"] == pytest.approx(shown, abs=1e-4)
     rows = ["index,path,label,prediction,mark"]
     for k, index in enumerate(images["index"]):
         label, prediction = names[images["label"][k]], names[facts["models"][0]["prediction"][k]]

@@ -104,6 +104,8 @@ class ErrorAnalysis:
         words: What is said of each error of the first model.
         doubt: How much the first model and a second opinion speak against the label of each image of `test`, (N,), as
             `label_doubt` has it; None without a second opinion.
+        train_doubt: How doubtful the label of each training image is, (M,), 0 to 1, as `camlens labels` has it; None if
+            it is not known.
         projection: All test images in a plane; None if the network does not end in a linear layer.
         findings: The main findings in words.
     """
@@ -119,6 +121,7 @@ class ErrorAnalysis:
     shortcuts: Shortcuts | None
     words: Words
     doubt: Tensor | None
+    train_doubt: Tensor | None
     projection: Projection | None
     findings: list[str]
 
@@ -140,6 +143,7 @@ def analyse(
     max_tried: int = MAX_TRIED,
     opinion: Any = None,
     columns: str | Path | None = None,
+    train_doubt: Tensor | None = None,
 ) -> ErrorAnalysis:
     """Analyse the errors of a classifier.
 
@@ -157,6 +161,7 @@ def analyse(
         opinion: A second opinion on the labels, as `camlens.analyse.labels.read_opinion` takes it: a classifier that
             has not learned these labels, or probabilities. Without it no label is doubted.
         columns: A CSV file with properties of the test images, by which errors may be grouped (`read_properties`).
+        train_doubt: How doubtful the label of each training image is, (M,), 0 to 1: `RankedLabels.doubt`.
 
     Raises:
         DataError: Labels or images do not fit the network, the second model or opinion has other classes, or the
@@ -213,6 +218,7 @@ def analyse(
         shortcuts=shortcuts,
         words=words,
         doubt=doubt,
+        train_doubt=train_doubt,
         projection=None if features is None else project(features),
         findings=findings + (what_is_missing(evaluations[0], known) if len(errors[0]) else []),
     )

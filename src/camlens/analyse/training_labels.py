@@ -1,6 +1,7 @@
 """Which labels of training images are doubtful: by how a network learned them, or by features that never saw them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from camlens.analyse.training_images import NeighbourSearch
 from camlens.data.dataset import Dataset
-from camlens.errors import DataError, ModelError, UsageError
+from camlens.errors import CamlensError, DataError, ModelError, UsageError
 from camlens.model.classifier import Classifier
 from camlens.progress import track
 from camlens.runtime.predict import Predictions
@@ -80,6 +81,15 @@ def read_run(folder: RunFolder, data: Dataset) -> Margins:
     if describe_data(trained, "")["sha256"] != config.data["sha256"]:
         raise DataError(f"{folder} was trained on other images than {data.name}, {data.split}; give its --data")
     return found
+
+
+def doubt_of_run(run: Path, data: Dataset) -> Tensor | None:
+    """The doubt (N,) in training labels by the margins of a run; None if it is no run on these, or kept no margins."""
+    try:
+        found = read_run(RunFolder(run), data) if run.is_dir() else None
+    except CamlensError:
+        return None
+    return rank_by_margins(found, data).doubt if found and torch.equal(found.labels, data.labels) else None
 
 
 def rank_by_margins(found: Margins, data: Dataset) -> RankedLabels:

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -46,6 +46,8 @@ def report(
     ] = False,
 ) -> None:
     """Write one HTML file with every error, its heat maps, what changes it and the training images behind it."""
+    from camlens.analyse.training_labels import doubt_of_run
+
     if columns is not None and quick:
         raise UsageError(f"--columns {columns} is for groups of errors, which --quick leaves out; give one of both")
     shown = opt.shown(resize, crop, interpolation, mean, std)
@@ -58,6 +60,7 @@ def report(
     classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
     if train is None:
         opt.say_without_train(data)
-    page = out / "report.html"
-    path = camlens.report(classifier, test, page, train, other, batch, quick, opinion=opinion, columns=columns)
+    doubts = None if train is None else doubt_of_run(Path(model or model_option or ""), train)
+    evidence: dict[str, Any] = {"opinion": opinion, "columns": columns, "train_doubt": doubts}
+    path = camlens.report(classifier, test, out / "report.html", train, other, batch, quick, **evidence)
     print_paths(path, path.with_suffix(".json"))

@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
+from torch import Tensor
 
 from camlens.analyse.edits import Edit
 from camlens.analyse.error_analysis import ErrorAnalysis, analyse
@@ -40,6 +41,7 @@ def report(
     edits: Mapping[str, Edit] | None = None,
     opinion: Any = None,
     columns: str | Path | None = None,
+    train_doubt: Tensor | None = None,
 ) -> Path:
     """Write the error report of a classifier as one HTML file.
 
@@ -54,6 +56,7 @@ def report(
         edits: Edits of your own, as `camlens.analyse` takes them.
         opinion: A second opinion on the labels, likewise.
         columns: A CSV file with properties of the images, by which errors may be grouped (docs/report.md).
+        train_doubt: How doubtful the labels of the training images are, likewise.
 
     Returns:
         The path of the page. The same for programs is beside it, with the ending .json.
@@ -63,8 +66,8 @@ def report(
     """
     path = Path(out)
     kept = out_folder(path.parent) / FEATURES_FILE
-    analysis = analyse(model, data, train, second, kept, batch_size, quick, edits, opinion=opinion, columns=columns)
-    return write_report(analysis, path)
+    evidence: dict[str, Any] = {"opinion": opinion, "columns": columns, "train_doubt": train_doubt}
+    return write_report(analyse(model, data, train, second, kept, batch_size, quick, edits, **evidence), path)
 
 
 def write_report(analysis: ErrorAnalysis, path: Path) -> Path:

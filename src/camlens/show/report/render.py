@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 
 import torch
+from torch import Tensor
 
 from camlens.analyse.error_analysis import ErrorAnalysis
 from camlens.analyse.explanations import ExplainedPredictions
@@ -28,7 +29,7 @@ def render_facts(analysis: ErrorAnalysis) -> schema.ReportFacts:
         influence, found = training.influence, training.duplicates[:, None]
         duplicates = RankedImages(found, torch.zeros_like(found, dtype=torch.float32))
         kinds = {"nearest": training.neighbours, "towards": influence.towards, "away": influence.away}
-        evidence = render_training_images({**kinds, "duplicate": duplicates}, analysis.train)
+        evidence = render_training_images({**kinds, "duplicate": duplicates}, analysis.train, analysis.train_doubt)
     return {
         **render_identity(*analysis.fingerprints),
         "data": {"name": data.name, "split": data.split, "n": len(data), "size": data.original_size},
@@ -92,8 +93,10 @@ def render_predictions(explained: ExplainedPredictions) -> schema.PredictionFact
     }
 
 
-def render_training_images(kinds: dict[str, RankedImages], train: Dataset) -> schema.TrainingImages:
-    """Lists of training images by kind, and each of these images once as a small picture."""
+def render_training_images(
+    kinds: dict[str, RankedImages], train: Dataset, doubt: Tensor | None = None
+) -> schema.TrainingImages:
+    """Lists of training images by kind; each of these images once as a small picture, with the doubt in its label."""
     used = torch.cat([ranked.indices.flatten() for ranked in kinds.values()]).unique()
     used = used[used >= 0]
     place = {index: number for number, index in enumerate(used.tolist())} | {-1: -1}
@@ -102,6 +105,7 @@ def render_training_images(kinds: dict[str, RankedImages], train: Dataset) -> sc
         "index": used.tolist(),
         "file": [train.files[index] for index in used.tolist()],
         "label": train.labels[used].tolist(),
+        "doubt": None if doubt is None else round_values(doubt[used], 4),
         "pictures": pack_pictures(train.batches(PER_SHEET, used), len(used), train.size, THUMBNAIL_SIDE, 0),
         "lists": lists,
         "scores": {kind: round_values(ranked.scores, 3) for kind, ranked in kinds.items()},

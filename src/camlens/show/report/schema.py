@@ -98,6 +98,7 @@ class TrainingImages(TypedDict):
     index: list[int]  # in the training set
     file: list[str]
     label: list[int]
+    doubt: list[float] | None  # in its label, 0 to 1: the fraction of the labels that are doubted less
     pictures: Pictures
     lists: dict[str, list[list[int]]]  # by kind: for each error, positions in `index`; -1 for none
     scores: dict[str, list[list[float]]]  # by kind: cosines, like the lists

@@ -16,6 +16,8 @@ import { closeImage, isBesideGallery, view } from "./state.js";
 
 let drawn = null; // the image whose card was drawn last
 
+const DOUBTED = 0.95; // fraction of the training labels that are doubted less, from which a tile says so
+
 export function drawCard() {
   const card = byId("card"), row = images.index.indexOf(view.image);
   askIfNeeded(row);
@@ -112,11 +114,12 @@ function trainingImages(row) {
     ["nearest", ["Nearest training images"]],
   ];
   const tile = (kind, number, place) => {
+    const doubted = (training.doubt?.[number] ?? 0) >= DOUBTED ? [el("br"), el("b", {}, "label doubted")] : [];
     const c = training.label[number], score = signed(training.scores[kind][trainingRow][place]);
     return el("figure", { title: `${training.file[number]}, ${score}` },
       picture([training.pictures, number], `training image ${training.index[number]}, ${name(c)}`),
       el("figcaption", {},
-        el("span", { class: c === label ? "label" : c === prediction ? "prediction" : "" }, name(c)), el("br"), score));
+        el("span", { class: c === label ? "label" : c === prediction ? "prediction" : "" }, name(c)), el("br"), score, doubted));
   };
   const tiles = (kind) => training.lists[kind][trainingRow].filter((number) => number >= 0)
     .map((number, place) => tile(kind, number, place));
