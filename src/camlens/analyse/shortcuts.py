@@ -34,10 +34,10 @@ from camlens.progress import Work
 
 SEARCHED = 30  # images of a class with maps
 COMPARED, OTHERS = 100, 150  # right images of a class, and of the others, whose looks are compared
-MOST_CLASSES, CANDIDATES, SURVIVORS = 100, 3, 5
+MOST_CLASSES, CANDIDATES, SCREENED_MARKS, SURVIVORS = 75, 3, 30, 5  # so that the network runs on 10,000 images at most
 PATCHES, APART = 8, 3  # places of the most evidence in an image; pixels of its small copy between them
 ALIKE = 0.02  # fraction of other classes' images that count as having a look, by which "having it" is defined
-SUFFICES, HARMS, WORSE = 0.1, 0.02, 0.0  # what the lower end of each difference's interval must exceed
+SUFFICES, HARMS, WORSE = 0.1, 0.02, 0.0  # what the lower end of each interval must exceed; fixed before any measurement
 SCREEN = 0.05  # rise of the class's mean probability from which a candidate is tested
 
 
@@ -120,7 +120,7 @@ def percent(share: float) -> str:
 
 
 def find_shortcuts(test: Evaluation, known: Evaluation | None = None, seed: int = 0) -> Shortcuts:
-    """Look for shortcuts. The network runs on about 10,000 images at most.
+    """Look for shortcuts. The network runs on 10,000 images at most.
 
     Args:
         test: The network's evaluation on the test set.
@@ -138,7 +138,7 @@ def find_shortcuts(test: Evaluation, known: Evaluation | None = None, seed: int 
             work.step()
     candidates.sort(key=lambda candidate: candidate[0], reverse=True)
     screened = []
-    for _, class_index, mark in candidates[: CANDIDATES * 10]:
+    for _, class_index, mark in candidates[:SCREENED_MARKS]:
         if (rise := screen(experiment, class_index, mark)) > SCREEN:
             screened.append((rise, class_index, mark))
     screened.sort(key=lambda candidate: candidate[0], reverse=True)
