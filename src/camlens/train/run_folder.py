@@ -218,7 +218,7 @@ class RunFolder:
         content = io.BytesIO()  # torch would turn a full disk into an error of its own
         torch.save(state, content)
         with replacing(self.checkpoint) as temporary:
-            temporary.write_bytes(content.getbuffer())
+            temporary.write_bytes(content.getvalue())  # Python 3.12.1 crashes on `getbuffer` where the disk is full
 
 
 def was_trained_on(model: Path, images: Dataset) -> bool | None:
