@@ -9,7 +9,6 @@ comes from the network's evidence or features, which would only say again that t
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -194,19 +193,21 @@ def make_scopes(labels: Tensor, properties: Sequence[Property]) -> Iterator[Scop
     """The rules on all images, and on those of each class, where there are any."""
     for class_index in (-1, *labels.unique().tolist()):
         indices = (labels == class_index).nonzero()[:, 0] if class_index >= 0 else torch.arange(len(labels))
-        single = [list(make_conditions(prop, prop.values[indices])) for prop in properties]
-        conditions: list[tuple[Condition, ...]] = [(condition,) for of_one in single for condition, _ in of_one]
-        holds = [where for of_one in single for _, where in of_one]
-        for first, second in combinations(single, 2):
-            for one, where in first:
-                for other, elsewhere in second:
-                    both = where & elsewhere
-                    if FEWEST_IMAGES <= int(both.sum()) < min(int(where.sum()), int(elsewhere.sum())):
-                        conditions.append((one, other))
-                        holds.append(both)
-        if holds:
-            strata = (labels[indices, None] == labels[indices].unique()).float()
-            yield Scope(class_index, indices, strata, torch.stack(holds), conditions)
+        single = [
+            (number, condition, where)
+            for number, prop in enumerate(properties)
+            for condition, where in make_conditions(prop, prop.values[indices])
+        ]
+        if not single:
+            continue
+        numbers, holds = torch.tensor([number for number, _, _ in single]), torch.stack([where for *_, where in single])
+        shared, counts = holds.float() @ holds.float().T, holds.sum(dim=1)
+        adds = (shared >= FEWEST_IMAGES) & (shared < torch.minimum(counts[:, None], counts))  # to both conditions
+        firsts, seconds = (adds & (numbers[:, None] < numbers)).nonzero().T
+        conditions: list[tuple[Condition, ...]] = [(condition,) for _, condition, _ in single]
+        conditions += [(single[i][1], single[j][1]) for i, j in zip(firsts.tolist(), seconds.tolist(), strict=True)]
+        strata = (labels[indices, None] == labels[indices].unique()).float()
+        yield Scope(class_index, indices, strata, torch.cat([holds, holds[firsts] & holds[seconds]]), conditions)
 
 
 def make_conditions(prop: Property, values: Tensor) -> Iterator[tuple[Condition, Tensor]]:

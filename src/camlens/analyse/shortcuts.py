@@ -171,7 +171,8 @@ def find_candidates(experiment: Experiment, class_index: int) -> list[tuple[floa
             break
         if all(float((where & other).sum() / (where | other).sum()) < 0.5 for other in taken):
             taken.append(where)
-            mark = build_mark(images[where], own[where], own_places[patch][where], others)
+            chosen = where.nonzero()[:SEARCHED, 0]
+            mark = build_mark(images[chosen], own[chosen], own_places[patch][chosen], others)
             found.append((float(shared[patch]), class_index, mark))
     return found
 
