@@ -295,7 +295,7 @@ def labels() -> list[str]:
         cells += [with_ends(last, "precision"), with_ends(of_all["suggested class right at the top"], "precision")]
         return f"| {name} | {' | '.join(cells)} |"
 
-    judged, run, tool = found["opinions"], found.get("dynamics"), found["beside aum"]
+    judged, run, tool = found["opinions"], found.get("dynamics"), found.get("beside aum")
     names = {"own": "ResNet-18's own margin", "second": "ResNet-50d's margin", "both": "both (`--opinion`)"}
     lines = [
         "## Doubt in labels",
@@ -333,6 +333,8 @@ def labels() -> list[str]:
         lines.append(
             f"| {share} | {row['wrong labels']:,} | {' | '.join(with_ends(row[key], 'mean') for key in keys)} |"
         )
+    if not tool:
+        return lines
     key = "largest difference of the mean margins, in logits"
     beside = (
         f" The tool `aum`, fed the same logits, gives the same means (largest difference {tool[key]:g} logits)"
