@@ -319,8 +319,8 @@ class Mirror:
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
         body = body[: self.cuts.pop(0)] if self.cuts else body
+        self.sent.append(len(body))  # before: the other side may be done before this one goes on
         handler.wfile.write(body)
-        self.sent.append(len(body))
 
 
 @contextmanager

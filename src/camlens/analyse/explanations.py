@@ -97,7 +97,7 @@ def compute_maps(
     batches = list(zip(indices.split(MAPS_BATCH), classes.split(MAPS_BATCH), strict=True))
     parts = []
     for batch, targets in track(batches, "explaining the errors"):
-        maps = explain(model, model.prepare(data.images(batch)), method, layers, targets).by_layer()
+        maps = explain(model, data.images(batch), method, layers, targets).by_layer()
         parts.append([maps[layer].cpu() for layer in layers])
     return dict(zip(layers, map(torch.cat, zip(*parts, strict=True)), strict=True))
 
@@ -117,7 +117,7 @@ def explain_errors(evaluation: Evaluation, indices: Tensor, layers: Sequence[str
     """
     model, parts = evaluation.model, []
     for batch in track(indices.split(CONTRASTS_BATCH), "explaining the errors"):
-        images = model.prepare(evaluation.data.images(batch))
+        images = evaluation.data.images(batch)
         predictions, labels = evaluation.predictions[batch], evaluation.labels[batch]
         kinds = [
             explain(model, images, method, layers, predictions).by_layer(),
