@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from camlens.errors import ModelError
 from camlens.maps.explain import explain
 from camlens.model.classifier import Classifier
+from camlens.model.forward import isolated_forward
 from camlens.model.layers import feature_maps
 from small import NAMES, SIZE, images, network
 
@@ -75,3 +76,21 @@ def test_gradient_checkpointing_is_refused(use_reentrant, layer):
     with pytest.raises(ModelError, match=message):
         explain(net, images(double=False), "hirescam", layer)
     assert net.training and net.middle.training and all(isinstance(p, nn.Parameter) for p in net.parameters())
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_gradient_of_a_batch_normalisation_in_front_of_tokens(order, transposed):
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)).eval()
+    images = torch.randn(1, 3, 4, 4).contiguous(memory_format=order).requires_grad_()
+    made = torch.randn(1, 16, 8)
+    gradient = (
+        made.transpose(1, 2).unflatten(2, (4, 4))
+        if transposed
+        else made.transpose(1, 2).contiguous().unflatten(2, (4, 4))
+    )
+    (found,) = torch.autograd.grad(isolated_forward(network, images), images, gradient)
+    norm = network[1]
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    expected = torch.einsum("bohw,o,oi->bihw", gradient, scale, network[0].weight[:, :, 0, 0])
+    torch.testing.assert_close(found, expected.detach())

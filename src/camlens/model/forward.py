@@ -17,6 +17,7 @@ MAX_MICRO_BATCH = 32  # images per micro-batch on a CPU
 PIXELS_PER_MICRO_BATCH = 300_000  # about as many pixels fit the caches of a CPU
 PARAMETERS_PER_IMAGE = 6_000_000  # a network with n times as many parameters gets n images at least
 
+_NORMS = nn.modules.batchnorm._BatchNorm
 CHECKPOINTED = (
     "the network checkpoints its activations: parts of it run again afterwards, without what camlens set up; switch "
     "this off: set_grad_checkpointing(False) in timm, gradient_checkpointing_disable() in Hugging Face's networks"
@@ -107,8 +108,20 @@ def isolated_forward(network: nn.Module, images: Tensor) -> Any:
     """
     state = {key: constant(parameter) for key, parameter in network.named_parameters()}
     state |= {key: buffer.clone() for key, buffer in network.named_buffers()}
-    with evaluation_mode(network), uncompiled(network), no_checkpoints():
+    norms = {name: in_order for name, module in network.named_modules() if name and isinstance(module, _NORMS)}
+    with evaluation_mode(network), uncompiled(network), no_checkpoints(), hooked(network, norms):
         return functional_call(network, state, (images,))
+
+
+def in_order(output: Any) -> None:
+    """Lay out the gradient of a batch normalisation like its output.
+
+    torch 2.13 differentiates it wrongly on a CPU where one is channels last and the other not, as in front of tokens.
+    """
+    if isinstance(output, Tensor) and output.requires_grad and output.ndim == 4:
+        is_last = output.is_contiguous(memory_format=torch.channels_last)
+        order = torch.channels_last if is_last and not output.is_contiguous() else torch.contiguous_format
+        output.register_hook(lambda gradient: gradient.contiguous(memory_format=order))
 
 
 @contextmanager
