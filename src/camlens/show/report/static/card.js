@@ -18,8 +18,6 @@ let drawn = null; // the image whose card was drawn last
 
 const DOUBTED = 0.95; // fraction of the training labels that are doubted less, from which a tile says so
 
-const DOUBTED = 0.95; // fraction of the training labels that are doubted less, from which a tile says so
-
 export function drawCard() {
   const card = byId("card"), row = images.index.indexOf(view.image);
   askIfNeeded(row);
