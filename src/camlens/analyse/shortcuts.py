@@ -37,7 +37,8 @@ COMPARED, OTHERS = 100, 150  # right images of a class, and of the others, whose
 MOST_CLASSES, CANDIDATES, SCREENED_MARKS, SURVIVORS = 75, 3, 30, 5  # so that the network runs on 10,000 images at most
 PATCHES, APART = 8, 3  # places of the most evidence in an image; pixels of its small copy between them
 ALIKE = 0.02  # fraction of other classes' images that count as having a look, by which "having it" is defined
-SUFFICES, HARMS, WORSE = 0.1, 0.02, 0.0  # what the lower end of each interval must exceed; fixed before any measurement
+# what the lower end of each interval must exceed; chosen on one network, which the benchmark leaves out
+SUFFICES, HARMS, WORSE = 0.15, 0.02, 0.0
 SCREEN = 0.05  # rise of the class's mean probability from which a candidate is tested
 
 
