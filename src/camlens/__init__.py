@@ -6,6 +6,7 @@
     evaluation = camlens.evaluate(model, test)             # accuracy, calibration, confusions
     analysis = camlens.analyse(model, test, train)         # every error, and what is known of it
     camlens.report(model, test, "report.html", train)      # the same as one page
+    saved = camlens.open_report("report.json")             # read back: a table with a row for each image
 
 Names are imported when they are first used, so that `import camlens` is quick.
 """
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from camlens.model.loading import load
     from camlens.model.preprocess import Preprocess
     from camlens.show.report.page import report
+    from camlens.show.report.saved import SavedReport, open_report
     from camlens.show.run import Run, train
 
 __version__: str
@@ -34,10 +36,12 @@ __all__ = [
     "Explanation",
     "Preprocess",
     "Run",
+    "SavedReport",
     "analyse",
     "evaluate",
     "explain",
     "load",
+    "open_report",
     "report",
     "train",
 ]

@@ -11,10 +11,12 @@ HOME = {
     "Explanation": "camlens.maps.explanation",
     "Preprocess": "camlens.model.preprocess",
     "Run": "camlens.show.run",
+    "SavedReport": "camlens.show.report.saved",
     "analyse": "camlens.analyse.error_analysis",
     "evaluate": "camlens.analyse.evaluation",
     "explain": "camlens.maps.explain",
     "load": "camlens.model.loading",
+    "open_report": "camlens.show.report.saved",
     "report": "camlens.show.report.page",
     "train": "camlens.show.run",
 }

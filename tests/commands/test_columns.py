@@ -14,7 +14,7 @@ def test_columns_fit_the_images_or_are_refused(run, pictures, tmp_path):
     assert not (out / "report.html").exists()
     assert "--quick leaves out" in camlens(*command, "--quick", code=2)
     table.write_text("index,camera\n0,A\n1,B\n", encoding="utf-8")
-    camlens(*command)
+    assert f"wrote {out}/report.html\n      {out}/report.json\n      {out}/report.parquet\n" in camlens(*command)
     listing = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert listing["groups"] == [] and isinstance(listing["shortcuts"], list)
     assert "No groups were looked for: 2 errors are too few" in (out / "report.html").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from camlens import open_report
 from camlens.analyse.training_labels import rank_by_margins
 from camlens.data.sources import load_split
 from camlens.train.margins import Margins
@@ -22,8 +23,9 @@ def test_evaluate(pictures, run, tmp_path):
     assert answer["accuracy"] == pytest.approx(16 / 18) and answer["errors"] == 2 and answer["n"] == 18
     assert answer["confusion"] == [[5, 0, 1], [1, 6, 0], [0, 0, 5]]
     assert {p.name for p in tmp_path.iterdir()} == {
-        "metrics.json", "predictions.npz", "confusion.png", "calibration.png",
+        "metrics.json", "predictions.npz", "predictions.parquet", "confusion.png", "calibration.png",
     }  # fmt: skip
+    assert open_report(tmp_path).array("label").tolist() == 6 * ["blue"] + 7 * ["green"] + 5 * ["red"]
     train = json.loads(camlens("evaluate", run, "--data", pictures, "--split", "train", "--out", tmp_path, "--json"))
     assert train["n"] == 60
     by_file = camlens("evaluate", "--model", run / "model.safetensors", "--data", pictures, "--out", tmp_path)

@@ -63,4 +63,4 @@ def report(
     doubts = None if train is None else doubt_of_run(Path(model or model_option or ""), train)
     evidence: dict[str, Any] = {"opinion": opinion, "columns": columns, "train_doubt": doubts}
     path = camlens.report(classifier, test, out / "report.html", train, other, batch, quick, **evidence)
-    print_paths(path, path.with_suffix(".json"))
+    print_paths(*(each for ending in (".html", ".json", ".parquet") if (each := path.with_suffix(ending)).exists()))

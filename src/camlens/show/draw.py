@@ -19,6 +19,7 @@ from camlens.progress import Work
 from camlens.show.figures import charts, pictures
 from camlens.show.figures.pictures import Case, ExplainedPicture
 from camlens.show.figures.sheet import Sheet
+from camlens.show.parquet import write_table
 
 PER_CLASS = 10  # images of each class in an overview
 MAX_CLASSES = 100  # in an overview
@@ -48,7 +49,7 @@ def overview(sets: Sequence[Dataset], seed: int, folder: Path) -> Path:
 
 
 def evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Write metrics.json, predictions.npz, confusion.png and calibration.png."""
+    """Write metrics.json, predictions.npz, with pyarrow predictions.parquet, confusion.png and calibration.png."""
     data, metrics = evaluation.data, evaluation.metrics()
     title = f"{evaluation.model.name} on {data.name}, {data.split}"
     low, high = (f"{100 * end:.1f}" for end in metrics["ece_by_chance"]["interval"])
@@ -59,6 +60,7 @@ def evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
     return [
         folder / "metrics.json",
         folder / "predictions.npz",
+        *write_table(evaluation, folder / "predictions.parquet"),
         charts.confusion(title, evaluation.confusion.numpy(), data.class_names).save(folder / "confusion.png"),
         charts.calibration(title, facts, metrics["reliability"]).save(folder / "calibration.png"),
     ]

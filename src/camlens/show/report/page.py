@@ -19,6 +19,7 @@ from camlens.analyse.feature_cache import FEATURES_FILE
 from camlens.files import out_folder, write_json, write_text
 from camlens.model.classifier import Classifier
 from camlens.show.palette import custom_properties
+from camlens.show.parquet import write_table
 from camlens.show.report.listing import list_errors
 from camlens.show.report.packing import encode
 from camlens.show.report.render import render_facts
@@ -59,7 +60,8 @@ def report(
         train_doubt: How doubtful the labels of the training images are, likewise.
 
     Returns:
-        The path of the page. The same for programs is beside it, with the ending .json.
+        The path of the page. The same for programs is beside it: .json, and .parquet if pyarrow is installed, which
+        `camlens.open_report` reads.
 
     Raises:
         DataError: Labels or images do not fit the network, or the columns are about other images.
@@ -71,8 +73,9 @@ def report(
 
 
 def write_report(analysis: ErrorAnalysis, path: Path) -> Path:
-    """Write the page of an analysis, and report.json beside it; the path of the page."""
+    """Write the page of an analysis, report.json and, with pyarrow, report.parquet beside it; the path of the page."""
     page, listing = to_html(render_facts(analysis)), list_errors(analysis)
+    write_table(analysis, path.with_suffix(".parquet"))
     write_json(path.with_suffix(".json"), listing)
     write_text(path, page)
     return path

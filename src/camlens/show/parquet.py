@@ -1,0 +1,139 @@
+"""Parquet: a row for each image, for any program that reads tables. It takes pyarrow, the extra `parquet`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from camlens.analyse.error_analysis import ErrorAnalysis
+from camlens.analyse.evaluation import Evaluation
+from camlens.errors import DataError, UsageError
+from camlens.files import replacing
+
+if TYPE_CHECKING:
+    import pyarrow
+
+INSTALL = "pip install 'camlens[parquet]'"
+ROWS = 10_000  # of a row group
+FACTS = b"camlens"  # the key of the schema's metadata under which a JSON object says what the table is of
+
+
+def write_table(found: Evaluation | ErrorAnalysis, path: Path) -> list[Path]:
+    """Write what is known of every image, replacing `path` in one step.
+
+    Args:
+        found: An evaluation, or an analysis, which has the columns of `analysis_columns` too.
+        path: The file.
+
+    Returns:
+        The file; nothing without pyarrow. Then no file is left there, since an older one is of something else.
+    """
+    if find_spec("pyarrow") is None:
+        path.unlink(missing_ok=True)
+        return []
+    import pyarrow
+    from pyarrow import parquet
+
+    if isinstance(found, ErrorAnalysis):
+        facts = {"id": found.fingerprints[0], **about(found.evaluation)}
+        columns = prediction_columns(found.evaluation) | analysis_columns(found)
+    else:
+        facts, columns = about(found), prediction_columns(found)
+    table = pyarrow.table(columns).replace_schema_metadata({FACTS: json.dumps(facts)})
+    with replacing(path) as temporary:
+        parquet.write_table(table, temporary, row_group_size=ROWS, compression="zstd")
+    return [path]
+
+
+def about(evaluation: Evaluation) -> dict[str, Any]:
+    """Whose predictions a table holds. Its `logits` and `probabilities` are in the order of `class_names`."""
+    model, data = evaluation.model, evaluation.data
+    return {"model": model.name, "data": data.name, "split": data.split, "class_names": list(data.class_names)}
+
+
+def prediction_columns(evaluation: Evaluation) -> dict[str, pyarrow.Array]:
+    """Index, path, label, prediction, logits, probabilities and, where the evaluation has them, features."""
+    import pyarrow
+
+    names = evaluation.data.class_names
+    columns = {
+        "index": pyarrow.array(range(len(evaluation.data)), pyarrow.int64()),
+        "path": pyarrow.array(evaluation.data.files, pyarrow.string()),
+        "label": named(evaluation.labels, names),
+        "prediction": named(evaluation.predictions, names),
+        "logits": vectors(evaluation.logits),
+        "probabilities": vectors(evaluation.probabilities),
+    }
+    return columns if evaluation.features is None else columns | {"features": vectors(evaluation.features)}
+
+
+def analysis_columns(analysis: ErrorAnalysis) -> dict[str, pyarrow.Array]:
+    """Group, words, edits and, where labels are doubted, doubt.
+
+    `group` is the sentence of the group that an image is in, right or wrong; of several, the most certain. `words` are
+    those of the first model's errors and null for the images that it has right; `edits` are the names of those that
+    turn an error into its label, the mildest first, and null where none were tried.
+    """
+    import pyarrow
+
+    errors = analysis.indices.tolist()
+    groups, words, edits = dict[int, str](), dict[int, list[str]](), dict[int, list[str]]()
+    for group in reversed(analysis.groups.found if analysis.groups else []):
+        groups.update(dict.fromkeys(group.indices.tolist(), group.sentence))
+    words.update(zip(errors, analysis.words.lists, strict=False))
+    if analysis.experiments is not None:
+        trials = analysis.experiments.trials
+        for error, row in zip(trials.tried.tolist(), trials.corrected.tolist(), strict=True):
+            edits[errors[error]] = [name for name, corrects in zip(trials.names, row, strict=True) if corrects]
+    images, texts = range(len(analysis.test)), pyarrow.list_(pyarrow.string())
+    columns = {
+        "group": pyarrow.array([groups.get(index) for index in images], pyarrow.string()),
+        "words": pyarrow.array([words.get(index) for index in images], texts),
+        "edits": pyarrow.array([edits.get(index) for index in images], texts),
+    }
+    return columns if analysis.doubt is None else columns | {"doubt": pyarrow.array(analysis.doubt.float().numpy())}
+
+
+def named(classes: Tensor, names: Sequence[str]) -> pyarrow.Array:
+    """Classes (N,) as their names."""
+    import pyarrow
+
+    return pyarrow.DictionaryArray.from_arrays(classes.int().numpy(), pyarrow.array(names, pyarrow.string()))
+
+
+def vectors(values: Tensor) -> pyarrow.Array:
+    """A tensor (N, n) as lists of n float32, without a copy if it is one on the CPU."""
+    import pyarrow
+
+    flat = values.to("cpu", torch.float32).contiguous().view(-1)
+    return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(flat.numpy()), values.shape[1])
+
+
+def read_table(path: Path) -> tuple[pyarrow.Table, dict[str, Any]]:
+    """A table that camlens wrote, and what it is of.
+
+    Raises:
+        DataError: There is no such file, or it is none of camlens.
+        UsageError: pyarrow is not installed.
+    """
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UsageError(f"reading {path} needs pyarrow; install it with: {INSTALL}") from error
+    again = "let camlens write it again"
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; camlens writes it where pyarrow is installed: {again}")
+    try:
+        table = parquet.read_table(path)
+        facts = json.loads((table.schema.metadata or {}).get(FACTS, "null"))
+    except Exception as error:  # a damaged file raises errors of many kinds
+        raise DataError(f"cannot read {path}: {error}; {again}") from error
+    if not isinstance(facts, dict):
+        raise DataError(f"camlens did not write {path}; its columns are: {', '.join(table.column_names)}")
+    return table, facts
