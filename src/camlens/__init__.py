@@ -19,6 +19,7 @@ from camlens.public import CALLABLE, HOME
 if TYPE_CHECKING:
     from camlens.analyse.error_analysis import ErrorAnalysis, analyse
     from camlens.analyse.evaluation import Evaluation, evaluate
+    from camlens.errors import CamlensError
     from camlens.maps.explain import explain
     from camlens.maps.explanation import Explanation
     from camlens.model.classifier import Classifier
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __version__: str
 __all__ = [
+    "CamlensError",
     "Classifier",
     "ErrorAnalysis",
     "Evaluation",

@@ -5,6 +5,7 @@ from types import ModuleType
 from typing import Any
 
 HOME = {
+    "CamlensError": "camlens.errors",
     "Classifier": "camlens.model.classifier",
     "ErrorAnalysis": "camlens.analyse.error_analysis",
     "Evaluation": "camlens.analyse.evaluation",

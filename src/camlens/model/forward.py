@@ -116,7 +116,8 @@ def isolated_forward(network: nn.Module, images: Tensor) -> Any:
 def in_order(output: Any) -> None:
     """Lay out the gradient of a batch normalisation like its output.
 
-    torch 2.13 differentiates it wrongly on a CPU where one is channels last and the other not, as in front of tokens.
+    torch 2.13 differentiates it wrongly on a CPU for one image where one is a view of tokens and the other contiguous
+    (docs/experiments.md).
     """
     if isinstance(output, Tensor) and output.requires_grad and output.ndim == 4:
         is_last = output.is_contiguous(memory_format=torch.channels_last)

@@ -164,7 +164,7 @@ def explained(subject: ExplainedPicture, maps: dict[str, Tensor], method: str) -
         maps: For each layer the raw map, (h, w).
         method: Name of the method.
     """
-    gap, top, high = 16, MARGIN + 64, height_of(subject.picture, LARGE)
+    gap, top, high = 16, MARGIN + 72, height_of(subject.picture, LARGE)
     second = top + high + gap
     height = second + max(high + 40, 20 * len(subject.probabilities) + 4) + MARGIN
     sheet = Sheet(2 * MARGIN + (1 + len(maps)) * (LARGE + gap) - gap, height, subject.title)
@@ -172,6 +172,7 @@ def explained(subject: ExplainedPicture, maps: dict[str, Tensor], method: str) -
         write_question(sheet, f"{method}: why", subject, 0.4 * (sheet.width - 2 * MARGIN))
     else:
         sheet.text(MARGIN, MARGIN + 20, f"{method}: what is seen, whatever the class", 9, SOFT)
+    sheet.text(MARGIN + LARGE + gap, top - 30, "above: interpolated; below: cell by cell", 7, SOFT)
     sheet.picture(MARGIN, top, LARGE, subject.picture, height=high)
     draw_probabilities(sheet, second + 4, subject)
     cell = "pixel" if METHODS[method].level == "pixels" else "cell"
