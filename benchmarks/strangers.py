@@ -166,16 +166,15 @@ def as_cells(output: Tensor, size: Sequence[int]) -> Tensor:
     return output if tuple(output.shape[2:]) == tuple(size) else output.permute(0, 3, 1, 2)
 
 
-def plain_maps(network: nn.Module, images: Tensor, sizes: dict[str, Sequence[int]]) -> dict[str, dict[str, Tensor]]:
-    """Grad-CAM and HiResCAM of the predicted classes, (B, h, w) of each layer; and the logits."""
+def plain_maps(network: nn.Module, image: Tensor, sizes: dict[str, Sequence[int]]) -> dict[str, dict[str, Tensor]]:
+    """Grad-CAM and HiResCAM of the predicted class of an image (1, C, H, W), (1, h, w) each; and the logits."""
     with kept_outputs(network, sizes) as kept:
-        # channels first, torch 2.13's gradient of a batch normalisation in front of tokens is wrong on CPUs
-        logits = main_tensor(network(images.contiguous(memory_format=torch.channels_last)))
+        logits = main_tensor(network(image.repeat(2, 1, 1, 1)))  # of one alone, torch 2.13 errs (docs/experiments.md)
     outputs = [main_tensor(kept[layer]) for layer in sizes]
     gradients = torch.autograd.grad(logits.amax(dim=1).sum(), outputs)
-    maps: dict[str, dict[str, Tensor]] = {"grad-cam": {}, "hirescam": {}, "logits": {"logits": logits.detach()}}
+    maps: dict[str, dict[str, Tensor]] = {"grad-cam": {}, "hirescam": {}, "logits": {"logits": logits[:1].detach()}}
     for (layer, size), output, gradient in zip(sizes.items(), outputs, gradients, strict=True):
-        A, G = as_cells(output.detach(), size), as_cells(gradient, size)
+        A, G = as_cells(output.detach()[:1], size), as_cells(gradient[:1], size)
         maps["grad-cam"][layer] = (G.mean(dim=(2, 3), keepdim=True) * A).sum(dim=1).relu()
         maps["hirescam"][layer] = (G * A).sum(dim=1)
     return maps

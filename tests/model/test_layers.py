@@ -144,3 +144,8 @@ def test_images_of_any_number_of_channels(channels):
     assert list(feature_maps(net.eval(), (8, 12), channels)) == ["0", "1", "2", "3"]
     with pytest.raises(ModelError, match=r"does not take \d+x8x12 images"):
         feature_maps(net, (8, 12), channels + 1)
+
+
+def test_the_images_themselves_are_no_layer():
+    net = made(nn.Sequential, nn.Dropout(), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert list(feature_maps(net, SIZE)) == ["1", "2"]

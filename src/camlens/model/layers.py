@@ -178,6 +178,8 @@ def feature_maps(
         tensor = main_tensor(output)
         if tensor is None or tensor.ndim < 3 or len(tensor) != 2 or torch.equal(tensor[0], tensor[1]):
             return None  # as the tokens of windows, or a table of positions
+        if torch.equal(tensor, noise):
+            return None  # the images themselves, as of a dropout in front of all
         if tensor.ndim == 3:
             counts.add(tensor.shape[1])
         elif tensor.shape[2] in counts and tensor.shape[2] == tensor.shape[3] and tuple(tensor.shape[2:]) not in seen:
