@@ -93,11 +93,21 @@ def random_state(network: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def put_download(url: str, state: dict[str, Tensor]) -> None:
+    """Put weights where torch looks for those that it has downloaded from an address."""
+    place = CACHE / "hub" / "checkpoints" / Path(urlparse(url).path).name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, place)
+
+
 def put_timm(name: str) -> str:
-    """Put random weights where huggingface_hub looks for those that it has downloaded."""
+    """Put random weights where huggingface_hub, or torch, looks for those that it has downloaded."""
     import timm
 
     made = timm.create_model(name)
+    if "hf_hub_id" not in made.pretrained_cfg:
+        put_download(made.pretrained_cfg["url"], random_state(made))
+        return name
     place = CACHE / "hub" / f"models--{made.pretrained_cfg['hf_hub_id'].replace('/', '--')}"
     for folder in ("refs", "snapshots/made"):
         (place / folder).mkdir(parents=True, exist_ok=True)
@@ -109,9 +119,7 @@ def put_timm(name: str) -> str:
 def put_torchvision(name: str) -> str:
     from torchvision import models
 
-    place = CACHE / "hub" / "checkpoints" / Path(urlparse(models.get_model_weights(name).DEFAULT.url).path).name
-    place.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(random_state(models.get_model(name, weights=None)), place)
+    put_download(models.get_model_weights(name).DEFAULT.url, random_state(models.get_model(name, weights=None)))
     return name
 
 
