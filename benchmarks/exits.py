@@ -20,11 +20,11 @@ from common import arguments, commit, machine, spread, tiny_pictures, write
 LOAD = "while True: sum(range(100_000))"
 
 
-def run(out: Path, pictures: Path) -> subprocess.CompletedProcess[str]:
-    """One run on two processes."""
+def run(out: Path, pictures: Path, processes: int) -> subprocess.CompletedProcess[str]:
+    """One run on so many processes."""
     changes = {"width": 4, "sizes": 12, "epochs": 2, "batch_size": 16, "crop": 1, "learning_rate": 0.05}
     words = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)),
         *("-m", "camlens", "train", "--recipe", "shapes", "--device", "cpu", "--no-bf16", "--save-every", "0"),
         *(word for field, value in changes.items() for word in ("--set", f"{field}={value}")),
         *("--data", str(pictures), "--out", str(out)),
@@ -40,10 +40,10 @@ def main() -> None:
     options = parser.parse_args()
     codes: Counter[int] = Counter()
     times, complaints = [], []
-    busy, runs = os.cpu_count() or 1, options.runs
+    busy, runs, processes = os.cpu_count() or 1, options.runs, 2
     if options.smoke:
-        print("left out: all runs but one, and the other work")
-        busy, runs = 0, 1
+        print("left out: all runs but one, its second process, and the other work")
+        busy, runs, processes = 0, 1, 1
     load = [subprocess.Popen([sys.executable, "-c", LOAD]) for _ in range(busy)]
     try:
         with tempfile.TemporaryDirectory() as name:
@@ -51,7 +51,7 @@ def main() -> None:
             pictures = tiny_pictures(folder / "pictures")
             for number in range(runs):
                 began = time.perf_counter()
-                done = run(folder / str(number), pictures)
+                done = run(folder / str(number), pictures, processes)
                 times.append(time.perf_counter() - began)
                 finished = (folder / str(number) / "metrics.json").exists()
                 codes[done.returncode] += 1
@@ -63,7 +63,7 @@ def main() -> None:
             process.kill()
     result = {
         "runs": sum(codes.values()),
-        "processes": 2,
+        "processes": processes,
         "other work": f"{len(load)} processes that compute without a pause",
         "good exits": codes[0],
         "exit codes": {str(code): count for code, count in codes.items()},

@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--uploads", type=int, default=1000)
     parser.add_argument("--out", type=Path, help="a folder with the report, to save the time to make it")
     options = parser.parse_args()
-    files, repeats, wanted = uploads(options.smoke), *((1, 20) if options.smoke else (30, options.uploads))
+    files, repeats, wanted = uploads(options.smoke), *((1, 4) if options.smoke else (30, options.uploads))
     with tempfile.TemporaryDirectory() as folder:
         out = options.out or Path(folder)
         command = [sys.executable, "-m", "camlens", "explore", "--port", "0", "--out", out]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ MEASURED = ("found", "recovered", "overlap", "stated rate less the true one", "r
 KINDS = ("one property", "a pair", "not in the vocabulary")
 
 
+@cache
 def drawings(seeds: int) -> tuple[Tensor, list[Property], Tensor, tuple[str, ...]]:
     """5,000 drawings a seed: labels, properties, place across and area of the object (2, N), class names."""
     sets = [shapes.load("train", seed=seed) for seed in range(300, 300 + seeds)]

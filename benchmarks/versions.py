@@ -129,7 +129,7 @@ def cifar10_images(path: Path, count: int, train: int) -> None:
     torch.save((*parts[0], *parts[1]), path)
 
 
-def noise_images(path: Path, count: int = 24) -> None:
+def noise_images(path: Path, count: int = 6) -> None:
     """Write noise for the smoke test."""
     pixels, labels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8), torch.arange(count) % 10
     torch.save((pixels, labels, pixels, labels), path)
