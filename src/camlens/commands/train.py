@@ -51,7 +51,6 @@ def train(
 ) -> None:
     """Train a network into a run folder and evaluate it on the test images; with torchrun, on many processes."""
     from camlens.runtime.processes import launch_id, pick_device
-    from camlens.show.rate import write_range_test
     from camlens.show.run import load_data, relabelled, train
     from camlens.train.recipe import change_recipe, find_recipe
     from camlens.train.run_folder import RunFolder, RunSettings
@@ -60,6 +59,8 @@ def train(
     chosen = {"bf16": bf16, "compiled": compile, "channels_last": channels_last}
     compute = {name: on for name, on in chosen.items() if on is not None}
     if find_rate:
+        from camlens.show.rate import write_range_test
+
         if resume or launch_id():
             raise UsageError("--find-rate tries rates for a new run, in one process: leave out --resume and torchrun")
         how, where = change_recipe(find_recipe(recipe or "quick"), changes or ()), pick_device(device)

@@ -17,7 +17,6 @@ from camlens.files import write_json, write_text
 from camlens.model.classifier import Classifier
 from camlens.runtime.processes import join_processes, pick_device
 from camlens.show.card import model_card
-from camlens.show.figures import charts
 from camlens.train.compute import ComputeOptions
 from camlens.train.log import open_log
 from camlens.train.recipe import Recipe, find_recipe
@@ -177,5 +176,7 @@ def finish(trainer: Trainer, test: Dataset | None, log: str | None = None) -> Ru
 def draw_curves(trainer: Trainer) -> None:
     """Draw the metrics of the run's epochs, once there are any."""
     if trainer.processes.is_main and (rows := trainer.folder.read_metrics()):
+        from camlens.show.figures import charts  # a second, which only the process that draws needs
+
         title = f"{trainer.recipe.network} on {trainer.loader.data.name}"
         charts.curves(title, rows).save(trainer.folder.curves)
