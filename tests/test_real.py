@@ -79,6 +79,7 @@ def demo(camlens, tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("camlens.commands.demo.REPORT_TRAIN_IMAGES", 500)
+        patch.setattr("camlens.commands.demo.TRIED_ERRORS", 10)
         return out, camlens("demo", "--out", out)
 
 

@@ -92,11 +92,23 @@ def workers(out):
     return found
 
 
+ABORT = "import atexit, os\nif os.environ.get('RANK') == '1':\n    atexit.register(os.abort)\n"
+
+
 @pytest.fixture(scope="module")
-def undisturbed(folder, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    finish(start(folder, out, epochs=15))
-    return out
+def finished(folder, tmp_path_factory):
+    """A run's folder and what it printed. Its second process would be aborted while its interpreter is taken down."""
+    aborting, out = tmp_path_factory.mktemp("aborting"), tmp_path_factory.mktemp("runs") / "undisturbed"
+    (aborting / "sitecustomize.py").write_text(ABORT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(aborting), os.environ.get("PYTHONPATH")])))
+        output, _ = finish(start(folder, out, epochs=15))
+    return out, output
+
+
+@pytest.fixture(scope="module")
+def undisturbed(finished):
+    return finished[0]
 
 
 def test_two_processes_equal_one_that_accumulates_the_two_halves(folder, tmp_path):
@@ -162,14 +174,10 @@ def test_a_killed_process_is_started_again_and_nothing_is_lost(folder, undisturb
     assert [row["train_loss"] for row in a["rows"]] == [row["train_loss"] for row in b["rows"]]
 
 
-def test_a_finished_run_cannot_fail_on_its_way_out(folder, tmp_path, monkeypatch):
-    """A process that would be aborted while its interpreter is taken down; benchmarks/exits.py is the long version."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import atexit, os\nif os.environ.get('RANK') == '1':\n    atexit.register(os.abort)\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
-    output, _ = finish(start(folder, tmp_path / "run", epochs=1))
-    assert str(tmp_path / "run" / "metrics.json") in output
+def test_a_finished_run_cannot_fail_on_its_way_out(finished):
+    """Though `finished` does all to fail; benchmarks/exits.py is the long version."""
+    out, output = finished
+    assert str(out / "metrics.json") in output
 
 
 def test_two_machines_that_count_their_restarts_apart(folder, undisturbed, tmp_path):
