@@ -28,7 +28,7 @@ def confusion(title: str, matrix: npt.NDArray[Any], class_names: Sequence[str]) 
     labelled = count <= LABELLED_CLASSES
     cell = max(1.0, min(44.0, 900 / count))
     size = min(9.0, cell * 0.5)
-    names = [shorten(name, 160, size) for name in class_names]
+    names = [shorten(name, 160, size) for name in class_names] if labelled else []
     name_width = max(text_width(name, size) for name in names) + 14 if labelled else 10
     left, top, side = MARGIN + 22 + name_width, MARGIN + 46 + 0.75 * name_width + 8, cell * count
     meaning = [("label (row)", LABEL), (" against ", SOFT), ("prediction (column)", PREDICTION)]
@@ -38,7 +38,7 @@ def confusion(title: str, matrix: npt.NDArray[Any], class_names: Sequence[str]) 
     sheet = Sheet(max(least_width, left + side + MARGIN + 0.75 * name_width), top + side + MARGIN, title)
     sheet.line(MARGIN, MARGIN + 20, meaning)
     draw_cells(sheet.axes(left, top, side, side), matrix, cell, size)
-    for number, name in enumerate(names if labelled else ()):
+    for number, name in enumerate(names):
         middle = cell * (number + 0.5)
         sheet.text(left - 6, top + middle, name, size, LABEL, ha="right", va="center")
         sheet.text(left + middle, top - 5, name, size, PREDICTION, va="bottom", rotation=45, rotation_mode="anchor")
