@@ -35,7 +35,7 @@ def calibrate(
     out: opt.Out = opt.OUT / "calibrate",
     as_json: opt.AsJson = False,
 ) -> None:
-    """Fit the temperature of a network on images that it was not trained on; write its weights with it."""
+    """Fit the temperature of a network on images not used in training, and write the weights with it."""
     from camlens.analyse.evaluation import evaluate
     from camlens.model import checkpoint
     from camlens.model.classifier import bare

@@ -27,7 +27,7 @@ def demo(
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     out: opt.Out = opt.OUT / "demo",
-    verbose: Annotated[bool, Option("--verbose", help="Say in full why CIFAR-10 cannot be used.")] = False,
+    verbose: Annotated[bool, Option("--verbose", help="Print the full reason if CIFAR-10 cannot be used.")] = False,
 ) -> None:
     """Run everything once: data, network, evaluation, errors, heat maps and the error report."""
     import torch

@@ -31,7 +31,7 @@ def evaluate(
     device: opt.Device = "auto",
     batch: opt.BatchSize = 250,
     corrections: Annotated[
-        Path | None, Option(metavar="MARKS.CSV", help="Marks made in the error report, to correct labels by.")
+        Path | None, Option(metavar="MARKS.CSV", help="Marks from the error report, to correct labels with.")
     ] = None,
     opinion: opt.Opinion = None,
     out: opt.Out = opt.OUT / "evaluate",

@@ -25,7 +25,7 @@ def export(
     class_order: opt.ClassOrder = None,
     skip_unreadable: opt.SkipUnreadable = False,
     max_megapixels: opt.MaxMegapixels = None,
-    layer: Annotated[list[str] | None, Option(help="layer3 of camlens' ResNets, besides the last layer.")] = None,
+    layer: Annotated[list[str] | None, Option(help="Also export maps of this layer: layer3 of ResNets.")] = None,
     int8: Annotated[
         bool, Option("--int8", help="Quantise to int8, calibrated on training images: smaller and faster.")
     ] = False,

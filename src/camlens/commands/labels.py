@@ -12,14 +12,12 @@ from camlens.files import out_folder
 
 
 def labels(
-    run: Annotated[
-        Path | None, Argument(metavar="[RUN]", help="A run folder: how its network learned each label.")
-    ] = None,
+    run: Annotated[Path | None, Argument(metavar="[RUN]", help="Run folder, whose margins rank the labels.")] = None,
     features: Annotated[
         str | None,
         Option(
             metavar="MODEL",
-            help="Judge by logistic regression on the features of a network that has not seen these labels.",
+            help="Rank by logistic regression on the features of a network that was not trained on these labels.",
             show_default="by the run's margins",
         ),
     ] = None,
@@ -33,7 +31,7 @@ def labels(
     seed: opt.Seed = 0,
     out: opt.Out = opt.OUT / "labels",
 ) -> None:
-    """Rank the labels of the training images by doubt: labels.csv, and a page of the first on which to decide."""
+    """Rank the labels of the training images by doubt: labels.csv, and a page to review the first of them."""
     from camlens.analyse.feature_cache import FEATURES_FILE, predict_cached
     from camlens.analyse.training_labels import rank_by_features, rank_by_margins, read_run
     from camlens.data.sources import load_split

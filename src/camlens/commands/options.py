@@ -34,33 +34,33 @@ MODEL_HELP = (
 )
 ModelArgument = Annotated[str | None, Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=SHIPPED_MODEL)]
 ModelOption = Annotated[str | None, Option("--model", metavar="MODEL", help=MODEL_HELP, show_default=SHIPPED_MODEL)]
-Weights = Annotated[Path | None, Option(help="Weights for the network that module:function returns.")]
+Weights = Annotated[Path | None, Option(help="Weights for the network returned by module:function.")]
 Resize = Annotated[
     str | None,
     Option(
         metavar="SIDE|HxW",
-        help="How the network is shown pictures: the shortest side is resized to this, or the whole picture.",
-        show_default="what the model says, or 256",
+        help="Resize pictures to this shortest side, or to this height and width.",
+        show_default="the model's, or 256",
     ),
 ]
 Crop = Annotated[
     str | None,
-    Option(metavar="SIDE|HxW", help="The centre crop after it.", show_default="what the model says, or 224"),
+    Option(metavar="SIDE|HxW", help="Centre crop after resizing.", show_default="the model's, or 224"),
 ]
 Interpolation = Annotated[
-    str | None, Option(help="nearest, bilinear or bicubic.", show_default="what the model says, or bilinear")
+    str | None, Option(help="nearest, bilinear or bicubic.", show_default="the model's, or bilinear")
 ]
 Mean = Annotated[
     str | None,
-    Option(metavar="R,G,B", help="Channel mean that is subtracted, 0 to 1.", show_default="the model's, or ImageNet's"),
+    Option(metavar="R,G,B", help="Channel means to normalise with, 0 to 1.", show_default="the model's, or ImageNet's"),
 ]
 Std = Annotated[
     str | None,
-    Option(metavar="R,G,B", help="Standard deviation to divide by.", show_default="the model's, or ImageNet's"),
+    Option(metavar="R,G,B", help="Standard deviations to normalise with.", show_default="the model's, or ImageNet's"),
 ]
 DATA_HELP = f"{', '.join(NAMES)}, or {FOLDER}."
 Data = Annotated[str, Option(help=DATA_HELP)]
-DataDir = Annotated[Path | None, Option(help="Where to look for CIFAR-10 first, and to download it to.")]
+DataDir = Annotated[Path | None, Option(help="Folder to look for CIFAR-10 in first, and to download it to.")]
 
 
 def admit_megapixels(most: float | None) -> float | None:
@@ -77,7 +77,7 @@ MaxMegapixels = Annotated[
     Option(
         min=0,
         callback=admit_megapixels,
-        help="The largest picture that is read; more could be a file made to fill the memory.",
+        help="Largest picture to read; a larger one may be meant to exhaust the memory.",
         show_default="179",
     ),
 ]
@@ -89,17 +89,17 @@ ClassOrder = Annotated[
     str | None,
     Option(
         metavar="ORDER",
-        help="Which output is which class: sorted (folder names as strings), numeric, or a file with a name a line.",
-        show_default="the network's names, or else sorted",
+        help="Order of the classes in the outputs: sorted (as strings), numeric, or a file with one name per line.",
+        show_default="by the network's class names, or sorted",
     ),
 ]
 Outputs = Annotated[
     Literal["logits", "softmax", "log-softmax"] | None,
-    Option(help="What the network puts out; a softmax is undone.", show_default="logits, or what the Classifier says"),
+    Option(help="What the network outputs; a softmax is inverted.", show_default="the Classifier's, or logits"),
 ]
 Temperature = Annotated[
     float | None,
-    Option(help="What logits are divided by for probabilities (camlens calibrate).", show_default="the model's, or 1"),
+    Option(help="Divide logits by this before the softmax; see camlens calibrate.", show_default="the model's, or 1"),
 ]
 Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
 BatchSize = Annotated[int, Option("--batch", min=1, help="Number of images per batch.")]
@@ -108,7 +108,7 @@ Opinion = Annotated[
     str | None,
     Option(
         metavar="MODEL|FILE",
-        help="A second opinion on the labels, to doubt them by: another model, or probabilities in an .npz or .csv.",
+        help="Second opinion, to find doubtful labels: another model, or its probabilities as .npz or .csv.",
     ),
 ]
 Layers = Annotated[list[str] | None, Option("--layer", help="Layer to explain; may be repeated.")]

@@ -15,7 +15,7 @@ from camlens.errors import UsageError
 def report(
     model: opt.ModelArgument = None,
     second: Annotated[
-        str | None, Argument(metavar="[MODEL_B]", help="A second model: what it fixed and broke.")
+        str | None, Argument(metavar="[MODEL_B]", help="Second model, to compare with the first.")
     ] = None,
     model_option: opt.ModelOption = None,
     weights: opt.Weights = None,
@@ -37,12 +37,10 @@ def report(
     out: opt.Out = opt.OUT / "report",
     columns: Annotated[
         Path | None,
-        Option(
-            metavar="FILE", help="A CSV with a row an image, named by path or index, and properties to group errors by."
-        ),
+        Option(metavar="FILE", help="CSV file with properties to group errors by, one row per image (path or index)."),
     ] = None,
     quick: Annotated[
-        bool, Option("--quick", help="Leave out what is tried: small edits, places, averaging, groups, shortcuts.")
+        bool, Option("--quick", help="Skip the experiments: edits, covered places, averaging, groups and shortcuts.")
     ] = False,
 ) -> None:
     """Write one HTML file with every error, its heat maps, what changes it and the training images behind it."""

@@ -29,14 +29,14 @@ def train(
         Path | None,
         Option(
             metavar="FILE",
-            help="Labels to train with: .npy, a class number for each image, or .csv as camlens labels writes it.",
+            help="Labels to train with: .npy with class indices, or .csv as written by camlens labels.",
             show_default="the data's, or the resumed run's",
         ),
     ] = None,
     seed: Annotated[int | None, Option(min=0, help="Random seed.", show_default="0, or the resumed run's")] = None,
     resume: Annotated[bool, Option("--resume", help="Resume the run in --out.")] = False,
     find_rate: Annotated[
-        bool, Option("--find-rate", help="Only propose a learning rate by a range test: rate.png, rate.csv.")
+        bool, Option("--find-rate", help="Only run a learning-rate range test: rate.png and rate.csv.")
     ] = False,
     device: opt.Device = "auto",
     bf16: Annotated[bool | None, Option(help="Compute in bfloat16.", show_default="where faster")] = None,
@@ -44,7 +44,7 @@ def train(
     channels_last: Annotated[bool | None, Option(help="Memory layout.", show_default="on")] = None,
     log: Annotated[
         Literal["tensorboard", "wandb"] | None,
-        Option(help="Log each epoch there too; needs the extra of this name.", show_default="none"),
+        Option(help="Also log each epoch there; needs the extra of the same name.", show_default="none"),
     ] = None,
     save_every: Annotated[float, Option(min=0, help="Seconds between checkpoints.")] = 120.0,
     out: opt.Out = opt.OUT / "train",
