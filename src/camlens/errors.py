@@ -1,6 +1,7 @@
 """Errors that a user sees as one message, without a traceback: what arrived, what was expected and what to do."""
 
 from collections.abc import Iterable
+from operator import index
 
 
 class CamlensError(Exception):
@@ -21,6 +22,23 @@ class UsageError(CamlensError):
     """An invalid value: an unknown layer, class, method, recipe or device."""
 
     exit_code = 2
+
+
+def whole_number(name: str, value: object, least: int, most: int = 2**63 - 1) -> int:
+    """A whole number as it is. Raises `UsageError` if it is none, or is outside `least` to `most`.
+
+    >>> whole_number("batch_size", 1.5, 1)
+    Traceback (most recent call last):
+    camlens.errors.UsageError: batch_size is 1.5; expected a whole number from 1
+    """
+    try:
+        number = index(value)  # type: ignore[arg-type]  # of NumPy and torch too
+    except TypeError:
+        number = least - 1
+    if not least <= number <= most:
+        limit = "" if most >= 2**63 - 1 else f" to {most:,}"
+        raise UsageError(f"{name} is {value!r:.40}; expected a whole number from {least}{limit}")
+    return number
 
 
 def unknown(kind: str, value: object, known: Iterable[object], owner: str) -> UsageError:

@@ -1,20 +1,80 @@
-"""Writing files so that a crash never leaves half of one."""
+"""Writing files so that a crash never leaves half of one, and reading those that may be of anybody."""
 
+from __future__ import annotations
+
+import errno
+import io
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from camlens.errors import CamlensError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 try:
     import fcntl
 except ImportError:  # Windows, where folders are not locked
     fcntl = None  # type: ignore[assignment]
+
+EXPANDED = 300_000_000  # bytes, up to which the content of an archive may be of any size beside the archive
+
+
+def is_unicode(name: str) -> bool:
+    """Whether a name can be written as UTF-8: Python stands for other bytes in file names by lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises `OSError` if it cannot be read, or is a pipe or a device, which may never end."""
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return path.read_bytes()
+
+
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an .npz file by name; nothing in it is run.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no .npz file of plain arrays, or was made to fill the memory.
+    """
+    import numpy as np
+
+    content = read_bytes(path)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > max(EXPANDED, 50 * len(content)):
+            raise ValueError(f"its {len(content):,} bytes expand to {size:,}")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except Exception as error:  # a damaged file can make zipfile and NumPy raise anything
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises `OSError` or `ValueError` if it cannot be read."""
+    return parse_json(read_bytes(path).decode("utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """JSON as Python has it. Raises `ValueError` if it is none, is nested too deeply or has numbers that JSON lacks."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no number of JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 @contextmanager

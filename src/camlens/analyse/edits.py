@@ -130,7 +130,13 @@ LADDER: dict[str, Edit] = {
 
 
 def with_own(own: Mapping[str, Edit] | None) -> dict[str, Edit]:
-    """The ladder, with edits of the user's own at its end. Raises `UsageError` if one has a name that is taken."""
+    """The ladder, with edits of the user's own at its end.
+
+    Raises:
+        UsageError: They are no functions by name, or one has a name that is taken.
+    """
+    if own and not (isinstance(own, Mapping) and all(isinstance(k, str) and callable(f) for k, f in own.items())):
+        raise UsageError(f"edits is {own!r:.60}; expected a dict from names to functions of images")
     for name in own or {}:
         if name in LADDER:
             raise UsageError(f"the ladder has an edit {name!r} already; give yours another name")

@@ -32,7 +32,7 @@ from camlens.analyse.training_images import (
 from camlens.analyse.trials import MAX_TRIED, Trials, try_edits
 from camlens.analyse.words import Words, describe_errors
 from camlens.data.dataset import Dataset, InMemoryDataset
-from camlens.errors import DataError
+from camlens.errors import DataError, whole_number
 from camlens.model.classifier import Classifier, align
 from camlens.progress import Work
 from camlens.runtime.predict import Predictions
@@ -166,8 +166,9 @@ def analyse(
     Raises:
         DataError: Labels or images do not fit the network, the second model or opinion has other classes, or the
             columns are about other images.
-        UsageError: An edit has a name that is taken, or gives something else than such images.
+        UsageError: An edit has a name that is taken, or gives something else than such images; or a number is none.
     """
+    whole_number("max_tried", max_tried, 1)
     model, data = align(model, labelled(model, test, keep_originals=second is not None))
     known = None if train is None else align(model, labelled(model, train, "train"))[1]
     if second is not None and not second.has_names:

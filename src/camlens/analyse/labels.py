@@ -15,8 +15,9 @@ from torch import Tensor
 from camlens.analyse.evaluation import Evaluation, evaluate
 from camlens.analyse.training_labels import RankedLabels
 from camlens.data.dataset import Dataset
-from camlens.data.table import read_rows
-from camlens.errors import DataError
+from camlens.data.table import read_rows, row_index
+from camlens.errors import DataError, UsageError
+from camlens.files import read_arrays
 from camlens.model.classifier import Classifier
 from camlens.model.loading import load
 from camlens.model.outputs import SUM_TOLERANCE
@@ -89,6 +90,9 @@ def read_opinion(opinion: Any, data: Dataset, batch_size: int = 250) -> Tensor:
     """
     if isinstance(opinion, Tensor | np.ndarray):
         return checked(torch.as_tensor(opinion), data, "the opinion")
+    if not isinstance(opinion, Classifier | str | Path):
+        kind = type(opinion).__name__
+        raise UsageError(f"opinion is of type {kind}; expected a Classifier, what camlens.load takes, or probabilities")
     if not isinstance(opinion, Classifier):
         path = Path(opinion)
         if path.suffix.lower() in (".npz", ".csv"):
@@ -129,17 +133,25 @@ def checked(probabilities: Tensor, data: Dataset, owner: str) -> Tensor:
 def _from_arrays(path: Path, data: Dataset) -> Tensor:
     """The probabilities in an .npz file."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (OSError, EOFError, ValueError) as error:
+        found = read_arrays(path)
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read {path}: {reason}; expected an .npz with `probabilities` (N, K)") from error
     if "probabilities" not in found:
         raise DataError(f"{path} holds {', '.join(found) or 'nothing'}; expected an array `probabilities` (N, K)")
+    if found["probabilities"].dtype.kind not in "fiu":
+        raise DataError(f"{path} holds `probabilities` of type {found['probabilities'].dtype}; expected numbers")
     probabilities = torch.from_numpy(found["probabilities"].astype(np.float64))
-    if "files" in found and len(probabilities) == len(data) and tuple(found["files"].tolist()) != data.files:
-        raise DataError(f"{path} is of other images than {data.name}, {data.split}: its first is {found['files'][0]}")
-    names = tuple(map(str, found.get("class_names", data.class_names)))
+    if (
+        "files" in found
+        and len(probabilities) == len(data)
+        and tuple(found["files"].reshape(-1).tolist()) != data.files
+    ):
+        first = found["files"].reshape(-1)[:1]
+        raise DataError(f"{path} is of other images than {data.name}, {data.split}: its first is {first}")
+    names = data.class_names
+    if "class_names" in found:
+        names = tuple(map(str, found["class_names"].reshape(-1).tolist()))
     if probabilities.ndim == 2 and probabilities.shape[1] == len(names):
         return in_order(probabilities, names, data, str(path))
     return checked(probabilities, data, str(path))
@@ -154,10 +166,10 @@ def _from_table(path: Path, data: Dataset) -> Tensor:
     if len(rows) != len(data):
         raise DataError(f"{path} has {len(rows):,} rows; expected {len(data):,}, one for each image of {data.name}")
     for number, (line, row) in enumerate(rows):
-        index = int(row["index"]) if row.get("index", "").isdecimal() else places.get(row.get("path", ""), number)
-        if index >= len(data) or row.get("path", data.files[index]) != data.files[index]:
+        index = row_index(row["index"]) if row.get("index") else places.get(row.get("path", ""), number)
+        if not 0 <= index < len(data) or row.get("path", data.files[index]) != data.files[index]:
             raise DataError(
-                f"{path}, line {line}: no image {row.get('index', '')} {row.get('path', '')} in {data.name}"
+                f"{path}, line {line}: no image {row.get('index', ''):.20} {row.get('path', '')} in {data.name}"
             )
         try:
             probabilities[index] = torch.tensor([float(row[column]) for column in columns], dtype=torch.float64)

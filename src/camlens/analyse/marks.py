@@ -6,7 +6,7 @@ import torch
 
 from camlens.analyse.evaluation import Evaluation
 from camlens.data.dataset import Dataset
-from camlens.data.table import read_rows
+from camlens.data.table import read_rows, row_index
 from camlens.errors import DataError, UsageError, unknown
 
 COLUMNS = ("index", "path", "label", "prediction", "mark")
@@ -19,18 +19,19 @@ def read_marks(path: Path, data: Dataset) -> dict[int, str]:
     """The marks in a CSV file, by the index of their image: "wrong:<class>", or of `LEFT_OUT` or `RIGHT`.
 
     Raises:
-        DataError: The file cannot be read, holds no marks, or its marks are for other images than those of `data`.
+        DataError: The file cannot be read, holds no marks, its marks are for other images than those of `data`, or two
+            for one image contradict each other.
         UsageError: The class of a wrong label is unknown.
     """
-    marks = {}
+    marks = dict[int, str]()
     for number, row in read_rows(path, COLUMNS, "mark"):
-        index, mark = row["index"], row["mark"]
-        if not index.isdecimal() or int(index) >= len(data) or row["path"] != data.files[int(index)]:
+        index, mark = row_index(row["index"]), row["mark"]
+        if not 0 <= index < len(data) or row["path"] != data.files[index]:
             raise DataError(
-                f"{path}, line {number}: no image {index} {row['path']} in {data.name}, {data.split}; "
+                f"{path}, line {number}: no image {row['index']:.20} {row['path']} in {data.name}, {data.split}; "
                 "these are marks for other data"
             )
-        if row["label"] != (label := data.class_names[int(data.labels[int(index)])]):
+        if row["label"] != (label := data.class_names[int(data.labels[index])]):
             raise DataError(f"{path}, line {number}: image {index} has the label {label} here, not {row['label']}")
         if mark.startswith(WRONG) and mark[len(WRONG) :] not in data.class_names:
             raise UsageError(
@@ -39,7 +40,10 @@ def read_marks(path: Path, data: Dataset) -> dict[int, str]:
         if not mark.startswith(WRONG) and mark not in LEFT_OUT + RIGHT:
             expected = f"wrong:<class>, {', '.join(LEFT_OUT)}, {' or '.join(RIGHT)}"
             raise DataError(f"{path}, line {number}: mark {mark!r}; expected {expected}")
-        marks[int(index)] = mark
+        if marks.setdefault(index, mark) != mark:
+            raise DataError(
+                f"{path}, line {number}: image {index} is marked {mark!r} here and {marks[index]!r} before; give one"
+            )
     return marks
 
 
@@ -50,10 +54,16 @@ def count_marks(marks: dict[int, str]) -> tuple[int, int]:
 
 
 def corrected(evaluation: Evaluation, marks: dict[int, str]) -> Evaluation:
-    """The evaluation with wrong labels replaced, and without the images that are ambiguous or duplicates."""
+    """The evaluation with wrong labels replaced, and without the images that are ambiguous or duplicates.
+
+    Raises:
+        DataError: No image is left.
+    """
     data, labels = evaluation.data, evaluation.labels.clone()
     for index, mark in marks.items():
         if mark.startswith(WRONG):
             labels[index] = data.class_names.index(mark[len(WRONG) :])
     kept = torch.tensor([index for index in range(len(data)) if marks.get(index) not in LEFT_OUT])
+    if not len(kept):
+        raise DataError(f"all {len(data):,} images are marked {' or '.join(LEFT_OUT)}: none is left to evaluate")
     return Evaluation(evaluation.model, data.with_labels(labels).subset(kept), evaluation.logits[kept])

@@ -182,7 +182,7 @@ def shown(
 def parse_size(option: str, text: str) -> int | tuple[int, int]:
     """Parse "64" or "64x48", height first."""
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if len(parts) > 2 or not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
         raise UsageError(f"{option} is {text!r}; expected a side in pixels, like 64, or height x width, like 64x48")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 

@@ -39,6 +39,6 @@ def summary(
 def parse_shape(text: str) -> tuple[int, ...]:
     """Parse "3x32x32"."""
     parts = text.lower().split("x")
-    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if len(parts) != 3 or not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
         raise UsageError(f"--input is {text!r}; expected channels x height x width, like 3x32x32")
     return tuple(map(int, parts))

@@ -307,8 +307,8 @@ def duplicates(names: Sequence[str]) -> str:
 
 
 def are_numbers(names: Iterable[str]) -> bool:
-    """Whether all names are whole numbers, like "10"."""
-    return all(name.isascii() and name.isdecimal() for name in names)
+    """Whether all names are whole numbers, like "10", of fewer digits than Python refuses to read."""
+    return all(name.isascii() and name.isdecimal() and len(name) < 1000 for name in names)
 
 
 def _select(values: Any, indices: Tensor) -> Any:

@@ -16,6 +16,7 @@ from camlens.data.disk import MEMORY, FileDataset, memory_limit
 from camlens.data.geometry import Framing, Size, geometry_of
 from camlens.data.pictures import picture_endings, read_pictures, read_sizes
 from camlens.errors import DataError
+from camlens.files import is_unicode
 
 SPLITS = ("train", "val", "test")
 LAYOUT = "expected train/<class>/* and test/<class>/*, or val in place of test"
@@ -148,9 +149,20 @@ def _class_names(root: Path, split: str) -> tuple[str, ...]:
 
 def _folders(root: Path) -> set[str]:
     try:
-        return {path.name for path in root.iterdir() if path.is_dir() and not _is_hidden(path.name)}
+        found = {path.name for path in root.iterdir() if path.is_dir() and not _is_hidden(path.name)}
     except OSError as error:
         raise DataError(f"cannot read the folder {root}: {error.strerror}") from error
+    _check_names(root, found)
+    return found
+
+
+def _check_names(folder: Path, names: Iterable[str]) -> None:
+    """Raise `DataError` for a name that no file or page can hold."""
+    if other := next((name for name in names if not is_unicode(name)), None):
+        raise DataError(
+            f"{folder} has a name that is not in UTF-8, {os.fsencode(other)!r}; rename it (if it is in UTF-8, this "
+            "terminal is not: PYTHONUTF8=1 helps)"
+        )
 
 
 def _is_hidden(name: str) -> bool:
@@ -168,6 +180,7 @@ def _files(folder: Path) -> list[str]:
         folders[:] = [name for name in folders if not _is_hidden(name)]
         from_folder = Path(place).relative_to(folder)
         found += [(from_folder / name).as_posix() for name in names if not _is_hidden(name)]
+    _check_names(folder, found)
     return sorted(file for file in found if (folder / file).is_file())
 
 

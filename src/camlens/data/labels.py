@@ -1,5 +1,6 @@
 """Other labels for the images of a data set, out of a file."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,9 @@ import torch
 from torch import Tensor
 
 from camlens.data.dataset import Dataset
-from camlens.data.table import read_rows
+from camlens.data.table import read_rows, row_index
 from camlens.errors import DataError, UsageError, unknown
+from camlens.files import read_bytes
 
 
 def read_labels(path: Path, data: Dataset) -> Tensor:
@@ -40,8 +42,8 @@ def _from_array(path: Path, data: Dataset) -> Tensor:
         f"expected {len(data):,} whole numbers, one for each image of {data.name}",
     )
     try:
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        found = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
+    except Exception as error:  # a damaged file can make NumPy raise anything
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; {expected}") from error
     if not isinstance(found, np.ndarray) or found.shape != (len(data),) or found.dtype.kind not in "iu":
         arrived = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else "several arrays"
@@ -62,11 +64,11 @@ def _from_table(path: Path, data: Dataset) -> Tensor:
     classes = {name: number for number, name in enumerate(data.class_names)}
     for line, row in read_rows(path, ("path", "label"), "image"):
         given, name = row.get("index", ""), row["label"].strip()
-        index = int(given) if given.isdecimal() else places.get(row["path"], -1)
-        if not 0 <= index < len(data) or data.files[index] != row["path"] or not (given == "" or given.isdecimal()):
+        index = row_index(given) if given else places.get(row["path"], -1)
+        if not 0 <= index < len(data) or data.files[index] != row["path"]:
             raise DataError(
-                f"{path}, line {line}: no image {given} {row['path']} in {data.name}, {data.split}, whose first is 0 "
-                f"{data.files[0]}; give labels of these images"
+                f"{path}, line {line}: no image {given:.20} {row['path']} in {data.name}, {data.split}, whose "
+                f"first is 0 {data.files[0]}; give labels of these images"
             )
         if name not in classes:
             raise UsageError(f"{path}, line {line}: {unknown('class', name, classes, data.name)}")

@@ -10,7 +10,9 @@ from camlens.data.dataset import Dataset, are_numbers
 from camlens.data.folder import SPLITS, read_images
 from camlens.data.geometry import Framing, Size
 from camlens.errors import DataError
+from camlens.files import read_bytes
 
+DIGITS = 19  # from which a number is none of an image, and Python takes long to read it
 Row = tuple[int, dict[str, str]]  # line in the file, from 1; cells by the name of their column
 
 
@@ -30,7 +32,7 @@ def read_rows(path: Path, columns: Sequence[str], what: str) -> list[Row]:
     """
     expected = f"expected the columns {', '.join(columns)} and a row for each {what}, as CSV in UTF-8"
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
         for delimiter in ",;\t":
             reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
             header = [name.strip().lower() for name in next(reader, [])]
@@ -46,6 +48,11 @@ def read_rows(path: Path, columns: Sequence[str], what: str) -> list[Row]:
     if not rows or not set(columns) <= set(header):
         raise DataError(f"{path} holds no {what}s; {expected}")
     return rows
+
+
+def row_index(text: str) -> int:
+    """The number of an image in a cell of a table; -1 if it is none."""
+    return int(text) if text.isdecimal() and len(text) < DIGITS else -1
 
 
 def splits(path: Path) -> list[str]:

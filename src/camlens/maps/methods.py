@@ -230,7 +230,7 @@ def find_method(name: str) -> Method:
     Raises:
         UsageError: There is no such method; the message lists those that there are.
     """
-    plain = re.sub("[-_ ]", "", name.lower()).replace("camplusplus", "cam++").replace("campp", "cam++")
+    plain = re.sub("[-_ ]", "", str(name).lower()).replace("camplusplus", "cam++").replace("campp", "cam++")
     for known, method in METHODS.items():
         if known.replace("-", "") == plain:
             return method

@@ -5,14 +5,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import safetensors.torch
+import torch
 
 from camlens.errors import ModelError, UsageError
-from camlens.files import replacing
+from camlens.files import parse_json, replacing
 from camlens.model.classifier import Classifier, bare
 from camlens.model.foreign import recognise
 from camlens.model.preprocess import Preprocess
 from camlens.model.resnet import ResNet
-from camlens.model.state_dicts import load_state, read_state
+from camlens.model.state_dicts import check_state, load_state, read_state
 
 WEIGHTS = "model.safetensors"  # the name of the weights in a run folder
 
@@ -58,14 +59,17 @@ def load(path: Path) -> Classifier:
         model, state = recognise(state, path)
     else:
         try:
-            facts = json.loads(written)
+            facts = parse_json(written)
+            with torch.device("meta"):  # nothing is made of a size that the weights do not have
+                outline = ResNet(**facts["architecture"])
+            check_state(outline, state, path)
             network = ResNet(**facts["architecture"])
             about = {"name": facts["architecture"]["name"], "preprocess": Preprocess.from_facts(facts)}
             about["temperature"] = facts.get("temperature")  # older files have none
             model = Classifier(network, facts["class_names"], **about)
             if len(model.class_names) != network.fc.out_features:
                 raise ValueError(f"{len(model.class_names)} class names for {network.fc.out_features} classes")
-        except (ValueError, KeyError, TypeError, UsageError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError, UsageError) as error:
             raise ModelError(f"{path}: its metadata is not what camlens writes: {error!r}") from error
     load_state(bare(model), state, path)
     return model.eval()

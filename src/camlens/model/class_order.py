@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 from camlens.data.dataset import are_numbers, duplicates
-from camlens.errors import DataError
+from camlens.errors import DataError, UsageError
+from camlens.files import is_unicode
 
+MAX_CLASSES = 1_000_000
 SORTED, NUMERIC = "sorted", "numeric"
 HOW = "give --class-order FILE, with the name of each output in a line, or a camlens.Classifier with class_names"
 
@@ -71,6 +73,25 @@ def keeps_order(names: Sequence[str], pool: Sequence[str]) -> bool:
     """Whether names come in a pool, in the same order."""
     left = iter(pool)
     return all(name in left for name in names)
+
+
+def checked_names(class_names: Sequence[str] | int) -> tuple[str, ...]:
+    """The names of classes, or numbers as names for so many.
+
+    Raises:
+        UsageError: There are fewer than two or more than `MAX_CLASSES`, two are the same, or one is no text of Unicode.
+    """
+    names = range(min(class_names, MAX_CLASSES + 1)) if isinstance(class_names, int) else class_names
+    if isinstance(names, str) or not hasattr(names, "__len__") or not 2 <= len(names) <= MAX_CLASSES:
+        raise UsageError(
+            f"class_names is {class_names!r:.60}; expected a list of two or more names, {MAX_CLASSES:,} at most"
+        )
+    found = tuple(map(str, names))
+    if twice := duplicates(found):
+        raise UsageError(f"class_names has {twice} more than once; give every class a name of its own")
+    if other := next((name for name in found if not is_unicode(name)), None):
+        raise UsageError(f"the class name {other!r} is no text of Unicode; rename it")
+    return found
 
 
 def first_names(names: Sequence[str], count: int = 4) -> str:

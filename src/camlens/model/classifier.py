@@ -1,7 +1,7 @@
 """`Classifier`: a network with its class names, its preprocessing and the layers worth looking at."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camlens.data.dataset import Dataset, DatasetT, duplicates
+from camlens.data.dataset import Dataset, DatasetT
 from camlens.data.geometry import Framing, Size
 from camlens.data.pictures import grey
 from camlens.errors import DataError, ModelError, UsageError, unknown
-from camlens.model.class_order import first_names, order_classes
+from camlens.model.class_order import checked_names, first_names, order_classes
 from camlens.model.forward import evaluation_mode, one_thread
 from camlens.model.layers import feature_maps, last_of_each_size
 from camlens.model.outputs import Outputs, check_kind, find_logits, undo_softmax
@@ -88,19 +88,16 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.has_names = not isinstance(class_names, int)
-        names = range(class_names) if isinstance(class_names, int) else class_names
-        if isinstance(names, str) or len(names) < 2:
-            raise UsageError(f"class_names is {class_names!r}; expected a list of two or more names")
-        self.class_names = tuple(map(str, names))
-        if twice := duplicates(self.class_names):
-            raise UsageError(f"class_names has {twice} more than once; give every class a name of its own")
+        self.class_names = checked_names(class_names)
         self.network = network
         self.preprocess = as_preprocess(preprocess, mean, std, input_size)
-        self.name = name or type(bare(network)).__name__
+        self.name = str(name or "") or type(bare(network)).__name__
         self.mean = nn.Buffer(torch.tensor(self.preprocess.mean, dtype=torch.float32), persistent=False)
         self.std = nn.Buffer(torch.tensor(self.preprocess.std, dtype=torch.float32), persistent=False)
         self.grid, self.outputs, self.temperature = grid, outputs, check_temperature(temperature)
         self.checked_outputs: Outputs | None = None
+        if layers is not None and (isinstance(layers, str) or not isinstance(layers, Iterable)):
+            raise UsageError(f"layers is {layers!r}; expected a list of names")
         self.chosen_layers = None if layers is None else tuple(layers)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -209,7 +206,7 @@ class Classifier(nn.Module):
         """The index of a class given by its name or index. Raises `UsageError` if there is no such class."""
         if wanted in self.class_names:
             return self.class_names.index(wanted)
-        if wanted.isdecimal() and int(wanted) < len(self.class_names):
+        if wanted.isdecimal() and len(wanted) < 10 and int(wanted) < len(self.class_names):
             return int(wanted)
         raise unknown("class", wanted, self.class_names, "this model")
 

@@ -1,18 +1,20 @@
 """The network in an ONNX file that `camlens export` wrote, which gives maps besides its logits."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from camlens.errors import ModelError, UsageError
+from camlens.files import parse_json, read_bytes
 from camlens.model.classifier import Classifier
 from camlens.model.preprocess import Preprocess
 
+FLOATS = "tensor(float)"  # what onnxruntime calls float32
 KEY = "camlens"  # of the file's metadata: what a classifier knows, and the outputs that are maps, as JSON
 
 
@@ -49,7 +51,16 @@ class Exported(nn.Module):
         options.only_execute_path_to_fetches = True
         wanted = ["logits", *(self.outputs[layer] for layer in layers)]
         given = {"images": images.detach().float().cpu().numpy()}
-        logits, *maps = (torch.from_numpy(a).to(images.device) for a in self.session.run(wanted, given, options))
+        try:
+            results = self.session.run(wanted, given, options)
+        except Exception as error:  # onnxruntime has a class for each kind of trouble
+            raise ModelError(f"onnxruntime cannot run this ONNX file on {tuple(images.shape)}: {error}") from error
+        logits, *maps = (torch.from_numpy(np.asarray(result)).to(images.device) for result in results)
+        for name, grids in zip(wanted[1:], maps, strict=True):
+            if grids.ndim != 4 or grids.shape[:2] != logits.shape:
+                raise ModelError(
+                    f"the output {name} of this ONNX file is {tuple(grids.shape)}; expected maps (B, K, h, w)"
+                )
         return logits, maps
 
 
@@ -63,17 +74,29 @@ def load(path: Path) -> Classifier:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # onnxruntime has a class for each kind of damage
         raise ModelError(f"{path} is no ONNX file that onnxruntime can run: {error}") from error
     try:
-        facts = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
+        facts = parse_json(session.get_modelmeta().custom_metadata_map[KEY])
+        check_ends(session, list(facts["outputs"].values()))
         network = Exported(session, facts["outputs"], facts["exact"], hashlib.sha256(content).digest())
         about = {key: facts[key] for key in ("class_names", "name")}
         about |= {"temperature": facts.get("temperature"), "preprocess": Preprocess.from_facts(facts)}
         return Classifier(network, **about, layers=list(facts["outputs"])).eval()
-    except (KeyError, ValueError, TypeError) as error:
-        raise ModelError(f"{path} was not written by camlens export: it does not say what its outputs are") from error
+    except (KeyError, ValueError, TypeError, AttributeError, UsageError) as error:
+        raise ModelError(f"{path} was not written by camlens export: {error!s:.300}") from error
+
+
+def check_ends(session: Any, maps: Sequence[str]) -> None:
+    """Raise `ValueError` unless a session takes images alone, and puts out logits and these maps."""
+    inputs = [(each.name, each.type, len(each.shape)) for each in session.get_inputs()]
+    outputs = {each.name: (each.type, len(each.shape)) for each in session.get_outputs()}
+    if inputs != [("images", FLOATS, 4)]:
+        raise ValueError(f"it takes {inputs}; expected images (B, 3, H, W) alone, {FLOATS}")
+    for name, rank in {"logits": 2, **dict.fromkeys(maps, 4)}.items():
+        if outputs.get(name) != (FLOATS, rank):
+            raise ValueError(f"its output {name!r} is {outputs.get(name)}; expected {FLOATS} of {rank} dimensions")

@@ -11,8 +11,8 @@ import torch
 from camlens.errors import ModelError
 from camlens.model.classifier import Classifier, bare
 from camlens.model.preprocess import Preprocess
-from camlens.model.resnet import RESNETS, BasicBlock, Bottleneck, ResNet
-from camlens.model.state_dicts import State, load_state, under_prefix
+from camlens.model.resnet import RESNETS, BasicBlock, Bottleneck, ResNet, Stem
+from camlens.model.state_dicts import State, check_state, load_state, under_prefix
 
 log = logging.getLogger("camlens")
 
@@ -42,7 +42,7 @@ def recognise(state: State, path: Path) -> tuple[Classifier, State]:
     prefix = next((key.removesuffix(A_BLOCK) for key in state if key.endswith(A_BLOCK)), "")
     state = under_prefix(state, prefix, path)
     kuangliu = "linear.weight" in state
-    found = as_resnet(state)
+    found = as_resnet(state, path)
     if found is None:
         raise ModelError(
             f"{path} does not say which network it belongs to: camlens did not write it, and its names are of no "
@@ -66,8 +66,12 @@ def recognise(state: State, path: Path) -> tuple[Classifier, State]:
     return Classifier(network, CIFAR10_CLASSES if cifar10 else classes, name=name, preprocess=preprocess), state
 
 
-def as_resnet(state: State) -> tuple[ResNet, State] | None:
-    """One of our networks, and the weights of another project's under its names; None if these are of no ResNet."""
+def as_resnet(state: State, source: Path) -> tuple[ResNet, State] | None:
+    """One of our networks, and the weights of another project's under its names; None if these are of no ResNet.
+
+    Raises:
+        ModelError: They are of a ResNet of other shapes.
+    """
     if "linear.weight" in state:
         state = {k.replace(".shortcut.", ".downsample.").replace("linear.", "fc."): v for k, v in state.items()}
     block = Bottleneck if "layer1.0.conv3.weight" in state else BasicBlock
@@ -76,7 +80,18 @@ def as_resnet(state: State) -> tuple[ResNet, State] | None:
     if name is None or not {"conv1.weight", "fc.weight"} <= state.keys():
         return None
     stem = state["conv1.weight"]
-    return ResNet(name, len(state["fc.weight"]), len(stem), "small" if stem.shape[-1] == 3 else "imagenet"), state
+    if stem.ndim != 4 or state["fc.weight"].ndim != 2:
+        return None
+    how: tuple[str, int, int, Stem] = (
+        name,
+        len(state["fc.weight"]),
+        len(stem),
+        "small" if stem.shape[-1] == 3 else "imagenet",
+    )
+    with torch.device("meta"):  # nothing is made of a size that the weights do not have
+        outline = ResNet(*how)
+    check_state(outline, state, source)
+    return ResNet(*how), state
 
 
 def same_resnet(model: Classifier) -> ResNet | None:
@@ -84,10 +99,10 @@ def same_resnet(model: Classifier) -> ResNet | None:
     network = bare(model)
     if isinstance(network, ResNet):
         return network
-    if (found := as_resnet(network.state_dict())) is None:
-        return None
     images = torch.randn(2, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
     try:
+        if (found := as_resnet(network.state_dict(), Path(model.name))) is None:
+            return None
         load_state(same := found[0].eval(), found[1], Path(model.name))
         with torch.no_grad():
             logits, expected = same(images), network(images)

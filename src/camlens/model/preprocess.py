@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import floor
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -315,7 +316,9 @@ def as_preprocess(
 
 def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
     """Raise `UsageError` unless mean and std have one number for each channel, std above 0."""
-    if np.ndim(mean) != 1 or np.shape(mean) != np.shape(std) or np.size(mean) == 0 or min(std) <= 0:
+    shapes = {np.shape(values) for values in (mean, std)}
+    numbers = all(isinstance(value, Real) for values in (mean, std) for value in np.ravel(values).tolist())
+    if len(shapes) > 1 or np.ndim(mean) != 1 or not numbers or np.size(mean) == 0 or min(std) <= 0:
         raise UsageError(f"mean {mean} and std {std}; expected one number for each channel, std above 0")
 
 

@@ -3,6 +3,7 @@
 import logging
 import pickle
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ CONTAINERS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "ema_state", "ema", "state_dict", "model_state_dict",
     "model_state", "model", "net", "network", "module", "weights", "params",
 )  # fmt: skip
+DEEPEST = 3  # dicts around a state dict; a file may hold itself
 HARMLESS = (  # types of what they keep beside the weights
     "argparse.Namespace", "types.SimpleNamespace", "datetime.datetime", "datetime.timedelta",
     "numpy.dtype", "numpy.ndarray",
@@ -54,7 +56,8 @@ def read_state(path: Path) -> State:
         raise ModelError(f"there is no weights file {path}")
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return checked_tensors(safetensors.torch.load_file(path))
+        check_archive(path)
         with torch.serialization.safe_globals([(Beside, name) for name in HARMLESS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each reader raises its own kinds; all mean that this is no such file
@@ -65,26 +68,48 @@ def read_state(path: Path) -> State:
             reason = f"it holds {what}, which is not run; save network.state_dict() alone"
         raise ModelError(f"{path} is no file of weights: {reason}") from error
     found = dict(find_states(content))
-    if not found:
+    if not isinstance(content, dict) or not found:
         raise ModelError(f"{path} holds no state dict (names to tensors)")
     taken, *others = found
     if others:
         log.warning(f"{path.name} holds several state dicts: taking {taken}, leaving out {', '.join(others)}")
     if isinstance(content.get("arch"), str):
         log.warning(f"{path.name} says that its network is {content['arch']}")
-    return found[taken]
+    try:
+        return checked_tensors(found[taken])
+    except ValueError as error:
+        raise ModelError(f"{path} is no file of weights: {error}") from error
 
 
-def find_states(content: Any, place: str = "") -> Iterator[tuple[str, State]]:
+def check_archive(path: Path) -> None:
+    """Raise `ValueError` for an archive that `torch.save` did not write: its parts expand to more than the file has."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > path.stat().st_size:
+            raise ValueError(f"its {path.stat().st_size:,} bytes expand to {size:,}, as torch.save never writes them")
+
+
+def checked_tensors(state: State) -> State:
+    """Tensors by name as they are. Raises `ValueError` if one is no plain tensor, or is expanded from few numbers."""
+    for name, tensor in state.items():
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            raise ValueError(f"{name} is {tensor.layout}, and no plain tensor")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{name} is {tuple(tensor.shape)}, expanded from fewer numbers")
+    return state
+
+
+def find_states(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, State]]:
     """The state dicts in what a training script saved, by their place in it: "ema.state_dict"; those to take first."""
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or depth > DEEPEST:
         return
     if all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
         if content:
             yield place, content
         return
     for name in CONTAINERS:
-        yield from find_states(content.get(name), f"{place}.{name}" if place else name)
+        yield from find_states(content.get(name), f"{place}.{name}" if place else name, depth + 1)
 
 
 def load_state(network: nn.Module, state: State, source: Path) -> None:
@@ -101,6 +126,11 @@ def load_state(network: nn.Module, state: State, source: Path) -> None:
     Raises:
         ModelError: The message lists what is missing, extra or of another shape.
     """
+    network.load_state_dict(network.state_dict() | check_state(network, state, source))
+
+
+def check_state(network: nn.Module, state: State, source: Path) -> State:
+    """The tensors that `load_state` loads, by the network's names. Raises `ModelError` if they are not all of them."""
     own = network.state_dict()
     state = under_prefix(state, find_prefix(state, own), source)
     reshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
@@ -113,7 +143,7 @@ def load_state(network: nn.Module, state: State, source: Path) -> None:
     if found:
         kind = type(network).__name__
         raise ModelError(f"{source} is a checkpoint of another network than this {kind}: {'; '.join(found)}")
-    network.load_state_dict(own | state)
+    return state
 
 
 def find_prefix(state: State, own: Collection[str]) -> str:

@@ -6,6 +6,7 @@ T > 0 for all images and classes. The order of the classes, and so every predict
 
 from dataclasses import dataclass
 from math import inf
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ def describe(temperature: float | None) -> str:
 
 def check_temperature(temperature: float | None) -> float | None:
     """A temperature as it is. Raises `UsageError` unless it is a number above 0 or None."""
-    if temperature is None or 0 < temperature < inf:
+    if temperature is None or (isinstance(temperature, Real) and 0 < temperature < inf):
         return temperature
     raise UsageError(f"temperature is {temperature}; expected a number above 0, or None for uncalibrated")
 

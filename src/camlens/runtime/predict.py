@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from camlens.data.dataset import Dataset
-from camlens.errors import ModelError
+from camlens.errors import ModelError, whole_number
 from camlens.model.classifier import Classifier, bare
 from camlens.model.forward import evaluation_mode, micro_batch_size, one_thread, uncompiled
 from camlens.model.outputs import Outputs
@@ -74,7 +74,9 @@ def predict(
 
     Raises:
         ModelError: The network's output is not logits (B, K).
+        UsageError: `batch_size` is no whole number above 0.
     """
+    batch_size = whole_number("batch_size", batch_size, 1)
     if isinstance(data, Dataset):
         description = description or f"predicting {data.name}, {data.split}"
     batches, total = _micro_batches(model, data, batch_size, processes, indices)

@@ -11,14 +11,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from camlens.errors import CamlensError
-from camlens.files import replacing
+from camlens.files import read_arrays, replacing
 from camlens.runtime.processes import Processes
 
 
@@ -121,8 +120,16 @@ class Margins:
     def load(cls, path: Path) -> Margins:
         """Read the file. Raises `CamlensError` if it is damaged."""
         try:
-            with path.open("rb") as file, np.load(file) as arrays:
-                found = {name: torch.from_numpy(arrays[name]) for name in cls.__dataclass_fields__}
-            return cls(**{**found, "rivals": found["rivals"].long()})
-        except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+            arrays = read_arrays(path)
+            found = {name: torch.from_numpy(arrays[name]) for name in cls.__dataclass_fields__}
+            (count,) = found["labels"].shape
+            if found["margins"].shape[1:] != (count,) or found["rivals"].shape != found["margins"].shape:
+                raise ValueError(f"its arrays are not of {count:,} images")
+            return cls(
+                margins=found["margins"].float(),
+                rivals=found["rivals"].long(),
+                labels=found["labels"].long(),
+                held_out=found["held_out"].bool().expand(count),
+            )
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise CamlensError(f"{path} is damaged ({error}); train anew in another --out") from error

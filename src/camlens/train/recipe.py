@@ -66,12 +66,14 @@ class Recipe:
     """
 
     network: str = "resnet18"
-    width: int = field(64, lambda r: r.width >= 1, "1 or more channels")
+    width: int = field(64, lambda r: 1 <= r.width <= 4096, "1 to 4096 channels")
     stem: Stem = "small"
     epochs: int = field(12, lambda r: r.epochs >= 1, "1 or more")
     min_steps: int = field(0, lambda r: r.min_steps >= 0, "0 for none, or a number above")
     sizes: tuple[int, ...] = field(
-        (32,), lambda r: min(r.sizes, default=0) >= 8, "sides of 8 pixels or more, like 16,24,32"
+        (32,),
+        lambda r: 8 <= min(r.sizes, default=0) <= max(r.sizes) <= 4096,
+        "sides of 8 pixels or more, like 16,24,32, 4096 at most",
     )
     batch_size: int = field(128, lambda r: r.batch_size >= 2, "2 or more images")
     learning_rate: float = field(0.2, lambda r: 0 < r.learning_rate < inf, "a number above 0")
@@ -93,6 +95,10 @@ class Recipe:
     sync_norm: bool = False
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            if not is_like(getattr(self, each.name), each.default):
+                expected = each.metadata["expected"] if each.metadata else f"a value like {each.default}"
+                raise UsageError(f"recipe field {each.name} is {getattr(self, each.name)!r}; expected {expected}")
         for each in fields(self):
             if each.metadata and not each.metadata["valid"](self):
                 value = getattr(self, each.name)
@@ -143,6 +149,14 @@ class Recipe:
         As in TensorFlow's `ExponentialMovingAverage` with `num_updates`.
         """
         return min(self.ema_decay, (1 + step) / (10 + step))
+
+
+def is_like(value: object, like: object) -> bool:
+    """Whether a value is of the type of another; a whole number does for one with a point."""
+    if isinstance(like, tuple):
+        return isinstance(value, tuple | list) and all(is_like(part, like[0]) for part in value)
+    kinds = int | float if isinstance(like, float) else type(like)
+    return isinstance(value, kinds) and isinstance(value, bool) == isinstance(like, bool)
 
 
 RECIPES = {

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from camlens.data.dataset import Dataset
-from camlens.errors import CamlensError, UsageError
-from camlens.files import leftovers, out_folder, replacing, write_json, write_text
+from camlens.errors import CamlensError, UsageError, whole_number
+from camlens.files import leftovers, out_folder, read_bytes, read_json, replacing, write_json, write_text
 from camlens.model.checkpoint import WEIGHTS
 from camlens.runtime.processes import SINGLE_PROCESS, Processes, describe_device, launch_id, was_restarted
 from camlens.train.compute import ComputeOptions, choose_compute
@@ -152,7 +152,7 @@ class RunFolder:
             CamlensError: It is damaged.
         """
         try:
-            return RunConfig.from_json(json.loads(self.config.read_text(encoding="utf-8")))
+            return RunConfig.from_json(read_json(self.config))
         except FileNotFoundError:
             raise UsageError(f"{self} holds no run to resume; start one without --resume") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -171,9 +171,9 @@ class RunFolder:
         if not self.metrics.exists():
             return []
         try:
-            with self.metrics.open(encoding="utf-8") as file:
-                return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-        except (OSError, ValueError, TypeError) as error:
+            text = io.StringIO(read_bytes(self.metrics).decode("utf-8"))
+            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(text)]
+        except (OSError, ValueError, TypeError, csv.Error) as error:
             raise CamlensError(f"{self.metrics} is damaged: {error}") from error
 
     def write_metrics(self, rows: list[Row]) -> None:
@@ -324,7 +324,7 @@ def resolve_settings(
         processes: The main process reads the folder.
 
     Raises:
-        UsageError: There is no run to resume, or a new run would overwrite one.
+        UsageError: There is no run to resume, a new run would overwrite one, or the seed is no whole number.
         CamlensError: The config.json is damaged.
     """
     previous = processes.call_on_main(_previous_run, folder, resume, processes.any(was_restarted()))
@@ -334,6 +334,7 @@ def resolve_settings(
         settings = replace(settings, source=previous.data["source"], **kept)
     given: dict[str, Any] = {"recipe": recipe, "seed": seed, "source": source, "init": init, "labels": labels}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    settings = replace(settings, seed=whole_number("seed", settings.seed, 0))
     return replace(settings, recipe=change_recipe(settings.recipe, changes))
 
 
