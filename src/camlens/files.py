@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import io
 import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,6 +119,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, replacing `path` in one step."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Write rows of cells, the header first, as CSV in UTF-8, replacing `path` in one step."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]], compressed: bool = True) -> None:
+    """Write arrays by name as an .npz file, replacing `path` in one step."""
+    import numpy as np
+
+    save: Any = np.savez_compressed if compressed else np.savez
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        save(file, **arrays)
 
 
 _claimed: list[dict[Path, int]] = []  # the folders of `claimed_folders` and the descriptors that lock them

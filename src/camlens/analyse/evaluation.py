@@ -16,7 +16,7 @@ from camlens.analyse.orders import Sort
 from camlens.data.convert import as_dataset
 from camlens.data.dataset import Dataset
 from camlens.errors import UsageError
-from camlens.files import replacing
+from camlens.files import write_arrays
 from camlens.model.classifier import Classifier, align
 from camlens.model.temperature import describe, scale
 from camlens.runtime.predict import predict
@@ -190,16 +190,15 @@ class Evaluation:
 
     def save_predictions(self, path: Path) -> None:
         """Write an .npz with logits, probabilities, predictions, labels, files and class_names."""
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(
-                file,
-                logits=self.logits.numpy(),
-                probabilities=self.probabilities.numpy(),
-                predictions=self.predictions.numpy(),
-                labels=self.labels.numpy(),
-                files=np.array(self.data.files),
-                class_names=np.array(self.data.class_names),
-            )
+        arrays = {
+            "logits": self.logits.numpy(),
+            "probabilities": self.probabilities.numpy(),
+            "predictions": self.predictions.numpy(),
+            "labels": self.labels.numpy(),
+            "files": np.array(self.data.files),
+            "class_names": np.array(self.data.class_names),
+        }
+        write_arrays(path, arrays)
 
 
 def calibration_metrics(evaluation: Evaluation) -> dict[str, float]:

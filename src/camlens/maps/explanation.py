@@ -15,7 +15,7 @@ from torch import Tensor
 from camlens.data.geometry import Window
 from camlens.data.pictures import original, three_channels, upright_rgb
 from camlens.errors import UsageError
-from camlens.files import replacing
+from camlens.files import write_arrays
 from camlens.maps.overlay import displayable, overlay, upsample
 from camlens.model.classifier import Classifier
 from camlens.model.temperature import probabilities
@@ -160,8 +160,7 @@ class Explanation:
             "method": np.array(self.method),
             **{f"maps/{layer}": maps.cpu().numpy() for layer, maps in self.layer_maps.items()},
         }
-        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        write_arrays(Path(path), arrays)
         return Path(path)
 
     def _as_asked(self, function: Callable[[Tensor], T]) -> T | dict[str, T]:

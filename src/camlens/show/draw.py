@@ -13,7 +13,7 @@ from camlens.analyse.explanations import METHOD as CONTRAST_METHOD
 from camlens.analyse.explanations import PictureExplanation, explain_errors
 from camlens.data.dataset import Dataset
 from camlens.data.geometry import Framing
-from camlens.files import replacing, write_json
+from camlens.files import write_arrays, write_json
 from camlens.model.temperature import describe
 from camlens.progress import Work
 from camlens.show.figures import charts, pictures
@@ -144,6 +144,5 @@ def save_maps(path: Path, indices: Tensor, cases: Sequence[Case], maps: dict[str
     for layer, of_layer in maps.items():
         for kind, of_kind in zip(("prediction", "label", "contrast"), of_layer.unbind(dim=1), strict=True):
             arrays[f"{layer}/{kind}"] = of_kind.numpy()
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    write_arrays(path, arrays)
     return path

@@ -1,12 +1,10 @@
 """The learning-rate range test as files: `camlens train --find-rate`."""
 
-import csv
-import io
 from dataclasses import replace
 from pathlib import Path
 
 from camlens.data.dataset import Dataset
-from camlens.files import out_folder, write_text
+from camlens.files import out_folder, write_csv
 from camlens.show.figures import charts
 from camlens.train.find_rate import RateTest, find_rate
 from camlens.train.run_folder import RunSettings
@@ -26,10 +24,8 @@ def write_range_test(settings: RunSettings, data: Dataset) -> tuple[RateTest, li
     folder = out_folder(settings.folder.path)
     trainer = prepare(replace(settings, compute={"compiled": False} | settings.compute), data)
     found = find_rate(trainer)
-    text = io.StringIO()
     columns = {"learning_rate": found.rates, "loss": found.losses, "smoothed_loss": found.smoothed}
-    csv.writer(text, lineterminator="\n").writerows([columns, *zip(*columns.values(), strict=True)])
-    write_text(folder / "rate.csv", text.getvalue())
+    write_csv(folder / "rate.csv", [columns, *zip(*columns.values(), strict=True)])
     title = f"Learning rates of {trainer.recipe.network} on {data.name}"
     drawn = charts.learning_rates(title, found.in_words(), found.rates, found.losses, found.smoothed, found.proposal)
     return found, [folder / "rate.csv", drawn.save(folder / "rate.png")]

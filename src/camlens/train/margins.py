@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from camlens.errors import CamlensError
-from camlens.files import read_arrays, replacing
+from camlens.files import read_arrays, write_arrays
 from camlens.runtime.processes import Processes
 
 
@@ -113,8 +113,7 @@ class Margins:
         """Write the file, replacing `path` in one step."""
         arrays = {name: value.numpy() for name, value in vars(self).items()}
         arrays["rivals"] = arrays["rivals"].astype(np.int32)
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)
+        write_arrays(path, arrays, compressed=False)
 
     @classmethod
     def load(cls, path: Path) -> Margins:

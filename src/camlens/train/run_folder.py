@@ -19,7 +19,7 @@ import torch
 
 from camlens.data.dataset import Dataset
 from camlens.errors import CamlensError, UsageError, whole_number
-from camlens.files import leftovers, out_folder, read_bytes, read_json, replacing, write_json, write_text
+from camlens.files import leftovers, out_folder, read_bytes, read_json, replacing, write_csv, write_json
 from camlens.model.checkpoint import WEIGHTS
 from camlens.runtime.processes import SINGLE_PROCESS, Processes, describe_device, launch_id, was_restarted
 from camlens.train.compute import ComputeOptions, choose_compute
@@ -178,11 +178,8 @@ class RunFolder:
 
     def write_metrics(self, rows: list[Row]) -> None:
         """Write metrics.csv, one row an epoch; nan for what older versions did not measure."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[-1]), restval=math.nan, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(self.metrics, text.getvalue())
+        columns = list(rows[-1])
+        write_csv(self.metrics, [columns, *([row.get(name, math.nan) for name in columns] for row in rows)])
 
     def read_checkpoint(self) -> dict[str, Any] | None:
         """The state in checkpoint.pt; None if none was written yet.
