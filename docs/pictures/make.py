@@ -32,7 +32,7 @@ def main() -> None:
             if part == "body":
                 tab.screenshot(path=HERE / f"{name}.png")
             else:
-                card, rest = (tab.locator(place).bounding_box() for place in (part, f"{part} .controls"))
+                card, rest = (tab.locator(place).bounding_box() for place in (part, f"{part} .decide"))
                 tab.screenshot(path=HERE / f"{name}.png", full_page=True, clip=card | {"height": rest["y"] - card["y"]})
         browser.close()
 

@@ -88,3 +88,11 @@ def test_a_file_that_cannot_be_read(data, tmp_path):
     (tmp_path / "picture.csv").write_bytes(bytes(range(256)))
     with pytest.raises(DataError, match="cannot read"):
         read_marks(tmp_path / "picture.csv", data)
+
+
+def test_marks_of_images_that_were_not_drawn_are_left_out_if_asked(data, tmp_path):
+    rows = ["0,a.png,cat,dog,real,no", '1,"b, c.png",dog,cat,ambiguous,yes', "2,d.png,dog,o'x,real,yes"]
+    path = written(tmp_path, "\n".join([HEAD.strip() + ",drawn", *rows]))
+    assert [*read_marks(path, data)] == [0, 1, 2] and [*read_marks(path, data, drawn=True)] == [1, 2]
+    path = written(tmp_path, HEAD + "0,a.png,cat,dog,real\n")
+    assert read_marks(path, data, drawn=True) == {0: "real"}, "a file that does not say it was drawn at random"

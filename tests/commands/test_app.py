@@ -37,7 +37,7 @@ def test_version():
         (["evaluate", "{run}", "--weights", "x.pt"], 2, "--weights goes with module:function"),
         (["evaluate", "json:nothing"], 1, "cannot find json:nothing"),
         (["gallery", "{run}", "--data", "{pictures}", "--layer", "layer5"], 2,
-         "unknown layer 'layer5'; resnet18 has: conv1, bn1, layer1, layer2, layer3, layer4"),
+         "/run has: conv1, bn1, layer1, layer2, layer3, layer4"),
         (["gallery", "{run}", "--data", "{pictures}", "--method", "magic"], 2,
          "unknown method 'magic'; camlens has: grad-cam, grad-cam++, hirescam,"),
         (["gallery", "{run}", "--data", "{pictures}", "--true", "violet"], 2,

@@ -177,3 +177,21 @@ def test_weights_of_another_network(mine, saved):
         loading.load(f"{mine}:bare", saved)
     with pytest.raises(ModelError, match=r"there is no weights file .*none\.pt"):
         loading.load(f"{mine}:bare", saved.with_name("none.pt"))
+
+
+def test_models_are_called_by_their_folder_or_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("out/first", "out/second"):
+        (tmp_path / folder).mkdir(parents=True)
+        checkpoint.save(tmp_path / folder / "model.safetensors", trained_resnet())
+    (tmp_path / "out/second/model.safetensors").rename(tmp_path / "out/second/best.safetensors")
+    named = {
+        "out/first": "out/first",
+        "out/first/model.safetensors": "out/first",
+        str(tmp_path / "out" / "first"): "out/first",
+        "out/second/best.safetensors": "second/best.safetensors",
+    }
+    assert {spec: loading.load(spec).name for spec in named} == named
+    monkeypatch.chdir(tmp_path / "out" / "first")
+    assert loading.load(".").name == "out/first"
+    assert loading.load("resnet18-cifar10").name == "resnet18-cifar10"

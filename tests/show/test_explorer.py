@@ -302,7 +302,7 @@ def test_a_photo_is_uploaded(tab, canvas, server, tmp_path):
     assert page.locator("#asked [data-image]").count() == 1
     before = canvas(page, 1)
     page.locator("[data-control=layer]").select_option("early")
-    page.wait_for_function("() => document.querySelector('.controls').innerText.includes('native 8 × 8')")
+    page.wait_for_function("() => document.querySelector('.controls').innerText.includes('8 × 8 cells')")
     assert not np.array_equal(canvas(page, 1), before)
 
 

@@ -13,7 +13,8 @@ import camlens
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.marks import read_marks
 from camlens.errors import DataError
-from camlens.maps.overlay import upsample
+from camlens.maps.overlay import overlay
+from camlens.show.figures.pictures import percent
 from tiny import NAMES, Net, classifier, images, pixels_of
 
 
@@ -134,6 +135,8 @@ def test_what_a_second_model_fixed_and_broke(tmp_path):
         and f"fixed {fixed} errors" in facts["findings"][0]
         and f"broke {broken} " in facts["findings"][0]
     )
+    assert [model["name"] for model in facts["models"]] == ["tiny (first)", "tiny (second)"]
+    assert facts["findings"][0].startswith("tiny (second) fixed") and a.name == "tiny"
     with pytest.raises(DataError, match="does not have the classes of tiny in the same order"):
         names = (NAMES[1], NAMES[0], NAMES[2])
         camlens.report(a, data, tmp_path / "b.html", second=classifier(names=names))
@@ -162,7 +165,7 @@ def test_a_cell_shows_its_errors(tab, report):
 
 
 def test_the_heat_map_is_drawn_as_computed(tab, report, canvas):
-    """Against the maps as the engine gives and upsamples them."""
+    """As in the figures."""
     facts = facts_of(report)
     number = 3
     index = facts["images"]["index"][number]
@@ -172,20 +175,21 @@ def test_the_heat_map_is_drawn_as_computed(tab, report, canvas):
     label, prediction = facts["images"]["label"][number], facts["models"][0]["prediction"][number]
     maps = camlens.explain(model, model.prepare(data.images(torch.tensor([index]))), "hirescam", "late", "all").maps[0]
     full = float(maps[[label, prediction]].abs().max())
-    strength = (upsample(maps[prediction][None], drawn.shape[:2])[0] / full).clamp(0, 1).numpy()[..., None]
-    colours = (
-        pixels_of(data)[index].permute(1, 2, 0).numpy().repeat(drawn.shape[0] // 16, 0).repeat(drawn.shape[0] // 16, 1)
-    )
-    grey = (colours * (0.3, 0.59, 0.11)).sum(axis=2, keepdims=True)
-    base = 0.45 * colours + 0.55 * grey
-    expected = base * (1 - strength) + np.array([0xDD, 0x70, 0x1A]) * strength
-    assert strength.max() > 0.2
+    zoom = drawn.shape[0] // 16
+    picture = pixels_of(data)[index].repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
+    evidence = maps[prediction].clamp(min=0)
+    expected = np.asarray(overlay(picture, evidence, full, strength=1)).astype(float)
+    assert float(evidence.max()) > 0.2 * full
     assert abs(drawn - expected).max() < 2.5
+    contrast = maps[prediction] - maps[label]
+    cells = np.asarray(overlay(picture, contrast, strength=1, smooth=False)).astype(float)
+    assert np.median(abs(canvas(page, 2 + 1).astype(float) - cells)) < 2.5, "but for the numbers and the borders"
 
 
 def test_class_layer_and_grid_can_be_chosen(tab, report, canvas):
     facts = facts_of(report)
     page = tab(report, f"#image={facts['images']['index'][0]}")
+    page.get_by_text("heat map settings").click()
     before = canvas(page, 1)
     third = ({0, 1, 2} - {facts["images"]["label"][0], facts["models"][0]["prediction"][0]}).pop()
     page.locator("[data-control=class]").select_option(str(third))
@@ -195,7 +199,7 @@ def test_class_layer_and_grid_can_be_chosen(tab, report, canvas):
     page.get_by_role("button", name="early", exact=True).click()
     assert not np.array_equal(canvas(page, 1), chosen)
     smooth = canvas(page, 1)
-    page.get_by_role("button", name="native 8 × 8").click()
+    page.get_by_role("button", name="8 × 8 cells").click()
     assert not np.array_equal(canvas(page, 1), smooth)
     page.locator("[data-control=colours]").select_option("viridis")
     page.locator("[data-control=scale]").check()
@@ -246,15 +250,13 @@ def test_what_changes_an_error_is_shown_as_pictures_the_mildest_first(tab, repor
     assert edits == sorted(edits) and places == sorted(places) and len(places) == 4
     label = NAMES[facts["images"]["label"][number]]
     for caption, place in zip(captions[:4], places, strict=True):
-        assert caption.startswith(f"becomes {label} when {names[edits[place]]} (")
-        assert float(re.search(r"\(([\d.]+) %\)", caption).group(1)) / 100 == pytest.approx(
-            probability[place], abs=0.006
-        )
+        assert caption.startswith(f"{names[edits[place]]}: {label} {percent(probability[place])}")
         rate = experiments["rates"][edits[place]]
-        errors, matched = (int(100 * rate[kind] + 0.5) for kind in ("errors", "matched"))
-        assert f"turns {errors} % of the errors, {matched} % of right images as unsure" in caption
-    assert "covered where the contrast is strongest" in captions[4]
-    others = page.locator(".reasons > p").inner_text()
+        errors, matched = (f"{100 * rate[kind]:.0f} %" for kind in ("errors", "matched"))
+        assert f"turns {errors} of the errors, {matched} of right images as unsure" in caption
+    assert "covered where the contrast is largest" in captions[4]
+    page.locator(".reasons summary").click()
+    others = page.locator(".reasons > details p").inner_text()
     assert all((names[edit] in others) == (place not in places) for place, edit in enumerate(edits))
 
 
@@ -263,7 +265,7 @@ def test_the_table_of_edits(tab, report):
     page = tab(report)
     rows = page.locator("#kinds tbody tr").all_inner_texts()
     assert [row.split("\t")[0] for row in rows] == [kind["name"] for kind in facts["experiments"]["kinds"]]
-    page.locator("summary").click()
+    page.get_by_text("each edit by itself").click()
     assert page.locator("#rates tbody tr").count() == 31
 
 
@@ -312,7 +314,7 @@ def test_sort_and_find(tab, report):
     assert page.locator(".title small").inner_text().startswith(f"test image {index}"), "its card is open"
     page.locator("#find").fill("no such file")
     assert page.locator("#card").is_hidden(), "a card of no chosen error is closed"
-    assert "None of the errors is like that." in page.locator("#grid").inner_text()
+    assert "No error matches." in page.locator("#grid").inner_text()
 
 
 def test_marks_survive_a_reload_and_are_saved(tab, report, tmp_path):
@@ -352,6 +354,52 @@ def test_two_models_side_by_side(tab, tmp_path, canvas):
     assert page.locator(".views canvas").count() == 7, "the picture, and three of each model"
     assert "better says" in page.locator("#card").inner_text()
     assert not np.array_equal(canvas(page, 3), canvas(page, 6))
+
+
+def test_training_images_are_named_and_open_large(tab, axe, report):
+    facts = facts_of(report)
+    page = tab(report, f"#image={facts['images']['index'][0]}", bypass_csp=True)
+    number = facts["evidence"]["lists"]["nearest"][0][1]
+    file, score = facts["evidence"]["file"][number], facts["evidence"]["scores"]["nearest"][0][1]
+    shown = page.locator("[data-kind=nearest] figure").nth(1)
+    assert file.rsplit("/", 1)[1] in shown.inner_text()
+    shown.get_by_role("button").click()
+    large = page.locator("#large")
+    assert large.locator("h2").inner_text() == file and large.locator(".picture").count() == 2
+    index = facts["evidence"]["index"][number]
+    assert f"Number {index} of the training images; cosine of its features" in large.inner_text()
+    assert f"{abs(score):.2f}" in large.inner_text() and not axe(page)
+    page.keyboard.press("Escape")
+    assert large.is_hidden() and page.locator("#card").is_visible()
+
+
+def test_classes_are_named_on_the_plane(tab, report):
+    page = tab(report)
+    page.evaluate("""() => {
+        window.written = [];
+        const drawn = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+            if (this.canvas.id === "plane") window.written.push([text, ...place]);
+            return drawn.call(this, text, ...place);
+        };
+    }""")
+    page.locator("#sort").select_option("loss")
+    written = page.evaluate("window.written")
+    assert sorted(name for name, *_ in written) == sorted(NAMES)
+    heights = sorted(y for *_, y in written)
+    assert all(0 < x < 600 and 0 < y < 600 for _, x, y in written) and len(set(heights)) == 3
+
+
+def test_a_report_of_another_network_is_not_replaced_without_a_word(tmp_path, caplog):
+    path, other = tmp_path / "report.html", classifier()
+    other.name = "other"
+    with torch.no_grad():
+        other.network.fc.bias += 1
+    camlens.report(classifier(), images(20), path, quick=True)
+    camlens.report(classifier(), images(30), path, quick=True)
+    assert "replaced" not in caplog.text, "the same network"
+    camlens.report(other, images(20), path, quick=True)
+    assert f"{path}, the report of tiny, will be replaced by that of other; --out elsewhere keeps it" in caplog.text
 
 
 @pytest.mark.parametrize("width", [360, 1280, 2560])

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,8 @@ def analyse(
         raise DataError(
             f"{second.name} does not have the classes of {model.name} in the same order; compare two models that do"
         )
+    if second is not None and second.name == model.name:
+        model, second = named(model, f"{model.name} (first)"), named(second, f"{second.name} (second)")
     is_prepared = isinstance(data, InMemoryDataset) and data.originals is None and data.geometry is not None
     if second is not None and is_prepared and second.geometry != model.geometry:
         log.warning(f"the data hold no pictures: {second.name} is shown the images for {model.name}, resized")
@@ -223,6 +226,13 @@ def analyse(
         projection=None if features is None else project(features),
         findings=findings + (what_is_missing(evaluations[0], known) if len(errors[0]) else []),
     )
+
+
+def named(model: Classifier, name: str) -> Classifier:
+    """A copy around the same network with another name."""
+    other = copy(model)
+    other.name = name
+    return other
 
 
 def identify(model: Classifier, test: Dataset, train: Dataset | None) -> tuple[str, str | None]:

@@ -2,13 +2,16 @@
 
 import hashlib
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from camlens.data.dataset import Dataset
 from camlens.data.geometry import geometry_of
@@ -63,6 +66,18 @@ def fingerprint(model: Classifier, data: Dataset) -> str:
     if model.temperature is not None:
         digest.update(repr(model.temperature).encode())
     weights = bare(model).state_dict().values()
-    for tensor in chain([model.mean, model.std], weights, data.batches(), [data.labels]):
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    update(digest, chain([model.mean, model.std], weights, data.batches(), [data.labels]))
     return digest.hexdigest()
+
+
+def fingerprint_weights(model: Classifier) -> str:
+    """The SHA-256 of a network's weights alone."""
+    digest = hashlib.sha256()
+    update(digest, bare(model).state_dict().values())
+    return digest.hexdigest()
+
+
+def update(digest: Any, tensors: Iterable[Tensor]) -> None:
+    """Add the bytes of tensors to a digest of `hashlib`."""
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

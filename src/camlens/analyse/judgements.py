@@ -8,12 +8,37 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.marks import LEFT_OUT, WRONG
 
 Interval = tuple[float, float]
+DRAWN = 60  # errors and right images that are drawn to be judged, each at most
+ROUND = 10  # of each, one round after the other
+
+
+def draw_images(evaluation: Evaluation, seed: int = 0) -> Tensor:
+    """Draw images to be judged: errors and right images at random, mixed at random in rounds of `ROUND` of each.
+
+    However many of the first are judged, they are random samples of both strata.
+
+    Args:
+        evaluation: The network's predictions.
+        seed: Of the random numbers.
+
+    Returns:
+        Indices of different images, (n,) int64, at most `DRAWN` of each stratum.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def shuffled(indices: Tensor) -> Tensor:
+        return indices[torch.randperm(len(indices), generator=generator)]
+
+    strata = [shuffled(stratum.nonzero()[:, 0])[:DRAWN] for stratum in (evaluation.wrong, ~evaluation.wrong)]
+    starts = range(0, max(map(len, strata)), ROUND)
+    return torch.cat([shuffled(torch.cat([drawn[start : start + ROUND] for drawn in strata])) for start in starts])
 
 
 def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interval:

@@ -25,9 +25,8 @@ from camlens.train.margins import margins
 from camlens.train.run_folder import was_trained_on
 
 WITHOUT_OPINION = (
-    "No label is called doubtful, and errors are sorted by margin alone: one network's own opinion tells too little of "
-    "the labels that it gets wrong. With --opinion, another network or a file of probabilities, doubt is what both say "
-    "against the label."
+    "No label is called doubtful: the probabilities of one network tell too little of the labels that it gets wrong. "
+    "With --opinion (another network, or a file of probabilities) labels are doubted by what both say against them."
 )
 
 log = logging.getLogger("camlens")

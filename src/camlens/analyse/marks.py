@@ -10,13 +10,19 @@ from camlens.data.table import read_rows, row_index
 from camlens.errors import DataError, UsageError, unknown
 
 COLUMNS = ("index", "path", "label", "prediction", "mark")
+DRAWN = "drawn"  # a column that may be there: "yes" if the image was drawn at random and judged blind
 WRONG = "wrong:"  # a wrong label, followed by the right one
 LEFT_OUT = ("ambiguous", "duplicate")  # images that should not count
 RIGHT = ("real", "right")  # the label is right: of an error, and of an image that the network has right
 
 
-def read_marks(path: Path, data: Dataset) -> dict[int, str]:
+def read_marks(path: Path, data: Dataset, drawn: bool = False) -> dict[int, str]:
     """The marks in a CSV file, by the index of their image: "wrong:<class>", or of `LEFT_OUT` or `RIGHT`.
+
+    Args:
+        path: The file.
+        data: The images.
+        drawn: Whether to leave out images that were not drawn at random, in a file that says which were.
 
     Raises:
         DataError: The file cannot be read, holds no marks, its marks are for other images than those of `data`, or two
@@ -40,6 +46,8 @@ def read_marks(path: Path, data: Dataset) -> dict[int, str]:
         if not mark.startswith(WRONG) and mark not in LEFT_OUT + RIGHT:
             expected = f"wrong:<class>, {', '.join(LEFT_OUT)}, {' or '.join(RIGHT)}"
             raise DataError(f"{path}, line {number}: mark {mark!r}; expected {expected}")
+        if drawn and row.get(DRAWN, "yes") != "yes":
+            continue
         if marks.setdefault(index, mark) != mark:
             raise DataError(
                 f"{path}, line {number}: image {index} is marked {mark!r} here and {marks[index]!r} before; give one"

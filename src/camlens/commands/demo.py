@@ -36,7 +36,7 @@ def demo(
     from camlens.model.summary import summarise
     from camlens.runtime.processes import pick_device
     from camlens.show import draw
-    from camlens.show.report import write_report
+    from camlens.show.report.page import warn_of_replacing, write_report
     from camlens.train.run_folder import RunFolder
 
     where, folder = pick_device(device), out_folder(out)
@@ -56,6 +56,7 @@ def demo(
             "`camlens report` uses all."
         )
         train = train.subset(torch.arange(REPORT_TRAIN_IMAGES))
+    warn_of_replacing(folder / "report.html", [model])
     analysis = camlens.analyse(model, test, train, cache=folder / FEATURES_FILE, max_tried=TRIED_ERRORS)
     evaluation, errors = analysis.evaluation, analysis.evaluation.errors("confidence")
     subtitle = f"{min(GALLERY_IMAGES, len(errors))} of {len(errors):,} errors, {ORDERS['confidence']}."

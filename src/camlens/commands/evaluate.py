@@ -51,6 +51,7 @@ def evaluate(
         with processes.local_main_first():  # the others find what it downloads
             classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
         marks = read_marks(corrections, images) if corrections else None
+        drawn = read_marks(corrections, images, drawn=True) if corrections else {}
         second = None if opinion is None else read_opinion(opinion, images, batch)
         folder = processes.call_on_main(out_folder, out)
         evaluation = evaluate_model(classifier, images, batch, processes)
@@ -64,7 +65,7 @@ def evaluate(
         summary.append(doubt_in_words(evaluation, doubt))
     if marks is not None:
         after, (wrong_labels, left_out) = corrected(evaluation, marks), count_marks(marks)
-        judged = judge(evaluation, marks, doubt)
+        judged = judge(evaluation, drawn, doubt)
         metrics["corrected"] = {key: after.metrics()[key] for key in ("n", "errors", "accuracy", "interval")}
         metrics["judged"] = judged.to_json()
         write_json(folder / "metrics.json", metrics)

@@ -74,7 +74,15 @@ def load(
     if weights is not None:
         raise UsageError(f"--weights goes with module:function; {spec} has its own")
     loaded = exported.load(path) if path.suffix == ".onnx" else checkpoint.load(path)
+    loaded.name = spec if spec in shipped() else name_of(path)
     return loaded.with_preprocess(**changes) if changes else loaded
+
+
+def name_of(path: Path) -> str:
+    """What a model in a run folder or file is called: the end of its path, which tells two models of a kind apart."""
+    path = path.parent if path.name == WEIGHTS else path
+    parts = path.parts if path.name not in ("", "..") else path.resolve().parts
+    return Path(*parts[-2:]).as_posix()
 
 
 def find_network(spec: str) -> tuple[nn.Module, tuple[int, int, int]]:

@@ -32,6 +32,7 @@ THEMES = {
 }
 LIGHT, DARK = ({name: colours[theme] for name, colours in THEMES.items()} for theme in (0, 1))
 ON_IMAGES = {"white": "#ffffff", "black": "#000000", "number-outline": "#000000aa", "cell-border": "#ffffff55"}
+ON_IMAGES |= {"label-map": LABEL_FILL, "prediction-map": PREDICTION_FILL}
 COLOUR_MAPS = {  # five stops of matplotlib's
     "viridis": "#440154 #3b528b #21918c #5ec962 #fde725",
     "magma": "#000004 #51127c #b73779 #fc8961 #fcfdbf",

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from camlens.errors import UsageError
 from camlens.model import loading
-from camlens.model.classifier import Classifier
+from camlens.model.classifier import Classifier, bare
 from camlens.model.foreign import same_resnet
 from camlens.model.resnet import RESNETS, ResNet
 from camlens.train.margins import MarginHistory
@@ -168,12 +168,12 @@ def load_init(network: ResNet, init: str, class_names: tuple[str, ...]) -> Chann
         UsageError: It is of another architecture.
     """
     other = loading.load(init)
-    source = same_resnet(other)
+    source, kind = same_resnet(other), type(bare(other)).__name__
     actual = {key: value for key, value in source.architecture.items() if key != "classes"} if source else {}
     if source is None or actual != {key: value for key, value in network.architecture.items() if key != "classes"}:
         changes = " ".join(f"--set {'network' if key == 'name' else key}={value}" for key, value in actual.items())
         raise UsageError(
-            f"{init} is {other.name}, not what the recipe trains"
+            f"{init} is {actual.get('name', kind)}, not what the recipe trains"
             + (f"; add {changes}" if actual else f" (one of {', '.join(RESNETS)}), give weights of one of those")
         )
     state = source.state_dict()

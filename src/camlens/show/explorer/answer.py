@@ -19,7 +19,7 @@ from camlens.maps.methods import METHODS, find_method
 from camlens.model.classifier import Classifier, align
 from camlens.model.preprocess import to_pixels
 from camlens.show.report.packing import pack_maps, pack_photos, pack_pictures
-from camlens.show.report.page import read_facts, to_html, write_report
+from camlens.show.report.page import read_facts, to_html, warn_of_replacing, write_report
 from camlens.show.report.render import render_identity, render_predictions, render_training_images
 from camlens.show.report.schema import Answer, ChosenLayer, Facts, Live
 
@@ -115,6 +115,7 @@ def prepare(
     path, cache = out_folder(out) / "report.html", out / FEATURES_FILE
     fingerprints, facts = identify(model, test, train), read_facts(path)
     if facts is None or not render_identity(*fingerprints).items() <= facts.items():
+        warn_of_replacing(path, [model])
         write_report(analyse(model, test, train, cache=cache, batch_size=batch_size), path)
         facts = read_facts(path)
         assert facts is not None, "it was just written"

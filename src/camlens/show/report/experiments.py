@@ -32,7 +32,7 @@ def render_experiments(analysis: ErrorAnalysis) -> schema.ExperimentFacts | None
     for row, error in enumerate(trials.tried.tolist()):
         index = int(analysis.indices[error])
         found[error] = trials.corrected[row].nonzero()[:, 0].tolist()
-        probability[error] = round_values(trials.label_probability[row][found[error]], 3)
+        probability[error] = round_values(trials.label_probability[row][found[error]], 6)
         of_places[error] = render_place(places, row, len(pictures))
         first = covers[int(places.cells[row])]
         pictures.append((index, first))
@@ -69,10 +69,10 @@ def render_rate(rate: EditRate, is_reason: bool) -> schema.RateFacts:
     """The rates of an edit."""
     return {
         "name": rate.name,
-        "errors": round(rate.errors, 4),
-        "matched": round(rate.matched, 4),
-        "difference": round(rate.difference, 4),
-        "interval": [round(end, 4) for end in rate.interval],
+        "errors": rate.errors,
+        "matched": rate.matched,
+        "difference": rate.difference,
+        "interval": list(rate.interval),
         "reason": is_reason,
     }
 

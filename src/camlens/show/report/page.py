@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from graphlib import TopologicalSorter
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from camlens.analyse.edits import Edit
 from camlens.analyse.error_analysis import ErrorAnalysis, analyse
-from camlens.analyse.feature_cache import FEATURES_FILE
+from camlens.analyse.feature_cache import FEATURES_FILE, fingerprint_weights
 from camlens.files import out_folder, write_json, write_text
 from camlens.model.classifier import Classifier
 from camlens.show.palette import custom_properties
@@ -25,6 +26,7 @@ from camlens.show.report.packing import encode
 from camlens.show.report.render import render_facts
 from camlens.show.report.schema import ReportFacts
 
+log = logging.getLogger("camlens")
 STATIC = files("camlens.show.report") / "static"  # the page's template, style sheet and script
 FACTS_TAG = '<script type="application/json" id="facts">'
 IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./(\w+)\.js";$', re.MULTILINE)
@@ -67,9 +69,21 @@ def report(
         DataError: Labels or images do not fit the network, or the columns are about other images.
     """
     path = Path(out)
+    warn_of_replacing(path, [model] if second is None else [model, second])
     kept = out_folder(path.parent) / FEATURES_FILE
     evidence: dict[str, Any] = {"opinion": opinion, "columns": columns, "train_doubt": train_doubt}
     return write_report(analyse(model, data, train, second, kept, batch_size, quick, edits, **evidence), path)
+
+
+def warn_of_replacing(path: Path, models: Sequence[Classifier]) -> None:
+    """Warn that the page that lies there is of other networks, before one of these takes its place."""
+    if (facts := read_facts(path)) is None:
+        return
+    there, here = facts.get("models", []), [fingerprint_weights(model)[:16] for model in models]
+    if [model.get("weights") for model in there] != here:
+        before = " and ".join(model["name"] for model in there)
+        after = " and ".join(model.name for model in models)
+        log.warning(f"{path}, the report of {before}, will be replaced by that of {after}; --out elsewhere keeps it")
 
 
 def write_report(analysis: ErrorAnalysis, path: Path) -> Path:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from camlens.analyse.error_analysis import ErrorAnalysis
 from camlens.analyse.explanations import ExplainedPredictions
+from camlens.analyse.feature_cache import fingerprint_weights
+from camlens.analyse.judgements import draw_images
 from camlens.analyse.training_images import RankedImages
 from camlens.data.dataset import Dataset
 from camlens.data.geometry import WHOLE
@@ -18,7 +20,7 @@ from camlens.show.report.experiments import render_experiments
 from camlens.show.report.packing import PER_SHEET, encode, pack_maps, pack_photos, pack_pictures, round_values
 
 MAX_SIDE = 160  # pixels of a picture
-THUMBNAIL_SIDE = 48  # pixels of a training image
+THUMBNAIL_SIDE = 64  # pixels of a training image
 
 
 def render_facts(analysis: ErrorAnalysis) -> schema.ReportFacts:
@@ -40,12 +42,13 @@ def render_facts(analysis: ErrorAnalysis) -> schema.ReportFacts:
             "label": data.labels[indices].tolist(),
         },
         "models": [render_model(explained) for explained in analysis.explanations],
-        "pictures": pack_errors(analysis),
+        "pictures": pack_images(analysis, indices),
         "side": list(data.size),
         "evidence": evidence,
         "words": analysis.words.lists,
         "sentences": analysis.words.sentences,
         "doubt": None if analysis.doubt is None else round_values(analysis.doubt[indices], 4),
+        "sample": render_sample(analysis),
         "experiments": render_experiments(analysis),
         "common": render_common(analysis),
         "plane": render_plane(analysis),
@@ -64,6 +67,7 @@ def render_model(explained: ExplainedPredictions) -> schema.ModelFacts:
     model, metrics = evaluation.model, evaluation.metrics()
     return {
         "name": model.name,
+        "weights": fingerprint_weights(model)[:16],
         "parameters": sum(p.numel() for p in model.network.parameters()),
         "input": "×".join(map(str, model.input_size)),
         "accuracy": metrics["accuracy"],
@@ -84,7 +88,7 @@ def render_predictions(explained: ExplainedPredictions) -> schema.PredictionFact
     return {
         "prediction": explained.classes[:, 0].tolist(),
         "classes": explained.classes.tolist(),
-        "probability": round_values(explained.probabilities, 4),
+        "probability": round_values(explained.probabilities, 6),
         "logit": round_values(explained.logits, 4),
         "rest": round_values(explained.remainder, 4),
         "exact": explained.is_exact,
@@ -126,9 +130,24 @@ def render_plane(analysis: ErrorAnalysis) -> schema.Plane | None:
     }
 
 
-def pack_errors(analysis: ErrorAnalysis) -> schema.Pictures:
-    """The images that a model gets wrong; as photos where one is shown them cropped or squeezed."""
-    data, indices = analysis.test, analysis.indices
+def render_sample(analysis: ErrorAnalysis) -> schema.SampleFacts:
+    """Images drawn at random; those that are not listed as errors with their pictures."""
+    evaluation, data, drawn = analysis.evaluation, analysis.test, draw_images(analysis.evaluation)
+    others = drawn[~torch.isin(drawn, analysis.indices)]
+    return {
+        "drawn": drawn.tolist(),
+        "doubted": None if analysis.doubt is None else (analysis.doubt[drawn] > 0).tolist(),
+        "index": others.tolist(),
+        "file": [data.files[index] for index in others.tolist()],
+        "label": data.labels[others].tolist(),
+        "prediction": evaluation.predictions[others].tolist(),
+        "pictures": pack_images(analysis, others),
+    }
+
+
+def pack_images(analysis: ErrorAnalysis, indices: Tensor) -> schema.Pictures:
+    """Images of the data set; as photos where a model is shown them cropped or squeezed."""
+    data = analysis.test
     geometries = [explained.evaluation.model.geometry for explained in analysis.explanations]
     with quiet_pillow(), ThreadPoolExecutor() as pool:  # reads the files of the photos
         found = list(pool.map(lambda index: data.displayed(index, geometries, MAX_SIDE), indices.tolist()))

@@ -63,6 +63,7 @@ class ModelFacts(PredictionFacts):
     """A model's metrics beside its predictions."""
 
     name: str
+    weights: str  # fingerprint of them
     parameters: int
     input: str  # "224×224"
     accuracy: float
@@ -90,6 +91,18 @@ class ImageFacts(TypedDict):
     index: list[int]  # in the data set
     file: list[str]
     label: list[int]
+
+
+class SampleFacts(TypedDict):
+    """Images drawn at random, errors and right images of the first model, whose labels the user may judge."""
+
+    drawn: list[int]  # indices in the data set, in the order in which they are judged
+    doubted: list[bool] | None  # for each, whether two opinions are against its label; None without a second one
+    index: list[int]  # those of them that are not among the listed errors
+    file: list[str]
+    label: list[int]
+    prediction: list[int]  # of the first model
+    pictures: Pictures
 
 
 class TrainingImages(TypedDict):
@@ -205,6 +218,7 @@ class ReportFacts(IdentityFacts):
     words: list[list[str]]  # for each error of the first model
     sentences: list[str]  # for each, what to read first
     doubt: list[float] | None  # (E,) what two opinions say against each label, -1 to 1; None without a second one
+    sample: SampleFacts
     experiments: ExperimentFacts | None
     common: CommonFacts | None
     plane: Plane | None

@@ -9,14 +9,13 @@ import { markButtons } from "./marks.js";
 import { loadSheet, picture, placeOf } from "./pictures.js";
 import { reasons, sentence } from "./reasons.js";
 import {
-  answers, classNames, data, doubt, errorCount, evidenceOf, firstModel, images, inputSize, isWrong, judgedModel, models,
-  pictureOf, predicted, probability, secondModel,
+  answers, classNames, data, doubt, errorCount, images, inputSize, judgedModel, models, pictureOf, predicted,
+  probability, secondModel,
 } from "./schema.js";
 import { closeImage, isBesideGallery, view } from "./state.js";
+import { trainingImages } from "./training.js";
 
 let drawn = null; // the image whose card was drawn last
-
-const DOUBTED = 0.95; // fraction of the training labels that are doubted less, from which a tile says so
 
 export function drawCard() {
   const card = byId("card"), row = images.index.indexOf(view.image);
@@ -30,11 +29,11 @@ export function drawCard() {
   const ofModels = models.map((model) => evidence(model, row));
   const focused = card.contains(document.activeElement) && document.activeElement.dataset.control;
   card.replaceChildren(
-    el("button", { type: "button", id: "close", "aria-label": "close", onclick: closeImage }, "×"),
+    el("button", { type: "button", class: "close", "aria-label": "close", onclick: closeImage }, "×"),
     title(row), ...sentence(row).filter(Boolean),
     ...ofModels.flatMap((one, number) => modelViews(one, row, number ? el("span") : original)),
-    reasons(row) ?? "",
-    controls(ofModels[models.indexOf(judgedModel(row))], row), ...(row < errorCount ? [markButtons(row)] : []),
+    controls(ofModels[models.indexOf(judgedModel(row))], row), reasons(row) ?? "",
+    ...(row < errorCount ? [markButtons(row)] : []),
     el("div", { class: "low" },
       el("div", {}, models.flatMap((model) => probabilities(model, row))), el("div", {}, trainingImages(row))));
   if (focused) card.querySelector(`[data-control="${focused}"]`)?.focus();
@@ -55,7 +54,7 @@ function paintAll(ofModels, row) {
 
 function title(row) {
   const label = images.label[row], name = classNames[predicted(row)], { frames = 1 } = answers.get(row) ?? {};
-  const confidence = `with ${percent(probability(judgedModel(row), row, predicted(row)))}`;
+  const confidence = `with ${percent(probability(judgedModel(row), row, predicted(row)))}`.replace(" %", "\u00a0%");
   let words = [asLabel(classNames[label]), ", called ", asPrediction(name), ` ${confidence}`];
   if (label === null) words = ["Called ", asPrediction(name), ` ${confidence}`];
   else if (label === predicted(row)) words = [asLabel(name), `, and called so ${confidence}`];
@@ -101,28 +100,4 @@ function probabilities(model, row) {
     el("span", { title: classNames[c] }, className(model, row, c)),
     el("i", { class: kind(c), style: { width: `${100 * fraction}%` } }),
     el("span", {}, percent(fraction))))];
-}
-
-/* The training images behind what the first model says. */
-function trainingImages(row) {
-  const [training, trainingRow] = evidenceOf(row);
-  if (!training || (row < errorCount && !isWrong(firstModel, row))) return [];
-  const name = (c) => classNames[c], label = images.label[row], prediction = firstModel.prediction[row];
-  const kinds = [
-    ["towards", ["Training images that pulled towards ", asPrediction(name(prediction))]],
-    ["away", ["and towards ", asLabel(name(label))]],
-    ["nearest", ["Nearest training images"]],
-  ];
-  const tile = (kind, number, place) => {
-    const doubted = (training.doubt?.[number] ?? 0) >= DOUBTED ? [el("br"), el("b", {}, "label doubted")] : [];
-    const c = training.label[number], score = signed(training.scores[kind][trainingRow][place]);
-    return el("figure", { title: `${training.file[number]}, ${score}` },
-      picture([training.pictures, number], `training image ${training.index[number]}, ${name(c)}`),
-      el("figcaption", {},
-        el("span", { class: c === label ? "label" : c === prediction ? "prediction" : "" }, name(c)), el("br"), score, doubted));
-  };
-  const tiles = (kind) => training.lists[kind][trainingRow].filter((number) => number >= 0)
-    .map((number, place) => tile(kind, number, place));
-  return kinds.filter(([kind]) => training.lists[kind]).map(([kind, heading]) =>
-    el("div", { class: "evidence", "data-kind": kind }, el("h3", {}, ...heading), el("div", {}, tiles(kind))));
 }

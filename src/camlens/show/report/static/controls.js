@@ -24,12 +24,15 @@ function layerControls(model, row) {
   ];
 }
 
+let isOpen = Boolean(live); // the settings; where the network can be asked, they are what one came for
+
 export function controls({ model, layer, other, full }, row) {
   const label = images.label[row] ?? model.prediction[row];
   const classes = (live ? [...classNames.keys()] : model.classes[row]).filter((c) => c !== label);
-  const grids = [["smooth", "smooth"], ["cells", `native ${layer.grid.join(" × ")}`]];
+  const grids = [["smooth", "smooth"], ["cells", `${layer.grid.join(" × ")} cells`]];
   const colours = [["meaning", "blue and orange"], ["viridis", "viridis"], ["magma", "magma"]];
-  return el("div", { class: "controls" },
+  return el("details", { class: "settings", ...(isOpen ? { open: "" } : {}), ontoggle: (event) => { isOpen = event.target.open; } },
+    el("summary", {}, "heat map settings"), el("div", { class: "controls" },
     layerControls(model, row),
     choice("grid", grids, view.grid, (grid) => setView({ grid })),
     select("class", "class", classes.map((c) => [c, classNames[c]]), other, Number),
@@ -42,5 +45,5 @@ export function controls({ model, layer, other, full }, row) {
       type: "checkbox", "data-control": "scale", ...(view.scale === "same" ? { checked: "" } : {}),
       onchange: (event) => setView({ scale: event.target.checked ? "same" : "own" }),
     }), "same scale for all"),
-    el("span", {}, `full colour = ${full.toFixed(2)} logits a cell`));
+    el("span", {}, `full colour = ${full.toFixed(2)} logits a cell`)));
 }

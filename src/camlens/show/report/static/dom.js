@@ -31,10 +31,19 @@ export const asLabel = (text) => el("b", { class: "label" }, text);
 export const asPrediction = (text) => el("b", { class: "prediction" }, text);
 export const asNeither = (text) => el("b", {}, text);
 
-/* Numbers in words. */
-export const percent = (fraction) => {
-  const isNearEnd = (fraction > 0 && fraction < 0.0995) || (fraction > 0.995 && fraction < 0.9995);
-  return `${(100 * fraction).toFixed(isNearEnd ? 1 : 0)} %`;
+/* A number with so many decimal places; halves go to the even digit, as they do in Python. */
+export function fixed(value, digits) {
+  const text = value.toFixed(digits), isHalf = /^50*$/.test(value.toFixed(digits + 40).slice(-40));
+  return isHalf && Number(text.at(-1)) % 2 ? (value - Math.sign(value) * 0.5 / 10 ** digits).toFixed(digits) : text;
+}
+export const whole = (value) => Number(fixed(value, 0));
+
+/* Numbers in words. Probabilities are as in the figures (camlens.show.figures.pictures). */
+export const percent = (probability) => {
+  if (probability < 0.001) return "< 0.1 %";
+  const isNearEnd = probability < 0.1 || (probability >= 0.995 && probability < 1);
+  return `${fixed(100 * probability, isNearEnd ? 1 : 0)} %`;
 };
+export const wholePercent = (fraction) => `${fixed(100 * fraction, 0)} %`;
 export const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
 export const integer = (number) => number.toLocaleString("en");

@@ -8,15 +8,18 @@ import {
 } from "./schema.js";
 import { view } from "./state.js";
 
+/* Whether a model predicts a class, or the model that has the image wrong does. */
+const isPredicted = (model, row, c) => c === model.prediction[row] || c === predicted(row);
+
 /* A class name in its colour. */
 export function className(model, row, c) {
   if (c === images.label[row]) return asLabel(classNames[c]);
-  return (c === model.prediction[row] ? asPrediction : asNeither)(classNames[c]);
+  return (isPredicted(model, row, c) ? asPrediction : asNeither)(classNames[c]);
 }
 
 function classColour(model, row, c) {
-  if (c === images.label[row]) return rgb(colour("label-fill"));
-  return rgb(colour(c === model.prediction[row] ? "prediction-fill" : "ink"));
+  if (c === images.label[row]) return rgb(colour("label-map"));
+  return rgb(colour(isPredicted(model, row, c) ? "prediction-map" : "ink"));
 }
 
 /* The class that is compared with the label (where there is none, with the prediction): the one that was chosen, of an
@@ -64,8 +67,8 @@ function contrastDrawing(model, row, [one, two], heatMap, layerName) {
   const [positive, negative] = [one, two].map((c) => classColour(model, row, c));
   return drawing({ ...heatMap, positive, negative, numbers: true },
     `contrast of ${classNames[one]} and ${classNames[two]}, ${heatMap.grid.join(" by ")} cells`,
-    "why ", className(model, row, one), " and not ", className(model, row, two), el("br"),
-    `${layerName}, cell by cell, in logits`);
+    "contrast: evidence for ", className(model, row, one), " less evidence for ", className(model, row, two), el("br"),
+    `in logits, for each cell of ${layerName}`);
 }
 
 /* How the cells and what lies behind them add up to the difference of the two logits. */
@@ -73,7 +76,7 @@ function sentence(model, row, [one, two], cells) {
   const margin = logit(model, row, one) - logit(model, row, two);
   const strong = (value) => el("b", {}, signed(value));
   return el("p", { class: "sum" },
-    "The cells add up to ", strong(cells), model.exact ? ", the bias adds " : ", what lies behind them adds ",
+    "The cells add up to ", strong(cells), model.exact ? ", the bias adds " : ", the layers behind it add ",
     strong(margin - Number(cells.toFixed(2))), ": together the ", margin < 0 ? "deficit" : "margin", " of ",
     strong(margin), " logits by which ", className(model, row, one), margin < 0 ? " lost to " : " won over ",
     className(model, row, two), ".");

@@ -50,7 +50,7 @@ export function drawGallery() {
   byId("more").hidden = rows.length <= limit;
   byId("more").textContent = `show ${integer(Math.min(STEP, rows.length - limit))} more`;
   if (!rows.length) {
-    const reason = errorCount ? "None of the errors is like that." : "It gets everything right.";
+    const reason = errorCount ? "No error matches." : "All images are right.";
     byId("grid").append(el("p", { class: "key" }, reason));
   }
 }

@@ -62,17 +62,16 @@ function outline(pen, top, left, bottom, right) {
   }
 }
 
-/* Blend the colours of values with pixels, which turn nearly grey. `stops` are those of a colour map, or null for the
+/* Blend the colours of values with pixels, which turn grey, as in the figures (camlens.maps.overlay). `stops` are those of a colour map, or null for the
    colours of positive and negative values. */
 function blend(pixels, values, { full, positive, negative, stops }) {
   for (let k = 0; k < values.length; k++) {
     const value = clamp(values[k] / full, -1, 1), side = value > 0 ? positive : negative;
     const over = Number.isNaN(value) ? null : stops ? interpolate(stops, Math.max(0, value)) : side;
     const alpha = (stops ? 0.8 : side ? Math.abs(value) : 0) * view.strength / 100;
-    const grey = 0.3 * pixels[4 * k] + 0.59 * pixels[4 * k + 1] + 0.11 * pixels[4 * k + 2];
+    const grey = 0.299 * pixels[4 * k] + 0.587 * pixels[4 * k + 1] + 0.114 * pixels[4 * k + 2];
     for (let channel = 0; channel < 3; channel++) {
-      const base = 0.45 * pixels[4 * k + channel] + 0.55 * grey;
-      pixels[4 * k + channel] = over ? base * (1 - alpha) + over[channel] * alpha : base;
+      pixels[4 * k + channel] = over ? grey * (1 - alpha) + over[channel] * alpha : grey;
     }
   }
 }

@@ -31,7 +31,7 @@ async function ask(index) {
   const { layer, method } = view, status = byId("answer"), mine = pending = question();
   const query = new URLSearchParams({ layer, method, class: view.class === null ? "" : classNames[view.class] });
   if (!uploads.has(index)) query.set("image", index);
-  status.textContent = "asking …";
+  status.textContent = "computing …";
   const answer = await post(query, uploads.get(index));
   if (pending === mine) pending = "";
   status.textContent = answer.error ?? "";

@@ -4,6 +4,7 @@ import { drawCard } from "./card.js";
 import { drawCommon } from "./common.js";
 import { byId } from "./dom.js";
 import { drawGallery, openNeighbour, startGallery } from "./gallery.js";
+import { drawJudgement, startJudging } from "./judge.js";
 import { drawAnswers, startLive } from "./live.js";
 import { drawMarks, startMarks } from "./marks.js";
 import { drawMatrix, moveFocus } from "./matrix.js";
@@ -16,7 +17,7 @@ import { closeImage, onChange, readAddress, redraw, view } from "./state.js";
 
 /* Escape closes an image, arrows open the next one or the one before it. */
 function onKey(event) {
-  if (event.altKey || event.ctrlKey || event.metaKey) return;
+  if (event.altKey || event.ctrlKey || event.metaKey || document.querySelector("dialog[open]")) return;
   if (event.key === "Escape" && view.image !== null) {
     const closed = view.image;
     closeImage();
@@ -29,9 +30,10 @@ function onKey(event) {
   openNeighbour(step);
 }
 
-for (const draw of [drawMatrix, drawCommon, drawGallery, drawAnswers, drawCard, drawPlane, drawMarks]) onChange(draw);
+for (const draw of [drawMatrix, drawCommon, drawGallery, drawAnswers, drawCard, drawPlane, drawMarks, drawJudgement]) onChange(draw);
 startGallery();
 startMarks();
+startJudging();
 startLive();
 byId("matrix").addEventListener("keydown", moveFocus);
 byId("plane").addEventListener("click", openNearest);

@@ -1,29 +1,43 @@
-/* Marks of errors, kept by the browser for this network and these images. */
+/* Marks of images, kept by the browser for this network and these images. */
 
 import { byId, el, integer } from "./dom.js";
-import { classNames, errorCount, images, predicted, reportId } from "./schema.js";
+import { classNames, imageAt, images, reportId } from "./schema.js";
 import { redraw } from "./state.js";
 
 const KEY = `camlens ${reportId}`;
 
-function stored() {
+function stored(key) {
   try {
-    return JSON.parse(localStorage.getItem(KEY)) ?? {};
+    return JSON.parse(localStorage.getItem(key)) ?? {};
   } catch {
     return {};
   }
 }
-export const marks = stored(); // by index of the image
+export const marks = stored(KEY); // by index of the image
+export const judged = stored(`${KEY} judged`); // true by index of images that were drawn at random and judged blind
 
+/* Mark an image, or take its mark away. */
 function mark(index, value) {
   if (value === null || marks[index] === value) delete marks[index];
   else marks[index] = value;
+  store();
+  redraw();
+}
+
+/* Mark an image that was judged blind. */
+export function markBlind(index, value) {
+  marks[index] = value;
+  judged[index] = true;
+  store();
+}
+
+function store() {
   try {
     localStorage.setItem(KEY, JSON.stringify(marks));
+    localStorage.setItem(`${KEY} judged`, JSON.stringify(judged));
   } catch {
     // a private window: they last as long as the page
   }
-  redraw();
 }
 
 /* The buttons that mark an error. */
@@ -55,9 +69,11 @@ export function drawMarks() {
 const quote = (text) => (/[",\r\n]/.test(text) ? `"${String(text).replaceAll('"', '""')}"` : String(text));
 
 function saveAsCsv() {
-  const rows = images.index.slice(0, errorCount).flatMap((index, row) => (marks[index]
-    ? [[index, images.file[row], classNames[images.label[row]], classNames[predicted(row)], marks[index]]] : []));
-  const lines = [["index", "path", "label", "prediction", "mark"], ...rows].map((row) => row.map(quote).join(","));
+  const rows = Object.keys(marks).map(Number).map((index) => {
+    const { file, label, prediction } = imageAt(index);
+    return [index, file, classNames[label], classNames[prediction], marks[index], judged[index] ? "yes" : "no"];
+  });
+  const lines = [["index", "path", "label", "prediction", "mark", "drawn"], ...rows].map((row) => row.map(quote).join(","));
   const file = new Blob([lines.join("\n") + "\n"], { type: "text/csv" });
   const link = el("a", { href: URL.createObjectURL(file), download: "marks.csv" });
   link.click();

@@ -1,6 +1,6 @@
 /* The model as a whole: the head of the page, its classes, and how sure it is. */
 
-import { byId, el, integer, percent, svg } from "./dom.js";
+import { byId, el, fixed, integer, svg, wholePercent } from "./dom.js";
 import { classNames, data, errorCount, findings, firstModel, models, secondModel } from "./schema.js";
 
 export function drawHead() {
@@ -16,11 +16,11 @@ export function drawHead() {
 
 /* What was measured of a model: values with their names. */
 function measures(model) {
-  const [low, high] = model.interval.map((fraction) => (100 * fraction).toFixed(2));
+  const [low, high] = model.interval.map((fraction) => fixed(100 * fraction, 2));
   return [
-    [`${(100 * model.accuracy).toFixed(2)} %`, `${secondModel ? model.name : "accuracy"} (${low} to ${high})`],
+    [`${fixed(100 * model.accuracy, 2)} %`, `${secondModel ? model.name : "accuracy"} (${low} to ${high})`],
     [integer(model.errors), model.errors === 1 ? "error" : "errors"],
-    ...(secondModel ? [] : [[`${(100 * model.ece).toFixed(1)} %`, "calibration error"]]),
+    ...(secondModel ? [] : [[`${fixed(100 * model.ece, 1)} %`, "calibration error"]]),
   ];
 }
 
@@ -33,7 +33,7 @@ export function drawClasses() {
   byId("classes").append(...listed.map(([c, , accuracy, precision]) => el("div", { class: "row" },
     el("span", { title: classNames[c] }, classNames[c]),
     el("div", {}, bar("label", accuracy), bar("prediction", precision)),
-    el("span", {}, accuracy === null ? "none" : percent(accuracy)))));
+    el("span", {}, accuracy === null ? "none" : `${fixed(100 * accuracy, 1)} %`))));
   if (listed.length < classNames.length) {
     byId("classes").append(el("p", { class: "key" }, `The ${listed.length} hardest of ${integer(classNames.length)}.`));
   }
@@ -44,7 +44,7 @@ export function drawCalibration() {
   const { reliability } = firstModel, [side, left, top] = [250, 38, 6];
   const x = (fraction) => left + side * fraction, y = (fraction) => top + side * (1 - fraction);
   const inWords = reliability.map(({ confidence, accuracy, n }) =>
-    `${percent(confidence)} sure: ${percent(accuracy)} of ${n} right`);
+    `confidence ${wholePercent(confidence)}: ${wholePercent(accuracy)} of ${n} right`);
   const chart = svg("svg", {
     viewBox: "0 0 330 296", role: "img", "aria-label": `Accuracy by confidence. ${inWords.join("; ")}`,
   });
@@ -59,7 +59,7 @@ export function drawCalibration() {
     line(confidence, confidence, confidence, accuracy, { stroke: "var(--soft)", "stroke-width": 1 }),
     svg("circle", { cx: x(confidence), cy: y(accuracy), r: 2 + 6 * Math.sqrt(n / largest), fill: "var(--ink)" }));
   chart.append(svg("text", { x: x(0.5), y: top + side + 34, "text-anchor": "middle" }, "confidence"));
-  const key = "Height: how often it was right; size: how many images. On the dotted line, it is as sure as it is right.";
+  const key = "Height: accuracy of the images with this confidence; size: how many they are. On the dotted line both are equal.";
   const text = firstModel.calibration;
   byId("calibration").append(chart, el("p", { class: "key" }, key),
     el("p", { class: "key" }, `${text[0].toUpperCase()}${text.slice(1)}.`));

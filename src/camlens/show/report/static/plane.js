@@ -1,8 +1,8 @@
 /* All images on a plane: the errors, and the classes of the chosen cell in their colours. */
 
 import { colour } from "./colours.js";
-import { byId, integer, percent } from "./dom.js";
-import { bytes, data, images, plane } from "./schema.js";
+import { byId, integer, wholePercent } from "./dom.js";
+import { bytes, classNames, data, images, plane } from "./schema.js";
 import { selectErrors } from "./selection.js";
 import { openImage, view } from "./state.js";
 
@@ -14,16 +14,48 @@ const MARGIN = 0.02; // of the side
 const across = (index) => points[2 * index] / 65535;
 const up = (index) => points[2 * index + 1] / 65535;
 
+/* Where the name of a class goes: the median of its images; null for one without images. */
+const centres = points && classNames.map((_, c) => {
+  const indices = [...labels.keys()].filter((index) => labels[index] === c);
+  const median = (values) => values.sort((a, b) => a - b)[values.length >> 1];
+  return indices.length ? [median(indices.map(across)), median(indices.map(up))] : null;
+});
+const MOST_NAMES = 20; // without a choice of classes
+
+/* Class names on the plane, each below those that it would cover. */
+function writeNames(pen, place, side) {
+  const chosen = [view.label, view.prediction].filter((c) => c !== null);
+  const shown = chosen.length ? chosen : classNames.length <= MOST_NAMES ? [...classNames.keys()] : [];
+  const size = 12 * devicePixelRatio, written = [];
+  pen.globalAlpha = 1;
+  pen.font = `600 ${size}px Inter, system-ui, sans-serif`;
+  pen.textAlign = "center";
+  pen.textBaseline = "middle";
+  pen.lineWidth = 3 * devicePixelRatio;
+  pen.lineJoin = "round";
+  pen.strokeStyle = colour("paper");
+  const names = shown.filter((c) => centres[c]).map((c) => [c, ...place(...centres[c])]).sort((a, b) => a[2] - b[2]);
+  for (const [c, centre, height] of names) {
+    const half = pen.measureText(classNames[c]).width / 2, x = Math.min(Math.max(centre, half), side - half);
+    let y = height;
+    for (const other of written) if (Math.abs(other.x - x) < other.half + half && Math.abs(other.y - y) < size) y = other.y + size;
+    written.push({ x, y, half });
+    pen.strokeText(classNames[c], x, y);
+    pen.fillStyle = colour(c === view.label ? "label" : c === view.prediction ? "prediction" : "ink");
+    pen.fillText(classNames[c], x, y);
+  }
+}
+
 export function drawPlane() {
   if (!points) return;
   byId("plane-section").hidden = false;
   const canvas = byId("plane"), side = Math.round(canvas.clientWidth * devicePixelRatio) || 600;
   canvas.width = canvas.height = side;
   const pen = canvas.getContext("2d"), inside = 1 - 2 * MARGIN;
+  const place = (right, high) => [(MARGIN + inside * right) * side, (1 - MARGIN - inside * high) * side];
   const circle = (index, radius) => {
-    const x = (MARGIN + inside * across(index)) * side, y = (1 - MARGIN - inside * up(index)) * side;
     pen.beginPath();
-    pen.arc(x, y, radius * devicePixelRatio, 0, 7);
+    pen.arc(...place(across(index), up(index)), radius * devicePixelRatio, 0, 7);
   };
   const dots = (indices, name, alpha, radius) => {
     pen.fillStyle = colour(name);
@@ -39,6 +71,7 @@ export function drawPlane() {
   if (label !== null) dots(ofClass(label), "label-fill", 0.45, 1.1);
   if (prediction !== null) dots(ofClass(prediction), "prediction-fill", 0.45, 1.1);
   dots(selectErrors().map((row) => images.index[row]), "ink", 0.9, 1.7);
+  writeNames(pen, place, side);
   if (view.image >= 0 && view.image !== null) {
     pen.strokeStyle = colour("ink");
     pen.lineWidth = 2 * devicePixelRatio;
@@ -47,7 +80,8 @@ export function drawPlane() {
   }
   const choice = some ? " of this choice" : "";
   byId("plane-note").textContent = `The two first principal components of the features of all ${integer(data.n)} ` +
-    `images (${percent(plane.share)} of their variance); strong: the errors${choice}. Click near one to open it.`;
+    `images (${wholePercent(plane.share)} of their variance), each class named near its median; strong: the errors${choice}. ` +
+    "Click near one to open it.";
 }
 
 /* Open the error nearest to a click. */

@@ -1,10 +1,9 @@
 /* What was tried on an error, and what happened: one sentence, pictures of the mildest edits that turn it, the place. */
 
-import { asLabel, byId, el, percent } from "./dom.js";
+import { asLabel, byId, el, fixed, percent, wholePercent } from "./dom.js";
 import { picture } from "./pictures.js";
 import { classNames, evidenceOf, experiments, images, sentences, wordsOf } from "./schema.js";
-
-const whole = (fraction) => `${Math.round(100 * fraction)} %`;
+import { enlarging } from "./training.js";
 
 /* The sentence and the words of an error of the first model; nothing for other images. */
 export const sentence = (row) => (row < sentences.length ? [
@@ -26,17 +25,17 @@ function duplicates(row) {
   const [training] = evidenceOf(row), number = training?.lists.duplicate?.[row]?.[0] ?? -1;
   if (number < 0) return [];
   const name = classNames[training.label[number]];
-  return [figure([training.pictures, number], `training image ${training.index[number]}`,
-    "almost the same picture, in training, labelled ", el("b", {}, name))];
+  return [el("figure", {}, enlarging(row, training, number),
+    el("figcaption", {}, "almost the same picture, in training, labelled ", el("b", {}, name)))];
 }
 
 /* The mildest edits after which it is its label, each with how often it turns errors and right images. */
 function edits(row) {
   return experiments.shown[row].map(([place, shown]) => {
-    const { name, errors, matched, reason } = experiments.rates[experiments.edits[row][place]] ?? {};
-    const rates = name && `turns ${whole(errors)} of the errors, ${whole(matched)} of right images as unsure`;
+    const { name, errors, matched, reason } = experiments.rates[experiments.edits[row][place]];
+    const rates = `turns ${wholePercent(errors)} of the errors, ${wholePercent(matched)} of right images as unsure`;
     return figure([experiments.pictures, shown], `the picture, ${name}`,
-      "becomes ", asLabel(classNames[images.label[row]]), ` when ${name} (${percent(experiments.probability[row][place])})`,
+      `${name}: `, asLabel(classNames[images.label[row]]), ` ${percent(experiments.probability[row][place])}`,
       el("small", reason ? { class: "reason" } : {}, rates));
   });
 }
@@ -45,18 +44,19 @@ function edits(row) {
 function places(row) {
   const place = experiments.places[row];
   if (!place) return [];
-  const { fall, rank, fills } = place, moved = `${fall < 0 ? "grows" : "falls"} by ${Math.abs(fall).toFixed(2)} logits`;
-  const turns = ["becomes ", asLabel(classNames[images.label[row]]), ` if filled with ${fills.join(", ")}`];
+  const { fall, rank, fills } = place, moved = `${fall < 0 ? "grows" : "falls"} by ${fixed(Math.abs(fall), 2)} logits`;
+  const turns = [asLabel(classNames[images.label[row]]), ` if filled with ${fills.join(", ")}`];
   return [figure([experiments.pictures, place.picture], "the picture, with the place covered",
-    "covered where the contrast is strongest: ", ...(fills.length ? turns : ["stays wrong"]),
-    el("small", {}, `the margin ${moved}, rank ${rank} of the 16 covers`))];
+    "covered where the contrast is largest: ", ...(fills.length ? turns : ["still wrong"]),
+    el("small", {}, `the margin ${moved}, rank ${rank} of 16 places`))];
 }
 
 function others(row) {
   const seen = new Set(experiments?.shown[row].map(([place]) => place));
   const more = experiments?.edits[row].filter((_, place) => !seen.has(place)) ?? [];
   if (!more.length) return null;
-  return el("p", { class: "key" }, `and when ${more.map((edit) => experiments.rates[edit].name).join("; ")}`);
+  return el("details", {}, el("summary", {}, `and after ${more.length} more`),
+    el("p", { class: "key" }, more.map((edit) => experiments.rates[edit].name).join("; ")));
 }
 
 /* How often each edit turns errors, and right images of the same margin. */
@@ -70,9 +70,12 @@ export function drawExperiments() {
 
 function table(rates) {
   const head = ["edit", "errors", "right", "difference"].map((text) => el("th", { scope: "col" }, text));
-  const points = (fraction) => `${fraction < 0 ? "−" : "+"}${Math.abs(Math.round(100 * fraction))}`;
+  const points = (fraction) => {
+    const text = fixed(Math.abs(100 * fraction), 0);
+    return text === "0" ? text : (fraction < 0 ? "−" : "+") + text;
+  };
   return el("table", { class: "rates" }, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rates.map((rate) =>
     el("tr", rate.reason ? { class: "reason" } : {},
-      el("th", { scope: "row" }, rate.name), el("td", {}, whole(rate.errors)), el("td", {}, whole(rate.matched)),
+      el("th", { scope: "row" }, rate.name), el("td", {}, wholePercent(rate.errors)), el("td", {}, wholePercent(rate.matched)),
       el("td", {}, `${points(rate.difference)} (${rate.interval.map(points).join(" to ")})`)))));
 }

@@ -14,6 +14,7 @@ export const findings = facts.findings;
 export const words = facts.words; // for each error of the first model
 export const sentences = facts.sentences;
 export const doubt = facts.doubt; // of each label, by a second opinion; null without one
+export const sample = facts.sample; // images drawn at random, whose labels may be judged
 export const experiments = facts.experiments;
 export const common = facts.common; // groups and shortcuts
 export const plane = facts.plane;
@@ -32,6 +33,17 @@ export const isWrong = (model, row) => images.label[row] !== null && model.predi
 /* With two models, an image is judged by the one that has it wrong. */
 export const judgedModel = (row) => (secondModel && !isWrong(firstModel, row) ? secondModel : firstModel);
 export const predicted = (row) => judgedModel(row).prediction[row];
+
+/* What is known of an image of the data that is listed as an error or was drawn. */
+export function imageAt(index) {
+  const row = images.index.indexOf(index);
+  if (row >= 0 && row < errorCount) {
+    return { file: images.file[row], label: images.label[row], prediction: firstModel.prediction[row], source: [facts.pictures, row] };
+  }
+  const place = sample.index.indexOf(index);
+  const [file, label, prediction] = ["file", "label", "prediction"].map((key) => sample[key][place]);
+  return { file, label, prediction, source: [sample.pictures, place] };
+}
 
 /* What was found of an image, in words. */
 export const wordsOf = (row) => words[row] ?? [];

@@ -5,7 +5,7 @@ import { data, images, live, secondModel } from "./schema.js";
 const DEFAULTS = {
   which: secondModel ? "fixed" : "errors", label: null, prediction: null, word: "", group: null, sort: "confidence", find: "",
   image: null, depth: "last", layer: "", method: "", class: null,
-  grid: "smooth", strength: 75, colours: "meaning", scale: "own",
+  grid: "smooth", strength: 80, colours: "meaning", scale: "own",
 };
 const NUMBERS = ["label", "prediction", "group", "image", "class", "strength"];
 
