@@ -341,6 +341,7 @@ def test_two_models_side_by_side(tab, tmp_path, canvas):
     b.name = "better"
     with torch.no_grad():
         b.network.fc.bias += torch.tensor([0.5, -0.5, 0.2])
+        b.network.fc.weight[0] *= 0.8
     right = [~evaluate(model, data).wrong for model in (a, b)]
     page = tab(camlens.report(a, data, tmp_path / "a.html", images(40, "train"), second=b))
     shown = lambda: set(page.locator("#grid [data-image]").evaluate_all("all => all.map(b => Number(b.dataset.image))"))  # noqa: E731
