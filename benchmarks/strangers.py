@@ -39,7 +39,7 @@ import camlens  # noqa: E402
 from camlens.errors import CamlensError  # noqa: E402
 from camlens.model.classifier import Classifier  # noqa: E402
 
-LARGEST = 100_000_000  # parameters of a network that is tried
+LARGEST = 150_000_000  # parameters of a network that is tried
 LEVEL, AGREE = 1.01, 1e-6  # grey levels; largest difference of logits and maps, as a part of their size
 
 
@@ -56,8 +56,9 @@ def of_timm(name: str) -> Own:
 
     network = timm.create_model(name, pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
-    info = timm.data.ImageNetInfo(timm.data.infer_imagenet_subset(network))
-    return Own(network, transform, [info.index_to_description(index) for index in range(network.num_classes)])
+    subset = timm.data.infer_imagenet_subset(network)
+    name = timm.data.ImageNetInfo(subset).index_to_description if subset else str
+    return Own(network, transform, [name(index) for index in range(network.num_classes)])
 
 
 def of_torchvision(name: str) -> Own:
@@ -82,14 +83,14 @@ def random_state(network: nn.Module) -> dict[str, Tensor]:
     count = sum(parameter.numel() for parameter in network.parameters())
     if count > LARGEST:
         raise ValueError(f"{count / 1e6:.0f} million parameters")
-    state = {key: value.clone() for key, value in network.state_dict().items()}
+    state = network.state_dict()  # with what it says of versions, as of mnasnet
     for key in [key for key, value in state.items() if value.is_floating_point()]:
         inputs = state[key][0].numel() if state[key].ndim > 1 else 0
         noise = torch.randn_like(state[key])
         if key.endswith("weight") and inputs:
             state[key] = noise * ((2 if state[key].ndim == 4 else 1) / inputs) ** 0.5
         elif not key.endswith(("bias", "running_mean")):  # such as scales that begin as zeros
-            state[key] += 0.02 * noise
+            state[key] = state[key] + 0.02 * noise
     return state
 
 
@@ -190,7 +191,12 @@ def plain_maps(network: nn.Module, image: Tensor, sizes: dict[str, Sequence[int]
 
 @torch.no_grad()
 def faults_of_layers(network: nn.Module, image: Tensor, sizes: dict[str, Sequence[int]]) -> Iterator[str]:
-    """Layers whose output does not depend on the image, or changes elsewhere than a quarter of the image that does."""
+    """Layers whose output does not depend on the image, or changes elsewhere than a quarter of the image that does.
+
+    The weights of the network are halved: random ones carry any change everywhere.
+    """
+    for parameter in network.parameters():
+        parameter.mul_(0.5 if parameter.ndim > 1 else 1)
     H, W = image.shape[1] // 2, image.shape[2] // 2
     images = image.repeat(5, 1, 1, 1)
     for number, changed in enumerate(images[1:]):

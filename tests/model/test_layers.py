@@ -146,6 +146,44 @@ def test_images_of_any_number_of_channels(channels):
         feature_maps(net, (8, 12), channels + 1)
 
 
-def test_the_images_themselves_are_no_layer():
-    net = made(nn.Sequential, nn.Dropout(), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+class Scaled(nn.Module):
+    def forward(self, images):
+        return (images - 0.5) / 0.25
+
+
+@pytest.mark.parametrize("first", [nn.Dropout(), nn.ZeroPad2d(1), Scaled()], ids=["dropout", "padding", "scaling"])
+def test_the_images_themselves_are_no_layer(first):
+    net = made(nn.Sequential, first, nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert list(feature_maps(net, SIZE)) == ["1", "2"]
+
+
+class ByHand(nn.Module):
+    """Its parameters belong to no module that runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.relu = nn.Parameter(torch.randn(4, 3, 3, 3)), nn.ReLU()
+
+    def forward(self, images):
+        return self.relu(nn.functional.conv2d(images, self.weight)).mean(dim=(2, 3))
+
+
+def test_parameters_outside_of_modules():
+    assert list(feature_maps(made(ByHand), SIZE)) == ["relu"]
+
+
+class Rows(nn.Module):
+    """Cells in other rows, (B, w, h), and back."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Conv2d(4, 4, 1)
+
+    def forward(self, maps):
+        unfolded = maps.unflatten(3, (-1, 2)).permute(0, 1, 2, 4, 3).flatten(2, 3)
+        return maps + self.inner(unfolded).unflatten(2, (-1, 2)).permute(0, 1, 2, 4, 3).flatten(3)
+
+
+def test_rearranged_cells_are_no_layer():
+    net = made(nn.Sequential, nn.Conv2d(3, 4, 3, padding=1), Rows(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert list(feature_maps(net, SIZE)) == ["0", "1"]

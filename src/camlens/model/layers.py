@@ -171,15 +171,21 @@ def feature_maps(
     views: dict[str, Callable[[Tensor], Tensor | None]] = {}
     counts: set[int] = set()  # of tokens
     scattered: set[str] = set()  # modules whose tokens are in another order than their places
+    with_parameters = {
+        name for name, module in network.named_modules() if name and next(module.parameters(), None) is not None
+    }
+    learned = not with_parameters  # whether one of these has run
 
     def record(name: str, seen: list[Size], output: object) -> object:
+        nonlocal learned
+        learned |= name in with_parameters
         outputs.pop(name, None)  # of several calls the last counts
         sizes.pop(name, None)
         tensor = main_tensor(output)
         if tensor is None or tensor.ndim < 3 or len(tensor) != 2 or torch.equal(tensor[0], tensor[1]):
             return None  # as the tokens of windows, or a table of positions
-        if torch.equal(tensor, noise):
-            return None  # the images themselves, as of a dropout in front of all
+        if not learned:
+            return None  # the images themselves, padded or scaled
         if tensor.ndim == 3:
             counts.add(tensor.shape[1])
         elif tensor.shape[2] in counts and tensor.shape[2] == tensor.shape[3] and tuple(tensor.shape[2:]) not in seen:
@@ -278,7 +284,7 @@ def _without_side_branches(
 def _lies_aside(
     network: nn.Module, name: str, sizes: dict[str, Size], matters: dict[str, bool], scattered: set[str]
 ) -> bool:
-    """Whether a module is part of a block that does not matter or is scattered, or a branch coarser than its block."""
+    """Whether a module is part of a block that does not matter or is scattered, or coarser or in other rows than it."""
     child, within_live_item = name, False
     while "." in child:
         parent = child.rpartition(".")[0]
@@ -286,7 +292,9 @@ def _lies_aside(
             within_live_item |= matters.get(child, False)
         else:
             is_unused = not within_live_item and not matters.get(parent, True)
-            if is_unused or parent in scattered or math.prod(sizes.get(parent, (0, 0))) > math.prod(sizes[name]):
+            size = sizes.get(parent, sizes[name])
+            is_other = size != sizes[name] and math.prod(size) >= math.prod(sizes[name])  # coarser, or rearranged
+            if is_unused or is_other or parent in scattered:
                 return True
         child = parent
     return False
