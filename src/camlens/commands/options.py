@@ -138,8 +138,13 @@ def load_model(
     """Load the model given as argument or as `--model`, by default the shipped one, onto a device.
 
     Args:
-        argument, option, weights, device, outputs, temperature: What was given.
+        argument: The argument `[MODEL]`.
+        option: `--model`.
+        weights: `--weights`.
+        device: `--device`.
+        outputs: `--outputs`.
         preprocess: The result of `shown`.
+        temperature: `--temperature`.
     """
     from camlens.model.loading import load
     from camlens.model.temperature import check_temperature

@@ -17,7 +17,8 @@ class Augmentation:
         crop: Largest shift in pixels in each direction. The image is padded by reflection.
         cutout: Side in pixels of a square that is set to the mean colour (DeVries and Taylor 2017, arXiv 1708.04552);
             0 for none.
-        mixup, cutmix: See `mix`; 0 for none. If both are above 0, each batch gets one of them.
+        mixup: Parameter of the beta distribution by which images are mixed, see `mix`; 0 for none.
+        cutmix: The same for CutMix. If both are above 0, each batch gets one of them.
         distort: Probability that an image is distorted, see `camlens.data.distort`.
         jpeg: Probability that an image is saved as JPEG, see `camlens.data.jpeg`, with a quality of 50 to 95.
     """

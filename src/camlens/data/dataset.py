@@ -205,7 +205,12 @@ class InMemoryDataset(Dataset):
     """A data set whose images are all in memory, at one size.
 
     Args:
-        name, split, class_names, labels, files, original_size: As in `Dataset`.
+        name: What the data is called, like "cifar10".
+        split: "train", "val" or "test".
+        class_names: K names, all different.
+        labels: Indices into `class_names`, (N,) int64.
+        files: N names by which people find an image again.
+        original_size: The size of the images before they were resized, in words: "32x32".
         pixels: The images, (N, C, H, W) uint8; RGB if C is 3.
         originals: What `resized` starts from, if not from `pixels`: N pictures, N files of pictures, or the
             images at another size.

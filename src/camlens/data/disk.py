@@ -39,8 +39,12 @@ class FileDataset(Dataset):
     """A data set whose pictures lie on disk and are decoded each time they are needed.
 
     Args:
-        name, split, class_names, labels, files, original_size: As in `Dataset`; `files` are paths from `root`, or
-            absolute.
+        name: What the data is called, like "cifar10".
+        split: "train", "val" or "test".
+        class_names: K names, all different.
+        labels: Indices into `class_names`, (N,) int64.
+        files: N paths, relative to `root` or absolute.
+        original_size: The size of the pictures in words: "32x32 to 640x480".
         root: The folder that holds the files.
         geometry: How each picture becomes an image.
     """

@@ -83,7 +83,9 @@ def read_images(
 
     Args:
         source: Where they are listed, for messages.
-        name, split, class_names: As in `Dataset`.
+        name: What the data is called.
+        split: "train", "val" or "test".
+        class_names: K names, all different.
         labels: The index of the class of each picture, N numbers.
         files: N paths, from `root` or absolute.
         root: The folder that holds them.

@@ -53,7 +53,6 @@ class Geometry:
             whatever is asked of it; False as `torch.nn.functional.interpolate` does by default.
         round_down: Of a crop that cannot lie exactly in the middle: rounded up and left, as Hugging Face does, instead
             of to the even number, as torchvision does.
-
         by_torch: Whether torch resizes instead of Pillow, as Hugging Face's processors let it: it rounds otherwise.
 
     Raises:

@@ -29,11 +29,11 @@ MAX_LEVELS, MOST = 1.5, 0.999  # by which so many pixels of a library's own may 
 class Preprocess(Geometry):
     """How pictures are prepared for a network: resized, cropped, normalised. By default as usual for ImageNet.
 
+    The other arguments are those of `camlens.data.geometry.Geometry`, which come first.
+
     Args:
-        resize, crop, interpolation, antialias, round_down, by_torch: As in `camlens.data.geometry.Geometry`.
-        mean: The mean of each channel, subtracted from the network's inputs; as a fraction of 255. One number for a
-            network of grey images, to which pictures are then converted.
-        std: The standard deviation of each channel, by which the inputs are divided; as a fraction of 255.
+        mean: Mean of each channel, as a fraction of 255; a single number if the network takes grey images.
+        std: Standard deviation of each channel, as a fraction of 255.
 
     Raises:
         UsageError: A value is none of these, or the images would have different sizes.
@@ -101,11 +101,10 @@ class Preprocess(Geometry):
         Raises:
             UsageError: It has no input size, or a crop mode with borders or with other proportions.
         """
-        if len(config.get("input_size") or ()) != 3:
-            raise UsageError(
-                f"config has the input size {config.get('input_size')}; expected (channels, height, width)"
-            )
-        _, height, width = config["input_size"]
+        given: Sequence[int] = config.get("input_size") or ()
+        if len(given) != 3:
+            raise UsageError(f"config has the input size {given or None}; expected (channels, height, width)")
+        _, height, width = given
         share, mode = config.get("crop_pct") or 0.875, config.get("crop_mode") or "center"
         large = floor(height / share), floor(width / share)
         if mode not in ("center", "squash") or (mode == "center" and large[0] != large[1]):
@@ -142,9 +141,8 @@ class Preprocess(Geometry):
         filter = getattr(processor, "resample", None)
         interpolation = Image.Resampling(2 if filter is None else int(filter)).name.lower()
         mean, std = normalisation_of(processor)
-        by_torch = (
-            getattr(processor, "backend", "torchvision") == "torchvision" and interpolation in INTERPOLATIONS[1:3]
-        )
+        by_torchvision = getattr(processor, "backend", "torchvision") == "torchvision"
+        by_torch = by_torchvision and interpolation in INTERPOLATIONS[1:3]
         found = cls(resize, cropped, interpolation, True, True, by_torch, mean, std)
         if not callable(processor):
             return found
@@ -323,10 +321,9 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
 
 
 def to_pixels(pictures: Pictures, size: Size | Framing) -> Tensor:
-    """Make images of one size of pictures of any size.
+    """Make images of one size from pictures of any size.
 
-    Pillow does it, so a picture, its file and its pixels give the same images, as torchvision's transforms do for a
-    picture.
+    Pillow resizes all of them, so a picture, its file and its pixels give the same images.
 
     Args:
         pictures: PIL pictures of any mode, or uint8 images (B, C, H, W).

@@ -81,7 +81,9 @@ def open_log(name: str, folder: RunFolder, config: RunConfig, rows: list[Row]) -
 
     Args:
         name: A row of `LOGS`.
-        folder, config, rows: Those of the run.
+        folder: The run folder.
+        config: What is trained and how.
+        rows: Metrics of the epochs that are done.
 
     Raises:
         UsageError: There is no such log, or its library is not installed.

@@ -57,7 +57,13 @@ class Recipe:
         weight_decay: Of matrices and kernels that learn by SGD, not of biases and normalisation layers.
         label_smoothing: Probability that is spread over all classes.
         ema_decay: Decay a step of the exponential moving average of the weights; 0 for none.
-        flip, crop, cutout, mixup, cutmix, distort, jpeg: See `Augmentation`; lengths in pixels at the last size.
+        flip: Mirror each image in every other epoch; this and the next six as in `Augmentation`.
+        crop: Largest shift in pixels, at the last size.
+        cutout: Side in pixels of a square that is set to the mean colour, at the last size; 0 for none.
+        mixup: Parameter of the beta distribution by which images are mixed; 0 for none.
+        cutmix: The same for images of which a part is replaced; 0 for none.
+        distort: Probability that an image is distorted, 0 to 1.
+        jpeg: Probability that an image is compressed as JPEG, 0 to 1.
         holdout: Fraction of the training images that is held out to choose the best epoch; with 0 the last is kept.
         sync_norm: BatchNorm over the images of all processes, on GPUs.
 

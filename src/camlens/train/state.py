@@ -36,9 +36,11 @@ class TrainState:
         margins: The margins of the training images; None if the recipe mixes images, as no logit is of one alone then.
         classifier: The result: the moving average, or the network if the recipe has none.
         step: Steps done.
-        epoch_loss, epoch_accuracy: Sums of the losses and accuracies of this epoch's steps.
+        epoch_loss: Sum of the losses of this epoch's steps.
+        epoch_accuracy: Sum of their accuracies, each 0 to 1.
         epoch_seconds: Time of this epoch's steps.
-        best_accuracy, best_loss: On the held-out images, of the epoch that is kept.
+        best_accuracy: Accuracy on the held-out images of the epoch that is kept.
+        best_loss: Its mean cross-entropy on them.
         rows: Metrics of the finished epochs.
     """
 
