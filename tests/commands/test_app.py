@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from camlens.commands.app import app
-from command_line import SMALL, camlens
+from command_line import SMALL, camlens, start
 
 
 def test_version():
@@ -87,26 +87,14 @@ def test_an_unwritable_out_is_named(pictures, run, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(pictures, tmp_path, number):
     out = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "camlens",
-        "train",
-        "--data",
-        pictures,
-        *SMALL,
-        "--set",
-        "epochs=2000",
-        "--out",
-        out,
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = start(tmp_path / "said.txt", "train", "--data", pictures, *SMALL, "--set", "epochs=2000", "--out", out)
     end = time.monotonic() + 60
     while not (out / "metrics.csv").exists() and time.monotonic() < end:
         time.sleep(0.1)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    os.kill(process.pid, number)
+    process.join(60)
+    said = (tmp_path / "said.txt").read_text(encoding="utf-8")
+    assert process.exitcode == 128 + number
     assert f"camlens train --data {pictures}" in said and f"--out {out} --resume" in said and "Traceback" not in said
     assert torch.load(out / "checkpoint.pt", weights_only=True)["step"] > 0
     assert not list(out.glob(".*"))
@@ -116,17 +104,16 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(pictures, tmp_path, num
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_that_is_stopped_while_it_draws_leaves_no_half_file(pictures, tmp_path, number):
     code = f"""if True:
-        import signal, sys
+        import signal
         from matplotlib.figure import Figure
         Figure.savefig = lambda self, path, **how: (path.write_text("half"), signal.raise_signal({int(number)}))
-        sys.argv = ["camlens", "data", "--data", {str(pictures)!r}, "--out", {str(tmp_path)!r}]
-        from camlens.commands.app import main
-        main()
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 128 + number
-    assert "stopped" in done.stderr and "Traceback" not in done.stderr
-    assert not list(tmp_path.iterdir())
+    process = start(tmp_path / "said.txt", "data", "--data", pictures, "--out", tmp_path / "out", before=code)
+    process.join(60)
+    said = (tmp_path / "said.txt").read_text(encoding="utf-8")
+    assert process.exitcode == 128 + number
+    assert "stopped" in said and "Traceback" not in said
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_nothing_long_is_silent(run, pictures, tmp_path, monkeypatch):

@@ -15,13 +15,13 @@ from camlens.data import shapes
 
 pytestmark = pytest.mark.network
 
-SHORT = """if True:  # `camlens demo` with half of the recipe's epochs, which are enough for all that is tested here
+SHORT = """if True:  # `camlens demo` with three epochs, which are enough with Muon for all that is tested here
     from dataclasses import replace
 
     from camlens.commands.app import main
     from camlens.train.recipe import RECIPES
 
-    RECIPES["shapes"] = replace(RECIPES["shapes"], epochs=5)
+    RECIPES["shapes"] = replace(RECIPES["shapes"], epochs=3, muon_rate=0.05)
     main()
 """
 

@@ -2,14 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 
-from command_line import camlens
+from command_line import camlens, start
 
 
 def train(folder, out):
@@ -34,7 +32,7 @@ def saved(out):
 
 def wait(process, until):
     while not until():
-        assert process.poll() is None, process.communicate()
+        assert process.is_alive()
         time.sleep(0.0005)
 
 
@@ -42,21 +40,16 @@ def wait(process, until):
 @pytest.mark.parametrize("moment", ["before the first save", "during a save", "between two"])
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(folder, undisturbed, tmp_path, moment):
     out = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "camlens", *train(folder, out)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(tmp_path / "said.txt", *train(folder, out))
     if moment == "before the first save":
         wait(process, (out / "config.json").exists)
     else:
         wait(process, (out / "checkpoint.pt").exists)
     if moment == "during a save":
         wait(process, lambda: any(out.glob(".checkpoint-*")))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     if moment != "before the first save":
         assert saved(out)["step"] > 0
     camlens(*train(folder, out), "--resume")
