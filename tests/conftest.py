@@ -11,7 +11,8 @@ from hypothesis import settings
 from camlens.data import cifar10
 
 TOUCHED = {"cifar10_dir": "real", "browser": "browser"}  # fixture: marker
-LONG = ("test_real.py", "test_demo.py", "test_benchmarks.py", "test_distributed.py")  # files that take minutes
+# files that take a minute or more
+LONG = [f"test_{name}.py" for name in ("real", "demo", "benchmarks", "distributed", "export", "evaluate")]
 
 settings.register_profile("camlens", deadline=None)  # a busy machine is no failure
 settings.load_profile("camlens")
