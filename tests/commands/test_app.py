@@ -146,3 +146,26 @@ def test_a_reader_that_has_enough_is_no_error(pictures, tmp_path):
     said = process.stderr.read()
     process.stderr.close()
     assert process.wait() == 0 and "Traceback" not in said and "error" not in said
+
+
+def test_an_interrupt_that_python_swallows_is_repeated():
+    """Raised in the callback of a weak reference, it was lost, and the work went on."""
+    code = """if True:
+        import signal, time, weakref
+        from camlens.commands import app
+
+        def work(**_):
+            thing = type("Thing", (), {})()
+            reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))
+            try:
+                del thing
+                time.sleep(20)
+                print("went on")
+            except KeyboardInterrupt:
+                print("stopped")
+
+        app.app = work
+        app.main()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("stopped\n", "")

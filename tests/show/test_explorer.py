@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from http.client import HTTPConnection
 
 import numpy as np
@@ -228,6 +229,26 @@ def test_when_many_ask_some_are_told_to_wait(server, monkeypatch):
     assert server.ask(body)[0] == 200
 
 
+def test_slow_senders_do_not_keep_others_out(server, monkeypatch):
+    monkeypatch.setattr(explorer_server, "MAX_RECEIVING", 3)
+    head = b"POST /explain HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nslow"
+    with ExitStack() as stack:
+        slow = []
+        for _ in range(3):
+            slow.append(stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60)))
+            slow[-1].sendall(head)
+            time.sleep(0.3)
+        assert server.ask(file_of(photo()))[0] == 200
+        said = b""
+        while b"came too slowly" not in said:
+            said += (part := slow[0].recv(1000))
+            assert part, said
+        assert said.startswith(b"HTTP/1.1 408 ")
+        slow[2].setblocking(False)
+        with pytest.raises(BlockingIOError):
+            slow[2].recv(1)
+
+
 NETWORK = """
 import time, torch, camlens
 from torch import nn
@@ -276,7 +297,9 @@ def test_sigterm_finishes_what_has_begun(tmp_path):
     said = process.communicate(timeout=60)[1]
     assert answers == [200] and process.returncode == 128 + signal.SIGTERM and "Traceback" not in said
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written - {"features.safetensors"} == {"report.html", "report.json"}, "no upload is written"
+    assert written - {"features.safetensors", "report.parquet"} == {"report.html", "report.json"}, (
+        "no upload is written"
+    )
 
 
 def test_a_port_that_is_taken(server):

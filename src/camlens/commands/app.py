@@ -3,11 +3,14 @@
 Exit codes: 0 done, 1 failed with a message, 2 wrong usage, 128 + signal when stopped.
 """
 
+import _thread
+import io
 import logging
 import os
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -63,6 +66,10 @@ def main() -> None:
     logging.getLogger("camlens").addHandler(NoteHandler())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
+    sys.unraisablehook = interrupt_again
+    for stream in (sys.stdout, sys.stderr):  # names may have characters that the terminal lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app(prog_name="camlens")
     except SystemExit as end:
@@ -79,6 +86,14 @@ def interrupt(number: int, _frame: Any) -> None:
     """Handle a signal: interrupt the command, so that it cleans up."""
     received_signals.append(number)
     raise KeyboardInterrupt
+
+
+def interrupt_again(swallowed: Any) -> None:
+    """Repeat an interrupt that Python swallowed, as it does in destructors and callbacks of weak references."""
+    if received_signals and issubclass(swallowed.exc_type, KeyboardInterrupt):
+        threading.Timer(0.01, _thread.interrupt_main, received_signals[-1:]).start()
+    else:
+        sys.__unraisablehook__(swallowed)
 
 
 class Command(TyperCommand):

@@ -16,9 +16,10 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from camlens.data import folder
 from camlens.data.dataset import Dataset, InMemoryDataset
+from camlens.data.decode import upright_rgb
 from camlens.data.disk import memory_limit
 from camlens.data.geometry import Framing
-from camlens.data.pictures import resize, upright_rgb
+from camlens.data.pictures import resize
 from camlens.data.samples import FORMS, describe, features_of, samples
 from camlens.data.sources import load_split, split_to_evaluate
 from camlens.errors import DataError

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from camlens.data.decode import upright_rgb
 from camlens.data.geometry import Framing, Size, Window, geometry_of
 from camlens.data.pictures import (
     count_levels,
@@ -21,7 +22,6 @@ from camlens.data.pictures import (
     read_size,
     resize,
     three_channels,
-    upright_rgb,
 )
 from camlens.errors import DataError
 

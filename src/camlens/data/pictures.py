@@ -1,7 +1,5 @@
 """Reading pictures, from one file, from its content or many at one size."""
 
-import io
-import math
 import os
 import stat
 import warnings
@@ -13,19 +11,16 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
+from camlens.data.decode import FORMATS, check_decodable, readable_formats, upright_rgb
 from camlens.data.geometry import WHOLE, Framing, Size, Window, geometry_of
 from camlens.errors import DataError
 from camlens.progress import track
 
 A = TypeVar("A")
 B = TypeVar("B")
-
-MAX_SCANS = 100  # of a progressive JPEG; cameras and tools write about ten
-# Not all that Pillow reads: an EPS file runs another program, and anything can pass for a TGA file.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -41,35 +36,6 @@ def read_picture(path: Path) -> Image.Image:
         return read_file(path)
 
 
-def decode_picture(content: bytes, max_pixels: int) -> tuple[Image.Image, int]:
-    """Decode the content of a picture file as `read_picture` does, and count its frames.
-
-    Args:
-        content: The content of a picture file.
-        max_pixels: The most pixels that are accepted; checked before the picture is decoded.
-
-    Raises:
-        DataError: The content is not a whole picture, or has more pixels.
-    """
-    if not content:
-        raise DataError("the file is empty; expected a picture")
-    try:
-        with Image.open(io.BytesIO(content), formats=_readable_formats()) as image:
-            width, height = image.size
-            if image.info.get("progressive"):
-                _check_scans(content)
-            if width * height <= max_pixels:
-                return upright_rgb(image), getattr(image, "n_frames", 1)
-    except UnidentifiedImageError as error:
-        raise DataError(f"the file is not a picture of a known kind: {', '.join(_readable_formats())}") from error
-    except Exception as error:  # a damaged file can make Pillow raise anything
-        raise DataError(f"the file is not a whole picture ({str(error) or type(error).__name__})") from error
-    raise DataError(
-        f"the picture has {width * height / 1e6:.1f} megapixels ({width}×{height}); "
-        f"expected {max_pixels / 1e6:.0f} at most; make it smaller"
-    )
-
-
 def read_size(path: Path) -> Size:
     """Height and width of a picture file, turned upright, from its head alone.
 
@@ -77,7 +43,7 @@ def read_size(path: Path) -> Size:
         DataError: There is no such file, or it is not a picture; the message says why.
     """
     try:
-        with quiet_pillow(), Image.open(path, formats=_readable_formats()) as image:
+        with quiet_pillow(), Image.open(path, formats=readable_formats()) as image:
             is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             return (image.width, image.height) if is_turned else (image.height, image.width)
     except Exception as error:  # a damaged file can make Pillow raise anything
@@ -236,19 +202,6 @@ def three_channels(pixels: Tensor) -> Tensor:
     return pixels.float().mean(dim=1, keepdim=True).to(pixels.dtype).expand(-1, 3, -1, -1)
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """Convert a picture of any mode to what `read_picture` returns."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):
-        image = _scaled_to_8_bits(image)
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    colours = image.convert("RGBA")
-    on_white = Image.new("RGB", image.size, "white")
-    on_white.paste(colours, mask=colours)
-    return on_white
-
-
 def picture_endings() -> set[str]:
     """The file name endings of pictures, like ".png"."""
     return {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
@@ -266,12 +219,6 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
-def _readable_formats() -> list[str]:
-    """Those of `FORMATS` that the installed Pillow reads."""
-    Image.init()
-    return [kind for kind in FORMATS if kind in Image.OPEN]
-
-
 def read_file(path: Path) -> Image.Image:
     """Read a picture as `read_picture` does, without silencing warnings, so that threads may call it."""
     with _opened(path) as image:
@@ -284,9 +231,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         if stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
             raise ValueError("it is no regular file")  # a pipe or a device may never end
-        with Image.open(path, formats=_readable_formats()) as image:
-            if image.info.get("progressive"):
-                _check_scans(path.read_bytes())
+        with Image.open(path, formats=readable_formats()) as image:
+            check_decodable(image, path)
             yield image
     except Exception as error:  # a damaged file can make Pillow raise anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -295,28 +241,6 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         if isinstance(error, UnidentifiedImageError):
             reason = "it is not a picture of a known kind" if path.stat().st_size else "the file is empty"
         raise DataError(f"cannot read {path}: {reason}") from error
-
-
-def _check_scans(content: bytes) -> None:
-    """Refuse a progressive JPEG of so many scans that decoding it takes minutes."""
-    scans = content.count(b"\xff\xda")  # compressed data never hold this marker
-    if scans > MAX_SCANS:
-        raise ValueError(f"it has {scans:,} scans; expected {MAX_SCANS} at most")
-
-
-def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    low, high = float(values.min()), float(values.max())
-    if not math.isfinite(low) or not math.isfinite(high):
-        raise ValueError("some of its values are not numbers")
-    tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    low, high = next(((0.0, top) for top in tops if low >= 0 and high <= top), (low, high))
-    scaled = np.empty(values.shape, np.uint8)
-    flat, scaled_flat, strip = values.reshape(-1), scaled.reshape(-1), 1_000_000
-    for start in range(0, values.size, strip):  # all at once takes 20 bytes a pixel
-        part = flat[start : start + strip].astype(np.float64)
-        scaled_flat[start : start + strip] = np.rint((part - low) * (255 / ((high - low) or 1)))
-    return Image.fromarray(scaled)
 
 
 def grey(pixels: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from camlens.data.decode import upright_rgb
 from camlens.data.geometry import Window
-from camlens.data.pictures import original, three_channels, upright_rgb
+from camlens.data.pictures import original, three_channels
 from camlens.errors import UsageError
 from camlens.files import write_arrays
 from camlens.maps.overlay import displayable, overlay, upsample

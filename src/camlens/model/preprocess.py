@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from camlens.data.decode import upright_rgb
 from camlens.data.geometry import INTERPOLATIONS, Framing, Geometry, Size, Window, geometry_of
-from camlens.data.pictures import resize, three_channels, upright_rgb
+from camlens.data.pictures import resize, three_channels
 from camlens.errors import UsageError
 
 Pictures = Tensor | Image.Image | Sequence[Image.Image]

@@ -12,7 +12,8 @@ from camlens.analyse.explanations import METHOD, compute_maps, explain_predictio
 from camlens.analyse.feature_cache import FEATURES_FILE, predict_cached
 from camlens.analyse.training_images import NeighbourSearch
 from camlens.data.dataset import Dataset, InMemoryDataset
-from camlens.data.pictures import decode_picture, original
+from camlens.data.decoder import decoder
+from camlens.data.pictures import original
 from camlens.errors import UsageError
 from camlens.files import out_folder
 from camlens.maps.methods import METHODS, find_method
@@ -55,7 +56,7 @@ class Explorer:
             DataError: The file is no picture.
             UsageError: There is no such image, layer, method or class.
         """
-        image, frames = (self.image(picture), 1) if isinstance(picture, int) else decode_picture(picture, MAX_PIXELS)
+        image, frames = (self.image(picture), 1) if isinstance(picture, int) else decoder.decode(picture, MAX_PIXELS)
         number = picture if isinstance(picture, int) else None
         label = None if number is None else int(self.data.labels[number])
         file = "your picture" if number is None else self.data.files[number]

@@ -23,7 +23,7 @@ from camlens.show.report.page import content_security_policy
 
 MAX_BYTES = 10_000_000  # of a picture's file
 MAX_WAITING = 8  # pictures that may wait for the network
-MAX_RECEIVING = 64  # requests whose pictures are being received
+MAX_RECEIVING = 64  # requests whose pictures are being received; one more, and the first is broken off
 TIMEOUT = 30  # seconds for a picture to arrive
 
 
@@ -45,7 +45,8 @@ class RequestHandler:
     def __init__(self, explorer: Explorer, page: str) -> None:
         self.explorer, self.page = explorer, page
         self.worker = ThreadPoolExecutor(1)  # a network uses all cores as it is
-        self.receiving = self.waiting = 0
+        self.receiving: list[asyncio.Future[tuple[bytes, int]]] = []  # the longest at it first
+        self.waiting = 0
 
     async def home(self, _request: Request) -> Response:
         """The page."""
@@ -75,17 +76,21 @@ class RequestHandler:
 
     async def receive(self, request: Request) -> bytes:
         """The body of the request."""
-        if self.receiving >= MAX_RECEIVING:
-            raise TooBusy
-        self.receiving += 1
+        reading = asyncio.ensure_future(read_body(request))
+        self.receiving.append(reading)
+        if len(self.receiving) > MAX_RECEIVING:  # slow ones must not keep everyone else out
+            self.receiving.pop(0).cancel()
         try:
-            content, size = await asyncio.wait_for(read_body(request), TIMEOUT)
+            content, size = await asyncio.wait_for(reading, TIMEOUT)
+        except asyncio.CancelledError as error:
+            raise HTTPException(408, "the picture came too slowly while others waited; try again") from error
         except asyncio.TimeoutError as error:
             raise HTTPException(408, f"the picture did not arrive within {TIMEOUT} seconds") from error
         except ClientDisconnect as error:
             raise HTTPException(400, "the picture was broken off") from error
         finally:
-            self.receiving -= 1
+            if reading in self.receiving:
+                self.receiving.remove(reading)
         if size > MAX_BYTES:
             raise HTTPException(413, f"the file has {size / 1e6:.1f} MB; expected {MAX_BYTES / 1e6:.0f} at most")
         return content
