@@ -15,11 +15,13 @@ const across = (index) => points[2 * index] / 65535;
 const up = (index) => points[2 * index + 1] / 65535;
 
 /* Where the name of a class goes: the median of its images; null for one without images. */
-const centres = points && classNames.map((_, c) => {
-  const indices = [...labels.keys()].filter((index) => labels[index] === c);
-  const median = (values) => values.sort((a, b) => a - b)[values.length >> 1];
-  return indices.length ? [median(indices.map(across)), median(indices.map(up))] : null;
-});
+const median = (values) => Float64Array.from(values).sort()[values.length >> 1];
+let centres = null;
+function findCentres() {
+  const indices = classNames.map(() => []);
+  labels.forEach((c, index) => indices[c].push(index));
+  return indices.map((some) => (some.length ? [median(some.map(across)), median(some.map(up))] : null));
+}
 const MOST_NAMES = 20; // without a choice of classes
 
 /* Class names on the plane, each below those that it would cover. */
@@ -27,6 +29,7 @@ function writeNames(pen, place, side) {
   const chosen = [view.label, view.prediction].filter((c) => c !== null);
   const shown = chosen.length ? chosen : classNames.length <= MOST_NAMES ? [...classNames.keys()] : [];
   const size = 12 * devicePixelRatio, written = [];
+  centres ??= findCentres();
   pen.globalAlpha = 1;
   pen.font = `600 ${size}px Inter, system-ui, sans-serif`;
   pen.textAlign = "center";
