@@ -291,7 +291,7 @@ def test_pictures_of_a_generator_are_kept_while_there_is_room(caplog, monkeypatc
 
 def test_a_second_model_of_another_size_has_no_pictures_of_floats(caplog):
     camlens.analyse(model(), loader(Torch(FLOATS)), second=model(24))
-    assert "the data hold no pictures: tiny is shown the images for tiny, resized" in caplog.text
+    assert "the data hold no pictures: tiny (second) gets the images for tiny (first), resized" in caplog.text
     caplog.clear()
     camlens.analyse(model(), zip(PICTURES, LABELS, strict=True), second=model(24))
     assert "resized" not in caplog.text

@@ -182,7 +182,7 @@ def analyse(
         model, second = named(model, f"{model.name} (first)"), named(second, f"{second.name} (second)")
     is_prepared = isinstance(data, InMemoryDataset) and data.originals is None and data.geometry is not None
     if second is not None and is_prepared and second.geometry != model.geometry:
-        log.warning(f"the data hold no pictures: {second.name} is shown the images for {model.name}, resized")
+        log.warning(f"the data hold no pictures: {second.name} gets the images for {model.name}, resized")
     ladder, properties = with_own(edits), [] if columns is None else read_properties(Path(columns), data)
     second_opinion = None if opinion is None else read_opinion(opinion, data, batch_size)
     evaluations = [evaluate(model, data, batch_size, features=True)]

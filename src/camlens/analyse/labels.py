@@ -97,7 +97,7 @@ def read_opinion(opinion: Any, data: Dataset, batch_size: int = 250) -> Tensor:
         if path.suffix.lower() in (".npz", ".csv"):
             return (_from_arrays if path.suffix.lower() == ".npz" else _from_table)(path, data)
         if was_trained_on(path, data):
-            log.warning("%s has learned these very labels, so it hardly doubts them; give another opinion", opinion)
+            log.warning("%s was trained on these labels, so it will hardly doubt them; give another opinion", opinion)
         opinion = load(opinion)
     found = evaluate(opinion, data, batch_size)
     return in_order(found.probabilities, found.data.class_names, data, opinion.name)

@@ -135,7 +135,7 @@ def read_properties(path: Path, data: Dataset) -> list[Property]:
             f"other row fits one; expected a {naming} like {data.files[0] if naming == 'path' else '0'!r}"
         )
     if len(found) < len(rows):
-        log.warning("%s: %d of %d rows are about no image of these", path, len(rows) - len(found), len(rows))
+        log.warning("%s: %d of %d rows match none of the images", path, len(rows) - len(found), len(rows))
     names = [
         name for name in dict.fromkeys(name for row in found.values() for name in row) if name not in KNOWN and name
     ]

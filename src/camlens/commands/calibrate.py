@@ -52,9 +52,9 @@ def calibrate(
     named = f"{images.name}, {images.split}"
     trained = was_trained_on(weights or Path(spec), images)
     if trained:
-        log.warning(f"{spec} was trained on {named}: the temperature makes it too sure; give images new to it")
+        log.warning(f"{spec} was trained on {named}: which makes it overconfident; use other images")
     elif trained is None:
-        log.warning(f"whether {spec} was trained on {named} cannot be known; if so, the temperature makes it too sure")
+        log.warning(f"whether {spec} was trained on {named} cannot be known; if so, it will be overconfident")
     evaluation = evaluate(classifier, images, batch)
     fitted = fit_temperature(evaluation.logits, evaluation.labels)
     classifier, path = evaluation.model, None

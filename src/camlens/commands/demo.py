@@ -52,7 +52,7 @@ def demo(
     write_text(folder / "summary.txt", summarise(model.network, (3, *model.input_size)).table(detail=True) + "\n")
     if len(train) > REPORT_TRAIN_IMAGES:
         console.print(
-            f"To be quick, the report uses the first {REPORT_TRAIN_IMAGES:,} of the {len(train):,} training images; "
+            f"To save time, the report uses the first {REPORT_TRAIN_IMAGES:,} of the {len(train):,} training images; "
             "`camlens report` uses all."
         )
         train = train.subset(torch.arange(REPORT_TRAIN_IMAGES))

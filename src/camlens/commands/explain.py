@@ -72,7 +72,7 @@ def explain(
         explained = explain_pictures(classifier, pictures, layer, method, target, against, top) if pictures else []
         for (path, name, picture), found in zip(readable, explained, strict=True):
             if found.target == found.against:
-                log.warning("%s is left out: it is taken for %s itself", path, found.against)
+                log.warning("%s is skipped: it is predicted as %s itself", path, found.against)
                 continue
             figure = draw.picture(path.name, picture, found, method, classifier.geometry).save(folder / f"{name}.png")
             results.append({"image": str(path), "classes": dict(found.probabilities), "figure": str(figure)})

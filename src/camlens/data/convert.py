@@ -94,7 +94,7 @@ def as_dataset(
         raise DataError(f"the {split} data have no images; {FORMS}")
     floats.check()
     if room < 0:
-        log.warning("the pictures are too large to be kept: heat maps are drawn on what the network is shown of them")
+        log.warning("the pictures are too large to be kept: heat maps are drawn on the network's input")
     if isinstance(data, DataLoader) and hasattr(data.dataset, "__len__") and len(data.dataset) != len(labels):
         log.warning(f"the loader gave {len(labels):,} images, and its data set has {len(data.dataset):,}")
     strings = {label for label in labels if isinstance(label, str)}
@@ -201,7 +201,7 @@ def say_if_random(data: Any) -> None:
         return
     first, *others = (np.asarray(next(samples([inner[0]])).image) for _ in range(4))
     if not all(np.array_equal(first, other) for other in others):
-        log.warning("the data give another image each time, as in training; give the transforms of the evaluation")
+        log.warning("the data give another image each time, as in training; use the transforms for evaluation")
 
 
 def named_classes(data: Any) -> tuple[str, ...] | None:
