@@ -107,6 +107,17 @@ def test_a_second_opinion_and_marks_at_random(run, pictures, tmp_path):
     assert errors == answer["wrong_among_errors"]["of"] == answer["doubt_was_right"]["count"]
     assert answer["accuracy"]["estimate"] == 1 and answer["wrong_labels"]["estimate"] == pytest.approx(errors)
     assert "by right labels, 100.00 % are right" in camlens(*command, *more)
+    of_right = answer["wrong_among_right"]["of"]
+    place = next(number for number, line in enumerate(marks) if line.endswith(",right"))
+    with_column = [
+        marks[0] + ",drawn",
+        *(f"{line},{'no' if k == place else 'yes'}" for k, line in enumerate(marks[1:], 1)),
+    ]
+    (tmp_path / "marks.csv").write_text("\n".join(with_column) + "\n")
+    answer = json.loads(camlens(*command, *more, "--json"))["judged"]
+    assert answer["wrong_among_right"]["of"] == of_right - 1, (
+        "a mark of an image that was not drawn says nothing of others"
+    )
     np.savez(tmp_path / "other.npz", probabilities=np.full((17, 3), 1 / 3))
     said = camlens(*command, "--opinion", tmp_path / "other.npz", "--out", tmp_path / "no", code=1)
     assert "(17, 3) probabilities; expected (18, 3)" in said and not (tmp_path / "no").exists()
