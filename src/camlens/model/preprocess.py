@@ -60,8 +60,7 @@ class Preprocess(Geometry):
 
     def facts(self) -> dict[str, Any]:
         """What a file of weights must say besides mean, std and input size: nothing for a whole picture, bilinear."""
-        plain = self.geometry == geometry_of(self.size)
-        return {} if plain else {"preprocess": asdict(self.geometry)}
+        return {} if self.geometry == geometry_of(self.size) else {"preprocess": asdict(self.geometry)}
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> "Preprocess":
