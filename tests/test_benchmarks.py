@@ -15,7 +15,14 @@ SCRIPTS = sorted(
 )
 
 
-LINUX = {"explorer", "exits", "kill", "maps", "versions"}  # read /proc, or signal and start processes as Unix does
+LINUX = {
+    "explorer",
+    "exits",
+    "fuzz",
+    "kill",
+    "maps",
+    "versions",
+}  # read /proc, or signal and start processes as Unix does
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -177,6 +177,13 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
+def make_app(explorer: Explorer, page: str, host: str) -> ASGIApp:
+    """What answers the requests: the page, and the explorer, guarded."""
+    handler = RequestHandler(explorer, page)
+    routes = [Route("/", handler.home), Route("/explain", handler.explain, methods=["POST"])]
+    return Guard(Starlette(routes=routes, exception_handlers={HTTPException: answer_with_error}), host)
+
+
 def serve(explorer: Explorer, page: str, host: str, port: int, on_ready: Callable[[str], None]) -> None:
     """Serve until a signal arrives; requests that have begun are finished first.
 
@@ -194,9 +201,7 @@ def serve(explorer: Explorer, page: str, host: str, port: int, on_ready: Callabl
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise UsageError(f"cannot listen at {host}, port {port}: {error.strerror}; choose --host or --port") from error
-    handler = RequestHandler(explorer, page)
-    routes = [Route("/", handler.home), Route("/explain", handler.explain, methods=["POST"])]
-    app = Guard(Starlette(routes=routes, exception_handlers={HTTPException: answer_with_error}), host)
+    app = make_app(explorer, page, host)
     config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False, server_header=False)
     with listening, quiet_pillow():
         on_ready(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")

@@ -1,0 +1,366 @@
+"""Hands mutated files and requests to every reader: python benchmarks/fuzz.py [--inputs 100000] [--reader NAME]
+
+Each input must end in a result or in a `CamlensError`, within 5 seconds and below 1 GB, with nothing executed. Fails
+where one does not; `--reader` with `--first N` tries that input again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import io
+import logging
+import pickle
+import random
+import resource
+import sys
+import tarfile
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from common import arguments, commit, machine, tiny_pictures, write
+from PIL import Image
+from safetensors.torch import save
+
+import camlens
+from camlens.analyse.evaluation import Evaluation
+from camlens.analyse.labels import read_opinion
+from camlens.analyse.marks import COLUMNS, corrected, read_marks
+from camlens.analyse.properties import read_properties
+from camlens.data import cifar10, table
+from camlens.data.decode import decode_picture
+from camlens.data.decoder import decoder
+from camlens.data.folder import load as load_folder
+from camlens.data.labels import read_labels
+from camlens.data.pictures import quiet_pillow, read_picture
+from camlens.errors import CamlensError, DataError
+from camlens.model import checkpoint, loading
+from camlens.model.classifier import Classifier
+from camlens.model.resnet import ResNet
+from camlens.show.explorer import prepare
+from camlens.show.explorer.server import make_app
+from camlens.show.report.page import read_facts
+from camlens.train.margins import Margins
+from camlens.train.recipe import Recipe
+from camlens.train.run_folder import RunFolder
+from camlens.train.trainer import train
+
+SLOWEST, MOST_MEMORY = 5.0, 1_000_000_000  # seconds an input, bytes
+TURNED = b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
+WORDS = [
+    b"NaN",
+    b"-1",
+    b"1" * 5000,
+    b"1e999",
+    b"\0",
+    b"\xff\xfe",
+    b"null",
+    b"[" * 3000,
+    b'{"a":' * 3000,
+    b"../../x",
+    b"True",
+]
+WORDS += [
+    b"\xff\xda",
+    b"2147483648",
+    b"99999999999999999999",
+    b"/dev/zero",
+    b'"',
+    b",",
+    b"\n",
+    b"inf",
+    b"\xf0\x9f\x98\x80",
+]
+RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "pty.spawn")
+Reader = tuple[list[bytes], Callable[[bytes], Any]]  # valid inputs, and what reads one
+
+
+class Malice:
+    """Runs a program where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        import os
+
+        return os.system, ("echo executed",)
+
+
+def mutate(content: bytes, others: list[bytes], dice: random.Random) -> bytes:
+    """Change a few bytes, words, numbers or parts of an input."""
+    found = bytearray(content)
+    for _ in range(dice.choice((1, 1, 2, 4, 16))):
+        place, length = dice.randrange(len(found) + 1), dice.choice((1, 1, 2, 4, 16, 256))
+        kind = dice.randrange(8)
+        if kind == 0:
+            found[place : place + length] = dice.randbytes(length)
+        elif kind == 1:
+            del found[place : place + length]
+        elif kind == 2:
+            found[place:place] = found[place : place + length] * dice.choice((1, 2, 100))
+        elif kind == 3:
+            found[place : place + dice.choice((0, 1, 4))] = dice.choice(WORDS)
+        elif kind == 4 and found:
+            place = min(place, len(found) - 1)
+            found[place] ^= 1 << dice.randrange(8)
+        elif kind == 5:
+            other = dice.choice(others)
+            start = dice.randrange(len(other) + 1)
+            found[place : place + length] = other[start : start + length]
+        elif kind == 6:
+            digits = [index for index, byte in enumerate(found[:10_000]) if 48 <= byte < 58]
+            if digits:
+                chosen = dice.choice(digits)
+                found[chosen : chosen + 1] = dice.choice((b"0", b"9", b"-1", b"99999", b"1e9", b"null", b"{}", b'"a"'))
+        elif dice.random() < 0.2:
+            del found[place:]
+    return bytes(found)
+
+
+def pictures() -> list[bytes]:
+    """Small pictures of every kind."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 9, 4), dtype=np.uint8)
+    kinds: list[tuple[Image.Image, str, dict[str, Any]]] = [
+        (Image.fromarray(pixels), "PNG", {}), (Image.fromarray(pixels[..., :3]), "JPEG", {"progressive": True}),
+        (Image.fromarray(pixels[..., :3]), "JPEG", {"exif": TURNED}),
+        (Image.fromarray(pixels[..., 0]).convert("P"), "GIF", {}), (Image.fromarray(pixels[..., :3]), "BMP", {}),
+        (Image.fromarray(pixels[..., 0].astype(np.uint16) * 9), "PNG", {}),
+        (Image.fromarray(pixels[..., :3]), "PPM", {}),
+        (Image.fromarray(pixels[..., 0].astype(np.float32)), "TIFF", {}), (Image.fromarray(pixels), "WEBP", {}),
+        (Image.fromarray(pixels[..., :3]), "JPEG2000", {}),
+        (Image.fromarray(pixels[..., :3]), "TIFF", {"compression": "jpeg"}),
+    ]  # fmt: skip
+    found = []
+    for image, kind, settings in kinds:
+        file = io.BytesIO()
+        image.save(file, kind, **settings)
+        found.append(file.getvalue())
+    return found
+
+
+def arrays(packed: bool = False, **values: Any) -> bytes:
+    """An .npz file."""
+    file = io.BytesIO()
+    (np.savez_compressed if packed else np.savez)(file, **values)
+    return file.getvalue()
+
+
+def saved(content: Any) -> bytes:
+    """A file of torch.save."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def archive() -> bytes:
+    """CIFAR-10's archive with links, and names that lead elsewhere."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as tar:
+        for name, kind in (("../test_batch", tarfile.REGTYPE), ("test_batch", tarfile.SYMTYPE), ("x", tarfile.LNKTYPE)):
+            member = tarfile.TarInfo(f"{cifar10.FOLDER}/{name}")
+            member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member)
+    return file.getvalue()
+
+
+def as_python_2(content: bytes) -> bytes:
+    """A pickle with the names and strings of the official files."""
+    return content.replace(b"numpy._core", b"numpy.core").replace(b"X\2\0\0\0u1", b"U\2u1")
+
+
+def unpickled(content: bytes) -> Any:
+    """What CIFAR-10's reader makes of a batch, without its checksum."""
+    try:
+        return cifar10._batch(cifar10._Unpickler(io.BytesIO(content), encoding="bytes").load())
+    except Exception as error:  # `cifar10.load` does the same
+        raise DataError(str(error)) from error
+
+
+def request(app: Any, content: bytes) -> int:
+    """The status that the explorer answers: of a line with path and query, a line with Host and Origin, a body."""
+    line, _, rest = content.partition(b"\n")
+    headers, _, body = rest.partition(b"\n")
+    path, _, query = line.partition(b"?")
+    named = [(b"host", b"localhost"), (b"origin", headers)] if headers else [(b"host", b"localhost")]
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": path.decode("latin-1"), "raw_path": path, "query_string": query, "headers": named, "root_path": "",
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
+    }  # fmt: skip
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    asyncio.run(app(scope, receive, send))
+    if statuses[0] >= 500:
+        raise RuntimeError(f"the explorer answered {statuses[0]}")
+    return statuses[0]
+
+
+def make_readers(folder: Path) -> dict[str, Reader]:
+    """Every reader by name, with valid inputs."""
+    root = tiny_pictures(folder / "pictures")
+    data, run = load_folder(root, "train", (16, 16)), folder / "run"
+    recipe = Recipe(width=2, epochs=1, sizes=(16,), batch_size=16, crop=1, holdout=0.2)
+    trained = train(recipe, data, run)
+    network = ResNet("resnet18", 2, 2)
+    about = data.class_names, (0.5,) * 3, (0.25,) * 3, (16, 16)
+    model = Classifier(trained.network, *about, name="tiny")
+    checkpoint.save(folder / "weights.safetensors", Classifier(network, *about))
+    evaluation = Evaluation(model, data, torch.randn(len(data), 2))
+    explorer, page = prepare(model, data, None, folder / "explorer", 32)
+    decoder.started()  # the one program that a request may start
+    app, state, report = make_app(explorer, page, "127.0.0.1"), network.state_dict(), folder / "explorer"
+    names = ",".join(data.class_names)
+    rows = [f"{k},{file},{data.class_names[data.labels[k]]}" for k, file in enumerate(data.files)]
+    kinds = ("real", "ambiguous", "wrong:red")
+    marks = "\n".join([",".join(COLUMNS), *(f"{row},red,{kinds[k % 3]}" for k, row in enumerate(rows))])
+    pictures_of = "\n".join(["path,label", *(f"{root / file},{file.split('/')[1]}" for file in data.files[:5])])
+    labels = "\n".join(["index,path,label", *rows])
+    opinion = "\n".join([f"index,{names}", *(f"{k},0.25,0.75" for k in range(len(data)))])
+    columns = "\n".join(["index,camera,dose", *(f"{k},{'AB'[k % 2]},{k / 7}" for k in range(len(data)))])
+    halves = np.full((len(data), 2), 0.5)
+    batch = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 1], b"filenames": [b"a", b"b"]}
+    npy = io.BytesIO()
+    np.save(npy, data.labels.numpy())
+    scratch = folder / "scratch"
+    scratch.mkdir()
+
+    def at(name: str, read: Callable[[Path], Any]) -> Callable[[bytes], Any]:
+        place = scratch / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+
+        def put(content: bytes) -> Any:
+            place.write_bytes(content)
+            return read(place)
+
+        return put
+
+    def run_with(name: str, read: Callable[[RunFolder], Any]) -> Reader:
+        return [(run / name).read_bytes()], at(f"of-{name}/{name}", lambda path: read(RunFolder(path.parent)))
+
+    def report_with(name: str) -> Reader:
+        place = scratch / f"report-{name}"
+        place.mkdir()
+        for other in ("report.json", "report.parquet"):
+            (place / other).write_bytes((report / other).read_bytes())
+        return [(report / name).read_bytes()], at(
+            f"report-{name}/{name}", lambda path: camlens.open_report(path).images
+        )
+
+    facts = (report / "report.html").read_text(encoding="utf-8")
+    start = facts.index('<script type="application/json"')
+    facts = facts[start : facts.index("</script>", start) + 9]
+    return {
+        "pictures": (pictures(), at("picture", read_picture)),
+        "uploads": (pictures(), lambda content: decode_picture(content, 50_000_000)),
+        "CIFAR-10 batches": (
+            [as_python_2(pickle.dumps(batch, 3)), pickle.dumps(Malice())], unpickled,
+        ),
+        "CIFAR-10 archives": (
+            [archive()], at(f"cifar/{cifar10.ARCHIVE}", lambda path: cifar10.load("test", path.parent)),
+        ),
+        "safetensors": (
+            [(folder / "weights.safetensors").read_bytes(), save(state)], at("w.safetensors", loading.load),
+        ),
+        ".pt": ([saved(state), saved({"model": state, "epoch": 3}), pickle.dumps(Malice())], at("w.pt", loading.load)),
+        "config.json": run_with("config.json", RunFolder.read_config),
+        "metrics.csv": run_with("metrics.csv", RunFolder.read_metrics),
+        "checkpoint.pt": run_with("checkpoint.pt", RunFolder.read_checkpoint),
+        "margins.npz": run_with("margins.npz", lambda found: Margins.load(found.margins)),
+        "report.html": ([facts.encode()], at("report.html", read_facts)),
+        "report.json": report_with("report.json"),
+        "report.parquet": report_with("report.parquet"),
+        "marks": ([marks.encode()], at("marks.csv", lambda path: corrected(evaluation, read_marks(path, data)))),
+        "columns": ([columns.encode()], at("columns.csv", lambda path: read_properties(path, data))),
+        "labels": ([labels.encode()], at("labels.csv", lambda path: read_labels(path, data))),
+        "labels.npy": ([npy.getvalue()], at("labels.npy", lambda path: read_labels(path, data))),
+        "opinions": ([opinion.encode()], at("opinion.csv", lambda path: read_opinion(path, data))),
+        "opinions.npz": (
+            [arrays(True, probabilities=halves, class_names=np.array(data.class_names)), arrays(probabilities=halves)],
+            at("opinion.npz", lambda path: read_opinion(path, data)),
+        ),
+        "data.csv": ([pictures_of.encode()], at("pictures.csv", lambda path: table.load(path, "test", (16, 16)))),
+        "requests": (
+            [
+                b"/explain?image=3&layer=layer4&method=grad-cam&class=red\nhttp://localhost\n",
+                *(b"/explain\n\n" + picture for picture in pictures()),
+                b"/\n\n",
+            ],
+            lambda content: request(app, content),
+        ),
+    }  # fmt: skip
+
+
+def fuzz(readers: dict[str, Reader], inputs: int, first: int = 0) -> dict[str, dict[str, Any]]:
+    """Give mutated inputs to readers, as many to each; what came of them, by reader."""
+    executed: list[str] = []
+    watching = SimpleNamespace(on=False)
+    sys.addaudithook(lambda event, _: executed.append(event) if watching.on and event in RUNS else None)
+    results = {}
+    for name, (seeds, read) in readers.items():
+        began, counts, faults, slowest = time.monotonic(), collections.Counter[str](), list[str](), 0.0
+        for number in range(first, first + inputs // len(readers)):
+            dice = random.Random(f"{name} {number}")
+            content = mutate(dice.choice(seeds), seeds, dice)
+            start, watching.on = time.monotonic(), True
+            try:
+                read(content)
+                counts["results"] += 1
+            except CamlensError:
+                counts["refused"] += 1
+            except Exception as error:
+                faults.append(f"{number}: {type(error).__name__}: {error!s:.100}")
+            finally:
+                watching.on = False
+            slowest = max(slowest, took := time.monotonic() - start)
+            if took > SLOWEST:
+                faults.append(f"{number}: {took:.1f} seconds")
+            if executed:
+                faults.append(f"{number}: it ran {executed}")
+                executed.clear()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1000
+        if peak > MOST_MEMORY:
+            faults.append(f"the process took {peak:,} bytes")
+        results[name] = {
+            "inputs": inputs // len(readers), "results": counts["results"], "refused": counts["refused"],
+            "faults": faults[:20], "slowest": round(slowest, 2), "peak": peak,
+            "seconds": round(time.monotonic() - began),
+        }  # fmt: skip
+        print(name, results[name], flush=True)
+    return results
+
+
+def main() -> None:
+    """Try and write results/fuzz.json."""
+    parser = arguments(__doc__)
+    parser.add_argument("--inputs", type=int, default=100_000, help="over all readers")
+    parser.add_argument("--reader", help="one of them alone")
+    parser.add_argument("--first", type=int, default=0, help="number of the first input of each reader")
+    options = parser.parse_args()
+    logging.getLogger("camlens").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings(), quiet_pillow():
+        warnings.simplefilter("ignore")
+        readers = make_readers(Path(name))
+        if options.reader:
+            readers = {options.reader: readers[options.reader]}
+        found = fuzz(readers, 4 * len(readers) if options.smoke else options.inputs, options.first)
+    total = sum(result["inputs"] for result in found.values())
+    result = {"inputs": total, "readers": found, "machine": machine(), "commit": commit()}
+    write("fuzz", result, options.smoke or bool(options.reader))
+    if any(result["faults"] for result in found.values()):
+        raise SystemExit("some inputs ended otherwise")
+
+
+if __name__ == "__main__":
+    main()
