@@ -14,7 +14,6 @@ from common import ROOT, arguments, commit, machine, write
 
 import camlens
 from camlens.analyse.evaluation import Evaluation, evaluate
-from camlens.analyse.feature_cache import predict_cached
 from camlens.analyse.training_images import (
     NeighbourSearch,
     most_similar,
@@ -24,6 +23,8 @@ from camlens.analyse.training_images import (
 from camlens.data import cifar10
 from camlens.data.dataset import Dataset
 from camlens.model.classifier import align
+from camlens.runtime.kept import Kept
+from camlens.runtime.predict import predict_kept
 
 
 def duplicates(judgements: Path, evaluation: Evaluation, known: Dataset, search: NeighbourSearch) -> dict[str, Any]:
@@ -62,7 +63,8 @@ def main() -> None:
         return
     model, place = camlens.load("resnet18-cifar10"), cifar10.find()
     known, test = (align(model, cifar10.load(split, place))[1] for split in ("train", "test"))
-    features = predict_cached(model, known, options.features).features
+    kept = Kept(options.features.parent)
+    features = predict_kept(model, known, kept, options.features.name, features=True).features
     assert features is not None
     found = duplicates(options.judgements, evaluate(model, test, features=True), known, NeighbourSearch(features))
     write("duplicates", {"model": model.name, **found, "machine": machine(), "commit": commit()})

@@ -15,7 +15,6 @@ from pathlib import Path
 from common import arguments, commit, machine, spread, tiny_pictures, tiny_run, write
 
 from camlens.analyse.evaluation import evaluate
-from camlens.analyse.feature_cache import FEATURES_FILE
 from camlens.data import cifar10, folder
 from camlens.data.dataset import Dataset
 from camlens.model import loading
@@ -63,11 +62,11 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         model, test, train = subject(options.smoke, Path(work))
-        path = Path(work) / "report.html"
+        path = Path(work) / "report" / "report.html"
         times: dict[str, list[float]] = {"evaluation": [], "first report": [], "later report": []}
         for _ in range(1 if options.smoke else options.repeats):  # in turn: what else the machine does falls on all
             times["evaluation"].append(seconds(lambda: evaluate(model, test)))
-            (path.parent / FEATURES_FILE).unlink(missing_ok=True)
+            shutil.rmtree(path.parent, ignore_errors=True)  # with the predictions that are kept there
             for name in ("first report", "later report"):
                 times[name].append(seconds(lambda: report(model, test, path, train)))
         if options.smoke:

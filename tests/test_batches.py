@@ -8,11 +8,11 @@ import torch
 import camlens
 import tiny
 from camlens.analyse.evaluation import evaluate
-from camlens.analyse.feature_cache import fingerprint
 from camlens.analyse.marks import corrected
 from camlens.data.augment import Augmentation
 from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.data.pictures import resize
+from camlens.runtime.predict import fingerprint
 from camlens.show import draw
 from camlens.train.loader import TrainLoader
 from camlens.train.run_folder import describe_data

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,7 @@ try:
 except ImportError:  # Windows, where folders are not locked
     fcntl = None  # type: ignore[assignment]
 
+TEMPORARY = re.compile(r"\..*-[0-9a-f]{32}(\.\w+)?")  # a name that `replacing` gives
 EXPANDED = 300_000_000  # bytes, up to which the content of an archive may be of any size beside the archive
 
 
@@ -150,8 +152,18 @@ def claimed_folders() -> Iterator[None]:
     try:
         yield
     finally:
+        _release()
+
+
+def _release() -> None:
+    """Close the descriptors that lock folders."""
+    while _claimed:
         for descriptor in _claimed.pop().values():
             os.close(descriptor)
+
+
+if fcntl is not None:  # workers that outlive a killed process for a while must not keep its folder
+    os.register_at_fork(after_in_child=_release)
 
 
 def _claim(folder: Path) -> None:
@@ -168,6 +180,9 @@ def _claim(folder: Path) -> None:
         os.close(descriptor)
     else:
         _claimed[0][folder.resolve()] = descriptor
+        for file in folder.glob(".*"):
+            if TEMPORARY.fullmatch(file.name):  # its process was killed
+                file.unlink()
 
 
 def out_folder(path: Path) -> Path:

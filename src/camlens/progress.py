@@ -98,6 +98,11 @@ def track(items: Iterable[T], what: str, total: int | None = None, shown: bool =
             work.step()
 
 
+def say(line: str) -> None:
+    """Print a line on standard error, above the bar if there is one."""
+    console.print(line, soft_wrap=True)
+
+
 def announce(work: str, seconds: float) -> None:
     """Say beforehand what will be done and about how long it takes, if that is more than two seconds."""
     if seconds > PATIENCE:

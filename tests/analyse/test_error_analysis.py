@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import camlens
+from camlens.analyse import error_analysis
 from camlens.analyse.error_analysis import project
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.explanations import explain_errors
@@ -73,6 +74,19 @@ def test_the_projection_is_the_same_every_time_and_leaves_the_random_state_alone
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
     assert torch.equal(project(features).points, first.points)
+
+
+def test_the_projection_is_on_the_principal_components(monkeypatch):
+    numbers = torch.Generator().manual_seed(0)
+    spread = torch.tensor([9.0, 5.0, *[1.0] * 18])
+    features = torch.randn(300, 20, generator=numbers) * spread + 3
+    monkeypatch.setattr(error_analysis, "ROWS", 64)
+    found = project(features)
+    centred = features - features.mean(dim=0)
+    _, sizes, axes = torch.linalg.svd(centred, full_matrices=False)
+    torch.testing.assert_close(found.points.abs(), (centred @ axes[:2].T).abs(), rtol=0, atol=0.02)
+    assert (found.points.pow(3).mean(dim=0) > 0).all(), "the long tail points up"
+    assert found.explained_variance == pytest.approx(float(sizes[:2].square().sum() / sizes.square().sum()), abs=1e-4)
 
 
 def test_explanations_are_what_the_library_explains(analysis):

@@ -98,6 +98,25 @@ def test_scores_are_the_cosines_of_the_gradients_of_the_last_layer():
             assert (sign * scores).tolist() == sorted((sign * scores).tolist(), reverse=True)
 
 
+def test_blocks_of_training_images_give_what_all_give_at_once(monkeypatch):
+    numbers = torch.Generator().manual_seed(7)
+    errors, train = (Predictions(torch.randn(n, 3, generator=numbers), features(n, n)) for n in (23, 50))
+    labels = torch.randint(3, (50,), generator=numbers)
+    whole = (
+        find_influence(errors, labels[:23], train, labels),
+        NeighbourSearch(train.features).nearest(errors.features, 9),
+    )
+    monkeypatch.setattr(training_images, "ROWS", 7)
+    monkeypatch.setattr(training_images, "QUERIES", 5)
+    parts = (
+        find_influence(errors, labels[:23], train, labels),
+        NeighbourSearch(train.features).nearest(errors.features, 9),
+    )
+    for before, now in ((whole[0].towards, parts[0].towards), (whole[0].away, parts[0].away), (whole[1], parts[1])):
+        assert torch.equal(before.indices, now.indices)
+        torch.testing.assert_close(before.scores, now.scores)
+
+
 def test_an_image_of_training_explains_itself():
     numbers = torch.Generator().manual_seed(5)
     train = Predictions(torch.randn(50, 3, generator=numbers), torch.rand(50, 5, generator=numbers))

@@ -23,7 +23,7 @@ def test_evaluate(pictures, run, tmp_path):
     assert answer["accuracy"] == pytest.approx(16 / 18) and answer["errors"] == 2 and answer["n"] == 18
     assert answer["confusion"] == [[5, 0, 1], [1, 6, 0], [0, 0, 5]]
     assert {p.name for p in tmp_path.iterdir()} == {
-        "metrics.json", "predictions.npz", "predictions.parquet", "confusion.png", "calibration.png",
+        "metrics.json", "predictions.npz", "predictions.parquet", "confusion.png", "calibration.png", "parts",
     }  # fmt: skip
     assert open_report(tmp_path).array("label").tolist() == 6 * ["blue"] + 7 * ["green"] + 5 * ["red"]
     train = json.loads(camlens("evaluate", run, "--data", pictures, "--split", "train", "--out", tmp_path, "--json"))

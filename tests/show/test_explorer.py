@@ -297,7 +297,7 @@ def test_sigterm_finishes_what_has_begun(tmp_path):
     said = process.communicate(timeout=60)[1]
     assert answers == [200] and process.returncode == 128 + signal.SIGTERM and "Traceback" not in said
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written - {"features.safetensors", "report.parquet"} == {"report.html", "report.json"}, (
+    assert written - {"features.safetensors", "report.parquet", "parts"} == {"report.html", "report.json"}, (
         "no upload is written"
     )
 

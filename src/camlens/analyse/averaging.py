@@ -12,6 +12,7 @@ from camlens.analyse.edits import COPIES, LADDER
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.statistics import mcnemar_p_value
 from camlens.analyse.trials import Trials, predict_edited, probability_margins
+from camlens.runtime.kept import NOTHING_KEPT, Kept
 
 UNSURE = 0.9  # difference of the two largest probabilities, below which a prediction is averaged
 MAX_UNSURE = 1000  # images in each half that are averaged, about; of more, every so many
@@ -42,36 +43,41 @@ class Averaging:
         return self.corrected - self.broken
 
 
-def study_averaging(evaluation: Evaluation, trials: Trials) -> Averaging:
+def study_averaging(evaluation: Evaluation, trials: Trials, kept: Kept = NOTHING_KEPT) -> Averaging:
     """Choose a way of averaging on the images with even numbers and measure it on those with odd ones.
 
     Args:
         evaluation: Of the data set.
         trials: What was tried already, which is not done again.
+        kept: Where the answers are kept, and the processes that share the images.
     """
     unsure = (probability_margins(evaluation) < UNSURE).nonzero()[:, 0]
     halves = [unsure[unsure % 2 == k] for k in (0, 1)]
     choosing, measuring = (half[:: 1 + len(half) // MAX_UNSURE] for half in halves)
-    copies = predict_copies(evaluation, choosing, len(COPIES), trials)
+    copies = predict_copies(evaluation, choosing, len(COPIES), trials, kept, "copies")
     gains = {}
     for way, count in WAYS.items():
         corrected, broken = outcome(evaluation, choosing, copies[:, :count])
         gains[way] = corrected - broken
     way = max(gains, key=gains.__getitem__)
-    corrected, broken = outcome(evaluation, measuring, predict_copies(evaluation, measuring, WAYS[way], trials))
+    measured = predict_copies(evaluation, measuring, WAYS[way], trials, kept, "measured-copies")
+    corrected, broken = outcome(evaluation, measuring, measured)
     p_value = mcnemar_p_value(corrected, broken)
     return Averaging(way, len(measuring), corrected, broken, p_value)
 
 
-def predict_copies(evaluation: Evaluation, indices: Tensor, count: int, trials: Trials) -> Tensor:
-    """The probabilities of the first of `COPIES` of images (I,): (I, count, K)."""
+def predict_copies(
+    evaluation: Evaluation, indices: Tensor, count: int, trials: Trials, kept: Kept, name: str
+) -> Tensor:
+    """The probabilities of the first of `COPIES` of images (I,): (I, count, K), kept under a name."""
     logits = torch.empty(len(indices), count, evaluation.logits.shape[1])
     place = torch.full((len(evaluation.labels),), -1)
     place[trials.images] = torch.arange(len(trials.images))
     known = place[indices] >= 0
     logits[known] = trials.copies[place[indices[known]], :count]
     if not known.all():
-        logits[~known] = predict_edited(evaluation, indices[~known], {name: LADDER[name] for name in COPIES[:count]})
+        copies = {copy: LADDER[copy] for copy in COPIES[:count]}
+        logits[~known] = predict_edited(evaluation, indices[~known], copies, kept, name)
     return evaluation.model.probabilities(logits)
 
 

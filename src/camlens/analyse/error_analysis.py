@@ -1,8 +1,6 @@
 """`analyse`: all that is known of a model's errors on a data set, computed once."""
 
-import logging
 from collections.abc import Mapping
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,35 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camlens.analyse.averaging import Averaging, study_averaging
-from camlens.analyse.edits import Edit, with_own
-from camlens.analyse.evaluation import Evaluation, evaluate, labelled
+from camlens.analyse.averaging import Averaging
+from camlens.analyse.edits import Edit
+from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.explanations import ExplainedPredictions, explain_predictions
-from camlens.analyse.feature_cache import fingerprint, predict_cached
 from camlens.analyse.findings import compare_models, summarise_errors, summarise_experiments, what_is_missing
+from camlens.analyse.groundwork import Groundwork, predict_all
 from camlens.analyse.groups import Groups, find_groups
-from camlens.analyse.labels import doubt_in_words, label_doubt, read_opinion
+from camlens.analyse.labels import doubt_in_words, label_doubt
 from camlens.analyse.places import Places, study_places
-from camlens.analyse.properties import Property, measure_properties, read_properties
+from camlens.analyse.properties import Property, measure_properties
 from camlens.analyse.shortcuts import Shortcuts, find_shortcuts
 from camlens.analyse.training_images import (
+    ROWS,
     Influence,
     NeighbourSearch,
     RankedImages,
+    column_means,
     find_duplicates,
     find_influence,
     find_neighbours,
     sample_correct,
 )
-from camlens.analyse.trials import MAX_TRIED, Trials, try_edits
+from camlens.analyse.trials import MAX_TRIED, Trials
 from camlens.analyse.words import Words, describe_errors
-from camlens.data.dataset import Dataset, InMemoryDataset
-from camlens.errors import DataError, whole_number
-from camlens.model.classifier import Classifier, align
+from camlens.data.dataset import Dataset
+from camlens.model.classifier import Classifier
 from camlens.progress import Work
+from camlens.runtime.kept import Kept
 from camlens.runtime.predict import Predictions
-
-log = logging.getLogger("camlens")
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ def analyse(
         test: The images to evaluate, in any form that `evaluate` takes.
         train: The images it was trained on, likewise; without them, `training` is None.
         second: Another classifier of the same classes, to be compared. It sees the images at its own input size.
-        cache: A .safetensors file in which the features of the training images are kept for the next time.
+        cache: A folder in which predictions are kept as they come, so that another call goes on where one was stopped.
         batch_size: Images predicted at a time, at most.
         quick: Whether to leave the experiments, groups and shortcuts out.
         edits: Edits of your own beside those of `camlens.analyse.edits.LADDER`, by their names: functions from images
@@ -169,52 +167,48 @@ def analyse(
             columns are about other images.
         UsageError: An edit has a name that is taken, or gives something else than such images; or a number is none.
     """
-    whole_number("max_tried", max_tried, 1)
-    model, data = align(model, labelled(model, test, keep_originals=second is not None))
-    known = None if train is None else align(model, labelled(model, train, "train"))[1]
-    if second is not None and not second.has_names:
-        second = align(second, data)[0]
-    if second is not None and second.class_names != model.class_names:
-        raise DataError(
-            f"{second.name} does not have the classes of {model.name} in the same order; compare two models that do"
+    kept = Kept(None if cache is None else Path(cache))
+    asked: dict[str, Any] = {"edits": edits, "max_tried": max_tried, "opinion": opinion, "columns": columns}
+    return study(predict_all(model, test, train, second, batch_size, quick, **asked, kept=kept), quick, train_doubt)
+
+
+def study(ground: Groundwork, quick: bool = False, train_doubt: Tensor | None = None) -> ErrorAnalysis:
+    """Make of predictions all that is known of the errors.
+
+    Args:
+        ground: The predictions.
+        quick: Whether to leave the experiments, groups and shortcuts out.
+        train_doubt: As `analyse` takes it.
+    """
+    evaluations, known, learned, count = ground.evaluations, ground.train, ground.train_predictions, ground.errors
+    data, features = evaluations[0].data, evaluations[0].features
+    explanations = tuple(explain_predictions(evaluation, ground.indices) for evaluation in evaluations)
+    training = experiments = groups = shortcuts = None
+    if learned is not None and known is not None:
+        training = study_training(explanations[0], count, known, learned)
+    if ground.tried is not None:
+        trials, averaging = ground.tried
+        experiments = Experiments(trials, study_places(explanations[0], trials), averaging)
+    if count and not quick:
+        groups = study_groups(evaluations[0], ground.properties)
+        of_training = (
+            None if learned is None or known is None else Evaluation(evaluations[0].model, known, learned.logits)
         )
-    if second is not None and second.name == model.name:
-        model, second = named(model, f"{model.name} (first)"), named(second, f"{second.name} (second)")
-    is_prepared = isinstance(data, InMemoryDataset) and data.originals is None and data.geometry is not None
-    if second is not None and is_prepared and second.geometry != model.geometry:
-        log.warning(f"the data hold no pictures: {second.name} gets the images for {model.name}, resized")
-    ladder, properties = with_own(edits), [] if columns is None else read_properties(Path(columns), data)
-    second_opinion = None if opinion is None else read_opinion(opinion, data, batch_size)
-    evaluations = [evaluate(model, data, batch_size, features=True)]
-    if second is not None:
-        evaluations.append(evaluate(second, data, batch_size))
-    errors = [evaluation.errors("confidence") for evaluation in evaluations]
-    indices = torch.cat([errors[0], *(other[~torch.isin(other, errors[0])] for other in errors[1:])])
-    explanations = tuple(explain_predictions(evaluation, indices) for evaluation in evaluations)
-    fingerprints, training, features = identify(model, data, known), None, evaluations[0].features
-    if known is not None and features is not None and len(errors[0]):
-        train_predictions = predict_cached(model, known, cache, batch_size, fingerprints[1])
-        training = study_training(explanations[0], len(errors[0]), known, train_predictions)
-    experiments = groups = shortcuts = None
-    if len(errors[0]) and not quick:
-        experiments = experiment(explanations[0], len(errors[0]), ladder, max_tried)
-        groups = study_groups(evaluations[0], properties)
-        learned = None if training is None or known is None else Evaluation(model, known, train_predictions.logits)
-        shortcuts = find_shortcuts(evaluations[0], learned)
-    words = put_in_words(explanations[0], len(errors[0]), experiments, training, known)
+        shortcuts = find_shortcuts(evaluations[0], of_training)
+    words = put_in_words(explanations[0], count, experiments, training, known)
     findings = compare_models(*evaluations) if len(evaluations) == 2 else summarise_errors(evaluations[0])
     if experiments is not None:
         findings += summarise_experiments(experiments.trials, experiments.places, experiments.averaging)
     if shortcuts is not None:
         findings += [shortcut.sentence for shortcut in shortcuts.found if shortcut.is_alarm]
-    doubt = None if second_opinion is None else label_doubt(evaluations[0], second_opinion)
-    if len(errors[0]):
+    doubt = None if ground.opinion is None else label_doubt(evaluations[0], ground.opinion)
+    if count:
         findings.append(doubt_in_words(evaluations[0], doubt))
     return ErrorAnalysis(
-        fingerprints=fingerprints,
+        fingerprints=ground.fingerprints,
         test=data,
         train=known,
-        indices=indices,
+        indices=ground.indices,
         explanations=explanations,
         training=training,
         experiments=experiments,
@@ -224,20 +218,8 @@ def analyse(
         doubt=doubt,
         train_doubt=train_doubt,
         projection=None if features is None else project(features),
-        findings=findings + (what_is_missing(evaluations[0], known) if len(errors[0]) else []),
+        findings=findings + (what_is_missing(evaluations[0], known) if count else []),
     )
-
-
-def named(model: Classifier, name: str) -> Classifier:
-    """A copy around the same network with another name."""
-    other = copy(model)
-    other.name = name
-    return other
-
-
-def identify(model: Classifier, test: Dataset, train: Dataset | None) -> tuple[str, str | None]:
-    """The fingerprints of a network with its test images and, if there are any, with its training images."""
-    return fingerprint(model, test), None if train is None else fingerprint(model, train)
 
 
 def study_training(
@@ -260,21 +242,6 @@ def study_training(
         influence = find_influence(predictions, evaluation.labels[errors], train_predictions, train.labels)
     duplicates = find_duplicates(evaluation, errors, sample_correct(evaluation), train, search)
     return TrainingEvidence(neighbours, influence, duplicates)
-
-
-def experiment(
-    explained: ExplainedPredictions, count: int, edits: Mapping[str, Edit], max_tried: int = MAX_TRIED
-) -> Experiments:
-    """Try edits on errors, cover the places that their maps name, and average over copies.
-
-    Args:
-        explained: The network's predictions.
-        count: Number of its errors, at least one; they are the first images of `explained`.
-        edits: By name, the mildest first; those of the ladder among them.
-        max_tried: Errors tried, at most.
-    """
-    trials = try_edits(explained.evaluation, explained.indices[:count], edits, max_tried)
-    return Experiments(trials, study_places(explained, trials), study_averaging(explained.evaluation, trials))
 
 
 def study_groups(evaluation: Evaluation, properties: list[Property]) -> Groups:
@@ -301,11 +268,15 @@ def put_in_words(
 
 def project(features: Tensor) -> Projection:
     """Project features (N, C) by principal component analysis."""
-    centred = features - features.mean(dim=0)
+    mean, blocks = column_means(features), features.split(ROWS)
+    covariance = torch.zeros(2 * features.shape[1:], dtype=torch.float64)
+    for rows in blocks:
+        centred = (rows - mean).double()
+        covariance += centred.T @ centred
     with torch.random.fork_rng(devices=[]):  # a randomised algorithm; the caller's random state is kept
         torch.default_generator.manual_seed(0)
-        _, singular_values, axes = torch.pca_lowrank(centred, q=min(6, *centred.shape), center=False, niter=4)
-    points = centred @ axes[:, :2]
+        axes, variances, _ = torch.svd_lowrank(covariance, q=min(6, len(covariance)), niter=4)
+    points = torch.cat([(rows - mean) @ axes[:, :2].float() for rows in blocks])
     points = points * points.pow(3).mean(dim=0).sign()
-    explained = singular_values[:2].pow(2).sum() / centred.pow(2).sum().clamp(min=1e-12)
+    explained = variances[:2].sum() / covariance.trace().clamp(min=1e-12)
     return Projection(points, float(explained))

@@ -19,7 +19,8 @@ from camlens.errors import UsageError
 from camlens.files import write_arrays
 from camlens.model.classifier import Classifier, align
 from camlens.model.temperature import describe, scale
-from camlens.runtime.predict import predict
+from camlens.runtime.kept import Kept
+from camlens.runtime.predict import predict, predict_kept
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
 
 
@@ -212,6 +213,7 @@ def evaluate(
     batch_size: int = 250,
     processes: Processes = SINGLE_PROCESS,
     features: bool = False,
+    kept: str | Path | None = None,
 ) -> Evaluation:
     """Predict every image of a data set, once and as it is (no test-time augmentation).
 
@@ -225,13 +227,19 @@ def evaluate(
         batch_size: Images predicted at a time, at most.
         processes: The processes that share the images; each returns the evaluation of all.
         features: Whether to keep the features too; they are None if the network does not end in a linear layer.
+        kept: A .safetensors file in which predictions are kept as they come: if the call is interrupted, the next one
+            goes on there. None to write none.
 
     Raises:
         DataError: The data have other classes, no labels, or something that is no image.
         ModelError: The network gives logits that are not finite.
     """
     model, data = align(model, labelled(model, data))
-    predictions = predict(model, data, batch_size, features, processes)
+    if kept is None:
+        predictions = predict(model, data, batch_size, features, processes)
+    else:
+        path = Path(kept)
+        predictions = predict_kept(model, data, Kept(path.parent, processes), path.name, batch_size, features)
     predictions.check_finite(model.name)
     return Evaluation(model, data, predictions.logits, predictions.features)
 

@@ -21,6 +21,7 @@ from camlens.files import read_arrays
 from camlens.model.classifier import Classifier
 from camlens.model.loading import load
 from camlens.model.outputs import SUM_TOLERANCE
+from camlens.runtime.processes import SINGLE_PROCESS, Processes
 from camlens.train.margins import margins
 from camlens.train.run_folder import was_trained_on
 
@@ -69,7 +70,13 @@ def doubt_in_words(evaluation: Evaluation, doubt: Tensor | None) -> str:
     )
 
 
-def read_opinion(opinion: Any, data: Dataset, batch_size: int = 250) -> Tensor:
+def read_opinion(
+    opinion: Any,
+    data: Dataset,
+    batch_size: int = 250,
+    processes: Processes = SINGLE_PROCESS,
+    kept: Path | None = None,
+) -> Tensor:
     """A second opinion on the images of a data set.
 
     Args:
@@ -79,6 +86,8 @@ def read_opinion(opinion: Any, data: Dataset, batch_size: int = 250) -> Tensor:
             the data.
         data: The images, in any order of the classes.
         batch_size: Images predicted at a time, at most.
+        processes: As `evaluate` takes them, for a model.
+        kept: Likewise.
 
     Returns:
         Probabilities, (N, K) float64, in the order of `data` and its classes.
@@ -94,13 +103,18 @@ def read_opinion(opinion: Any, data: Dataset, batch_size: int = 250) -> Tensor:
         raise UsageError(f"opinion is of type {kind}; expected a Classifier, what camlens.load takes, or probabilities")
     if not isinstance(opinion, Classifier):
         path = Path(opinion)
-        if path.suffix.lower() in (".npz", ".csv"):
+        if is_file_of_probabilities(opinion):
             return (_from_arrays if path.suffix.lower() == ".npz" else _from_table)(path, data)
         if was_trained_on(path, data):
             log.warning("%s was trained on these labels, so it will hardly doubt them; give another opinion", opinion)
         opinion = load(opinion)
-    found = evaluate(opinion, data, batch_size)
+    found = evaluate(opinion, data, batch_size, processes, kept=kept)
     return in_order(found.probabilities, found.data.class_names, data, opinion.name)
+
+
+def is_file_of_probabilities(opinion: str | Path) -> bool:
+    """Whether an opinion is a file of probabilities and no model, by its ending."""
+    return Path(opinion).suffix.lower() in (".npz", ".csv")
 
 
 def in_order(probabilities: Tensor, class_names: tuple[str, ...], data: Dataset, owner: str) -> Tensor:

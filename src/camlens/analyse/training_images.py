@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation
-from camlens.data.dataset import Dataset
+from camlens.data.dataset import BATCH_SIZE, Dataset
 from camlens.data.pictures import resize
 from camlens.model.temperature import probabilities
 from camlens.progress import Work, track
@@ -30,7 +30,7 @@ from camlens.runtime.predict import Predictions
 
 CANDIDATES = 64  # training images for each error from which a list is chosen
 MAX_FRACTION = 0.05  # of the lists of one kind that may contain the same training image
-QUERIES = 256  # images compared with all training images at a time
+QUERIES, ROWS = 256, 20_000  # images compared at a time, and the training images that they are compared with
 
 # Near-duplicates
 SIDE = 32  # pixels, the size at which images are compared
@@ -64,28 +64,63 @@ class NeighbourSearch:
     """
 
     def __init__(self, train_features: Tensor) -> None:
-        self.mean = train_features.mean(dim=0)
-        self.directions = F.normalize(train_features - self.mean)  # (M, C)
+        self.features, self.mean = train_features, column_means(train_features)
+
+    def directions(self, features: Tensor) -> Tensor:
+        """Features (N, C) less the mean over the training images, at length 1."""
+        return F.normalize(features - self.mean)
 
     def cosines(self, features: Tensor, indices: Tensor | None = None) -> Tensor:
         """Cosines of features (N, C) with the training images of these indices (m,), by default all: (N, m)."""
-        directions = self.directions if indices is None else self.directions[indices]
-        return F.normalize(features - self.mean) @ directions.T
+        known = self.features if indices is None else self.features[indices]
+        return self.directions(features) @ self.directions(known).T
 
     def nearest(self, features: Tensor, count: int) -> RankedImages:
         """The `count` training images, or all if there are fewer, with the largest cosines, for features (N, C)."""
-        count = min(count, len(self.directions))
-        return concatenate([self.cosines(part).topk(count, dim=1) for part in features.split(QUERIES)])
+        parts, best = self.directions(features).split(QUERIES), Best(count)
+        for first, rows in zip(range(0, len(self.features), ROWS), self.features.split(ROWS), strict=True):
+            known = self.directions(rows)
+            for number, part in enumerate(parts):
+                best.add(number, part @ known.T, first)
+        return best.images
+
+
+class Best:
+    """The training images with the largest scores for each of E images, of which some are compared with some at a time.
+
+    Args:
+        count: How many training images for each, or all if there are fewer.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.found: dict[int, tuple[Tensor, Tensor]] = {}  # scores and indices of each part of the E images
+
+    def add(self, part: int, scores: Tensor, first: int) -> None:
+        """Take note of scores (e, m) of a part of the images with training images from number `first` on."""
+        indices = torch.arange(first, first + scores.shape[1]).expand_as(scores)
+        if part in self.found:
+            before, known = self.found[part]
+            scores, indices = torch.cat([before, scores], dim=1), torch.cat([known, indices], dim=1)
+        top = scores.topk(min(self.count, scores.shape[1]), dim=1)
+        self.found[part] = top.values, indices.gather(1, top.indices)
+
+    @property
+    def images(self) -> RankedImages:
+        """What was found, the parts in the order in which they came first."""
+        scores, indices = (torch.cat(parts) for parts in zip(*self.found.values(), strict=True))
+        return RankedImages(indices, scores)
+
+
+def column_means(features: Tensor) -> Tensor:
+    """The mean of features (M, C) over the images, (C,)."""
+    sums = [rows.sum(dim=0, dtype=torch.float64) for rows in features.split(ROWS)]
+    return (torch.stack(sums).sum(dim=0) / len(features)).float()
 
 
 def find_neighbours(search: NeighbourSearch, features: Tensor, count: int = 6) -> RankedImages:
     """The nearest training images of E errors with features (E, C), none in too many lists (see `limit_reuse`)."""
     return limit_reuse(search.nearest(features, CANDIDATES), count)
-
-
-def concatenate(parts: list[torch.return_types.topk]) -> RankedImages:
-    """The results of `topk` for successive rows, as one."""
-    return RankedImages(torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts]))
 
 
 def limit_reuse(candidates: RankedImages, count: int) -> RankedImages:
@@ -146,16 +181,16 @@ def find_influence(
         count: Length of each list.
     """
     inputs, residuals = gradient_directions(errors, labels)
-    train_inputs, train_residuals = gradient_directions(train, train_labels)
-    candidates = min(CANDIDATES, len(train_inputs))
-    lowest, highest = [], []
-    for part, r_part in zip(inputs.split(QUERIES), residuals.split(QUERIES), strict=True):
-        cosines = (part @ train_inputs.T) * (r_part @ train_residuals.T)  # (E, M)
-        lowest.append(cosines.topk(candidates, dim=1, largest=False))
-        highest.append(cosines.topk(candidates, dim=1))
-    raised = concatenate(lowest)
-    towards = limit_reuse(RankedImages(raised.indices, -raised.scores), count)
-    return Influence(RankedImages(towards.indices, -towards.scores), limit_reuse(concatenate(highest), count))
+    lowest, highest = Best(CANDIDATES), Best(CANDIDATES)
+    for rows in torch.arange(len(train_labels)).split(ROWS):
+        train_inputs, train_residuals = gradient_directions(train[rows], train_labels[rows])
+        queries = zip(inputs.split(QUERIES), residuals.split(QUERIES), strict=True)
+        for number, (part, r_part) in enumerate(queries):
+            cosines = (part @ train_inputs.T) * (r_part @ train_residuals.T)  # (e, m)
+            lowest.add(number, -cosines, int(rows[0]))
+            highest.add(number, cosines, int(rows[0]))
+    towards = limit_reuse(lowest.images, count)
+    return Influence(RankedImages(towards.indices, -towards.scores), limit_reuse(highest.images, count))
 
 
 def gradient_directions(predictions: Predictions, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,12 +227,14 @@ def most_similar(
     assert features is not None
     features = features[indices]
     with Work("comparing with the training images"):
-        train_thumbnails = torch.cat([thumbnails(images) for images in train.batches()])
         own_thumbnails = torch.cat([thumbnails(images) for images in data.batches(indices=indices)])
-        count = min(NEAREST_BY_THUMBNAIL, len(train))
-        alike = [(part @ train_thumbnails.T).topk(count, dim=1).indices for part in own_thumbnails.split(QUERIES)]
+        alike = Best(NEAREST_BY_THUMBNAIL)
+        for first, images in zip(range(0, len(train), BATCH_SIZE), train.batches(BATCH_SIZE), strict=True):
+            train_thumbnails = thumbnails(images)
+            for number, part in enumerate(own_thumbnails.split(QUERIES)):
+                alike.add(number, part @ train_thumbnails.T, first)
         near = search.nearest(features, NEAREST_BY_FEATURES).indices
-        candidates = torch.cat([near, torch.cat(alike)], dim=1)  # (N, 30)
+        candidates = torch.cat([near, alike.images.indices], dim=1)  # (N, 30)
     structures = torch.cat([fine_structure(images) for images in data.batches(indices=indices)])
     similarities, found = torch.empty(len(indices)), torch.empty_like(indices)
     for k, compared in enumerate(track(candidates, "looking for near-duplicates")):

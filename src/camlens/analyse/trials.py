@@ -5,18 +5,21 @@ with errors shows beside right images of the same margin: an error is turned whe
 when it becomes its runner-up.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 
 import torch
 from torch import Tensor
 
-from camlens.analyse.edits import COPIES, Edit, apply
+from camlens.analyse.edits import COPIES, LADDER, Edit, apply
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.statistics import holm, match, mcnemar_p_value, paired_difference
 from camlens.model.classifier import Classifier
 from camlens.model.preprocess import to_pixels
 from camlens.progress import track
+from camlens.runtime.kept import NOTHING_KEPT, Kept, Rows
 from camlens.runtime.predict import predict
 
 MAX_TRIED = 1000  # errors, and as many right images
@@ -108,7 +111,13 @@ class Trials:
         return self.corrected[paired], self.turned[paired]
 
 
-def try_edits(evaluation: Evaluation, errors: Tensor, edits: Mapping[str, Edit], max_tried: int = MAX_TRIED) -> Trials:
+def try_edits(
+    evaluation: Evaluation,
+    errors: Tensor,
+    edits: Mapping[str, Edit],
+    max_tried: int = MAX_TRIED,
+    kept: Kept = NOTHING_KEPT,
+) -> Trials:
     """Try edits on errors and on as many right images of the same margin.
 
     Args:
@@ -116,6 +125,7 @@ def try_edits(evaluation: Evaluation, errors: Tensor, edits: Mapping[str, Edit],
         errors: (E,) the errors, at least one.
         edits: By name, the mildest first.
         max_tried: Errors tried at most; of more, every so many are, in the order of label and prediction.
+        kept: Where the answers are kept, and the processes that share the images.
     """
     tried = sample_evenly(evaluation, errors, max_tried)
     errors, right = errors[tried], (~evaluation.wrong).nonzero()[:, 0]
@@ -124,7 +134,7 @@ def try_edits(evaluation: Evaluation, errors: Tensor, edits: Mapping[str, Edit],
     partners = torch.where(places >= 0, right[places], -1) if len(right) else places
     paired = partners >= 0
     images = torch.cat([errors, partners[paired]])
-    logits = predict_edited(evaluation, images, edits)
+    logits = predict_edited(evaluation, images, edits, kept, "edits")
     of_errors, of_partners = logits.split([len(errors), int(paired.sum())])
     labels, predictions = evaluation.labels[errors], evaluation.predictions[errors]
     runner_up = evaluation.logits[partners[paired]].topk(2, dim=1).indices[:, 1]
@@ -172,15 +182,41 @@ def network_images(model: Classifier, images: Tensor) -> Tensor:
     return images if tuple(images.shape[2:]) == model.input_size else to_pixels(images, model.geometry)
 
 
-def predict_edited(evaluation: Evaluation, indices: Tensor, edits: Mapping[str, Edit]) -> Tensor:
-    """The logits of images (I,) of the data set after each of n edits: (I, n, K)."""
-    model, parts = evaluation.model, []
-    for batch in track(indices.split(BATCH), "trying small edits"):
-        images = network_images(model, evaluation.data.images(batch))
-        edited = (apply(name, edit, images) for name, edit in edits.items())
-        logits = predict(model, edited).logits
-        parts.append(logits.view(len(edits), len(batch), -1).transpose(0, 1))
-    return torch.cat(parts)
+def predict_edited(
+    evaluation: Evaluation,
+    indices: Tensor,
+    edits: Mapping[str, Edit],
+    kept: Kept = NOTHING_KEPT,
+    name: str = "",
+) -> Tensor:
+    """The logits of images of the data set after each of n edits.
+
+    Args:
+        evaluation: Of the data set.
+        indices: The images, (I,) int64.
+        edits: By name.
+        kept: Where the logits are kept, and the processes that share the images. What the user's own edits do is kept
+            nowhere: nothing tells whether they are still the same.
+        name: Of the file in `parts`.
+
+    Returns:
+        (I, n, K).
+    """
+    model, processes = evaluation.model, kept.processes
+
+    def compute(blocks: Sequence[Tensor]) -> Generator[Rows, None, None]:
+        for block in track(blocks, "trying small edits", shown=processes.is_main):
+            images = network_images(model, evaluation.data.images(indices[block]))
+            edited = (apply(name, edit, images) for name, edit in edits.items())
+            logits = predict(model, edited).logits
+            yield {"logits": logits.view(len(edits), len(block), -1).transpose(0, 1)}
+
+    if not edits.items() <= LADDER.items():
+        kept = replace(kept, folder=None)
+    key = hashlib.sha256(repr((version("camlens"), list(edits), indices.tolist())).encode()).hexdigest()
+    what = "images with small edits"
+    rows = kept.rows(f"parts/{name}.safetensors", key, len(indices), BATCH, what, compute) or {}
+    return processes.call_on_main(lambda: rows["logits"].clone())  # noqa: PLW0108 - other processes have no rows
 
 
 def compare(names: list[str], corrected: Tensor, turned: Tensor) -> list[EditRate]:

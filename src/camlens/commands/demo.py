@@ -32,8 +32,8 @@ def demo(
     """Run everything once: data, network, evaluation, errors, heat maps and the error report."""
     import torch
 
-    from camlens.analyse.feature_cache import FEATURES_FILE
     from camlens.model.summary import summarise
+    from camlens.runtime.predict import FEATURES_FILE
     from camlens.runtime.processes import pick_device
     from camlens.show import draw
     from camlens.show.report.page import warn_of_replacing, write_report
@@ -57,7 +57,7 @@ def demo(
         )
         train = train.subset(torch.arange(REPORT_TRAIN_IMAGES))
     warn_of_replacing(folder / "report.html", [model])
-    analysis = camlens.analyse(model, test, train, cache=folder / FEATURES_FILE, max_tried=TRIED_ERRORS)
+    analysis = camlens.analyse(model, test, train, cache=folder, max_tried=TRIED_ERRORS)
     evaluation, errors = analysis.evaluation, analysis.evaluation.errors("confidence")
     subtitle = f"{min(GALLERY_IMAGES, len(errors))} of {len(errors):,} errors, {ORDERS['confidence']}."
     paths += [folder / "summary.txt", *draw.evaluation(evaluation, folder)]

@@ -40,8 +40,16 @@ def evaluate(
     """Evaluate a network on every image: accuracy, calibration, confusion matrix; with torchrun, on many processes."""
     from camlens.analyse.evaluation import evaluate as evaluate_model
     from camlens.analyse.judgements import judge
-    from camlens.analyse.labels import doubt_in_words, label_doubt, rank_by_opinion, read_opinion
+    from camlens.analyse.labels import (
+        doubt_in_words,
+        is_file_of_probabilities,
+        label_doubt,
+        rank_by_opinion,
+        read_opinion,
+    )
     from camlens.analyse.marks import corrected, count_marks, read_marks
+    from camlens.runtime.kept import Kept
+    from camlens.runtime.predict import OPINION_FILE, TEST_FILE
     from camlens.show import draw
     from camlens.show.labels import write_table
 
@@ -52,9 +60,13 @@ def evaluate(
             classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
         marks = read_marks(corrections, images) if corrections else None
         drawn = read_marks(corrections, images, drawn=True) if corrections else {}
-        second = None if opinion is None else read_opinion(opinion, images, batch)
+        is_file = opinion is not None and is_file_of_probabilities(opinion)
+        second = read_opinion(opinion, images) if is_file else None
         folder = processes.call_on_main(out_folder, out)
-        evaluation = evaluate_model(classifier, images, batch, processes)
+        kept = Kept(folder, processes)
+        if opinion is not None and not is_file:
+            second = read_opinion(opinion, images, batch, processes, kept.path(OPINION_FILE))
+        evaluation = evaluate_model(classifier, images, batch, processes, kept=kept.path(TEST_FILE))
     if not processes.is_main:
         return
     paths, metrics, summary = draw.evaluation(evaluation, folder), evaluation.metrics(), [evaluation.in_words()]

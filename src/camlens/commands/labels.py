@@ -32,31 +32,38 @@ def labels(
     out: opt.Out = opt.OUT / "labels",
 ) -> None:
     """Rank the labels of the training images by doubt: labels.csv, and a page to review the first of them."""
-    from camlens.analyse.feature_cache import FEATURES_FILE, predict_cached
     from camlens.analyse.training_labels import rank_by_features, rank_by_margins, read_run
+    from camlens.data.geometry import geometry_of
     from camlens.data.sources import load_split
+    from camlens.runtime.kept import Kept
+    from camlens.runtime.predict import FEATURES_FILE, predict_kept
     from camlens.show.labels import write_page, write_table
     from camlens.train.run_folder import RunFolder
 
     if run is None and features is None:
         raise UsageError("labels takes a run folder, whose margins tell, or --features MODEL with --data")
-    classifier = opt.load_model(features or str(run), None, None, device)
-    found = None
-    if run is None:
-        images = load_split(data or "cifar10", "train", classifier.geometry, data_dir, skip_unreadable)
-    else:
-        config = RunFolder(run).read_config()
-        side = max(config.recipe.sizes)  # at which it was trained
-        images = load_split(data or config.data["source"], "train", (side, side), data_dir, skip_unreadable)
-        found = read_run(RunFolder(run), images)
-        images = images.with_labels(found.labels)
-    folder = out_folder(out)
-    predictions = predict_cached(classifier, images.prepared(classifier.geometry), folder / FEATURES_FILE, batch)
+    with opt.processes(device) as (processes, device):
+        classifier = opt.load_model(features or str(run), None, None, device)
+        found, size, source = None, classifier.geometry, data or "cifar10"
+        if run is not None:
+            config = RunFolder(run).read_config()
+            side = max(config.recipe.sizes)  # at which it was trained
+            size, source = geometry_of((side, side)), data or config.data["source"]
+        with processes.local_main_first():  # the others find what it downloads
+            images = load_split(source, "train", size, data_dir, skip_unreadable)
+        if run is not None:
+            found = read_run(RunFolder(run), images)
+            images = images.with_labels(found.labels)
+        kept = Kept(processes.call_on_main(out_folder, out), processes)
+        prepared = images.prepared(classifier.geometry)
+        predictions = predict_kept(classifier, prepared, kept, FEATURES_FILE, batch, features=True)
+    if not processes.is_main:
+        return
     if found is not None and features is None:
         ranked = rank_by_margins(found, images)
     else:
         ranked = rank_by_features(classifier, predictions, images, seed)
-    write_table(ranked, folder / "labels.csv")
-    write_page(ranked, predictions.features, classifier.geometry, folder / "labels.html", count)
+    write_table(ranked, out / "labels.csv")
+    write_page(ranked, predictions.features, classifier.geometry, out / "labels.html", count)
     console.print(f"{len(images):,} labels of {images.name}, {ranked.how}")
-    print_paths(folder / "labels.csv", folder / "labels.html")
+    print_paths(out / "labels.csv", out / "labels.html")

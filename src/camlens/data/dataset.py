@@ -143,6 +143,10 @@ class Dataset(ABC):
         """Yield the images with the indices of each part, (B,) int64, as a batch (B, C, H, W) uint8."""
         return (self.images(part) for part in parts)
 
+    def content(self) -> Iterator[bytes]:
+        """What tells these images from others, in pieces: their pixels, or what is known of their files."""
+        return (images.contiguous().numpy().tobytes() for images in self.batches())
+
     def subset(self: DatasetT, indices: Tensor) -> DatasetT:
         """The images with these indices, (n,) int64, in this order."""
         return self._copy(**{name: _select(getattr(self, name), indices) for name in self.per_image})

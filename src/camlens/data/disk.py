@@ -111,6 +111,20 @@ class FileDataset(Dataset):
         """
         return read_size(self.path(index))
 
+    def content(self) -> Iterator[bytes]:
+        """What tells these images from others: path, size and time of change of each file, and what is made of it.
+
+        Raises:
+            DataError: A file is no longer there.
+        """
+        yield repr(self.geometry).encode()
+        for index, file in enumerate(self.files):
+            try:
+                facts = self.path(index).stat()
+            except OSError as error:
+                raise DataError(f"cannot read {self.path(index)}: {error.strerror}") from error
+            yield f"{file}\0{facts.st_size} {facts.st_mtime_ns}\0".encode()
+
     def original_level_counts(self) -> Tensor:
         """How many pixels of the originals have each level, by channel: (3, 256) int64.
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 
 import torch
 from torch import Tensor, nn
 
 from camlens.data.dataset import Dataset
+from camlens.data.geometry import geometry_of
 from camlens.errors import ModelError, whole_number
 from camlens.model.classifier import Classifier, bare
 from camlens.model.forward import evaluation_mode, micro_batch_size, one_thread, uncompiled
 from camlens.model.outputs import Outputs
 from camlens.progress import track
+from camlens.runtime.kept import Kept, Rows
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
+
+BLOCK = 128  # images, about, between two writes of predictions
+FEATURES_FILE = "features.safetensors"  # predictions for the training images, which are useful by themselves
+TEST_FILE, SECOND_FILE, OPINION_FILE = (f"parts/{name}.safetensors" for name in ("test", "second", "opinion"))
 
 Images = Dataset | Tensor | Iterable[Tensor]
 
@@ -43,7 +51,6 @@ class Predictions:
             raise ModelError(f"{model_name} gave logits that are not finite for {bad} of {len(self.logits)} images")
 
 
-@torch.no_grad()
 def predict(
     model: Classifier,
     data: Images,
@@ -80,24 +87,93 @@ def predict(
     if isinstance(data, Dataset):
         description = description or f"predicting {data.name}, {data.split}"
     batches, total = _micro_batches(model, data, batch_size, processes, indices)
-    logits, head_inputs = [torch.empty(0, len(model.class_names))], [torch.empty(0)]
-    with one_thread(bare(model)), evaluation_mode(model), _recorded_heads(model, features) as recorded:
-        for images in track(batches, description or "predicting", total, shown=processes.is_main):
-            if before_batch:
-                before_batch()
-            if len(images) == 0:
-                continue
-            output = model(model.prepare(images))
-            logits.append(output.float().cpu())
-            for head_input, head_output in recorded[-1:]:
-                if head_input.ndim == 2 and puts_out(head_output, output, model.outputs):
-                    head_inputs.append(head_input.half().float().cpu())
-            recorded.clear()
-
+    shown = track(batches, description or "predicting", total, shown=processes.is_main)
+    logits, found = [torch.empty(0, len(model.class_names))], [torch.empty(0)]
+    for part in _run(model, shown, features, before_batch):
+        logits.append(part.logits)
+        found += [] if part.features is None else [part.features]
     all_logits = processes.gather(torch.cat(logits))
-    if not features or processes.any(len(head_inputs) < len(logits)):
+    if not features or processes.any(len(found) < len(logits)):
         return Predictions(all_logits)
-    return Predictions(all_logits, processes.gather(torch.cat(head_inputs)))
+    return Predictions(all_logits, _known(processes.gather(torch.cat(found))))
+
+
+def predict_kept(
+    model: Classifier,
+    data: Dataset,
+    kept: Kept,
+    file: str,
+    batch_size: int = 250,
+    features: bool = False,
+    key: str | None = None,
+) -> Predictions:
+    """`predict` for a data set, with each block of predictions kept in a file: a second call goes on from there.
+
+    The .safetensors file holds `logits` (N, K) and `features` (N, C), both float32.
+
+    Args:
+        model: As in `predict`.
+        data: Likewise.
+        kept: The folder of the file, and the processes that share the images.
+        file: The file's path from the folder.
+        batch_size: As in `predict`.
+        features: Likewise.
+        key: `fingerprint(model, data)`, if it is known already.
+
+    Returns:
+        The predictions; on other processes than the main one, no row of the features.
+
+    Raises:
+        ModelError: The network's output is not logits (B, K).
+        CamlensError: The file cannot be written.
+    """
+    size = _micro_batch_size(model, whole_number("batch_size", batch_size, 1))
+    about, shown = f"{data.name}, {data.split}", kept.processes.is_main
+
+    def compute(blocks: Sequence[Tensor]) -> Generator[Rows, None, None]:
+        parts = [part for block in blocks for part in block.split(size)]
+        found = _run(model, track(data.batches_of(parts), f"predicting {about}", len(parts), shown), features)
+        for block in blocks:
+            predicted = list(islice(found, math.ceil(len(block) / size)))
+            rows = {"logits": torch.cat([part.logits for part in predicted])}
+            of_block = [part.features for part in predicted if part.features is not None]
+            yield rows | ({"features": torch.cat(of_block)} if of_block else {})
+
+    kept = replace(kept, key=key or kept.processes.call_on_main(fingerprint, model, data))
+    block, asked = size * math.ceil(BLOCK / size), "features" if features else "logits"
+    rows = kept.rows(file, asked, len(data), block, f"images of {about}", compute) or {}
+    of_all = _known(rows["features"]) if "features" in rows else None
+    # copied, as a memory-mapped tensor would be sent with its whole file
+    logits, has_features = kept.processes.call_on_main(lambda: (rows["logits"].clone(), of_all is not None))
+    return Predictions(logits, of_all if of_all is not None or not has_features else torch.empty(0, 1))
+
+
+def fingerprint(model: Classifier, data: Dataset) -> str:
+    """The SHA-256 of a network (classes, preprocessing, weights, temperature) and of a data set (images, labels)."""
+    digest = hashlib.sha256(repr((model.class_names, model.input_size)).encode())
+    digest.update(b"" if model.outputs == "logits" else model.outputs.encode())
+    if model.geometry != geometry_of(model.input_size):
+        digest.update(repr(model.geometry).encode())
+    if model.temperature is not None:
+        digest.update(repr(model.temperature).encode())
+    for content in chain(_bytes([model.mean, model.std, *bare(model).state_dict().values()]), data.content()):
+        digest.update(content)
+    digest.update(data.labels.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fingerprint_weights(model: Classifier) -> str:
+    """The SHA-256 of a network's weights alone."""
+    digest = hashlib.sha256()
+    for content in _bytes(bare(model).state_dict().values()):
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _bytes(tensors: Iterable[Tensor]) -> Iterator[bytes]:
+    """What tensors hold, one after the other."""
+    for tensor in tensors:
+        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def puts_out(head_output: Tensor, logits: Tensor, outputs: Outputs) -> bool:
@@ -107,6 +183,45 @@ def puts_out(head_output: Tensor, logits: Tensor, outputs: Outputs) -> bool:
     return head_output is logits or torch.equal(head_output, logits[:, 1:])
 
 
+@torch.no_grad()
+def _run(
+    model: Classifier, batches: Iterable[Tensor], features: bool, before_batch: Callable[[], None] | None = None
+) -> Iterator[Predictions]:
+    """Run a classifier over batches of images (B, 3, H, W) uint8 that fit the device.
+
+    Yields:
+        The predictions for each batch that is not empty. The features are NaN where a linear layer does not put out the
+        logits, and None where there is none.
+    """
+    with one_thread(bare(model)), evaluation_mode(model), _recorded_heads(model, features) as recorded:
+        for images in batches:
+            if before_batch:
+                before_batch()
+            if len(images) == 0:
+                continue
+            output, found = model(model.prepare(images)), None
+            for head_input, head_output in recorded[-1:]:
+                if head_input.ndim == 2:
+                    found = head_input.half().float().cpu()
+                    if not puts_out(head_output, output, model.outputs):
+                        found.fill_(torch.nan)
+            recorded.clear()
+            yield Predictions(output.float().cpu(), found)
+
+
+def _known(features: Tensor) -> Tensor | None:
+    """Features (N, C); None if some are NaN."""
+    return None if len(features) and features[:, 0].isnan().any() else features
+
+
+def _micro_batch_size(model: Classifier, batch_size: int) -> int:
+    """How many images are run at once: `batch_size` at most."""
+    example = torch.empty(1, device=model.device).expand(
+        batch_size, model.channels, *model.input_size
+    )  # takes no memory
+    return min(batch_size, micro_batch_size(model, example))
+
+
 def _micro_batches(
     model: Classifier, data: Images, batch_size: int, processes: Processes, indices: Tensor | None
 ) -> tuple[Iterator[Tensor], int | None]:
@@ -114,10 +229,7 @@ def _micro_batches(
 
     Every process gets equally many batches of a data set; some are empty if another process has more images.
     """
-    example = torch.empty(1, device=model.device).expand(
-        batch_size, model.channels, *model.input_size
-    )  # takes no memory
-    size = min(batch_size, micro_batch_size(model, example))
+    size = _micro_batch_size(model, batch_size)
     if isinstance(data, Dataset):
         indices = torch.arange(len(data)) if indices is None else indices
         count = max(1, math.ceil(math.ceil(len(indices) / processes.world_size) / size))

@@ -99,17 +99,32 @@ class Processes:
         """
         if self.world_size == 1:
             return function(*args, **kwargs)
-        result: Any = None
-        if self.is_main:
-            try:
-                result = function(*args, **kwargs)
-            except CamlensError as error:
-                result = error
-        box = [result]
-        dist.broadcast_object_list(box)
-        if isinstance(box[0], CamlensError):
-            raise result if self.is_main else SystemExit(box[0].exit_code)
-        return cast(T, box[0])
+        box = [_result(function, *args, **kwargs) if self.is_main else None]
+        with _all_alive():
+            dist.broadcast_object_list(box)
+        return cast(T, self._without_errors(box)[0])
+
+    def call_on_all(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
+        """Call a function on every process, and return all results on all, in the order of their ranks.
+
+        Raises:
+            CamlensError: That of the first process whose function fails, on the main process; the other processes exit
+                with its exit code.
+        """
+        if self.world_size == 1:
+            return [function(*args, **kwargs)]
+        results: list[Any] = [None] * self.world_size
+        own = _result(function, *args, **kwargs)
+        with _all_alive():
+            dist.all_gather_object(results, own)
+        return self._without_errors(results)
+
+    def _without_errors(self, results: list[Any]) -> list[Any]:
+        """The results; an error among them is raised on the main process, and ends the others."""
+        for error in results:
+            if isinstance(error, CamlensError):
+                raise error if self.is_main else SystemExit(error.exit_code)
+        return results
 
     def broadcast(self, module: nn.Module) -> None:
         """Give every process the parameters and buffers of the main process."""
@@ -121,9 +136,7 @@ class Processes:
         """The tensors of all processes concatenated in the order of their ranks, on the CPU."""
         if self.world_size == 1:
             return part.cpu()
-        parts: list[Any] = [None] * self.world_size
-        dist.all_gather_object(parts, part.cpu())
-        return torch.cat(parts)
+        return torch.cat(self.call_on_all(part.cpu))
 
     def data_parallel(self, network: nn.Module, device: torch.device) -> nn.Module:
         """Wrap the network so that gradients are averaged over the processes.
@@ -150,6 +163,26 @@ class Processes:
 
 
 SINGLE_PROCESS = Processes()
+
+
+def _result(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | CamlensError:
+    """What the function returns, or the error that it raises."""
+    try:
+        return function(*args, **kwargs)
+    except CamlensError as error:
+        return error
+
+
+@contextmanager
+def _all_alive() -> Iterator[None]:
+    """Raise a `CamlensError` where an exchange with the other processes fails."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise CamlensError(
+            "another process that shares the work has ended, see its message; give the same command again, or let "
+            "torchrun do so with --max-restarts"
+        ) from error
 
 
 def launch_id() -> str:

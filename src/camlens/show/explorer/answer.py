@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camlens.analyse.error_analysis import analyse, identify
+from camlens.analyse.error_analysis import analyse
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.explanations import METHOD, compute_maps, explain_predictions
-from camlens.analyse.feature_cache import FEATURES_FILE, predict_cached
+from camlens.analyse.groundwork import identify
 from camlens.analyse.training_images import NeighbourSearch
 from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.data.decoder import decoder
@@ -19,6 +19,8 @@ from camlens.files import out_folder
 from camlens.maps.methods import METHODS, find_method
 from camlens.model.classifier import Classifier, align
 from camlens.model.preprocess import to_pixels
+from camlens.runtime.kept import Kept
+from camlens.runtime.predict import FEATURES_FILE, predict_kept
 from camlens.show.report.packing import pack_maps, pack_photos, pack_pictures
 from camlens.show.report.page import read_facts, to_html, warn_of_replacing, write_report
 from camlens.show.report.render import render_identity, render_predictions, render_training_images
@@ -113,16 +115,18 @@ def prepare(
     """
     model, test = align(model, test)
     train = None if train is None else align(model, train)[1]
-    path, cache = out_folder(out) / "report.html", out / FEATURES_FILE
+    path = out_folder(out) / "report.html"
     fingerprints, facts = identify(model, test, train), read_facts(path)
     if facts is None or not render_identity(*fingerprints).items() <= facts.items():
         warn_of_replacing(path, [model])
-        write_report(analyse(model, test, train, cache=cache, batch_size=batch_size), path)
+        write_report(analyse(model, test, train, cache=out, batch_size=batch_size), path)
         facts = read_facts(path)
         assert facts is not None, "it was just written"
     train_features = None
     if train is not None and facts["plane"] is not None:  # the network has features
-        train_features = predict_cached(model, train, cache, batch_size, fingerprints[1]).features
+        train_features = predict_kept(
+            model, train, Kept(out), FEATURES_FILE, batch_size, True, fingerprints[1]
+        ).features
     methods = [name for name, method in METHODS.items() if method.needs == "gradients"]
     live: Live = {"methods": methods, "method": METHOD, "layers": list(model.find_layers())}
     served: Facts = {**facts, "live": live}

@@ -15,10 +15,13 @@ from markupsafe import Markup
 from torch import Tensor
 
 from camlens.analyse.edits import Edit
-from camlens.analyse.error_analysis import ErrorAnalysis, analyse
-from camlens.analyse.feature_cache import FEATURES_FILE, fingerprint_weights
+from camlens.analyse.error_analysis import ErrorAnalysis, study
+from camlens.analyse.groundwork import predict_all
 from camlens.files import out_folder, write_json, write_text
 from camlens.model.classifier import Classifier
+from camlens.runtime.kept import Kept
+from camlens.runtime.predict import fingerprint_weights
+from camlens.runtime.processes import SINGLE_PROCESS, Processes
 from camlens.show.palette import custom_properties
 from camlens.show.parquet import write_table
 from camlens.show.report.listing import list_errors
@@ -45,13 +48,14 @@ def report(
     opinion: Any = None,
     columns: str | Path | None = None,
     train_doubt: Tensor | None = None,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Path:
     """Write the error report of a classifier as one HTML file.
 
     Args:
         model: The classifier.
         data: The images to evaluate, in any form that `camlens.evaluate` takes.
-        out: The file. The features of the training images are kept beside it for the next time.
+        out: The file. What is predicted is kept beside it, so that another call goes on where one was stopped.
         train: The images that it was trained on, likewise; without them the page shows no training images.
         second: Another classifier of the same classes: the page then shows what it fixed and what it broke.
         batch_size: Images predicted at a time, at most.
@@ -60,6 +64,7 @@ def report(
         opinion: A second opinion on the labels, likewise.
         columns: A CSV file with properties of the images, by which errors may be grouped (docs/report.md).
         train_doubt: How doubtful the labels of the training images are, likewise.
+        processes: The processes that share the images; the main one writes the report.
 
     Returns:
         The path of the page. The same for programs is beside it: .json, and .parquet if pyarrow is installed, which
@@ -69,10 +74,12 @@ def report(
         DataError: Labels or images do not fit the network, or the columns are about other images.
     """
     path = Path(out)
-    warn_of_replacing(path, [model] if second is None else [model, second])
-    kept = out_folder(path.parent) / FEATURES_FILE
-    evidence: dict[str, Any] = {"opinion": opinion, "columns": columns, "train_doubt": train_doubt}
-    return write_report(analyse(model, data, train, second, kept, batch_size, quick, edits, **evidence), path)
+    if processes.is_main:
+        warn_of_replacing(path, [model] if second is None else [model, second])
+    kept = Kept(processes.call_on_main(out_folder, path.parent), processes)
+    asked: dict[str, Any] = {"edits": edits, "opinion": opinion, "columns": columns, "kept": kept}
+    ground = predict_all(model, data, train, second, batch_size, quick, **asked)
+    return write_report(study(ground, quick, train_doubt), path) if processes.is_main else path
 
 
 def warn_of_replacing(path: Path, models: Sequence[Classifier]) -> None:

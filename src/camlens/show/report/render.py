@@ -8,12 +8,12 @@ from torch import Tensor
 
 from camlens.analyse.error_analysis import ErrorAnalysis
 from camlens.analyse.explanations import ExplainedPredictions
-from camlens.analyse.feature_cache import fingerprint_weights
 from camlens.analyse.judgements import draw_images
 from camlens.analyse.training_images import RankedImages
 from camlens.data.dataset import Dataset
 from camlens.data.geometry import WHOLE
 from camlens.data.pictures import quiet_pillow
+from camlens.runtime.predict import fingerprint_weights
 from camlens.show.report import schema
 from camlens.show.report.common import render_common
 from camlens.show.report.experiments import render_experiments

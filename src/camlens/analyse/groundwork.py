@@ -1,0 +1,150 @@
+"""What the network is run for on many images, before anything is made of it: kept as it comes, shared by processes."""
+
+import logging
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from camlens.analyse.averaging import Averaging, study_averaging
+from camlens.analyse.edits import Edit, with_own
+from camlens.analyse.evaluation import Evaluation, evaluate, labelled
+from camlens.analyse.labels import read_opinion
+from camlens.analyse.properties import Property, read_properties
+from camlens.analyse.trials import MAX_TRIED, Trials, try_edits
+from camlens.data.dataset import Dataset, InMemoryDataset
+from camlens.errors import DataError, whole_number
+from camlens.model.classifier import Classifier, align
+from camlens.runtime.kept import NOTHING_KEPT, Kept
+from camlens.runtime.predict import (
+    FEATURES_FILE,
+    OPINION_FILE,
+    SECOND_FILE,
+    TEST_FILE,
+    Predictions,
+    fingerprint,
+    predict_kept,
+)
+
+log = logging.getLogger("camlens")
+
+
+@dataclass(frozen=True)
+class Groundwork:
+    """What an analysis begins with.
+
+    Attributes:
+        fingerprints: Of the network with its test images, and with its training images; None without these.
+        train: The training images, or None.
+        evaluations: Of the model on the test images, and of the second one.
+        indices: The images that a model gets wrong, (E,) int64, in the order of `ErrorAnalysis.indices`.
+        errors: How many of them are the first model's; they come first.
+        train_predictions: The first model's predictions for the training images, with features; None if there is
+            nothing that they could tell.
+        tried: What edits do to errors, and averaging over copies; None if they are not asked for, or without errors.
+        properties: Those of the user's table.
+        opinion: Probabilities of a second opinion, (N, K), or None.
+    """
+
+    fingerprints: tuple[str, str | None]
+    train: Dataset | None
+    evaluations: tuple[Evaluation, ...]
+    indices: Tensor
+    errors: int
+    train_predictions: Predictions | None
+    tried: tuple[Trials, Averaging] | None
+    properties: list[Property]
+    opinion: Tensor | None
+
+
+def predict_all(
+    model: Classifier,
+    test: Any,
+    train: Any = None,
+    second: Classifier | None = None,
+    batch_size: int = 250,
+    quick: bool = False,
+    edits: Mapping[str, Edit] | None = None,
+    max_tried: int = MAX_TRIED,
+    opinion: Any = None,
+    columns: str | Path | None = None,
+    kept: Kept = NOTHING_KEPT,
+) -> Groundwork:
+    """Run the networks over the test and training images, and over edited ones.
+
+    Args:
+        model: As in `analyse`, like all others but the last.
+        test: Likewise.
+        train: Likewise.
+        second: Likewise.
+        batch_size: Likewise.
+        quick: Likewise.
+        edits: Likewise.
+        max_tried: Likewise.
+        opinion: Likewise.
+        columns: Likewise.
+        kept: Where the predictions are kept, and the processes that share the images. On other processes than the main
+            one, features have no rows.
+
+    Raises:
+        DataError: As `analyse`.
+        UsageError: Likewise.
+    """
+    whole_number("max_tried", max_tried, 1)
+    model, data = align(model, labelled(model, test, keep_originals=second is not None))
+    known = None if train is None else align(model, labelled(model, train, "train"))[1]
+    if second is not None and not second.has_names:
+        second = align(second, data)[0]
+    if second is not None and second.class_names != model.class_names:
+        raise DataError(
+            f"{second.name} does not have the classes of {model.name} in the same order; compare two models that do"
+        )
+    if second is not None and second.name == model.name:
+        model, second = named(model, f"{model.name} (first)"), named(second, f"{second.name} (second)")
+    is_prepared = isinstance(data, InMemoryDataset) and data.originals is None and data.geometry is not None
+    if second is not None and is_prepared and second.geometry != model.geometry:
+        log.warning(f"the data hold no pictures: {second.name} gets the images for {model.name}, resized")
+    ladder, properties = with_own(edits), [] if columns is None else read_properties(Path(columns), data)
+    together = kept.processes
+    second_opinion = (
+        None if opinion is None else read_opinion(opinion, data, batch_size, together, kept.path(OPINION_FILE))
+    )
+    evaluations = [evaluate(model, data, batch_size, together, features=True, kept=kept.path(TEST_FILE))]
+    if second is not None:
+        evaluations.append(evaluate(second, data, batch_size, together, kept=kept.path(SECOND_FILE)))
+    errors = [evaluation.errors("confidence") for evaluation in evaluations]
+    fingerprints = together.call_on_main(identify, model, data, known)
+    learned = tried = None
+    if known is not None and evaluations[0].features is not None and len(errors[0]):
+        learned = predict_kept(model, known, kept, FEATURES_FILE, batch_size, True, fingerprints[1])
+    if len(errors[0]) and not quick:
+        kept = replace(kept, key=fingerprints[0])
+        trials = try_edits(evaluations[0], errors[0], ladder, max_tried, kept)
+        tried = trials, study_averaging(evaluations[0], trials, kept)
+    return Groundwork(
+        fingerprints=fingerprints,
+        train=known,
+        evaluations=tuple(evaluations),
+        indices=torch.cat([errors[0], *(other[~torch.isin(other, errors[0])] for other in errors[1:])]),
+        errors=len(errors[0]),
+        train_predictions=learned,
+        tried=tried,
+        properties=properties,
+        opinion=second_opinion,
+    )
+
+
+def named(model: Classifier, name: str) -> Classifier:
+    """A copy around the same network with another name."""
+    other = copy(model)
+    other.name = name
+    return other
+
+
+def identify(model: Classifier, test: Dataset, train: Dataset | None) -> tuple[str, str | None]:
+    """The fingerprints of a network with its test images and, if there are any, with its training images."""
+    return fingerprint(model, test), None if train is None else fingerprint(model, train)

@@ -1,0 +1,237 @@
+"""Rows that are computed in blocks, shared by processes, and kept in a file so that none is computed twice."""
+
+import json
+import logging
+import math
+import os
+import time
+import zlib
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from camlens.errors import CamlensError
+from camlens.files import leftovers, replacing
+from camlens.progress import say
+from camlens.runtime.processes import SINGLE_PROCESS, Processes
+
+SYNC_EVERY = 5.0  # seconds of work that a power cut may cost, about; a killed process loses a block
+DONE = "done"  # the tensor that says which blocks are there
+DTYPES = {torch.float16: "F16", torch.float32: "F32", torch.int64: "I64"}  # as safetensors names them
+
+Rows = dict[str, Tensor]  # tensors by name, with as many rows each
+Compute = Callable[[Sequence[Tensor]], Generator[Rows, None, None]]
+
+log = logging.getLogger("camlens")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where computed rows are kept, and the processes that share the work.
+
+    Args:
+        folder: The folder; None to keep nothing.
+        processes: Those that call `rows` together.
+        key: Names what all rows depend on.
+    """
+
+    folder: Path | None = None
+    processes: Processes = SINGLE_PROCESS
+    key: str = ""
+
+    def path(self, file: str) -> Path | None:
+        """The path of a file; None if nothing is kept."""
+        return None if self.folder is None else self.folder / file
+
+    def rows(self, file: str, key: str, count: int, size: int, what: str, compute: Compute) -> Rows | None:
+        """Rows 0 to `count` - 1: those that an earlier call has left in the file, and the others, which are computed.
+
+        The processes take the missing blocks in turns, so that every row is computed once, in the block in which one
+        process alone would compute it. The main process writes each block as it comes.
+
+        Args:
+            file: Path of a .safetensors file from the folder. If it is damaged or has another key, it is made anew.
+            key: Names what else these rows depend on.
+            count: Number of rows, at least 1.
+            size: Rows in a block; a file that was begun keeps to its own.
+            what: What the rows are of, for people: "images of cifar10, test".
+            compute: Is given the numbers of the rows of some blocks, (n,) int64 each, and yields the rows of each.
+
+        Returns:
+            The tensors, memory-mapped where there is a file; None on other processes than the main one.
+
+        Raises:
+            CamlensError: The file cannot be written, or what `compute` raises.
+        """
+        key, processes = f"{self.key}, {key}", self.processes
+        path = self.path(file)
+        store = _Memory() if path is None else _File(path, key, what)
+        missing, size = processes.call_on_main(store.open, count, size)
+        blocks, turn = torch.arange(count).split(size), processes.world_size
+        mine = [blocks[number] for number in missing[processes.rank :: turn]]
+        with closing(store), closing(compute(mine)) as computed:
+            for first in range(0, len(missing), turn):
+                found = processes.call_on_all(lambda: next(computed, {}))
+                processes.call_on_main(store.write, dict(zip(missing[first : first + turn], found, strict=False)))
+        return store.read() if processes.is_main else None
+
+
+NOTHING_KEPT = Kept()
+
+
+class _Memory:
+    """Blocks of rows that are kept nowhere."""
+
+    def __init__(self) -> None:
+        self.blocks: list[Rows] = []
+
+    def open(self, count: int, size: int) -> tuple[list[int], int]:
+        """The numbers of the missing blocks, and the rows in each."""
+        return list(range(math.ceil(count / size))), size
+
+    def write(self, blocks: dict[int, Rows]) -> None:
+        """Add blocks by their numbers, which rise."""
+        self.blocks += blocks.values()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def read(self) -> Rows:
+        """All rows."""
+        return {name: torch.cat([rows[name] for rows in self.blocks]) for name in self.blocks[0]}
+
+
+class _File:
+    """Blocks of rows in a .safetensors file.
+
+    Beside the tensors it holds `done`: for each block 0, or 1 more than the CRC-32 of its rows. So a block that was
+    being written when the process was killed, or was damaged afterwards, is known to be missing.
+    """
+
+    def __init__(self, path: Path, key: str, what: str) -> None:
+        self.path, self.key, self.what = path, key, what
+        self.file: IO[bytes] | None = None
+        self.places: dict[str, tuple[int, int]] = {}  # of each tensor: the byte at which it begins, bytes of a row
+        self.done, self.count, self.size = torch.empty(0, dtype=torch.int64), 0, 1
+        self.synced = time.monotonic()
+
+    def open(self, count: int, size: int) -> tuple[list[int], int]:
+        """The numbers of the missing blocks, and the rows in each; says what was found."""
+        self.count = count
+        try:
+            self._look()
+        except Exception as error:  # a damaged file raises errors of many kinds
+            if self.path.exists():
+                log.warning("%s is made anew: %s", self.path, error)
+            self.size, self.done = size, torch.zeros(math.ceil(count / size), dtype=torch.int64)
+            self._shut()
+        if self.rows_done:
+            say(f"{self.rows_done:,} of {count:,} {self.what} were predicted before")
+        return (self.done == 0).nonzero()[:, 0].tolist(), self.size
+
+    @property
+    def rows_done(self) -> int:
+        """How many rows are there."""
+        return int((self.done.repeat_interleave(self.size)[: self.count] > 0).sum())
+
+    def write(self, blocks: dict[int, Rows]) -> None:
+        """Add blocks by their numbers. Raises `CamlensError` if the operating system refuses."""
+        try:
+            for number, rows in blocks.items():
+                if self.file is None:
+                    self._create(rows)
+                check = 0
+                for name, values in rows.items():
+                    content = values.contiguous().numpy().tobytes()
+                    self._at(name, number * self.size).write(content)
+                    check = zlib.crc32(content, check)
+                self._at(DONE, number).write((1 + check).to_bytes(8, "little"))  # finding the place flushes the rows
+                self.done[number] = 1 + check
+            assert self.file is not None
+            self.file.flush()
+            if time.monotonic() > self.synced + SYNC_EVERY:
+                os.fsync(self.file.fileno())
+                self.synced = time.monotonic()
+        except OSError as error:
+            raise CamlensError(f"cannot write {self.path}: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """Close the file, and say what it is good for if blocks are missing."""
+        self._shut()
+        if 0 < self.rows_done < self.count:
+            kept = f"{self.rows_done:,} of {self.count:,} {self.what} are predicted and kept"
+            say(f"{kept}: the same command goes on from there")
+
+    def read(self) -> Rows:
+        """The tensors, memory-mapped."""
+        with safe_open(self.path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if name != DONE}  # noqa: SIM118
+
+    def _look(self) -> None:
+        """Open the file and see which blocks are there. Raises an exception of some kind if it is no such file."""
+        if not self.path.is_file():  # a FIFO would be waited for
+            raise ValueError("it is no file")
+        with safe_open(self.path, "pt") as file:
+            about = file.metadata() or {}
+            if about.get("of") != self.key:
+                raise ValueError("it is of other weights, other images or another preprocessing")
+            self.size, self.done = int(about["block"]), file.get_tensor(DONE).clone()
+            lengths = {file.get_slice(name).get_shape()[0] for name in file.keys() if name != DONE}  # noqa: SIM118
+        if self.size < 1 or lengths != {self.count} or self.done.shape != (math.ceil(self.count / self.size),):
+            raise ValueError("it is damaged")
+        self._open()
+        for number in self.done.nonzero()[:, 0].tolist():
+            check, first = 0, number * self.size
+            for name, (_, bytes_of_row) in self.places.items():
+                if name != DONE:
+                    length = min(self.size, self.count - first) * bytes_of_row
+                    check = zlib.crc32(self._at(name, first).read(length), check)
+            if int(self.done[number]) != 1 + check:
+                self.done[number] = 0
+
+    def _create(self, rows: Rows) -> None:
+        """Write a file of zeros for tensors with such rows."""
+        header, place = dict[str, Any](__metadata__={"of": self.key, "block": str(self.size)}), 0
+        for name, values in {DONE: self.done, **rows}.items():
+            shape = [len(self.done) if name == DONE else self.count, *values.shape[1:]]
+            end = place + math.prod(shape) * values.element_size()
+            header[name] = {"dtype": DTYPES[values.dtype], "shape": shape, "data_offsets": [place, end]}
+            place = end
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)  # so that the numbers are aligned
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for left_behind in leftovers(self.path):
+            left_behind.unlink()
+        with replacing(self.path) as temporary, temporary.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + place)
+        self._open()
+
+    def _open(self) -> None:
+        """Open the file and find its tensors."""
+        self.file = self.path.open("rb+")
+        length = int.from_bytes(self.file.read(8), "little")
+        header, self.places = json.loads(self.file.read(length)), {}
+        del header["__metadata__"]
+        for name, facts in header.items():
+            begin, end = facts["data_offsets"]
+            self.places[name] = 8 + length + begin, (end - begin) // facts["shape"][0]
+
+    def _at(self, name: str, row: int) -> IO[bytes]:
+        """The file, at a row of a tensor."""
+        place, bytes_of_row = self.places[name]
+        assert self.file is not None
+        self.file.seek(place + row * bytes_of_row)
+        return self.file
+
+    def _shut(self) -> None:
+        if self.file is not None:
+            with suppress(OSError):  # a full disk, which was said already
+                self.file.close()
+        self.file = None
