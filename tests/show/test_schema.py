@@ -10,7 +10,7 @@ import torch
 import camlens
 from camlens.show.explorer.answer import prepare
 from camlens.show.report import schema
-from camlens.show.report.page import read_facts, to_html
+from camlens.show.report.page import FACTS_TAG, read_facts, to_html
 from camlens.show.report.render import render_facts
 from schemas import is_typed_dict, violations
 from tiny import Net, classifier, images
@@ -43,6 +43,9 @@ def test_what_python_writes_is_of_the_schema(network, given, tmp_path):
     (tmp_path / "page.html").write_text(to_html(facts), encoding="utf-8")
     assert read_facts(tmp_path / "page.html") == facts, "the page holds it unchanged"
     assert read_facts(tmp_path / "none.html") is None
+    for damaged in ("[" * 100_000, "[]", '{"id": NaN}'):
+        (tmp_path / "page.html").write_text(f"{FACTS_TAG}{damaged}</script>", encoding="utf-8")
+        assert read_facts(tmp_path / "page.html") is None, "it is made anew"
 
 
 def test_what_the_explorer_answers_is_of_the_schema(tmp_path):

@@ -24,7 +24,7 @@ from camlens.runtime.predict import FEATURES_FILE, predict_kept
 from camlens.show.report.packing import pack_maps, pack_photos, pack_pictures
 from camlens.show.report.page import read_facts, to_html, warn_of_replacing, write_report
 from camlens.show.report.render import render_identity, render_predictions, render_training_images
-from camlens.show.report.schema import Answer, ChosenLayer, Facts, Live
+from camlens.show.report.schema import Answer, ChosenLayer, Facts, Live, ReportFacts
 
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 320  # pixels, to which larger pictures are made smaller for the page
@@ -117,7 +117,8 @@ def prepare(
     train = None if train is None else align(model, train)[1]
     path = out_folder(out) / "report.html"
     fingerprints, facts = identify(model, test, train), read_facts(path)
-    if facts is None or not render_identity(*fingerprints).items() <= facts.items():
+    is_whole = facts is not None and facts.keys() >= ReportFacts.__required_keys__
+    if facts is None or not is_whole or not render_identity(*fingerprints).items() <= facts.items():
         warn_of_replacing(path, [model])
         write_report(analyse(model, test, train, cache=out, batch_size=batch_size), path)
         facts = read_facts(path)

@@ -17,7 +17,7 @@ from torch import Tensor
 from camlens.analyse.edits import Edit
 from camlens.analyse.error_analysis import ErrorAnalysis, study
 from camlens.analyse.groundwork import predict_all
-from camlens.files import out_folder, write_json, write_text
+from camlens.files import out_folder, parse_json, write_json, write_text
 from camlens.model.classifier import Classifier
 from camlens.runtime.kept import Kept
 from camlens.runtime.predict import fingerprint_weights
@@ -121,10 +121,10 @@ def to_html(facts: ReportFacts) -> str:
 
 
 def read_facts(path: Path) -> ReportFacts | None:
-    """The JSON in the file of a page; None if the file is missing or is no page."""
+    """The JSON in the file of a page; None if the file is missing, damaged or no page."""
     try:
         text = path.read_text(encoding="utf-8")
-        facts: Any = json.loads(text.split(FACTS_TAG, 1)[1].split("</script>", 1)[0])
+        facts: Any = parse_json(text.split(FACTS_TAG, 1)[1].split("</script>", 1)[0])
     except (OSError, ValueError, IndexError):
         return None
     return facts if isinstance(facts, dict) else None  # type: ignore[return-value]
