@@ -56,8 +56,8 @@ class Command:
         """Wait for its end: the exit code, and whether it found predictions of an earlier one."""
         self.process.join()
         errors = self.said.read_text(encoding="utf-8")
-        if self.process.exitcode not in (0, -signal.SIGKILL, 128 + signal.SIGTERM):
-            raise SystemExit(errors)
+        if self.process.exitcode not in (0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM):
+            raise SystemExit(f"exit code {self.process.exitcode}: {errors}")
         return self.process.exitcode, "were predicted before" in errors
 
 
@@ -80,7 +80,7 @@ def killed(words: list[str], folder: Path, kills: int) -> dict[str, Any]:
         counts["found_predictions"] += found
         if code:
             counts["kills"] += 1
-            counts["by_sigterm"] += code > 0
+            counts["by_sigterm"] += code != -signal.SIGKILL
         else:
             counts["ends"] += 1
             different = {name for name, _ in contents(out).items() ^ expected.items()}

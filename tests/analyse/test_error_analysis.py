@@ -54,6 +54,28 @@ def test_everything_is_of_the_same_errors(analysis):
     assert len(analysis.findings) == 6 and "31 small edits" in analysis.findings[2]
 
 
+def test_of_many_errors_the_most_telling_are_listed(analysis):
+    found = camlens.analyse(classifier(), images(80), images(60, "train"), max_tried=4, max_listed=9)
+    whole, evaluation = analysis.indices.tolist(), found.evaluation
+    uncut = camlens.analyse(classifier(), images(80), max_tried=4).experiments.trials.tried
+    tried, chosen = [whole[place] for place in uncut.tolist()], []
+    assert found.indices[found.experiments.trials.tried].tolist() == tried
+    for turn in range(len(whole)):  # slowly: one more of each cell, by falling confidence
+        seen = {}
+        for index in whole:
+            cell = int(evaluation.labels[index]), int(evaluation.predictions[index])
+            seen[cell] = seen.get(cell, -1) + 1
+            if seen[cell] == turn and index not in tried and len(tried) + len(chosen) < 9:
+                chosen.append(index)
+    assert set(found.indices.tolist()) == {*tried, *chosen} and len(found.indices) == 9 < len(whole)
+    assert [index for index in whole if index in {*tried, *chosen}] == found.indices.tolist()
+    assert len(found.words.lists) == len(found.training.duplicates) == 9
+    assert any(text.startswith(f"9 of the {len(whole)} errors are listed") for text in found.findings)
+    facts, listing = render_facts(found), list_errors(found)
+    assert sum(errors for *_, errors in facts["models"][0]["wrong"]) == listing["error_count"] == len(whole)
+    assert len(listing["errors"]) == len(facts["images"]["index"]) == 9
+
+
 def test_a_temperature_changes_no_edit_and_no_training_image(analysis):
     """Both hold of the network as it was trained."""
     model = classifier()

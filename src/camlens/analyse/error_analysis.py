@@ -13,7 +13,7 @@ from camlens.analyse.edits import Edit
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.explanations import ExplainedPredictions, explain_predictions
 from camlens.analyse.findings import compare_models, summarise_errors, summarise_experiments, what_is_missing
-from camlens.analyse.groundwork import Groundwork, predict_all
+from camlens.analyse.groundwork import MAX_LISTED, Groundwork, predict_all
 from camlens.analyse.groups import Groups, find_groups
 from camlens.analyse.labels import doubt_in_words, label_doubt
 from camlens.analyse.places import Places, study_places
@@ -92,7 +92,8 @@ class ErrorAnalysis:
         test: The evaluated images, with the first model's order of classes.
         train: The training images, or None.
         indices: The images that a model gets wrong, (E,) int64: those of the first model by falling confidence, then
-            the others of the second. All lists of errors are in this order.
+            the others of the second. All lists of errors are in this order. Of more than `max_listed` of a model, these
+            are the ones on which edits were tried and, of each label and prediction, the most confident.
         explanations: For each model, what it predicts for these images, with maps.
         training: What training has to do with the first model's errors; None without training images, without errors,
             or if the network does not end in a linear layer.
@@ -140,6 +141,7 @@ def analyse(
     quick: bool = False,
     edits: Mapping[str, Edit] | None = None,
     max_tried: int = MAX_TRIED,
+    max_listed: int = MAX_LISTED,
     opinion: Any = None,
     columns: str | Path | None = None,
     train_doubt: Tensor | None = None,
@@ -157,6 +159,7 @@ def analyse(
         edits: Edits of your own beside those of `camlens.analyse.edits.LADDER`, by their names: functions from images
             (B, C, H, W) uint8, of the network's input size, to as many of the same size.
         max_tried: Errors on which edits are tried, at most.
+        max_listed: Errors of each model that are explained and listed, at most.
         opinion: A second opinion on the labels, as `camlens.analyse.labels.read_opinion` takes it: a classifier that
             has not learned these labels, or probabilities. Without it no label is doubted.
         columns: A CSV file with properties of the test images, by which errors may be grouped (`read_properties`).
@@ -169,7 +172,8 @@ def analyse(
     """
     kept = Kept(None if cache is None else Path(cache))
     asked: dict[str, Any] = {"edits": edits, "max_tried": max_tried, "opinion": opinion, "columns": columns}
-    return study(predict_all(model, test, train, second, batch_size, quick, **asked, kept=kept), quick, train_doubt)
+    asked |= {"max_listed": max_listed, "kept": kept}
+    return study(predict_all(model, test, train, second, batch_size, quick, **asked), quick, train_doubt)
 
 
 def study(ground: Groundwork, quick: bool = False, train_doubt: Tensor | None = None) -> ErrorAnalysis:
@@ -218,7 +222,7 @@ def study(ground: Groundwork, quick: bool = False, train_doubt: Tensor | None = 
         doubt=doubt,
         train_doubt=train_doubt,
         projection=None if features is None else project(features),
-        findings=findings + (what_is_missing(evaluations[0], known) if count else []),
+        findings=findings + (what_is_missing(evaluations[0], known, count) if count else []),
     )
 
 

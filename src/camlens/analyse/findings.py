@@ -18,15 +18,26 @@ def summarise_errors(evaluation: Evaluation) -> list[str]:
     return [commonest_error(evaluation), confident_errors(evaluation)]
 
 
-def what_is_missing(evaluation: Evaluation, train: Dataset | None) -> list[str]:
-    """A sentence on what cannot be said of the errors, and why; none if all can be said."""
+def what_is_missing(evaluation: Evaluation, train: Dataset | None, listed: int) -> list[str]:
+    """Sentences on what is not said of the errors, and why; none if all is said.
+
+    Args:
+        evaluation: Of the data set, with errors.
+        train: The training images.
+        listed: How many of the errors are listed.
+    """
+    errors = int(evaluation.wrong.sum())
+    left_out = [
+        f"{listed:,} of the {errors:,} errors are listed: those that were edited, and the most confident of each label "
+        "and prediction."
+    ] * (listed < errors)
     if train is not None and evaluation.features is not None:
-        return []
+        return left_out
     if train is None:
         why = "none were given, in a folder train/ or as train="
     else:
         why = f"the logits of {evaluation.model.name} do not come straight from a linear layer"
-    return [f"No training images behind the errors are shown: {why}."]
+    return [*left_out, f"No training images behind the errors are shown: {why}."]
 
 
 def commonest_error(evaluation: Evaluation) -> str:

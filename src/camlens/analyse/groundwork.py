@@ -30,6 +30,8 @@ from camlens.runtime.predict import (
     predict_kept,
 )
 
+MAX_LISTED = 2000  # errors
+
 log = logging.getLogger("camlens")
 
 
@@ -41,7 +43,7 @@ class Groundwork:
         fingerprints: Of the network with its test images, and with its training images; None without these.
         train: The training images, or None.
         evaluations: Of the model on the test images, and of the second one.
-        indices: The images that a model gets wrong, (E,) int64, in the order of `ErrorAnalysis.indices`.
+        indices: The listed errors, (E,) int64, as in `ErrorAnalysis.indices`.
         errors: How many of them are the first model's; they come first.
         train_predictions: The first model's predictions for the training images, with features; None if there is
             nothing that they could tell.
@@ -70,6 +72,7 @@ def predict_all(
     quick: bool = False,
     edits: Mapping[str, Edit] | None = None,
     max_tried: int = MAX_TRIED,
+    max_listed: int = MAX_LISTED,
     opinion: Any = None,
     columns: str | Path | None = None,
     kept: Kept = NOTHING_KEPT,
@@ -85,6 +88,7 @@ def predict_all(
         quick: Likewise.
         edits: Likewise.
         max_tried: Likewise.
+        max_listed: Likewise.
         opinion: Likewise.
         columns: Likewise.
         kept: Where the predictions are kept, and the processes that share the images. On other processes than the main
@@ -95,6 +99,7 @@ def predict_all(
         UsageError: Likewise.
     """
     whole_number("max_tried", max_tried, 1)
+    whole_number("max_listed", max_listed, 1)
     model, data = align(model, labelled(model, test, keep_originals=second is not None))
     known = None if train is None else align(model, labelled(model, train, "train"))[1]
     if second is not None and not second.has_names:
@@ -121,21 +126,45 @@ def predict_all(
     learned = tried = None
     if known is not None and evaluations[0].features is not None and len(errors[0]):
         learned = predict_kept(model, known, kept, FEATURES_FILE, batch_size, True, fingerprints[1])
+    needed = torch.empty(0, dtype=torch.int64)
     if len(errors[0]) and not quick:
         kept = replace(kept, key=fingerprints[0])
         trials = try_edits(evaluations[0], errors[0], ladder, max_tried, kept)
+        needed = errors[0][trials.tried]
         tried = trials, study_averaging(evaluations[0], trials, kept)
+    listed = [choose_errors(*pair, max_listed, needed) for pair in zip(evaluations, errors, strict=True)]
+    if tried is not None:
+        places = torch.isin(listed[0], needed).nonzero()[:, 0]  # both rise with the list
+        tried = replace(tried[0], tried=places), tried[1]
     return Groundwork(
         fingerprints=fingerprints,
         train=known,
         evaluations=tuple(evaluations),
-        indices=torch.cat([errors[0], *(other[~torch.isin(other, errors[0])] for other in errors[1:])]),
-        errors=len(errors[0]),
+        indices=torch.cat([listed[0], *(other[~torch.isin(other, listed[0])] for other in listed[1:])]),
+        errors=len(listed[0]),
         train_predictions=learned,
         tried=tried,
         properties=properties,
         opinion=second_opinion,
     )
+
+
+def choose_errors(evaluation: Evaluation, errors: Tensor, count: int, needed: Tensor) -> Tensor:
+    """At most `count` errors: the needed ones, then of each label and prediction the most confident, in turns.
+
+    Args:
+        evaluation: Of the data set.
+        errors: (E,) int64, by falling confidence.
+        count: How many, unless more are needed.
+        needed: Errors that are among them, (n,) int64.
+    """
+    cells = evaluation.labels[errors] * len(evaluation.data.class_names) + evaluation.predictions[errors]
+    order = cells.argsort(stable=True)
+    _, sizes = cells[order].unique_consecutive(return_counts=True)
+    turns = torch.empty_like(errors)  # of each error in its cell, from 0
+    turns[order] = torch.cat([torch.arange(int(size)) for size in sizes]) if len(errors) else errors
+    turns[torch.isin(errors, needed)] = -1
+    return errors[turns.argsort(stable=True)[: max(count, len(needed))].sort().values]
 
 
 def named(model: Classifier, name: str) -> Classifier:

@@ -59,7 +59,7 @@ class Trials:
 
     Attributes:
         edits: By name, the mildest first.
-        tried: Places of the errors in the list of all, (T,) int64, rising.
+        tried: Places of the errors in the list, (T,) int64, rising.
         partners: The right image matched with each, (T,) int64; -1 for none, where there are too few.
         gap: Mean distance of the margins in a pair.
         changed: Where the prediction is another than before, (T, n) bool.

@@ -108,7 +108,7 @@ def render_common(analysis: ErrorAnalysis) -> schema.CommonFacts | None:
     """What the page shows of groups and shortcuts; None if neither was looked for."""
     if analysis.groups is None or analysis.shortcuts is None:
         return None
-    errors = analysis.indices[: int(analysis.evaluation.wrong.sum())]
+    errors = analysis.indices[: len(analysis.words.lists)]
     names, rows, shown = analysis.test.class_names, [], torch.empty(0)
     for found in analysis.shortcuts.found:
         kinds = [kind.float() for kind in show_shortcut(analysis, found)]

@@ -80,7 +80,8 @@ class Listing(TypedDict):
     split: str
     images: int
     accuracy: float
-    errors: list[ErrorRow]  # by falling confidence
+    error_count: int
+    errors: list[ErrorRow]  # by falling confidence; of very many, the most telling
     edits: list[EditRow]  # the mildest first; empty where none were tried
     places: PlacesRow | None
     averaging: AveragingRow | None
@@ -101,6 +102,7 @@ def list_errors(analysis: ErrorAnalysis) -> Listing:
         "split": data.split,
         "images": len(data),
         "accuracy": evaluation.accuracy,
+        "error_count": int(evaluation.wrong.sum()),
         "errors": error_rows(analysis),
         "edits": [] if experiments is None else edit_rows(experiments),
         "places": None if experiments is None else places_row(experiments),

@@ -64,7 +64,7 @@ def render_identity(test: str, train: str | None) -> schema.IdentityFacts:
 def render_model(explained: ExplainedPredictions) -> schema.ModelFacts:
     """A model's metrics and predictions."""
     evaluation = explained.evaluation
-    model, metrics = evaluation.model, evaluation.metrics()
+    model, metrics, wrong = evaluation.model, evaluation.metrics(), evaluation.confusion.fill_diagonal_(0)
     return {
         "name": model.name,
         "weights": fingerprint_weights(model)[:16],
@@ -77,6 +77,7 @@ def render_model(explained: ExplainedPredictions) -> schema.ModelFacts:
         "errors": metrics["errors"],
         "reliability": metrics["reliability"],
         "right": evaluation.confusion.diag().tolist(),
+        "wrong": [[*pair, int(wrong[tuple(pair)])] for pair in wrong.nonzero().tolist()],
         "perClass": [[k, *of_class.values()] for k, of_class in enumerate(metrics["per_class"].values())],
         **render_predictions(explained),
     }

@@ -73,6 +73,7 @@ class ModelFacts(PredictionFacts):
     errors: int
     reliability: list[ReliabilityBin]
     right: list[int]  # correctly predicted images of each class
+    wrong: list[list[int]]  # label, prediction and number of the errors of each pair of classes that has some
     perClass: list[list[float | None]]  # class, number of images, accuracy, precision
 
 
@@ -86,7 +87,7 @@ class DataFacts(TypedDict):
 
 
 class ImageFacts(TypedDict):
-    """The E images that a model gets wrong."""
+    """The E listed images that a model gets wrong."""
 
     index: list[int]  # in the data set
     file: list[str]

@@ -18,9 +18,13 @@ const button = (label, prediction, text, name, style = {}) => el("button", {
   "aria-pressed": isPressed(label, prediction), tabindex: "-1", style, title: name,
 }, text);
 
-/* How many errors there are of each label and prediction, as a map from both. */
+/* How many errors there are of each label and prediction, as a map from both; with a word, of the listed ones. */
 function countErrors() {
   const counts = new Map();
+  if (!secondModel && !view.word) {
+    for (const [label, prediction, errors] of firstModel.wrong) counts.set(`${label} ${prediction}`, errors);
+    return counts;
+  }
   for (const row of selectErrors({ label: null, prediction: null, word: view.word, find: "" })) {
     const key = `${images.label[row]} ${predicted(row)}`;
     counts.set(key, (counts.get(key) ?? 0) + 1);
