@@ -110,6 +110,27 @@ def test_arguments_of_other_types():
     assert "opinion is of type int" in refused(camlens.analyse, model, DATA, opinion=3)
     assert "unknown method" in refused(camlens.explain, model, pixels_of(DATA)[:1], method=None)
     assert "unknown class" in refused(model.class_index, LONG)
+    assert "outputs is 'x'; expected logits" in refused(camlens.Classifier, model.network, NAMES, outputs="x", **about)
+    assert "second is of type int" in refused(camlens.analyse, model, DATA, second=3)
+    for nothing in (torch.zeros(()), np.zeros(()), torch.zeros(3), torch.zeros(0)):
+        refused(camlens.evaluate, model, nothing)
+
+
+@pytest.mark.parametrize("path", [None, 5, "", b"x", object()], ids=["none", "number", "empty", "bytes", "object"])
+def test_paths_that_are_none(path):
+    model = classifier()
+    assert "model is" in refused(camlens.load, path)
+    assert "out is" in refused(camlens.report, model, DATA, path)
+    assert "path is" in refused(camlens.open_report, path)
+    if path is not None:
+        assert "cache is" in refused(camlens.analyse, model, DATA, cache=path)
+        assert "columns is" in refused(camlens.analyse, model, DATA, columns=path)
+    refused(camlens.evaluate, model, path)
+
+
+def test_a_report_is_a_file(tmp_path):
+    for path in ("/", tmp_path):
+        assert "expected the path of a file" in refused(camlens.report, classifier(), DATA, path)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes among its files")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from camlens.errors import CamlensError
+from camlens.errors import CamlensError, UsageError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,6 +28,13 @@ except ImportError:  # Windows, where folders are not locked
 
 TEMPORARY = re.compile(r"\..*-[0-9a-f]{32}(\.\w+)?")  # a name that `replacing` gives
 EXPANDED = 300_000_000  # bytes, up to which the content of an archive may be of any size beside the archive
+
+
+def path_of(what: str, value: object) -> Path:
+    """A path that a caller gave. Raises `UsageError` if it is none, or empty."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise UsageError(f"{what} is {value!r:.40}; expected a path")
+    return Path(value)
 
 
 def is_unicode(name: str) -> bool:

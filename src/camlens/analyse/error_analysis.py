@@ -33,6 +33,7 @@ from camlens.analyse.training_images import (
 from camlens.analyse.trials import MAX_TRIED, Trials
 from camlens.analyse.words import Words, describe_errors
 from camlens.data.dataset import Dataset
+from camlens.files import path_of
 from camlens.model.classifier import Classifier
 from camlens.progress import Work
 from camlens.runtime.kept import Kept
@@ -170,7 +171,7 @@ def analyse(
             columns are about other images.
         UsageError: An edit has a name that is taken, or gives something else than such images; or a number is none.
     """
-    kept = Kept(None if cache is None else Path(cache))
+    kept = Kept(None if cache is None else path_of("cache", cache))
     asked: dict[str, Any] = {"edits": edits, "max_tried": max_tried, "opinion": opinion, "columns": columns}
     asked |= {"max_listed": max_listed, "kept": kept}
     return study(predict_all(model, test, train, second, batch_size, quick, **asked), quick, train_doubt)

@@ -17,7 +17,8 @@ from camlens.analyse.labels import read_opinion
 from camlens.analyse.properties import Property, read_properties
 from camlens.analyse.trials import MAX_TRIED, Trials, try_edits
 from camlens.data.dataset import Dataset, InMemoryDataset
-from camlens.errors import DataError, whole_number
+from camlens.errors import DataError, UsageError, whole_number
+from camlens.files import path_of
 from camlens.model.classifier import Classifier, align
 from camlens.runtime.kept import NOTHING_KEPT, Kept
 from camlens.runtime.predict import (
@@ -98,6 +99,8 @@ def predict_all(
         DataError: As `analyse`.
         UsageError: Likewise.
     """
+    if second is not None and not isinstance(second, Classifier):
+        raise UsageError(f"second is of type {type(second).__name__}; expected a camlens.Classifier")
     whole_number("max_tried", max_tried, 1)
     whole_number("max_listed", max_listed, 1)
     model, data = align(model, labelled(model, test, keep_originals=second is not None))
@@ -113,7 +116,7 @@ def predict_all(
     is_prepared = isinstance(data, InMemoryDataset) and data.originals is None and data.geometry is not None
     if second is not None and is_prepared and second.geometry != model.geometry:
         log.warning(f"the data hold no pictures: {second.name} gets the images for {model.name}, resized")
-    ladder, properties = with_own(edits), [] if columns is None else read_properties(Path(columns), data)
+    ladder, properties = with_own(edits), [] if columns is None else read_properties(path_of("columns", columns), data)
     together = kept.processes
     second_opinion = (
         None if opinion is None else read_opinion(opinion, data, batch_size, together, kept.path(OPINION_FILE))

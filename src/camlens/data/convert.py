@@ -23,6 +23,7 @@ from camlens.data.pictures import resize
 from camlens.data.samples import FORMS, describe, features_of, samples
 from camlens.data.sources import load_split, split_to_evaluate
 from camlens.errors import DataError
+from camlens.files import path_of
 from camlens.progress import track
 
 log = logging.getLogger("camlens")
@@ -60,7 +61,7 @@ def as_dataset(
     if isinstance(data, Dataset):
         return data
     if isinstance(data, str | Path):
-        source, path = str(data), Path(data).resolve()
+        source, path = str(data), path_of("data", data).resolve()
         if path.is_dir() and not folder.splits(path):  # the folder of one split, like torchvision's ImageFolder
             return folder.load(path.parent, path.name, geometry)
         return load_split(source, split if split == "train" else split_to_evaluate(source), geometry)
@@ -196,8 +197,9 @@ def warn_if_unnormalised(low: float, high: float, mean: Tensor | None, std: Tens
 def say_if_random(data: Any) -> None:
     """Warn of a data set whose images are others each time, as in training."""
     inner: Any = data.dataset if isinstance(data, DataLoader) else data
-    has_items = hasattr(inner, "__getitem__") and hasattr(inner, "__len__") and len(inner)
-    if isinstance(inner, Sequence | Mapping) or not has_items:
+    if isinstance(inner, Sequence | Mapping | Tensor | np.ndarray):
+        return
+    if not hasattr(inner, "__getitem__") or not hasattr(inner, "__len__") or not len(inner):
         return
     first, *others = (np.asarray(next(samples([inner[0]])).image) for _ in range(4))
     if not all(np.array_equal(first, other) for other in others):

@@ -16,7 +16,7 @@ from camlens.errors import DataError, ModelError, UsageError, unknown
 from camlens.model.class_order import checked_names, first_names, order_classes
 from camlens.model.forward import evaluation_mode, one_thread
 from camlens.model.layers import feature_maps, last_of_each_size
-from camlens.model.outputs import Outputs, check_kind, find_logits, undo_softmax
+from camlens.model.outputs import KINDS, Outputs, check_kind, find_logits, undo_softmax
 from camlens.model.preprocess import (
     Custom,
     Function,
@@ -94,6 +94,8 @@ class Classifier(nn.Module):
         self.name = str(name or "") or type(bare(network)).__name__
         self.mean = nn.Buffer(torch.tensor(self.preprocess.mean, dtype=torch.float32), persistent=False)
         self.std = nn.Buffer(torch.tensor(self.preprocess.std, dtype=torch.float32), persistent=False)
+        if outputs not in KINDS:
+            raise UsageError(f"outputs is {outputs!r}; expected {', '.join(KINDS[:-1])} or {KINDS[-1]}")
         self.grid, self.outputs, self.temperature = grid, outputs, check_temperature(temperature)
         self.checked_outputs: Outputs | None = None
         if layers is not None and (isinstance(layers, str) or not isinstance(layers, Iterable)):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from camlens.errors import ModelError, UsageError
+from camlens.files import path_of
 from camlens.model import checkpoint, exported, libraries
 from camlens.model.checkpoint import WEIGHTS
 from camlens.model.classifier import Classifier, bare
@@ -53,7 +54,7 @@ def load(
         UsageError: `weights` is given with something other than `module:function`, or `preprocess` is invalid.
     """
     changes = {} if preprocess is None else dict(vars(preprocess) if isinstance(preprocess, Preprocess) else preprocess)
-    spec, path = str(model), Path(model)
+    spec, path = str(model), path_of("model", model)
     if libraries.is_of_library(spec):
         if weights is None:
             return libraries.load(spec, changes)

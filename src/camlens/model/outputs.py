@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from camlens.errors import ModelError, UsageError
 
 Outputs = Literal["logits", "softmax", "log-softmax"]
+KINDS: tuple[Outputs, ...] = get_args(Outputs)
 SUM_TOLERANCE = 5e-3  # by which probabilities in half precision may miss 1
 
 log = logging.getLogger("camlens")

@@ -17,7 +17,8 @@ from torch import Tensor
 from camlens.analyse.edits import Edit
 from camlens.analyse.error_analysis import ErrorAnalysis, study
 from camlens.analyse.groundwork import predict_all
-from camlens.files import out_folder, parse_json, write_json, write_text
+from camlens.errors import UsageError
+from camlens.files import out_folder, parse_json, path_of, write_json, write_text
 from camlens.model.classifier import Classifier
 from camlens.runtime.kept import Kept
 from camlens.runtime.predict import fingerprint_weights
@@ -73,7 +74,9 @@ def report(
     Raises:
         DataError: Labels or images do not fit the network, or the columns are about other images.
     """
-    path = Path(out)
+    path = path_of("out", out)
+    if not path.name or path.is_dir():
+        raise UsageError(f"out is {str(out)!r}; expected the path of a file, such as out/report.html")
     if processes.is_main:
         warn_of_replacing(path, [model] if second is None else [model, second])
     kept = Kept(processes.call_on_main(out_folder, path.parent), processes)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from camlens.errors import DataError, UsageError
+from camlens.files import path_of
 from camlens.show.parquet import read_table
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def open_report(path: str | Path) -> SavedReport:
     Raises:
         DataError: There is none, or it cannot be read.
     """
-    given = Path(path)
+    given = path_of("path", path)
     if given.is_dir():
         name = next((name for name in SAVED if (given / name).is_file()), None)
         if name is None:
