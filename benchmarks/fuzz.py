@@ -18,7 +18,9 @@ import tarfile
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +54,7 @@ from camlens.train.recipe import Recipe
 from camlens.train.run_folder import RunFolder
 from camlens.train.trainer import train
 
+LOOP = ThreadPoolExecutor(1)  # its thread runs no event loop, as that of a test may
 SLOWEST, MOST_MEMORY = 5.0, 1_000_000_000  # seconds an input, bytes
 TURNED = b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
 WORDS = [
@@ -201,7 +204,7 @@ def request(app: Any, content: bytes) -> int:
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
 
-    asyncio.run(app(scope, receive, send))
+    LOOP.submit(asyncio.run, app(scope, receive, send)).result()
     if statuses[0] >= 500:
         raise RuntimeError(f"the explorer answered {statuses[0]}")
     return statuses[0]
@@ -341,6 +344,18 @@ def fuzz(readers: dict[str, Reader], inputs: int, first: int = 0) -> dict[str, d
     return results
 
 
+@contextmanager
+def no_notes() -> Iterator[None]:
+    """Show no notes of camlens on what it reads."""
+    log = logging.getLogger("camlens")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
 def main() -> None:
     """Try and write results/fuzz.json."""
     parser = arguments(__doc__)
@@ -348,8 +363,7 @@ def main() -> None:
     parser.add_argument("--reader", help="one of them alone")
     parser.add_argument("--first", type=int, default=0, help="number of the first input of each reader")
     options = parser.parse_args()
-    logging.getLogger("camlens").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings(), quiet_pillow():
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings(), quiet_pillow(), no_notes():
         warnings.simplefilter("ignore")
         readers = make_readers(Path(name))
         if options.reader:

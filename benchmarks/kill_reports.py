@@ -38,6 +38,7 @@ def command(words: list[str], said: str) -> None:
     os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), sys.stderr.fileno())
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     multiprocessing.set_start_method("fork", force=True)  # for the workers that decode pictures: as in any process
+    os.environ["CAMLENS_MEMORY"] = "0"  # pictures are decoded as they are needed
     sys.argv = ["camlens", *words]
     camlens()
 
@@ -105,7 +106,6 @@ def main() -> None:
         folder = Path(work)
         pictures = tiny_pictures(folder / "pictures", 40 if options.smoke else 2000)
         run = tiny_run(Path(elsewhere), pictures)
-        os.environ["CAMLENS_MEMORY"] = "0"  # pictures are decoded as they are needed
         for name in options.only:
             (folder / name).mkdir()
             found = killed([name, str(run), "--data", str(pictures), "--device", "cpu"], folder / name, options.kills)

@@ -30,7 +30,7 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path, options):
     assert_equal_states(loaded.network, model.network)
     assert loaded.network.architecture == model.network.architecture
     assert (loaded.class_names, loaded.input_size) == (NAMES, (24, 32))
-    assert loaded.name == model.network.architecture["name"]
+    assert loaded.name == "/".join(tmp_path.parts[-2:])
     assert not any(module.training for module in loaded.modules())
     picture = Image.effect_noise((24, 32), 99)
     model.eval()

@@ -182,7 +182,8 @@ def test_logits_are_the_source_architectures_own(name, tmp_path, caplog):
     save_file(source.state_dict(), tmp_path / "weights.safetensors")
     with caplog.at_level(logging.WARNING, "camlens"):
         model = camlens.load(tmp_path / "weights.safetensors")
-    assert model.name == kind and model.input_size == (side, side) and not model.training
+    assert model.name == f"{tmp_path.name}/weights.safetensors" and model.network.architecture["name"] == kind
+    assert model.input_size == (side, side) and not model.training
     assert model.class_names[0] == ("airplane" if model.network.fc.out_features == 10 and side == 32 else "0")
     expected = logits_of(source, side)
     torch.testing.assert_close(logits_of(model, side), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))

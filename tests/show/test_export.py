@@ -88,7 +88,8 @@ def test_the_file_says_what_it_is(exported):
 def test_the_file_is_a_model_everywhere(exported, tmp_path):
     model, path, _ = exported
     made, images = camlens.load(path), tiny.images(60, side=32)
-    assert (made.name, made.class_names, made.input_size) == ("resnet18", tiny.NAMES, (32, 32))
+    assert (made.name, made.class_names) == (f"{path.parent.name}/{path.name}", tiny.NAMES)
+    assert made.input_size == (32, 32)
     assert made.layers == ("layer3", "layer4") and made.temperature == 0.7
     ours, theirs = evaluate(model, images), evaluate(made, images)
     torch.testing.assert_close(theirs.logits, ours.logits, rtol=1e-4, atol=1e-4)
@@ -122,7 +123,7 @@ def test_what_a_file_does_not_hold(exported, method, layer):
 
 
 def test_an_unknown_layer_of_a_file(exported):
-    with pytest.raises(UsageError, match="unknown layer 'layer2'; resnet18 has: layer3, layer4"):
+    with pytest.raises(UsageError, match=r"unknown layer 'layer2'; \S+ has: layer3, layer4"):
         explain(camlens.load(exported[1]), torch.randn(1, 3, 32, 32), layer="layer2")
 
 

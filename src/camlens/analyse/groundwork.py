@@ -128,7 +128,7 @@ def predict_all(
     fingerprints = together.call_on_main(identify, model, data, known)
     learned = tried = None
     if known is not None and evaluations[0].features is not None and len(errors[0]):
-        learned = predict_kept(model, known, kept, FEATURES_FILE, batch_size, True, fingerprints[1])
+        learned = predict_kept(model, known, kept, FEATURES_FILE, batch_size, True, fingerprints[1], announced=True)
     needed = torch.empty(0, dtype=torch.int64)
     if len(errors[0]) and not quick:
         kept = replace(kept, key=fingerprints[0])

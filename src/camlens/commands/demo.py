@@ -64,7 +64,9 @@ def demo(
     paths += draw.gallery(evaluation, errors[:GALLERY_IMAGES], subtitle, folder)
     console.print(evaluation.in_words())
     report = write_report(analysis, folder / "report.html")
-    print_paths(*paths, *folder.glob(FEATURES_FILE), report.with_suffix(".json"), report)
+    print_paths(
+        *paths, *folder.glob(FEATURES_FILE), *folder.glob("report.parquet"), report.with_suffix(".json"), report
+    )
     console.print(f"Open the error report: {report.resolve().as_uri()}")
 
 

@@ -56,7 +56,7 @@ def labels(
             images = images.with_labels(found.labels)
         kept = Kept(processes.call_on_main(out_folder, out), processes)
         prepared = images.prepared(classifier.geometry)
-        predictions = predict_kept(classifier, prepared, kept, FEATURES_FILE, batch, features=True)
+        predictions = predict_kept(classifier, prepared, kept, FEATURES_FILE, batch, features=True, announced=True)
     if not processes.is_main:
         return
     if found is not None and features is None:

@@ -79,6 +79,8 @@ class Kept:
             for first in range(0, len(missing), turn):
                 found = processes.call_on_all(lambda: next(computed, {}))
                 processes.call_on_main(store.write, dict(zip(missing[first : first + turn], found, strict=False)))
+            if mine:
+                next(computed, None)  # its end, which is shown
         return store.read() if processes.is_main else None
 
 

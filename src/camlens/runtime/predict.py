@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -18,10 +19,11 @@ from camlens.errors import ModelError, whole_number
 from camlens.model.classifier import Classifier, bare
 from camlens.model.forward import evaluation_mode, micro_batch_size, one_thread, uncompiled
 from camlens.model.outputs import Outputs
-from camlens.progress import track
+from camlens.progress import announce, track
 from camlens.runtime.kept import Kept, Rows
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
 
+TIMED = 64  # images by which the time for all is estimated
 BLOCK = 128  # images, about, between two writes of predictions
 FEATURES_FILE = "features.safetensors"  # predictions for the training images, which are useful by themselves
 TEST_FILE, SECOND_FILE, OPINION_FILE = (f"parts/{name}.safetensors" for name in ("test", "second", "opinion"))
@@ -106,6 +108,7 @@ def predict_kept(
     batch_size: int = 250,
     features: bool = False,
     key: str | None = None,
+    announced: bool = False,
 ) -> Predictions:
     """`predict` for a data set, with each block of predictions kept in a file: a second call goes on from there.
 
@@ -119,6 +122,7 @@ def predict_kept(
         batch_size: As in `predict`.
         features: Likewise.
         key: `fingerprint(model, data)`, if it is known already.
+        announced: Whether to say beforehand how long it takes, by a sample.
 
     Returns:
         The predictions; on other processes than the main one, no row of the features.
@@ -132,12 +136,17 @@ def predict_kept(
 
     def compute(blocks: Sequence[Tensor]) -> Generator[Rows, None, None]:
         parts = [part for block in blocks for part in block.split(size)]
+        if announced and shown and blocks:
+            count = sum(map(len, blocks)) * kept.processes.world_size
+            seconds = _seconds_of(model, data, blocks[0][:TIMED]) * sum(map(len, blocks))
+            announce(f"the features of the {min(count, len(data)):,} images of {about}, are read once", seconds)
         found = _run(model, track(data.batches_of(parts), f"predicting {about}", len(parts), shown), features)
         for block in blocks:
             predicted = list(islice(found, math.ceil(len(block) / size)))
             rows = {"logits": torch.cat([part.logits for part in predicted])}
             of_block = [part.features for part in predicted if part.features is not None]
             yield rows | ({"features": torch.cat(of_block)} if of_block else {})
+        next(found, None)  # counts the last step as done
 
     kept = replace(kept, key=key or kept.processes.call_on_main(fingerprint, model, data))
     block, asked = size * math.ceil(BLOCK / size), "features" if features else "logits"
@@ -146,6 +155,13 @@ def predict_kept(
     # copied, as a memory-mapped tensor would be sent with its whole file
     logits, has_features = kept.processes.call_on_main(lambda: (rows["logits"].clone(), of_all is not None))
     return Predictions(logits, of_all if of_all is not None or not has_features else torch.empty(0, 1))
+
+
+def _seconds_of(model: Classifier, data: Dataset, indices: Tensor) -> float:
+    """Seconds that the prediction of an image takes, by these."""
+    began = time.monotonic()
+    predict(model, data, len(indices), features=True, indices=indices)
+    return (time.monotonic() - began) / len(indices)
 
 
 def fingerprint(model: Classifier, data: Dataset) -> str:
