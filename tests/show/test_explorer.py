@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import io
 import json
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from http.client import HTTPConnection
 
@@ -204,6 +206,24 @@ def test_only_its_own_page_may_ask(server):
         status, answer, _ = server.ask(path="/explain?image=1", Origin=origin)
         assert status == 403 and origin in answer["error"]
     assert server.ask(path="/explain?image=1", Origin=f"http://{here}")[0] == 200
+
+
+def test_addresses_that_are_not_utf_8():
+    """As servers other than uvicorn's may hand them on."""
+    scope = {"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "root_path": "",
+             "path": "/explain/", "raw_path": b"/explain/", "query_string": b"image=\xff",
+             "headers": [(b"host", b"localhost")], "client": None, "server": ("localhost", 80)}  # fmt: skip
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    async def send(message):
+        sent.append(message)
+
+    with ThreadPoolExecutor(1) as pool:  # a thread without an event loop
+        pool.submit(asyncio.run, explorer_server.make_app(None, "", "localhost")(scope, receive, send)).result()
+    assert sent[0]["status"] == 404
 
 
 def test_what_a_browser_may_do_with_it(server):

@@ -181,7 +181,9 @@ def make_app(explorer: Explorer, page: str, host: str) -> ASGIApp:
     """What answers the requests: the page, and the explorer, guarded."""
     handler = RequestHandler(explorer, page)
     routes = [Route("/", handler.home), Route("/explain", handler.explain, methods=["POST"])]
-    return Guard(Starlette(routes=routes, exception_handlers={HTTPException: answer_with_error}), host)
+    application = Starlette(routes=routes, exception_handlers={HTTPException: answer_with_error})
+    application.router.redirect_slashes = False  # fails on queries that are not UTF-8
+    return Guard(application, host)
 
 
 def serve(explorer: Explorer, page: str, host: str, port: int, on_ready: Callable[[str], None]) -> None:
