@@ -278,7 +278,7 @@ def draw_probabilities(sheet: Sheet, y: float, subject: ExplainedPicture) -> Non
     """Draw the most probable classes with bars, below the picture."""
     widest = max(text_width(name, 8, "bold") for name, _ in subject.probabilities)
     name_width = min(widest, LARGE * 0.45) + 8
-    bar_x, bar_width = MARGIN + name_width, LARGE - name_width - 44
+    bar_x, bar_width = MARGIN + name_width, LARGE - name_width - 50
     colours = {subject.against: LABEL, subject.target: PREDICTION}
     for name, probability in subject.probabilities:
         colour, weight = colours.get(name, INK), "bold" if name in colours else "normal"
