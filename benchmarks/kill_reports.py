@@ -1,7 +1,7 @@
 """Kills evaluate, report and labels again and again: python benchmarks/kill_reports.py [--kills 30]
 
-Each is killed at random moments after it has its images, by SIGKILL and SIGTERM in turn, and started again until it
-ends. Fails where a file at the end is not, byte by byte, that of an undisturbed command.
+Each is killed at random moments of its life, by SIGKILL and SIGTERM in turn, and started again until it ends.
+Fails where a file at the end is not, byte by byte, that of an undisturbed command.
 """
 
 from __future__ import annotations
@@ -50,8 +50,6 @@ class Command:
         self.said = out.with_suffix(".txt")
         self.process = CONTEXT.Process(target=command, args=([*words, "--out", str(out)], str(self.said)))
         self.process.start()
-        while not out.exists() and self.process.is_alive():  # until it has its images and begins to write
-            time.sleep(0.001)
 
     def end(self) -> tuple[int | None, bool]:
         """Wait for its end: the exit code, and whether it found predictions of an earlier one."""
@@ -65,9 +63,8 @@ class Command:
 def killed(words: list[str], folder: Path, kills: int) -> dict[str, Any]:
     """Kill a command so many times, and compare what it writes whenever it comes to an end."""
     dice, whole, out = random.Random(0), folder / "undisturbed", folder / "killed"
-    undisturbed = Command(words, whole)
     began = time.monotonic()
-    undisturbed.end()
+    Command(words, whole).end()
     lasts, expected = time.monotonic() - began, contents(whole)
     counts = {"kills": 0, "by_sigterm": 0, "found_predictions": 0, "ends": 0}
     while counts["kills"] < kills or out.exists():

@@ -169,3 +169,20 @@ def test_an_interrupt_that_python_swallows_is_repeated():
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("stopped\n", "")
+
+
+def test_a_signal_before_a_command_has_begun():
+    """There typer sees the interrupt, and takes it for Ctrl-C."""
+    code = """if True:
+        import signal, sys
+        from camlens.commands import app as module
+
+        def interrupted(prog_name):
+            module.received_signals.append(signal.SIGTERM)
+            sys.exit(130)
+
+        module.app = interrupted
+        module.main()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + signal.SIGTERM and not done.stderr

@@ -73,6 +73,8 @@ def main() -> None:
     try:
         app(prog_name="camlens")
     except SystemExit as end:
+        if end.code == 128 + signal.SIGINT and received_signals:  # typer's, of a signal outside of the command
+            end.code = 128 + received_signals[0]
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             raise
         # Threads of gloo may still hold tensors. One that releases a tensor while the interpreter shuts down ends the
