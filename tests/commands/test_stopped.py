@@ -128,9 +128,9 @@ def test_a_picture_that_changed_is_seen(run, tmp_path, pictures, monkeypatch, ca
 def test_workers_that_outlive_a_killed_process_do_not_keep_its_folder(tmp_path):
     script = "import os, sys, time; from pathlib import Path; from camlens.files import claimed_folders, out_folder\n"
     script += "with claimed_folders():\n out_folder(Path(sys.argv[1]))\n"
-    script += " if not os.fork(): time.sleep(60)\n print('has it', flush=True); time.sleep(60)"
+    script += " if not os.fork(): print('forked', flush=True)\n time.sleep(60)"  # the child speaks: it may start late
     with subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, process_group=0) as process:
-        assert process.stdout.readline() == b"has it\n"
+        assert process.stdout.readline() == b"forked\n"
         (tmp_path / f".report-{'0' * 32}.html").write_text("half of it")
         (tmp_path / ".mine").write_text("")
         os.kill(process.pid, signal.SIGKILL)
