@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import arguments, commit, machine, write
+from common import arguments, commit, machine, most_memory, write
 
 import camlens
 from camlens.data import cifar10
@@ -190,12 +190,6 @@ def serve(turns: Connection, setting: Callable[[], Setting], make: Make, before_
         synchronize()
         turns.send(time.perf_counter() - began)
     turns.send((most_memory(), before))
-
-
-def most_memory() -> float:
-    """What this process had at most, in MB. Not by getrusage: there the process that started it counts too."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def measure(

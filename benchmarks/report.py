@@ -15,8 +15,9 @@ from camlens.train.recipe import RECIPES
 
 TITLE = "# Results\n\nMade by `python benchmarks/report.py` from `benchmarks/results/*.json`.\n"
 SECTIONS = [
-    "recipes", "experiments", "train", "kill", "kill_reports", "exits", "fuzz", "finetune", "page", "explorer", "why",
-    "groups", "shortcut", "duplicates", "labels", "maps", "maps-gpu", "preprocessing", "strangers", "scale", "versions",
+    "recipes", "experiments", "train", "kill", "kill_reports", "exits", "machines", "fuzz", "finetune", "page",
+    "explorer", "why", "groups", "shortcut", "duplicates", "labels", "maps", "maps-gpu", "preprocessing", "strangers",
+    "scale", "versions",
 ]  # fmt: skip
 TABLES = {"training speed": ("training-speed", "train")}  # in docs: its template and its result
 DOCS = [ROOT / "docs" / "train.md"]

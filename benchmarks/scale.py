@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import HERE, arguments, commit, machine, spread, write
+from common import HERE, arguments, commit, machine, most_memory, spread, write
 from PIL import Image
 
 from camlens.analyse.evaluation import evaluate
@@ -53,7 +53,7 @@ def measure(root: Path) -> dict[str, Any]:
     """Evaluate the pictures in this process: seconds of each part, and the largest memory so far in MB."""
     torch.manual_seed(0)
     model = Classifier(ResNet(classes=2, width=8), ("even", "odd"), (0.5,) * 3, (0.25,) * 3, INPUT)
-    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    start = most_memory()
     began, cpu = time.perf_counter(), time.process_time()
     data = folder.load(root, "test", INPUT)
     found = time.perf_counter()
@@ -66,7 +66,7 @@ def measure(root: Path) -> dict[str, Any]:
         "evaluating_s": done - found,
         "cpu_s": used + workers.ru_utime + workers.ru_stime,
         "start_mb": start,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": most_memory(),
         "largest_worker_mb": workers.ru_maxrss / 1024,
     }
 

@@ -15,14 +15,8 @@ SCRIPTS = sorted(
 )
 
 
-LINUX = {
-    "explorer",
-    "exits",
-    "fuzz",
-    "kill",
-    "maps",
-    "versions",
-}  # read /proc, or signal and start processes as Unix does
+# These read /proc, or signal and start processes as Unix does.
+LINUX = {"explorer", "exits", "fuzz", "kill", "kill_reports", "machines", "maps", "scale", "versions"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

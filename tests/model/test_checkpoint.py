@@ -38,6 +38,19 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path, options):
         torch.testing.assert_close(loaded(loaded.prepare(picture)), model(model.prepare(picture)))
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_loaded_network_is_channels_last_and_has_the_gradients_of_one_that_is_not(saved, count):
+    loaded, expected = loading.load(saved), trained_resnet().double().eval()
+    assert loaded.network.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    images = torch.randn(count, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for model, given in ((loaded, images.clone()), (expected, images.double())):
+        given.requires_grad_()
+        model.network(given)[:, 1].sum().backward()
+        gradients.append(given.grad.double())
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-5 * float(gradients[1].abs().max()))
+
+
 def test_mean_and_deviation_come_back_bit_for_bit(saved):
     model, loaded = trained_resnet(), loading.load(saved)
     assert torch.equal(loaded.mean, model.mean)

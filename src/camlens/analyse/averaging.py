@@ -11,11 +11,10 @@ from torch import Tensor
 from camlens.analyse.edits import COPIES, LADDER
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.statistics import mcnemar_p_value
-from camlens.analyse.trials import Trials, predict_edited, probability_margins
+from camlens.analyse.trials import MAX_TRIED, Trials, predict_edited, probability_margins
 from camlens.runtime.kept import NOTHING_KEPT, Kept
 
 UNSURE = 0.9  # difference of the two largest probabilities, below which a prediction is averaged
-MAX_UNSURE = 1000  # images in each half that are averaged, about; of more, every so many
 WAYS = {"the mirrored copy": 1, "the mirrored copy and four moved ones": len(COPIES)}  # how many of `COPIES`
 
 
@@ -43,17 +42,20 @@ class Averaging:
         return self.corrected - self.broken
 
 
-def study_averaging(evaluation: Evaluation, trials: Trials, kept: Kept = NOTHING_KEPT) -> Averaging:
+def study_averaging(
+    evaluation: Evaluation, trials: Trials, max_tried: int = MAX_TRIED, kept: Kept = NOTHING_KEPT
+) -> Averaging:
     """Choose a way of averaging on the images with even numbers and measure it on those with odd ones.
 
     Args:
         evaluation: Of the data set.
         trials: What was tried already, which is not done again.
+        max_tried: Number of unsure images in each half that are averaged, about; of more, every n-th is.
         kept: Where the answers are kept, and the processes that share the images.
     """
     unsure = (probability_margins(evaluation) < UNSURE).nonzero()[:, 0]
     halves = [unsure[unsure % 2 == k] for k in (0, 1)]
-    choosing, measuring = (half[:: 1 + len(half) // MAX_UNSURE] for half in halves)
+    choosing, measuring = (half[:: 1 + len(half) // max_tried] for half in halves)
     copies = predict_copies(evaluation, choosing, len(COPIES), trials, kept, "copies")
     gains = {}
     for way, count in WAYS.items():

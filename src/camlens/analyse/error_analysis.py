@@ -159,7 +159,7 @@ def analyse(
         quick: Whether to leave the experiments, groups and shortcuts out.
         edits: Edits of your own beside those of `camlens.analyse.edits.LADDER`, by their names: functions from images
             (B, C, H, W) uint8, of the network's input size, to as many of the same size.
-        max_tried: Errors on which edits are tried, at most.
+        max_tried: Errors on which edits are tried, and unsure images of each half that are averaged, at most.
         max_listed: Errors of each model that are explained and listed, at most.
         opinion: A second opinion on the labels, as `camlens.analyse.labels.read_opinion` takes it: a classifier that
             has not learned these labels, or probabilities. Without it no label is doubted.

@@ -134,7 +134,7 @@ def predict_all(
         kept = replace(kept, key=fingerprints[0])
         trials = try_edits(evaluations[0], errors[0], ladder, max_tried, kept)
         needed = errors[0][trials.tried]
-        tried = trials, study_averaging(evaluations[0], trials, kept)
+        tried = trials, study_averaging(evaluations[0], trials, max_tried, kept)
     listed = [choose_errors(*pair, max_listed, needed) for pair in zip(evaluations, errors, strict=True)]
     if tried is not None:
         places = torch.isin(listed[0], needed).nonzero()[:, 0]  # both rise with the list

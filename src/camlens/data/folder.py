@@ -229,5 +229,5 @@ def _note(folder: Path, count: int, others: Iterable[str], expected: str, withou
 
 def size_range(sizes: Iterable[Size]) -> str:
     """`32x32`, or `1x100 to 400x3000` from the smallest to the largest area; height first."""
-    ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    ordered = sorted(set(sizes), key=lambda size: (size[0] * size[1], size))
     return " to ".join(f"{height}x{width}" for height, width in dict.fromkeys(ordered[:1] + ordered[-1:]))

@@ -72,4 +72,5 @@ def load(path: Path) -> Classifier:
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError, UsageError) as error:
             raise ModelError(f"{path}: its metadata is not what camlens writes: {error!r}") from error
     load_state(bare(model), state, path)
-    return model.eval()
+    # as in training: without AMX and AVX-512 a CPU predicts 1.3 times as many images a second
+    return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]

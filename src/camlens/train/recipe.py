@@ -194,7 +194,7 @@ RECIPES = {
         holdout=0.0,
     ),
     "finetune": Recipe(epochs=5, min_steps=100, batch_size=32, learning_rate=0.01, ema_decay=0.98, holdout=0.0),
-    "shapes": Recipe(epochs=10, sizes=(32,), width=16, batch_size=64, learning_rate=0.15, crop=3, ema_decay=0.98),
+    "shapes": Recipe(epochs=5, sizes=(32,), width=16, batch_size=64, learning_rate=0.15, crop=3, ema_decay=0.98),
 }
 
 
