@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import json
+import logging
 import os
 import re
 import tempfile
@@ -28,6 +29,8 @@ except ImportError:  # Windows, where folders are not locked
 
 TEMPORARY = re.compile(r"\..*-[0-9a-f]{32}(\.\w+)?")  # a name that `replacing` gives
 EXPANDED = 300_000_000  # bytes, up to which the content of an archive may be of any size beside the archive
+
+log = logging.getLogger("camlens")
 
 
 def path_of(what: str, value: object) -> Path:
@@ -147,6 +150,32 @@ def write_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]], compressed: bo
 
 
 _claimed: list[dict[Path, int]] = []  # the folders of `claimed_folders` and the descriptors that lock them
+
+
+@contextmanager
+def locked(path: Path, note: str) -> Iterator[None]:
+    """Within the body, this process alone has the lock of a file. Where there are no locks, as on Windows, it has none.
+
+    Args:
+        path: The file, which is made. The body may remove or rename it.
+        note: What to log if another process has the lock; then this one waits.
+    """
+    if fcntl is None:
+        path.touch()
+        yield
+        return
+    while True:
+        with path.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.warning(note)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:  # a file system without locks
+                pass
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):  # or else it was removed
+                yield
+                return
 
 
 @contextmanager

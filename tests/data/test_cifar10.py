@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import pickle
 import socket
 import struct
+import sys
 import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -406,6 +409,35 @@ def test_a_later_run_goes_on_where_one_broke_off(data: Data, tmp_path: Path) -> 
             cifar10.download(tmp_path, [mirror.url])
         downloaded(tmp_path, data, mirror.url)
     assert mirror.ranges[-1] == "bytes=3000-"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no locks of files")
+def test_of_two_downloads_at_once_one_waits(data: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    begun, waiting = threading.Event(), threading.Event()
+
+    class Slow(Mirror):
+        def answer(self, handler: BaseHTTPRequestHandler) -> None:
+            begun.set()
+            assert waiting.wait(60)
+            super().answer(handler)
+
+    class Watch(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            waiting.set()
+
+    log, watch = logging.getLogger("camlens"), Watch()
+    log.addHandler(watch)
+    try:
+        with serving(Slow(data.archive)) as mirror, ThreadPoolExecutor(2) as pool:
+            first = pool.submit(cifar10.download, tmp_path, [mirror.url])
+            assert begun.wait(60)
+            second = pool.submit(cifar10.download, tmp_path, [mirror.url])
+            assert first.result(60) == second.result(60) == tmp_path / cifar10.ARCHIVE
+    finally:
+        log.removeHandler(watch)
+    downloaded_once = [path.read_bytes() for path in tmp_path.iterdir()]
+    assert downloaded_once == [data.archive] and mirror.ranges == ["bytes=0-"]
+    assert f"waiting for another process, which downloads CIFAR-10 to {tmp_path}" in caplog.text
 
 
 def test_an_interrupted_run_keeps_its_part(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

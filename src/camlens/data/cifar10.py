@@ -23,6 +23,7 @@ from torch import Tensor
 
 from camlens.data.dataset import InMemoryDataset
 from camlens.errors import DataError, unknown
+from camlens.files import locked
 from camlens.progress import Work, console
 
 FOLDER = "cifar-10-batches-py"
@@ -192,7 +193,8 @@ def _batch(content: Any) -> tuple[Tensor, Tensor, tuple[str, ...]]:
 def download(folder: Path, mirrors: Sequence[str]) -> Path:
     """Download the archive (170 MB) from the first mirror that delivers it.
 
-    What has arrived is kept beside it in a file that ends in `.part`, which a later call continues.
+    What has arrived is kept beside it in a file that ends in `.part`, which a later call continues. Of several processes
+    that download to one folder at the same time, one does and the others wait for it.
 
     Args:
         folder: Where to put the archive; it is made.
@@ -204,21 +206,26 @@ def download(folder: Path, mirrors: Sequence[str]) -> Path:
     Raises:
         DataError: No mirror delivers it (if none answers, after 15 seconds at most), or the folder cannot be written.
     """
-    part, failures = folder / f"{ARCHIVE}.part", []
+    part, archive, failures = folder / f"{ARCHIVE}.part", folder / ARCHIVE, []
     columns = "CIFAR-10", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part.touch()
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        with (
+            locked(part, f"waiting for another process, which downloads CIFAR-10 to {folder}"),
+            Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
+        ):
+            if archive.exists():  # the other process was done
+                part.unlink()
+                return archive
             bar.add_task("", total=None)
             for url in mirrors:
                 try:
                     _complete(part, url, PATIENCE / len(mirrors), bar)
-                    return part.replace(folder / ARCHIVE)
+                    return part.replace(archive)
                 except DataError as error:
                     failures.append(f"  {url}: {error}")
-        if not part.stat().st_size:
-            part.unlink()
+            if not part.stat().st_size:
+                part.unlink()
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"cannot write {part}: {reason}; make room or name another folder with --data-dir") from error
