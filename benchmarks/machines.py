@@ -143,12 +143,12 @@ def main() -> None:
         try:
             for name in commands:
                 words = [name, str(run), "--data", str(pictures), "--device", "cpu"]
-                alone(words, folder / name)
+                alone(words, folder / "alone" / name)
                 for killed in [] if options.smoke else [False, True]:
                     row = f"{name}, a process killed" if killed else name
                     out = folder / row.replace(", ", "-").replace(" ", "-")
                     rows[row] = together(words, out, killed)
-                    rows[row]["largest_difference"] = difference(folder / name, out)
+                    rows[row]["largest_difference"] = difference(folder / "alone" / name, out)
                     print(row, rows[row], flush=True)
         finally:
             if not options.smoke:

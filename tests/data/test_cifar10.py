@@ -191,6 +191,16 @@ def test_places_are_searched_in_order(data: Data, tmp_path: Path, cache: Path, m
     assert cifar10.find(tmp_path / "given") == archive, "an empty folder is no data"
 
 
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert cifar10.find() is None
+
+
 def test_unknown_split() -> None:
     with pytest.raises(UsageError, match=r"unknown split 'val'; cifar10 has: train, test"):
         cifar10.load("val")

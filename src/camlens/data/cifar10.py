@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import tarfile
+import tempfile
 import threading
 import time
 import zlib
@@ -111,8 +112,12 @@ def _chosen_folder() -> Path | None:
 
 
 def _cache() -> Path:
-    root = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    return Path(root or Path.home() / ".cache") / "camlens"
+    if root := os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME"):
+        return Path(root) / "camlens"
+    try:
+        return Path.home() / ".cache" / "camlens"
+    except RuntimeError:  # a user without a home, as in many containers
+        return Path(tempfile.gettempdir()) / "camlens"
 
 
 # --- reading

@@ -90,14 +90,41 @@ def predict(
         description = description or f"predicting {data.name}, {data.split}"
     batches, total = _micro_batches(model, data, batch_size, processes, indices)
     shown = track(batches, description or "predicting", total, shown=processes.is_main)
-    logits, found = [torch.empty(0, len(model.class_names))], [torch.empty(0)]
+    logits, found = _GrowingTensor(torch.empty(0, len(model.class_names))), _GrowingTensor(torch.empty(0))
     for part in _run(model, shown, features, before_batch):
-        logits.append(part.logits)
-        found += [] if part.features is None else [part.features]
-    all_logits = processes.gather(torch.cat(logits))
-    if not features or processes.any(len(found) < len(logits)):
+        logits.add(part.logits)
+        if part.features is not None:
+            found.add(part.features)
+    all_logits = processes.gather(logits.tensor())
+    if not features or processes.any(found.count < logits.count):
         return Predictions(all_logits)
-    return Predictions(all_logits, _known(processes.gather(torch.cat(found))))
+    return Predictions(all_logits, _known(processes.gather(found.tensor())))
+
+
+class _GrowingTensor:
+    """Rows that are added batch by batch, (N, C).
+
+    They are copied into one tensor that grows. A list of each batch's would pin the memory between them: 500 bytes an
+    image.
+    """
+
+    def __init__(self, empty: Tensor) -> None:
+        self.buffer, self.count = empty, 0
+
+    def add(self, rows: Tensor) -> None:
+        """Add rows (B, C)."""
+        end = self.count + len(rows)
+        if end > len(self.buffer):
+            larger = rows.new_empty(2 * end, rows.shape[1])
+            if self.count:
+                larger[: self.count] = self.buffer[: self.count]
+            self.buffer = larger
+        self.buffer[self.count : end] = rows
+        self.count = end
+
+    def tensor(self) -> Tensor:
+        """All rows."""
+        return self.buffer[: self.count].clone()
 
 
 def predict_kept(
