@@ -84,7 +84,7 @@ def test_an_edit_is_a_reason_where_it_turns_errors_and_not_right_images_of_the_s
     for words, sentence in zip(analysis.words.lists, analysis.words.sentences, strict=True):
         assert words[0] == "changes when mirrored" and "near the boundary" in words
         assert sentence.startswith(
-            "It becomes dark when mirrored, which turns 100 % of the errors and 0 % of right images"
+            "It becomes dark when mirrored, which corrects 100 % of the errors and changes 0 % of equally"
         )
     assert "mirrored (100 against 0 %)" in analysis.findings[2]
 

@@ -63,38 +63,42 @@ def confident_errors(evaluation: Evaluation) -> str:
 
 
 def summarise_experiments(trials: Trials, places: Places, averaging: Averaging) -> list[str]:
-    """Three sentences: what errors are sensitive to, what the places on the maps are worth, and advice."""
-    return [reasons_in_words(trials), places_in_words(places), averaging_in_words(averaging)]
+    """Three sentences: which edits correct errors, what covering the cell with the most evidence does, and advice."""
+    return [edits_in_words(trials), places_in_words(places), averaging_in_words(averaging)]
 
 
-def reasons_in_words(trials: Trials) -> str:
-    """The edits that turn errors more often than right images of the same margin."""
+def edits_in_words(trials: Trials) -> str:
+    """The edits that correct errors more often than they change correct images with the same margin."""
     reasons = [rate for rate in trials.rates if rate.is_reason]
-    corrected, turned = (100 * float(turns.any(dim=1).double().mean()) for turns in trials.of_pairs())
+    corrected, changed = (100 * float(by_edit.any(dim=1).double().mean()) for by_edit in trials.of_pairs())
     any_edit = (
-        f"some of {len(trials.names)} small edits turns {corrected:.0f} % of the errors, and {turned:.0f} % of these"
+        f"At least one of {len(trials.names)} small edits corrects {corrected:.0f} % of the errors and changes "
+        f"{changed:.0f} % of the matched correct images."
     )
     if not reasons:
-        return f"No small edit turns more errors than right images that are as unsure; {any_edit}."
+        return f"No small edit corrects errors more often than it changes equally uncertain correct images. {any_edit}"
     listed = [f"{rate.name} ({100 * rate.errors:.0f} against {100 * rate.matched:.0f} %)" for rate in reasons]
-    return f"What turns more errors than right images that are as unsure: {', '.join(listed)}; {any_edit}."
+    return (
+        "Edits that correct errors more often than they change equally uncertain correct images: "
+        f"{', '.join(listed)}. {any_edit}"
+    )
 
 
 def places_in_words(places: Places) -> str:
-    """What the place that the map names first is worth."""
+    """How often covering the cell with the most evidence corrects an error, against a random cell."""
     low, high = (100 * end for end in places.interval)
     return (
-        f"Covering the place that the map names first corrects {100 * places.first:.0f} % of the errors, a place at "
-        f"random {100 * places.mean:.0f} % (difference {low:+.0f} to {high:+.0f} points)."
+        f"Covering the cell with the most evidence corrects {100 * places.first:.0f} % of the errors, covering a "
+        f"random cell {100 * places.mean:.0f} % (difference {low:+.0f} to {high:+.0f} points)."
     )
 
 
 def averaging_in_words(found: Averaging) -> str:
-    """What averaging does to images on which it was not chosen."""
+    """What averaging does on held-out images."""
     chance = f"{found.p_value:.2g}" if found.p_value >= 1e-4 else "below 0.0001"
     return (
-        f"Of {found.averaged:,} unsure images on which this was not chosen, averaging with {found.way} makes "
-        f"{counted(found.corrected, 'error')} right and {counted(found.broken, 'right image')} wrong "
+        f"On {found.averaged:,} held-out uncertain images, averaging with {found.way} corrects "
+        f"{counted(found.corrected, 'error')} and breaks {counted(found.broken, 'correct prediction')} "
         f"(McNemar's p-value {chance})."
     )
 

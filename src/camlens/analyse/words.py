@@ -68,23 +68,26 @@ def words_of_trial(trials: Trials, places: Places, row: int, label: str) -> tupl
     reasons = [rate for rate in reasons if rate.is_reason]
     words = [f"changes when {rate.name}" for rate in reasons]
     said = [
-        f"It becomes {label} when {rate.name}, which turns {100 * rate.errors:.0f} % of the errors and "
-        f"{100 * rate.matched:.0f} % of right images that are as unsure."
+        f"It becomes {label} when {rate.name}, which corrects {100 * rate.errors:.0f} % of the errors and changes "
+        f"{100 * rate.matched:.0f} % of equally uncertain correct images."
         for rate in reasons
     ]
     if places.depends[row]:
         words.append(PLACE)
         said.append(
-            f"It becomes {label} when the place that its map names first is covered, and seldom when another is."
+            f"It becomes {label} when the cell with the most evidence is covered, but not when most other cells are."
         )
     if changing:
         words.append(BOUNDARY)
-        turn = "turns" if changing == 1 else "turn"
-        few = f"The network was near another answer: {changing} of {count} small changes {turn} it."
-        said.append("The network was unsure: most small changes turn it." if 2 * changing > count else few)
+        change = "changes" if changing == 1 else "change"
+        few = f"The network was near another answer: {changing} of {count} small edits {change} the prediction."
+        most = "The network was unsure: most small edits change the prediction."
+        said.append(most if 2 * changing > count else few)
     else:
         words.append(f"unchanged by all {count} edits")
-        said.append(f"None of {count} small changes turns it, which does not say that the label is right.")
+        said.append(
+            f"None of {count} small edits changes the prediction, which does not mean that the label is correct."
+        )
     return words, said[0]
 
 

@@ -85,13 +85,13 @@ def render_kinds(trials: Trials) -> list[schema.RateFacts]:
 
 
 def describe_trials(trials: Trials, errors: int) -> str:
-    """On how many errors edits were tried, and how the right images were matched."""
+    """On how many errors edits were tried, and how correct images were matched with them."""
     tried, pairs = len(trials.tried), int((trials.partners >= 0).sum())
-    sampled = "" if tried == errors else f", every so many of all {errors:,} in the order of label and prediction"
+    sampled = "" if tried == errors else f", sampled evenly from all {errors:,} in the order of label and prediction"
     return (
-        f"Tried on {tried:,} errors{sampled}; {pairs:,} of them beside a right image of its own whose two largest "
-        f"probabilities differ as much, to {trials.gap:.3f} on average. An error is turned when it becomes its label, "
-        "a right image when it becomes its runner-up."
+        f"Tried on {tried:,} errors{sampled}. {pairs:,} of them are matched with a correct image whose two largest "
+        f"probabilities differ by about as much ({trials.gap:.3f} more or less on average). An edit corrects an error "
+        "if the prediction becomes the label, and changes a correct image if it becomes the runner-up."
     )
 
 
