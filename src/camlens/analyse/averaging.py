@@ -11,8 +11,8 @@ from torch import Tensor
 from camlens.analyse.edits import COPIES, LADDER
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.statistics import mcnemar_p_value
-from camlens.analyse.trials import MAX_TRIED, Trials, predict_edited, probability_margins
-from camlens.runtime.kept import NOTHING_KEPT, Kept
+from camlens.analyse.trials import Trials, predict_edited, probability_margins
+from camlens.runtime.prediction_cache import NO_CACHE, PredictionCache
 
 UNSURE = 0.9  # difference of the two largest probabilities, below which a prediction is averaged
 WAYS = {"the mirrored copy": 1, "the mirrored copy and four moved ones": len(COPIES)}  # how many of `COPIES`
@@ -42,34 +42,31 @@ class Averaging:
         return self.corrected - self.broken
 
 
-def study_averaging(
-    evaluation: Evaluation, trials: Trials, max_tried: int = MAX_TRIED, kept: Kept = NOTHING_KEPT
-) -> Averaging:
+def study_averaging(evaluation: Evaluation, trials: Trials, cache: PredictionCache = NO_CACHE) -> Averaging:
     """Choose a way of averaging on the images with even numbers and measure it on those with odd ones.
 
     Args:
         evaluation: Of the data set.
         trials: What was tried already, which is not done again.
-        max_tried: Number of unsure images in each half that are averaged, about; of more, every n-th is.
-        kept: Where the answers are kept, and the processes that share the images.
+        cache: Where the answers are kept, and the processes that share the images.
     """
     unsure = (probability_margins(evaluation) < UNSURE).nonzero()[:, 0]
     halves = [unsure[unsure % 2 == k] for k in (0, 1)]
-    choosing, measuring = (half[:: 1 + len(half) // max_tried] for half in halves)
-    copies = predict_copies(evaluation, choosing, len(COPIES), trials, kept, "copies")
+    choosing, measuring = (half[:: 1 + len(half) // MAX_UNSURE] for half in halves)
+    copies = predict_copies(evaluation, choosing, len(COPIES), trials, cache, "copies")
     gains = {}
     for way, count in WAYS.items():
         corrected, broken = outcome(evaluation, choosing, copies[:, :count])
         gains[way] = corrected - broken
     way = max(gains, key=gains.__getitem__)
-    measured = predict_copies(evaluation, measuring, WAYS[way], trials, kept, "measured-copies")
+    measured = predict_copies(evaluation, measuring, WAYS[way], trials, cache, "measured-copies")
     corrected, broken = outcome(evaluation, measuring, measured)
     p_value = mcnemar_p_value(corrected, broken)
     return Averaging(way, len(measuring), corrected, broken, p_value)
 
 
 def predict_copies(
-    evaluation: Evaluation, indices: Tensor, count: int, trials: Trials, kept: Kept, name: str
+    evaluation: Evaluation, indices: Tensor, count: int, trials: Trials, cache: PredictionCache, name: str
 ) -> Tensor:
     """The probabilities of the first of `COPIES` of images (I,): (I, count, K), kept under a name."""
     logits = torch.empty(len(indices), count, evaluation.logits.shape[1])
@@ -79,7 +76,7 @@ def predict_copies(
     logits[known] = trials.copies[place[indices[known]], :count]
     if not known.all():
         copies = {copy: LADDER[copy] for copy in COPIES[:count]}
-        logits[~known] = predict_edited(evaluation, indices[~known], copies, kept, name)
+        logits[~known] = predict_edited(evaluation, indices[~known], copies, cache, name)
     return evaluation.model.probabilities(logits)
 
 

@@ -36,8 +36,8 @@ from camlens.data.dataset import Dataset
 from camlens.files import path_of
 from camlens.model.classifier import Classifier
 from camlens.progress import Work
-from camlens.runtime.kept import Kept
 from camlens.runtime.predict import Predictions
+from camlens.runtime.prediction_cache import PredictionCache
 
 
 @dataclass(frozen=True)
@@ -171,9 +171,9 @@ def analyse(
             columns are about other images.
         UsageError: An edit has a name that is taken, or gives something else than such images; or a number is none.
     """
-    kept = Kept(None if cache is None else path_of("cache", cache))
+    kept = PredictionCache(None if cache is None else path_of("cache", cache))
     asked: dict[str, Any] = {"edits": edits, "max_tried": max_tried, "opinion": opinion, "columns": columns}
-    asked |= {"max_listed": max_listed, "kept": kept}
+    asked |= {"max_listed": max_listed, "cache": kept}
     return study(predict_all(model, test, train, second, batch_size, quick, **asked), quick, train_doubt)
 
 

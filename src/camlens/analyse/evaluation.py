@@ -19,8 +19,8 @@ from camlens.errors import UsageError
 from camlens.files import write_arrays
 from camlens.model.classifier import Classifier, align
 from camlens.model.temperature import describe, scale
-from camlens.runtime.kept import Kept
-from camlens.runtime.predict import predict, predict_kept
+from camlens.runtime.predict import predict, predict_cached
+from camlens.runtime.prediction_cache import PredictionCache
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
 
 
@@ -239,7 +239,9 @@ def evaluate(
         predictions = predict(model, data, batch_size, features, processes)
     else:
         path = Path(kept)
-        predictions = predict_kept(model, data, Kept(path.parent, processes), path.name, batch_size, features)
+        predictions = predict_cached(
+            model, data, PredictionCache(path.parent, processes), path.name, batch_size, features
+        )
     predictions.check_finite(model.name)
     return Evaluation(model, data, predictions.logits, predictions.features)
 

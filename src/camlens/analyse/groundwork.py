@@ -20,7 +20,6 @@ from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.errors import DataError, UsageError, whole_number
 from camlens.files import path_of
 from camlens.model.classifier import Classifier, align
-from camlens.runtime.kept import NOTHING_KEPT, Kept
 from camlens.runtime.predict import (
     FEATURES_FILE,
     OPINION_FILE,
@@ -28,8 +27,9 @@ from camlens.runtime.predict import (
     TEST_FILE,
     Predictions,
     fingerprint,
-    predict_kept,
+    predict_cached,
 )
+from camlens.runtime.prediction_cache import NO_CACHE, PredictionCache
 
 MAX_LISTED = 2000  # errors
 
@@ -76,7 +76,7 @@ def predict_all(
     max_listed: int = MAX_LISTED,
     opinion: Any = None,
     columns: str | Path | None = None,
-    kept: Kept = NOTHING_KEPT,
+    cache: PredictionCache = NO_CACHE,
 ) -> Groundwork:
     """Run the networks over the test and training images, and over edited ones.
 
@@ -92,7 +92,7 @@ def predict_all(
         max_listed: Likewise.
         opinion: Likewise.
         columns: Likewise.
-        kept: Where the predictions are kept, and the processes that share the images. On other processes than the main
+        cache: Where the predictions are kept, and the processes that share the images. On other processes than the main
             one, features have no rows.
 
     Raises:
@@ -117,24 +117,24 @@ def predict_all(
     if second is not None and is_prepared and second.geometry != model.geometry:
         log.warning(f"the data hold no pictures: {second.name} gets the images for {model.name}, resized")
     ladder, properties = with_own(edits), [] if columns is None else read_properties(path_of("columns", columns), data)
-    together = kept.processes
+    together = cache.processes
     second_opinion = (
-        None if opinion is None else read_opinion(opinion, data, batch_size, together, kept.path(OPINION_FILE))
+        None if opinion is None else read_opinion(opinion, data, batch_size, together, cache.path(OPINION_FILE))
     )
-    evaluations = [evaluate(model, data, batch_size, together, features=True, kept=kept.path(TEST_FILE))]
+    evaluations = [evaluate(model, data, batch_size, together, features=True, kept=cache.path(TEST_FILE))]
     if second is not None:
-        evaluations.append(evaluate(second, data, batch_size, together, kept=kept.path(SECOND_FILE)))
+        evaluations.append(evaluate(second, data, batch_size, together, kept=cache.path(SECOND_FILE)))
     errors = [evaluation.errors("confidence") for evaluation in evaluations]
     fingerprints = together.call_on_main(identify, model, data, known)
     learned = tried = None
     if known is not None and evaluations[0].features is not None and len(errors[0]):
-        learned = predict_kept(model, known, kept, FEATURES_FILE, batch_size, True, fingerprints[1], announced=True)
+        learned = predict_cached(model, known, cache, FEATURES_FILE, batch_size, True, fingerprints[1], announced=True)
     needed = torch.empty(0, dtype=torch.int64)
     if len(errors[0]) and not quick:
-        kept = replace(kept, key=fingerprints[0])
-        trials = try_edits(evaluations[0], errors[0], ladder, max_tried, kept)
+        cache = replace(cache, key=fingerprints[0])
+        trials = try_edits(evaluations[0], errors[0], ladder, max_tried, cache)
         needed = errors[0][trials.tried]
-        tried = trials, study_averaging(evaluations[0], trials, max_tried, kept)
+        tried = trials, study_averaging(evaluations[0], trials, cache)
     listed = [choose_errors(*pair, max_listed, needed) for pair in zip(evaluations, errors, strict=True)]
     if tried is not None:
         places = torch.isin(listed[0], needed).nonzero()[:, 0]  # both rise with the list

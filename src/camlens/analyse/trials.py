@@ -19,8 +19,8 @@ from camlens.analyse.statistics import holm, match, mcnemar_p_value, paired_diff
 from camlens.model.classifier import Classifier
 from camlens.model.preprocess import to_pixels
 from camlens.progress import track
-from camlens.runtime.kept import NOTHING_KEPT, Kept, Rows
 from camlens.runtime.predict import predict
+from camlens.runtime.prediction_cache import NO_CACHE, PredictionCache, Rows
 
 MAX_TRIED = 1000  # errors, and as many right images
 BATCH = 64  # images edited at a time
@@ -116,7 +116,7 @@ def try_edits(
     errors: Tensor,
     edits: Mapping[str, Edit],
     max_tried: int = MAX_TRIED,
-    kept: Kept = NOTHING_KEPT,
+    cache: PredictionCache = NO_CACHE,
 ) -> Trials:
     """Try edits on errors and on as many right images of the same margin.
 
@@ -125,7 +125,7 @@ def try_edits(
         errors: (E,) the errors, at least one.
         edits: By name, the mildest first.
         max_tried: Errors tried at most; of more, every so many are, in the order of label and prediction.
-        kept: Where the answers are kept, and the processes that share the images.
+        cache: Where the answers are kept, and the processes that share the images.
     """
     tried = sample_evenly(evaluation, errors, max_tried)
     errors, right = errors[tried], (~evaluation.wrong).nonzero()[:, 0]
@@ -134,7 +134,7 @@ def try_edits(
     partners = torch.where(places >= 0, right[places], -1) if len(right) else places
     paired = partners >= 0
     images = torch.cat([errors, partners[paired]])
-    logits = predict_edited(evaluation, images, edits, kept, "edits")
+    logits = predict_edited(evaluation, images, edits, cache, "edits")
     of_errors, of_partners = logits.split([len(errors), int(paired.sum())])
     labels, predictions = evaluation.labels[errors], evaluation.predictions[errors]
     runner_up = evaluation.logits[partners[paired]].topk(2, dim=1).indices[:, 1]
@@ -186,7 +186,7 @@ def predict_edited(
     evaluation: Evaluation,
     indices: Tensor,
     edits: Mapping[str, Edit],
-    kept: Kept = NOTHING_KEPT,
+    cache: PredictionCache = NO_CACHE,
     name: str = "",
 ) -> Tensor:
     """The logits of images of the data set after each of n edits.
@@ -195,14 +195,14 @@ def predict_edited(
         evaluation: Of the data set.
         indices: The images, (I,) int64.
         edits: By name.
-        kept: Where the logits are kept, and the processes that share the images. What the user's own edits do is kept
+        cache: Where the logits are kept, and the processes that share the images. What the user's own edits do is kept
             nowhere: nothing tells whether they are still the same.
         name: Of the file in `parts`.
 
     Returns:
         (I, n, K).
     """
-    model, processes = evaluation.model, kept.processes
+    model, processes = evaluation.model, cache.processes
 
     def compute(blocks: Sequence[Tensor]) -> Generator[Rows, None, None]:
         for block in track(blocks, "trying small edits", shown=processes.is_main):
@@ -212,10 +212,10 @@ def predict_edited(
             yield {"logits": logits.view(len(edits), len(block), -1).transpose(0, 1)}
 
     if not edits.items() <= LADDER.items():
-        kept = replace(kept, folder=None)
+        cache = replace(cache, folder=None)
     key = hashlib.sha256(repr((version("camlens"), list(edits), indices.tolist())).encode()).hexdigest()
     what = "images with small edits"
-    rows = kept.rows(f"parts/{name}.safetensors", key, len(indices), BATCH, what, compute) or {}
+    rows = cache.rows(f"parts/{name}.safetensors", key, len(indices), BATCH, what, compute) or {}
     return processes.call_on_main(lambda: rows["logits"].clone())  # noqa: PLW0108 - other processes have no rows
 
 

@@ -20,8 +20,8 @@ from camlens.analyse.groundwork import predict_all
 from camlens.errors import UsageError
 from camlens.files import out_folder, parse_json, path_of, write_json, write_text
 from camlens.model.classifier import Classifier
-from camlens.runtime.kept import Kept
 from camlens.runtime.predict import fingerprint_weights
+from camlens.runtime.prediction_cache import PredictionCache
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
 from camlens.show.palette import custom_properties
 from camlens.show.parquet import write_table
@@ -79,8 +79,8 @@ def report(
         raise UsageError(f"out is {str(out)!r}; expected the path of a file, such as out/report.html")
     if processes.is_main:
         warn_of_replacing(path, [model] if second is None else [model, second])
-    kept = Kept(processes.call_on_main(out_folder, path.parent), processes)
-    asked: dict[str, Any] = {"edits": edits, "opinion": opinion, "columns": columns, "kept": kept}
+    cache = PredictionCache(processes.call_on_main(out_folder, path.parent), processes)
+    asked: dict[str, Any] = {"edits": edits, "opinion": opinion, "columns": columns, "cache": cache}
     ground = predict_all(model, data, train, second, batch_size, quick, **asked)
     return write_report(study(ground, quick, train_doubt), path) if processes.is_main else path
 
