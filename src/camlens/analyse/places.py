@@ -54,7 +54,7 @@ class Places:
         return torch.stack([*self.corrected.values()]).all(dim=0) & (self.covers <= GRID * GRID // 2)
 
 
-def study_places(explained: ExplainedPredictions, trials: Trials) -> Places:
+def cover_evidence(explained: ExplainedPredictions, trials: Trials) -> Places:
     """Cover the cell of each tried error that its contrast names first.
 
     Args:

@@ -12,7 +12,7 @@ DUPLICATE, BOUNDARY, PLACE = "near-duplicate in training", "near the boundary", 
 
 
 @dataclass(frozen=True)
-class Words:
+class ErrorDescriptions:
     """Words for E errors.
 
     Attributes:
@@ -26,7 +26,7 @@ class Words:
 
 def describe_errors(
     evaluation: Evaluation, errors: Tensor, trials: Trials | None, places: Places | None, duplicate_labels: Tensor
-) -> Words:
+) -> ErrorDescriptions:
     """Find the words for errors.
 
     Args:
@@ -58,7 +58,7 @@ def describe_errors(
             said.append("No small edits were tried.")
         lists.append(words)
         sentences.append(said[0])
-    return Words(lists, sentences)
+    return ErrorDescriptions(lists, sentences)
 
 
 def words_of_trial(trials: Trials, places: Places, row: int, label: str) -> tuple[list[str], str]:

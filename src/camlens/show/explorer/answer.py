@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from camlens.analyse.base_predictions import identify
 from camlens.analyse.error_analysis import analyse
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.explanations import METHOD, compute_maps, explain_predictions
-from camlens.analyse.groundwork import identify
 from camlens.analyse.training_images import NeighbourSearch
 from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.data.decoder import decoder
