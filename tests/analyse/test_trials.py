@@ -108,7 +108,7 @@ def test_the_trials_are_what_the_network_says_of_the_edited_pictures(analysis):
             others = model(model.prepare(edit(data.images(trials.partners)))).argmax(dim=1)
         assert torch.equal(trials.corrected[:, number], logits.argmax(dim=1) == 0), name
         assert torch.equal(trials.changed[:, number], logits.argmax(dim=1) != 1), name
-        assert torch.equal(trials.turned[:, number], others != data.labels[trials.partners]), "two classes"
+        assert torch.equal(trials.partner_changed[:, number], others != data.labels[trials.partners]), "two classes"
         torch.testing.assert_close(trials.label_probability[:, number], logits.softmax(dim=1)[:, 0])
         torch.testing.assert_close(trials.margins[:, number], logits[:, 1] - logits[:, 0])
 
@@ -147,7 +147,7 @@ def test_with_fewer_right_images_than_errors_some_errors_have_no_partner():
     analysis = camlens.analyse(model, data)
     trials = analysis.experiments.trials
     assert int((trials.partners >= 0).sum()) == 4 and len(trials.tried) == 20
-    assert not trials.turned[trials.partners < 0].any() and len(trials.of_pairs()[0]) == 4
+    assert not trials.partner_changed[trials.partners < 0].any() and len(trials.of_pairs()[0]) == 4
     alone = camlens.analyse(model, data.subset(torch.arange(20)))
     assert alone.experiments.trials.rates == [] and (alone.experiments.trials.partners == -1).all()
     assert "changes when mirrored" not in alone.words.lists[0], "nothing to compare with"

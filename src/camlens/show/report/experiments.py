@@ -9,7 +9,7 @@ from camlens.analyse.edits import COVERS, GRID, apply
 from camlens.analyse.error_analysis import ErrorAnalysis
 from camlens.analyse.findings import averaging_in_words
 from camlens.analyse.places import Places
-from camlens.analyse.trials import EditRate, Trials, network_images
+from camlens.analyse.trials import EditRate, Trials, to_input_size
 from camlens.show.report import schema
 from camlens.show.report.packing import PER_SHEET, pack_pictures, round_values
 
@@ -100,7 +100,7 @@ def edited_pictures(analysis: ErrorAnalysis, trials: Trials, pictures: list[tupl
     edits, model = list(trials.edits.items()), analysis.evaluation.model
     for start in range(0, len(pictures), PER_SHEET):
         batch = pictures[start : start + PER_SHEET]
-        images = network_images(model, analysis.test.images(torch.tensor([index for index, _ in batch])))
+        images = to_input_size(model, analysis.test.images(torch.tensor([index for index, _ in batch])))
         numbers = torch.tensor([edit for _, edit in batch])
         for number in numbers.unique().tolist():
             same = numbers == number

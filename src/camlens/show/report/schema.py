@@ -162,7 +162,7 @@ class GroupFacts(TypedDict):
 
 
 class ShortcutFacts(TypedDict):
-    """A mark by which the network knows a class; numbers of pictures in `CommonFacts.pictures`."""
+    """A patch by which the network recognises a class; numbers of pictures in `CommonFacts.pictures`."""
 
     sentence: str
     alarm: bool
@@ -173,12 +173,12 @@ class ShortcutFacts(TypedDict):
 
 
 class CommonFacts(TypedDict):
-    """What the errors have in common, and marks that give a class away."""
+    """What the errors have in common, and patches that give a class away."""
 
     groups: list[GroupFacts]
     tried: str  # how many rules, or why none
     shortcuts: list[ShortcutFacts]
-    marks: str  # how many marks were tried
+    marks: str  # how many patches were tried
     pictures: Pictures
 
 
