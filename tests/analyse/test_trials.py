@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import camlens
-from camlens.analyse.averaging import outcome, study_averaging
+from camlens.analyse.averaging import count_changes, study_averaging
 from camlens.analyse.edits import LADDER
 from camlens.analyse.error_analysis import ErrorAnalysis
 from camlens.analyse.evaluation import Evaluation, evaluate
@@ -204,5 +204,5 @@ def test_averaging_by_hand():
     data = data.subset(torch.arange(3)).with_labels(labels)
     logits = torch.tensor([[0.4, 0.6], [0.9, 0.1], [0.45, 0.55]]).log()
     copies = torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]], [[0.6, 0.4]]])
-    found = outcome(Evaluation(planted()[0], data, logits), torch.arange(3), copies)
+    found = count_changes(Evaluation(planted()[0], data, logits), torch.arange(3), copies)
     assert found == (1, 1), "the first becomes right, the third wrong, the second stays wrong"
