@@ -1,8 +1,8 @@
 """Doubt in labels by a second opinion: probabilities of another network, or of any other classifier.
 
 A network's own predictions say little about the labels of its errors, because on these images the network itself is
-often wrong. Two opinions against a label say more, the more accurate the second one is. Neither may have been trained on
-these labels.
+often wrong. Two opinions against a label say more, the more accurate the second one is. Neither may have been trained
+on these labels.
 """
 
 import logging
