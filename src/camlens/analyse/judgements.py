@@ -130,18 +130,18 @@ class Judged:
     def in_words(self) -> list[str]:
         """Sentences, with 95 % intervals."""
         said = [
-            f"Wrong labels: {self.wrong_errors} of the marked errors, {self.wrong_right} of the marked right images."
+            f"Wrong labels: {self.wrong_errors} of the marked errors, {self.wrong_right} of the marked correct images."
         ]
         if self.doubted is None:
             said.append("No label is doubted without a second opinion (--opinion).")
         else:
-            said.append(f"Doubt was right in {self.doubted} of the marked images whose label it is against.")
+            said.append(f"Doubt was right in {self.doubted} of the marked images whose label is doubted.")
         if self.accuracy is None or self.wrong is None:
-            kind = "right images" if self.wrong_errors.of else "errors"
+            kind = "correct images" if self.wrong_errors.of else "errors"
             return [
                 *said,
                 f"No {kind} are marked, so the corrected accuracy is not known: marking errors alone can only raise it."
-                " Mark images at random, right ones among them.",
+                " Mark images at random, correct ones among them.",
             ]
         (accuracy, (low, high)), (wrong, (fewest, most)) = self.accuracy, self.wrong
         return [
