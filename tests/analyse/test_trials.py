@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import camlens
-from camlens.analyse.averaging import count_changes, study_averaging
+from camlens.analyse.averaging import count_changes, evaluate_averaging
 from camlens.analyse.edits import LADDER
 from camlens.analyse.error_analysis import ErrorAnalysis
 from camlens.analyse.evaluation import Evaluation, evaluate
@@ -195,7 +195,7 @@ def test_what_was_tried_already_is_not_tried_again(analysis, monkeypatch):
     evaluation, trials = analysis.evaluation, analysis.experiments.trials
     everything = Trials(**{**vars(trials), "images": torch.arange(80), "copies": torch.zeros(80, 5, 2)})
     monkeypatch.setattr("camlens.analyse.averaging.predict_edited", lambda *_: pytest.fail("the network is asked"))
-    study_averaging(evaluation, everything)
+    evaluate_averaging(evaluation, everything)
 
 
 def test_averaging_by_hand():

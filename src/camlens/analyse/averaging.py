@@ -11,11 +11,10 @@ from torch import Tensor
 from camlens.analyse.edits import COPIES, LADDER
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.statistics import mcnemar_p_value
-from camlens.analyse.trials import Trials, predict_edited, probability_margins
+from camlens.analyse.trials import MAX_TRIED, Trials, predict_edited, probability_margins
 from camlens.runtime.prediction_cache import NO_CACHE, PredictionCache
 
 UNSURE = 0.9  # difference of the two largest probabilities below which an image is uncertain
-MAX_UNSURE = 1000  # uncertain images in each half, about; of more, every n-th is taken
 WAYS = {"the mirrored copy": 1, "the mirrored copy and four moved ones": len(COPIES)}  # number of `COPIES`, in order
 
 
@@ -43,17 +42,20 @@ class Averaging:
         return self.corrected - self.broken
 
 
-def study_averaging(evaluation: Evaluation, trials: Trials, cache: PredictionCache = NO_CACHE) -> Averaging:
+def evaluate_averaging(
+    evaluation: Evaluation, trials: Trials, max_tried: int = MAX_TRIED, cache: PredictionCache = NO_CACHE
+) -> Averaging:
     """Choose a way of averaging on the images with even indices and measure it on those with odd ones.
 
     Args:
         evaluation: Of the data set.
         trials: The results of the edits; copies that are among them are not predicted again.
+        max_tried: Number of uncertain images in each half, about; of more, every n-th is taken.
         cache: Where the predictions are kept, and the processes that share the images.
     """
     uncertain = (probability_margins(evaluation) < UNSURE).nonzero()[:, 0]
     halves = [uncertain[uncertain % 2 == k] for k in (0, 1)]
-    first, second = (half[:: 1 + len(half) // MAX_UNSURE] for half in halves)
+    first, second = (half[:: 1 + len(half) // max_tried] for half in halves)
     copies = predict_copies(evaluation, first, len(COPIES), trials, cache, "copies")
     gains = {}
     for way, count in WAYS.items():

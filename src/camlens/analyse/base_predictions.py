@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camlens.analyse.averaging import Averaging, study_averaging
+from camlens.analyse.averaging import Averaging, evaluate_averaging
 from camlens.analyse.edits import Edit, with_own
 from camlens.analyse.evaluation import Evaluation, evaluate, labelled
 from camlens.analyse.labels import read_opinion
@@ -49,7 +49,8 @@ class AnalysisOptions:
         batch_size: Images predicted at a time, at most.
         quick: Whether to leave out edits, averaging, groups and shortcuts.
         edits: The user's own edits, by name.
-        max_tried: Number of errors on which edits are tried, at most.
+        max_tried: Number of errors on which edits are tried, and of uncertain images of each half that are averaged, at
+            most.
         max_listed: Number of errors of each model that are listed, at most.
         opinion: A second opinion on the labels (`read_opinion`).
         columns: A CSV file with properties of the test images (`read_properties`).
@@ -156,7 +157,7 @@ def predict_all(
     if len(errors) and not options.quick:
         cache = replace(cache, key=fingerprints[0])
         trials = try_edits(evaluation, errors, edits, options.max_tried, cache)
-        averaging = study_averaging(evaluation, trials, cache)
+        averaging = evaluate_averaging(evaluation, trials, options.max_tried, cache)
         tried = errors[trials.tried]
     listed = [choose_errors(*pair, options.max_listed, tried) for pair in zip(evaluations, all_errors, strict=True)]
     if trials is not None:  # positions among all errors become positions among the listed ones, in the same order

@@ -159,7 +159,8 @@ def analyse(
         quick: Whether to leave out experiments, groups and shortcuts.
         edits: Edits of your own beside those of `camlens.analyse.edits.LADDER`, by their names: functions from images
             (B, C, H, W) uint8, of the network's input size, to images of the same shape.
-        max_tried: Number of errors on which edits are tried, at most.
+        max_tried: Number of errors on which edits are tried, and of uncertain images of each half that are averaged, at
+            most.
         max_listed: Number of errors of each model that are explained and listed, at most.
         opinion: A second opinion on the labels, as `camlens.analyse.labels.read_opinion` takes it: a classifier that
             was not trained on these labels, or probabilities. Without it, no label is doubted.
