@@ -132,8 +132,8 @@ def test_what_a_second_model_fixed_and_broke(tmp_path):
     assert (
         fixed
         and broken
-        and f"fixed {fixed} errors" in facts["findings"][0]
-        and f"broke {broken} " in facts["findings"][0]
+        and f"corrects {fixed} errors" in facts["findings"][0]
+        and f"breaks {broken} " in facts["findings"][0]
     )
     assert [model["name"] for model in facts["models"]] == ["tiny (first)", "tiny (second)"]
     assert facts["findings"][0].startswith("tiny (second) fixed") and a.name == "tiny"

@@ -13,7 +13,7 @@ from camlens.analyse.base_predictions import MAX_LISTED, AnalysisOptions, BasePr
 from camlens.analyse.edits import Edit
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.explanations import ExplainedPredictions, explain_predictions
-from camlens.analyse.findings import compare_models, summarise_errors, summarise_experiments, what_is_missing
+from camlens.analyse.findings import compare_models, missing_in_words, summarise_errors, summarise_experiments
 from camlens.analyse.groups import Groups, find_groups
 from camlens.analyse.labels import doubt_in_words, label_doubt
 from camlens.analyse.places import Places, cover_evidence
@@ -204,7 +204,7 @@ def analyse_predictions(base: BasePredictions, options: AnalysisOptions) -> Erro
         findings += [shortcut.sentence for shortcut in shortcuts.found if shortcut.is_alarm]
     doubt = None if base.opinion is None else label_doubt(evaluation, base.opinion)
     if count:
-        findings += [doubt_in_words(evaluation, doubt), *what_is_missing(evaluation, train, count)]
+        findings += [doubt_in_words(evaluation, doubt), *missing_in_words(evaluation, train, count)]
     return ErrorAnalysis(
         fingerprints=base.fingerprints,
         test=evaluation.data,

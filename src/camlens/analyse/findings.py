@@ -7,7 +7,7 @@ from camlens.analyse.statistics import mcnemar_p_value
 from camlens.analyse.trials import Trials
 from camlens.data.dataset import Dataset
 
-SURE = 0.8  # probability of the prediction from which the network counts as sure
+CONFIDENT = 0.8  # probability of the prediction above which an error is confident
 
 
 def summarise_errors(evaluation: Evaluation) -> list[str]:
@@ -15,50 +15,53 @@ def summarise_errors(evaluation: Evaluation) -> list[str]:
     count = int(evaluation.wrong.sum())
     if not count:
         return [f"All {len(evaluation.wrong):,} images are right."]
-    return [commonest_error(evaluation), confident_errors(evaluation)]
+    return [most_frequent_error(evaluation), confident_errors(evaluation)]
 
 
-def what_is_missing(evaluation: Evaluation, train: Dataset | None, listed: int) -> list[str]:
-    """Sentences on what is not said of the errors, and why; none if all is said.
+def missing_in_words(evaluation: Evaluation, train: Dataset | None, listed: int) -> list[str]:
+    """Sentences on what the analysis does not contain, and why; none if it is complete.
 
     Args:
         evaluation: Of the data set, with errors.
-        train: The training images.
-        listed: How many of the errors are listed.
+        train: The training images, or None.
+        listed: Number of errors that are listed.
     """
     errors = int(evaluation.wrong.sum())
-    left_out = [
-        f"{listed:,} of the {errors:,} errors are listed: those that were edited, and the most confident of each label "
-        "and prediction."
-    ] * (listed < errors)
-    if train is not None and evaluation.features is not None:
-        return left_out
+    missing = []
+    if listed < errors:
+        missing.append(
+            f"{listed:,} of the {errors:,} errors are listed: those that were edited, and the most confident of each "
+            "label and prediction."
+        )
+    reason = None
     if train is None:
-        why = "none were given, in a folder train/ or as train="
-    else:
-        why = f"the logits of {evaluation.model.name} do not come straight from a linear layer"
-    return [*left_out, f"No training images behind the errors are shown: {why}."]
+        reason = "none were given, in a folder train/ or as train="
+    elif evaluation.features is None:
+        reason = f"{evaluation.model.name} does not end in a linear layer that computes the logits"
+    if reason is not None:
+        missing.append(f"No related training images are shown: {reason}.")
+    return missing
 
 
-def commonest_error(evaluation: Evaluation) -> str:
-    """The label and prediction that occur together most often, and how often the reverse happens."""
+def most_frequent_error(evaluation: Evaluation) -> str:
+    """The most frequent pair of label and prediction, and how often the reverse happens."""
     names, confusion = evaluation.data.class_names, evaluation.confusion.fill_diagonal_(0)
     label, prediction = divmod(int(confusion.argmax()), len(names))
     return (
-        f"{names[label]} called {names[prediction]} is the commonest error: {int(confusion.max())} of "
+        f"{names[label]} called {names[prediction]} is the most frequent error: {int(confusion.max())} of "
         f"{counted(int(confusion.sum()), 'error')}; the reverse happens "
         f"{counted(int(confusion[prediction, label]), 'time')}."
     )
 
 
 def confident_errors(evaluation: Evaluation) -> str:
-    """In how many errors the network was sure, and in how many the label came second."""
+    """In how many errors the network was confident, and in how many the label came second."""
     wrong = evaluation.wrong
-    sure = int((evaluation.confidences[wrong] > SURE).sum())
+    confident = int((evaluation.confidences[wrong] > CONFIDENT).sum())
     second = int((evaluation.logits[wrong].topk(2, dim=1).indices[:, 1] == evaluation.labels[wrong]).sum())
     return (
-        f"The network was more than {100 * SURE:.0f} % sure in {sure:,} of its {counted(int(wrong.sum()), 'error')}; "
-        f"in {second:,} of them all, the label came second."
+        f"The network was more than {100 * CONFIDENT:.0f} % confident in {confident:,} of its "
+        f"{counted(int(wrong.sum()), 'error')}; in {second:,} of all errors, the label came second."
     )
 
 
@@ -69,6 +72,8 @@ def summarise_experiments(trials: Trials, places: Places, averaging: Averaging) 
 
 def edits_in_words(trials: Trials) -> str:
     """The edits that correct errors more often than they change correct images with the same margin."""
+    if not trials.rates:
+        return "Small edits of errors are compared with nothing: no image is correct."
     reasons = [rate for rate in trials.rates if rate.is_reason]
     corrected, changed = (100 * float(by_edit.any(dim=1).double().mean()) for by_edit in trials.of_pairs())
     any_edit = (
@@ -104,7 +109,7 @@ def averaging_in_words(found: Averaging) -> str:
 
 
 def compare_models(first: Evaluation, second: Evaluation) -> list[str]:
-    """What the second model fixed and broke, whether that could be chance, and the classes that changed most."""
+    """What the second model corrects and breaks, whether that is significant, and the classes that change most."""
     fixed, broken = int((first.wrong & ~second.wrong).sum()), int((~first.wrong & second.wrong).sum())
     both = int((first.wrong & second.wrong).sum())
     p_value = mcnemar_p_value(fixed, broken)
@@ -112,10 +117,10 @@ def compare_models(first: Evaluation, second: Evaluation) -> list[str]:
     gained = second.confusion.diag() - first.confusion.diag()
     best, worst = int(gained.argmax()), int(gained.argmin())
     return [
-        f"{second.model.name} fixed {fixed:,} errors of {first.model.name} and broke {broken:,} images that were "
-        f"right; {both:,} are wrong by both.",
-        "McNemar's test: if neither were better, fixed and broken would differ this much with probability "
+        f"{second.model.name} corrects {fixed:,} errors of {first.model.name} and breaks {broken:,} of its correct "
+        f"predictions; {both:,} images are errors of both.",
+        "McNemar's test: if neither were better, these two numbers would differ by as much with probability "
         + (f"{p_value:.2g}." if p_value >= 1e-4 else "below 0.0001."),
-        f"{names[best]} gained most, {int(gained[best]):+d} images right; {names[worst]} least, "
+        f"{names[best]} gains most, {int(gained[best]):+d} correct images; {names[worst]} least, "
         f"{int(gained[worst]):+d}.",
     ]
