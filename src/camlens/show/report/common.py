@@ -95,7 +95,7 @@ def list_shortcuts(analysis: ErrorAnalysis) -> list[ShortcutRow]:
 
 
 def list_effect(effect: Effect) -> EffectRow:
-    """A difference with its interval."""
+    """An effect."""
     return {
         "value": round(effect.value, 4),
         "control": round(effect.control, 4),
