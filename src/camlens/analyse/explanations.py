@@ -175,17 +175,17 @@ def explain_pictures(
     names = available_methods(model, explained_layers) if method == "all" else [find_method(method).name]
     explanations = []
     for chosen in map(METHODS.__getitem__, names):
-        asked = layers if chosen.level == "pixels" else explained_layers
+        wanted = layers if chosen.level == "pixels" else explained_layers
         second = against if chosen.explains_class or method != "all" else None  # some methods explain no class
-        explanations.append(explain(model, pictures, chosen.name, asked or None, target, second))
+        explanations.append(explain(model, pictures, chosen.name, wanted or None, target, second))
     first = explanations[0]
     assert first.target is not None, "a class is explained"
     probabilities, classes = first.probabilities.sort(dim=1, descending=True, stable=True)
-    found = []
+    explained = []
     for row in range(len(pictures)):
         best = zip(classes[row, :top].tolist(), probabilities[row, :top].tolist(), strict=True)
         maps = {e.method: {layer: maps[row].cpu() for layer, maps in e.by_layer().items()} for e in explanations}
-        found.append(
+        explained.append(
             PictureExplanation(
                 [(first.class_name(index), probability) for index, probability in best],
                 first.class_name(int(first.target[row])),
@@ -193,4 +193,4 @@ def explain_pictures(
                 maps,
             )
         )
-    return found
+    return explained

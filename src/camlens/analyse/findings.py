@@ -98,12 +98,12 @@ def places_in_words(places: Places) -> str:
     )
 
 
-def averaging_in_words(found: Averaging) -> str:
+def averaging_in_words(averaging: Averaging) -> str:
     """What averaging does on held-out images."""
-    chance = f"{found.p_value:.2g}" if found.p_value >= 1e-4 else "below 0.0001"
+    chance = f"{averaging.p_value:.2g}" if averaging.p_value >= 1e-4 else "below 0.0001"
     return (
-        f"On {found.averaged:,} held-out uncertain images, averaging with {found.way} corrects "
-        f"{counted(found.corrected, 'error')} and breaks {counted(found.broken, 'correct prediction')} "
+        f"On {averaging.averaged:,} held-out uncertain images, averaging with {averaging.way} corrects "
+        f"{counted(averaging.corrected, 'error')} and breaks {counted(averaging.broken, 'correct prediction')} "
         f"(McNemar's p-value {chance})."
     )
 

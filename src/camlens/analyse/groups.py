@@ -217,18 +217,18 @@ def make_conditions(prop: Property, values: Tensor) -> Iterator[tuple[Condition,
     Yields:
         Each condition that enough images fulfil but not all, and which ones do, (n,) bool.
     """
-    known = values[~values.isnan()]
+    finite = values[~values.isnan()]
     conditions: dict[Condition, Tensor] = {}
     if prop.categories:
-        counts = torch.bincount(known.long(), minlength=len(prop.categories))
+        counts = torch.bincount(finite.long(), minlength=len(prop.categories))
         for category in counts.argsort(descending=True, stable=True)[:MAX_CATEGORIES].tolist():
             name = prop.categories[category]
             conditions[Condition(prop.words[0].format(name), f"{prop.name} is {name}")] = values == category
-    elif len(known):
+    elif len(finite):
         low, high = prop.words
         for fraction in FRACTIONS:
             for words, sign, compared in ((low, 1, "most"), (high, -1, "least")):
-                limit = sign * (sign * known).quantile(fraction, interpolation="lower")
+                limit = sign * (sign * finite).quantile(fraction, interpolation="lower")
                 meaning = f"{prop.name} at {compared} {float(limit):.4g}"
                 conditions[Condition(words, meaning)] = sign * values <= sign * limit
     for condition, holds in conditions.items():

@@ -129,23 +129,23 @@ class Judged:
 
     def in_words(self) -> list[str]:
         """Sentences, with 95 % intervals."""
-        said = [
+        sentences = [
             f"Wrong labels: {self.wrong_errors} of the marked errors, {self.wrong_right} of the marked correct images."
         ]
         if self.doubted is None:
-            said.append("No label is doubted without a second opinion (--opinion).")
+            sentences.append("No label is doubted without a second opinion (--opinion).")
         else:
-            said.append(f"Doubt was right in {self.doubted} of the marked images whose label is doubted.")
+            sentences.append(f"Doubt was right in {self.doubted} of the marked images whose label is doubted.")
         if self.accuracy is None or self.wrong is None:
             kind = "correct images" if self.wrong_errors.of else "errors"
             return [
-                *said,
+                *sentences,
                 f"No {kind} are marked, so the corrected accuracy is not known: marking errors alone can only raise it."
                 " Mark images at random, correct ones among them.",
             ]
         (accuracy, (low, high)), (wrong, (fewest, most)) = self.accuracy, self.wrong
         return [
-            *said,
+            *sentences,
             f"Of all images, if these were drawn at random: {wrong:,.0f} wrong labels ({fewest:,.0f} to {most:,.0f}); "
             f"by right labels, {100 * accuracy:.2f} % are right ({100 * low:.2f} to {100 * high:.2f}).",
         ]

@@ -147,25 +147,25 @@ def checked(probabilities: Tensor, data: Dataset, owner: str) -> Tensor:
 def _from_arrays(path: Path, data: Dataset) -> Tensor:
     """The probabilities in an .npz file."""
     try:
-        found = read_arrays(path)
+        arrays = read_arrays(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read {path}: {reason}; expected an .npz with `probabilities` (N, K)") from error
-    if "probabilities" not in found:
-        raise DataError(f"{path} holds {', '.join(found) or 'nothing'}; expected an array `probabilities` (N, K)")
-    if found["probabilities"].dtype.kind not in "fiu":
-        raise DataError(f"{path} holds `probabilities` of type {found['probabilities'].dtype}; expected numbers")
-    probabilities = torch.from_numpy(found["probabilities"].astype(np.float64))
+    if "probabilities" not in arrays:
+        raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected an array `probabilities` (N, K)")
+    if arrays["probabilities"].dtype.kind not in "fiu":
+        raise DataError(f"{path} holds `probabilities` of type {arrays['probabilities'].dtype}; expected numbers")
+    probabilities = torch.from_numpy(arrays["probabilities"].astype(np.float64))
     if (
-        "files" in found
+        "files" in arrays
         and len(probabilities) == len(data)
-        and tuple(found["files"].reshape(-1).tolist()) != data.files
+        and tuple(arrays["files"].reshape(-1).tolist()) != data.files
     ):
-        first = found["files"].reshape(-1)[:1]
+        first = arrays["files"].reshape(-1)[:1]
         raise DataError(f"{path} is of other images than {data.name}, {data.split}: its first is {first}")
     names = data.class_names
-    if "class_names" in found:
-        names = tuple(map(str, found["class_names"].reshape(-1).tolist()))
+    if "class_names" in arrays:
+        names = tuple(map(str, arrays["class_names"].reshape(-1).tolist()))
     if probabilities.ndim == 2 and probabilities.shape[1] == len(names):
         return in_order(probabilities, names, data, str(path))
     return checked(probabilities, data, str(path))

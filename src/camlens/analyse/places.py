@@ -132,16 +132,16 @@ def impute(images: Tensor, row: int, column: int) -> Tensor:
     def sum_neighbours(planes: Tensor) -> Tensor:
         return F.conv2d(planes, weights.to(planes), padding=1)
 
-    known = images[:, :, around[0], around[1]].double().flatten(0, 1)[:, None]
-    missing = torch.zeros_like(known[:1])
+    pixels = images[:, :, around[0], around[1]].double().flatten(0, 1)[:, None]
+    missing = torch.zeros_like(pixels[:1])
     missing[:, :, inside[0], inside[1]] = 1
-    total = sum_neighbours(torch.ones(1, 1, height, width).to(known))[:, :, around[0], around[1]] * missing
+    total = sum_neighbours(torch.ones(1, 1, height, width).to(pixels))[:, :, around[0], around[1]] * missing
 
     def product(planes: Tensor) -> Tensor:
         return total * planes - sum_neighbours(planes) * missing
 
-    residual = sum_neighbours(known * (1 - missing)) * missing
-    solution, direction = torch.zeros_like(known), residual
+    residual = sum_neighbours(pixels * (1 - missing)) * missing
+    solution, direction = torch.zeros_like(pixels), residual
     for _ in range(MAX_STEPS):
         length = residual.square().sum(dim=(2, 3), keepdim=True)
         if float(residual.abs().max()) < TOLERANCE:

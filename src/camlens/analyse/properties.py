@@ -125,26 +125,27 @@ def read_properties(path: Path, data: Dataset) -> list[Property]:
     """
     rows, key = read_keyed_rows(path)
     try:
-        found = find_images(rows, key, data)
+        rows_by_index = find_images(rows, key, data)
     except DataError as error:
         raise DataError(f"{path}, {error}") from error
-    if not found:
+    if not rows_by_index:
         line, row = rows[0]
         raise DataError(
             f"{path}, line {line}: no image of {data.name}, {data.split}, has the {key} {row[key]!r}, and no "
             f"other row fits one; expected a {key} like {data.files[0] if key == 'path' else '0'!r}"
         )
-    if len(found) < len(rows):
-        log.warning("%s: %d of %d rows match none of the images", path, len(rows) - len(found), len(rows))
+    if len(rows_by_index) < len(rows):
+        log.warning("%s: %d of %d rows match none of the images", path, len(rows) - len(rows_by_index), len(rows))
     names = [
         name
-        for name in dict.fromkeys(name for row in found.values() for name in row)
+        for name in dict.fromkeys(name for row in rows_by_index.values() for name in row)
         if name not in NOT_PROPERTIES and name
     ]
     if not names:
         raise DataError(f"{path} has only {', '.join(rows[0][1])}; expected columns with properties of the images too")
     return [
-        as_property(name, [found.get(index, {}).get(name, "").strip() for index in range(len(data))]) for name in names
+        as_property(name, [rows_by_index.get(index, {}).get(name, "").strip() for index in range(len(data))])
+        for name in names
     ]
 
 
@@ -165,17 +166,17 @@ def find_images(rows: Sequence[Row], key: str, data: Dataset) -> dict[int, dict[
         counts = Counter(Path(file).name for file in data.files)
         index_of = {Path(file).name: index for index, file in enumerate(data.files) if counts[Path(file).name] == 1}
         index_of |= {file: index for index, file in enumerate(data.files)}
-    found: dict[int, dict[str, str]] = {}
+    rows_by_index: dict[int, dict[str, str]] = {}
     for line, row in rows:
         name = row[key].strip()
         index = index_of.get(name, index_of.get(Path(name).name) if key == "path" else None)
-        if index in found:
+        if index in rows_by_index:
             raise DataError(
                 f"line {line}: a second row about image {index}, {data.files[index]}; expected one for each"
             )
         if index is not None:
-            found[index] = row
-    return found
+            rows_by_index[index] = row
+    return rows_by_index
 
 
 def as_property(name: str, cells: Sequence[str]) -> Property:

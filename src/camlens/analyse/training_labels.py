@@ -74,46 +74,46 @@ def read_run(folder: RunFolder, data: Dataset) -> Margins:
             f"{folder} has no {folder.margins.name}: no epoch is done, or an older version trained it; go on with "
             "camlens train --resume, or train anew in another --out"
         )
-    found = Margins.load(folder.margins)
-    if len(found.labels) != len(data):
-        raise DataError(f"{folder} was trained on {len(found.labels):,} images; {data.name} has {len(data):,}")
-    trained = data.with_labels(found.labels)
+    recorded = Margins.load(folder.margins)
+    if len(recorded.labels) != len(data):
+        raise DataError(f"{folder} was trained on {len(recorded.labels):,} images; {data.name} has {len(data):,}")
+    trained = data.with_labels(recorded.labels)
     if describe_data(trained, "")["sha256"] != config.data["sha256"]:
         raise DataError(f"{folder} was trained on other images than {data.name}, {data.split}; give its --data")
-    return found
+    return recorded
 
 
 def doubt_of_run(run: Path, data: Dataset) -> Tensor | None:
     """The doubt in labels, (N,), by the margins of a run; None if it has none, or used other images or labels."""
     try:
-        found = read_run(RunFolder(run), data) if run.is_dir() else None
+        recorded = read_run(RunFolder(run), data) if run.is_dir() else None
     except CamlensError:
         return None
-    return rank_by_margins(found, data).doubt if found and torch.equal(found.labels, data.labels) else None
+    return rank_by_margins(recorded, data).doubt if recorded and torch.equal(recorded.labels, data.labels) else None
 
 
-def rank_by_margins(found: Margins, data: Dataset) -> RankedLabels:
+def rank_by_margins(recorded: Margins, data: Dataset) -> RankedLabels:
     """Rank labels by their mean margin over the epochs of a run.
 
     AUM, Pleiss et al. 2020, arXiv 2001.10528, without its threshold samples. The margins of held-out images, which were
     not trained on, have another scale, so these images are ranked among themselves.
 
     Args:
-        found: The margins; each image has one in at least one epoch.
+        recorded: The margins; each image has one in at least one epoch.
         data: The images.
     """
-    mean = found.margins.double().nanmean(dim=0).nan_to_num(0.0)
+    mean = recorded.margins.double().nanmean(dim=0).nan_to_num(0.0)
     doubt = torch.empty(len(data), dtype=torch.float64)
-    for group in (found.held_out, ~found.held_out):
+    for group in (recorded.held_out, ~recorded.held_out):
         doubt[group] = fraction_below(-mean[group])
-    epochs, held_out = len(found.margins), int(found.held_out.sum())
+    epochs, held_out = len(recorded.margins), int(recorded.held_out.sum())
     how = f"by the mean margin of the label over {epochs} epochs of training"
     how += f"; {held_out:,} images that were held out are ranked among themselves" if held_out else ""
     votes = torch.zeros(len(data), len(data.class_names))
-    for rivals in found.rivals:
+    for rivals in recorded.rivals:
         votes[torch.arange(len(data))[rivals >= 0], rivals[rivals >= 0]] += 1
-    votes.scatter_(1, found.labels[:, None], -1.0)
-    return RankedLabels(data.with_labels(found.labels), doubt, votes.argmax(dim=1), found.margins, how)
+    votes.scatter_(1, recorded.labels[:, None], -1.0)
+    return RankedLabels(data.with_labels(recorded.labels), doubt, votes.argmax(dim=1), recorded.margins, how)
 
 
 def rank_by_features(model: Classifier, predictions: Predictions, data: Dataset, seed: int = 0) -> RankedLabels:
