@@ -91,7 +91,7 @@ def describe_trials(trials: Trials, errors: int) -> str:
     return (
         f"Tried on {tried:,} errors{sampled}. {pairs:,} of them are matched with a correct image whose two largest "
         f"probabilities differ by about as much ({trials.gap:.3f} more or less on average). An edit corrects an error "
-        "if the prediction becomes the label, and changes a correct image if it becomes the runner-up."
+        "if the prediction becomes the label, and changes a correct image if the prediction becomes the runner-up."
     )
 
 
