@@ -23,8 +23,8 @@ from camlens.analyse.training_images import (
 from camlens.data import cifar10
 from camlens.data.dataset import Dataset
 from camlens.model.classifier import align
-from camlens.runtime.kept import Kept
-from camlens.runtime.predict import predict_kept
+from camlens.runtime.predict import predict_cached
+from camlens.runtime.prediction_cache import PredictionCache
 
 
 def duplicates(judgements: Path, evaluation: Evaluation, known: Dataset, search: NeighbourSearch) -> dict[str, Any]:
@@ -63,8 +63,8 @@ def main() -> None:
         return
     model, place = camlens.load("resnet18-cifar10"), cifar10.find()
     known, test = (align(model, cifar10.load(split, place))[1] for split in ("train", "test"))
-    kept = Kept(options.features.parent)
-    features = predict_kept(model, known, kept, options.features.name, features=True).features
+    cache = PredictionCache(options.features.parent)
+    features = predict_cached(model, known, cache, options.features.name, features=True).features
     assert features is not None
     found = duplicates(options.judgements, evaluate(model, test, features=True), known, NeighbourSearch(features))
     write("duplicates", {"model": model.name, **found, "machine": machine(), "commit": commit()})

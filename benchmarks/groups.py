@@ -20,7 +20,7 @@ from torch import Tensor
 
 import camlens
 from camlens.analyse.evaluation import evaluate, wilson_interval
-from camlens.analyse.groups import Groups, exceeded_by_chance, find_groups, make_scopes, shuffled
+from camlens.analyse.groups import Groups, find_groups, make_scopes, permutation_threshold, permute_within_classes
 from camlens.analyse.properties import Property, measure_properties
 from camlens.data import cifar10, shapes
 
@@ -131,8 +131,8 @@ def by_chance(permutations: int, seeds: int) -> dict[str, Any]:
     numbers, generator = np.random.default_rng(7), torch.Generator().manual_seed(7)
     wrong = draw_errors(torch.from_numpy(numbers.uniform(0.03, 0.12, len(names)))[labels], numbers)
     scopes = list(make_scopes(labels, properties))
-    threshold = exceeded_by_chance(scopes, labels, wrong, generator)
-    dealt = shuffled(labels, wrong[:, None], permutations, generator)
+    threshold = permutation_threshold(scopes, labels, wrong, generator)
+    dealt = permute_within_classes(labels, wrong[:, None], permutations, generator)
     everything = torch.ones_like(wrong)
     largest = torch.stack([scope.statistics(dealt, everything).amax(dim=0) for scope in scopes]).amax(dim=0)
     exceeding = (largest > threshold).nonzero()[:, 0].tolist()

@@ -1,7 +1,7 @@
-"""What changes the shipped network's mind on real pictures: python benchmarks/why.py
+"""What changes the shipped network's predictions on real pictures: python benchmarks/why.py
 
-CIFAR-10's test images: small edits of its errors beside right images of the same margin, the places that its maps name,
-and averaging over copies. Counts the images that all of it takes, in evaluations of the test set.
+CIFAR-10's test images: small edits of its errors and of matched correct images, covering the cell with the most
+evidence, and averaging over copies. Counts the images that all of it takes, in evaluations of the test set.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ def trials_of(analysis: ErrorAnalysis) -> dict[str, Any]:
     """The table of edits, of each and of those of a kind."""
     assert analysis.experiments is not None
     trials = analysis.experiments.trials
-    corrected, turned = trials.of_pairs()
+    corrected, changed = trials.of_pairs()
     light = [trials.names.index(name) for name in LIGHT]
     together = {"brightened or given more contrast": light, f"any of {len(trials.names)}": range(len(trials.names))}
     pairs = [
-        (corrected[:, list(columns)].any(dim=1), turned[:, list(columns)].any(dim=1)) for columns in together.values()
+        (corrected[:, list(columns)].any(dim=1), changed[:, list(columns)].any(dim=1)) for columns in together.values()
     ]
-    stacked = [torch.stack(turns, dim=1) for turns in zip(*pairs, strict=True)]
+    stacked = [torch.stack(each, dim=1) for each in zip(*pairs, strict=True)]
     return {
         "tried": len(trials.tried),
         "pairs": len(corrected),
@@ -74,7 +74,7 @@ def trials_of(analysis: ErrorAnalysis) -> dict[str, Any]:
 
 
 def places_of(analysis: ErrorAnalysis) -> dict[str, Any]:
-    """What the first place is worth beside a random one and the four central ones."""
+    """The effect of covering the cell with the most evidence, a random cell, and the four central ones."""
     assert analysis.experiments is not None
     trials, places = analysis.experiments.trials, analysis.experiments.places
     corrected = trials.corrected[:, [trials.names.index(name) for name in COVERS]]
@@ -96,7 +96,7 @@ def places_of(analysis: ErrorAnalysis) -> dict[str, Any]:
 
 
 def averaging_of(analysis: ErrorAnalysis) -> dict[str, Any]:
-    """What averaging does to the half on which it was not chosen."""
+    """The effect of averaging on the held-out half."""
     assert analysis.experiments is not None
     found = analysis.experiments.averaging
     return {**vars(found), "net": found.net, "averaged below": UNSURE}

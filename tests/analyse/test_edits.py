@@ -13,7 +13,7 @@ from camlens.analyse.edits import (
     ENLARGED,
     LADDER,
     apply,
-    cover,
+    cover_cell,
     cover_name,
     move,
     with_own,
@@ -90,7 +90,7 @@ def test_a_cover_fills_its_cell_with_the_mean_colour_and_the_covers_fill_the_pic
     covered = torch.zeros(30, 21, dtype=torch.int64)
     for row in range(4):
         for column in range(4):
-            edited = cover(images, row, column)
+            edited = cover_cell(images, row, column)
             changed = torch.zeros(30, 21, dtype=torch.bool)
             changed[row * 30 // 4 : (row + 1) * 30 // 4, column * 21 // 4 : (column + 1) * 21 // 4] = True
             mean = images.double().mean(dim=(2, 3))[:, :, None]

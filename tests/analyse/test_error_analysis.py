@@ -130,8 +130,8 @@ def test_explanations_are_what_the_library_explains(analysis):
 
 def test_what_there_is_without_training_images_features_or_errors():
     bare = camlens.analyse(classifier(), images(80))
-    assert bare.training is None and bare.projection is not None and "sure" in bare.findings[1]
-    lacks = "No training images behind the errors are shown: "
+    assert bare.training is None and bare.projection is not None and "confident" in bare.findings[1]
+    lacks = "No related training images are shown: "
     assert bare.findings[-1] == lacks + "none were given, in a folder train/ or as train=."
     other = camlens.analyse(classifier(Net()), images(40), images(40, "train"))
     assert other.training is None and other.projection is None

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import oracles
-from camlens.analyse.groups import FEWEST_ERRORS, FEWEST_IMAGES, find_groups, make_scopes, shuffled
+from camlens.analyse.groups import MIN_ERRORS, MIN_IMAGES, find_groups, make_scopes, permute_within_classes
 from camlens.analyse.properties import Property
 
 NAMES = ("cat", "dog", "frog")
@@ -44,7 +44,7 @@ def test_by_chance_each_class_keeps_its_errors():
     for rule in (0, len(whole.conditions) - 1):
         holds = whole.holds[rule]
         expected = sum(float(wrong[labels == k].float().mean()) * int((holds & (labels == k)).sum()) for k in range(3))
-        dealt = shuffled(labels, wrong[:, None], 400, torch.Generator().manual_seed(1))
+        dealt = permute_within_classes(labels, wrong[:, None], 400, torch.Generator().manual_seed(1))
         assert float(dealt[holds].sum(dim=0).float().mean()) == pytest.approx(expected, abs=0.7)
         for k in range(3):
             assert (dealt[labels == k].sum(dim=0) == wrong[labels == k].sum()).all()
@@ -74,7 +74,7 @@ def test_a_planted_group_is_named(kind):
 
 def test_nothing_is_found_by_chance():
     labels, properties, chance = made_up()
-    dealt = shuffled(labels, (chance < 0.1)[:, None], 20, torch.Generator().manual_seed(3))
+    dealt = permute_within_classes(labels, (chance < 0.1)[:, None], 20, torch.Generator().manual_seed(3))
     found = [find_groups(labels, dealt[:, k], properties, NAMES, seed=k) for k in range(20)]
     assert sum(len(each.found) for each in found) <= 3  # 0.2 are expected
     assert found[0].note.startswith("None was found: ")
@@ -92,11 +92,11 @@ def test_two_groups_are_two_and_their_images_are_not_found_again():
 def test_too_few_errors_are_said_beforehand():
     labels, properties, chance = made_up(200)
     wrong = torch.zeros_like(labels, dtype=torch.bool)
-    wrong[: FEWEST_ERRORS - 1] = True
+    wrong[: MIN_ERRORS - 1] = True
     found = find_groups(labels, wrong, properties, NAMES)
-    assert found.found == [] and f"{FEWEST_ERRORS - 1} errors are too few" in found.note
+    assert found.found == [] and f"{MIN_ERRORS - 1} errors are too few" in found.note
     found = find_groups(labels, chance < 0.5, [], NAMES)
-    assert found.found == [] and f"parts of {FEWEST_IMAGES} or more" in found.note
+    assert found.found == [] and f"parts of {MIN_IMAGES} or more" in found.note
 
 
 def test_values_that_are_not_known_are_in_no_group():

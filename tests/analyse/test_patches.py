@@ -1,11 +1,21 @@
-"""Marks: found where they were painted, with their own shape; pasted and covered where they should be."""
+"""Patches: found where they were painted, with their own shape; pasted and covered where they should be."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camlens.analyse.patches import CORE, build_mark, cover, cut, distances, feathered, find_mark, paste, small
+from camlens.analyse.patches import (
+    CORE,
+    build_patch,
+    cover_patch,
+    crop,
+    feather,
+    find_patch,
+    match_templates,
+    paste,
+    shrink,
+)
 
 
 def noise(count, side=32, seed=0):
@@ -19,10 +29,10 @@ def painted(images, y, x, side=6, colour=(250, 0, 250)):
     return marked
 
 
-def test_distances_are_those_of_every_place():
+def test_templates_are_compared_with_every_window():
     looks, images = noise(2, CORE).float() / 255, noise(3, 9, seed=1).float() / 255
     masks = torch.rand(2, CORE, CORE, generator=torch.Generator().manual_seed(2))
-    least, places = distances(looks, images, masks)
+    least, corners = match_templates(looks, images, masks)
     for p in range(2):
         for b in range(3):
             by_place = {
@@ -33,45 +43,45 @@ def test_distances_are_those_of_every_place():
                 for x in range(9 - CORE + 1)
             }
             best = min(by_place, key=by_place.get)
-            assert tuple(places[p, b].tolist()) == best
+            assert tuple(corners[p, b].tolist()) == best
             assert float(least[p, b]) == pytest.approx(by_place[best], abs=1e-5)
 
 
 @pytest.mark.parametrize(("y", "x"), [(0, 0), (26, 26), (12, 5)])
-def test_a_mark_has_its_own_shape_and_is_found_again(y, x):
+def test_a_patch_has_its_own_shape_and_is_found_again(y, x):
     marked = painted(noise(12), y, x)
-    places = torch.tensor([[y + 1, x + 1]]).expand(12, -1)  # of a patch within the mark
-    mark = build_mark(marked, torch.arange(12), places, noise(30, seed=1))
+    places = torch.tensor([[y + 1, x + 1]]).expand(12, -1)  # of a window within the patch
+    patch = build_patch(marked, torch.arange(12), places, noise(30, seed=1))
     found = torch.zeros(36, 36)  # with two pixels beyond each edge of the image
-    top, left = (mark.places[0] + 2).tolist()
-    found[top : top + mark.mask.shape[0], left : left + mark.mask.shape[1]] = mark.mask
+    top, left = (patch.corners[0] + 2).tolist()
+    found[top : top + patch.mask.shape[0], left : left + patch.mask.shape[1]] = patch.mask
     true = torch.zeros(36, 36)
     true[y + 2 : y + 8, x + 2 : x + 8] = 1
     assert float((found * true).sum()) > 0.95 * 36
     wider = torch.nn.functional.max_pool2d(true[None], 5, 1, 2)[0]  # a pixel more, and its blended edge
     assert float((found * (1 - wider)).sum()) < 0.1 * 36
     shift = torch.tensor([20 - y, 3 - x])
-    unlike, at = find_mark(mark, painted(noise(4, seed=2), 20, 3))
-    assert (at - mark.places[0] - shift).abs().max() <= 1
-    assert float(unlike.max()) < float(find_mark(mark, noise(4, seed=2))[0].min())
+    unlike, at = find_patch(patch, painted(noise(4, seed=2), 20, 3))
+    assert (at - patch.corners[0] - shift).abs().max() <= 1
+    assert float(unlike.max()) < float(find_patch(patch, noise(4, seed=2))[0].min())
 
 
-def test_patches_from_anywhere_in_a_mark_are_aligned():
+def test_windows_from_anywhere_in_a_patch_are_aligned():
     marked = painted(noise(40), 20, 8)
     chance = torch.randint(0, 3, (40, 2), generator=torch.Generator().manual_seed(5))
-    mark = build_mark(marked, torch.arange(40), torch.tensor([20, 8]) + chance, noise(40, seed=1))
-    assert (mark.places == mark.places[0]).all(dim=1).float().mean() > 0.95
-    assert float(mark.mask.sum()) > 30
+    patch = build_patch(marked, torch.arange(40), torch.tensor([20, 8]) + chance, noise(40, seed=1))
+    assert (patch.corners == patch.corners[0]).all(dim=1).float().mean() > 0.95
+    assert float(patch.mask.sum()) > 30
 
 
-def test_a_mark_in_large_pictures_is_found_in_their_small_copies():
+def test_a_patch_in_large_pictures_is_found_in_their_small_copies():
     large = noise(6, 32).repeat_interleave(4, 2).repeat_interleave(4, 3)
     marked = painted(large, 80, 16, side=24)
-    mark = build_mark(marked, torch.arange(6), torch.tensor([[21, 5]]).expand(6, -1), large)
-    assert all(24 <= side - 2 * mark.rim <= 32 for side in mark.mask.shape)
-    at = find_mark(mark, painted(large, 40, 60, side=24))[1]
-    assert (at - mark.places[0] - torch.tensor([40 - 80, 60 - 16])).abs().max() <= 4  # a pixel of the small copies
-    assert small(large).shape == (6, 3, 32, 32)
+    patch = build_patch(marked, torch.arange(6), torch.tensor([[21, 5]]).expand(6, -1), large)
+    assert all(24 <= side - 2 * patch.rim <= 32 for side in patch.mask.shape)
+    at = find_patch(patch, painted(large, 40, 60, side=24))[1]
+    assert (at - patch.corners[0] - torch.tensor([40 - 80, 60 - 16])).abs().max() <= 4  # a pixel of the small copies
+    assert shrink(large).shape == (6, 3, 32, 32)
 
 
 @given(st.integers(-8, 20), st.integers(-8, 20))
@@ -91,7 +101,7 @@ def test_pasting_changes_what_is_under_the_mask_alone(y, x):
 def test_edges_are_blended():
     mask = torch.zeros(6, 6)
     mask[1:-1, 1:-1] = 1
-    soft = feathered(mask, 1)
+    soft = feather(mask, 1)
     assert (soft[1:-1, 1:-1] == 1).all()
     assert 0 < float(soft[0, 3]) < 1
 
@@ -100,11 +110,11 @@ def test_a_cover_has_the_colour_of_what_is_around():
     images = painted(torch.full((1, 3, 16, 16), 90, dtype=torch.uint8), 5, 5, side=4)
     mask = torch.zeros(6, 6)
     mask[1:-1, 1:-1] = 1
-    assert (cover(images, mask, torch.tensor([[4, 4]])) == 90).all()
-    assert (cover(images, torch.ones(16, 16), torch.tensor([[0, 0]])).float().std(dim=(2, 3)) == 0).all()
+    assert (cover_patch(images, mask, torch.tensor([[4, 4]])) == 90).all()
+    assert (cover_patch(images, torch.ones(16, 16), torch.tensor([[0, 0]])).float().std(dim=(2, 3)) == 0).all()
 
 
 def test_windows_beyond_the_edge_are_not_known():
-    window = cut(noise(1, 8), torch.tensor([[-2, 5]]), (4, 4))[0]
+    window = crop(noise(1, 8), torch.tensor([[-2, 5]]), (4, 4))[0]
     assert window[:, :2].isnan().all() and window[:, :, 3:].isnan().all()
     assert not window[:, 2:, :3].isnan().any()

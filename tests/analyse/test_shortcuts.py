@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from camlens.analyse.evaluation import evaluate
-from camlens.analyse.interventions import Effect, paired
+from camlens.analyse.interventions import Effect, paired_effect
 from camlens.analyse.shortcuts import Shortcut, find_shortcuts
 from camlens.data.dataset import InMemoryDataset
 from camlens.model.classifier import Classifier
@@ -62,16 +62,16 @@ def test_a_magenta_corner_is_named():
     found = find_shortcuts(evaluation, known)
     assert [shortcut.class_name for shortcut in found.found if shortcut.is_alarm] == ["ship"]
     shortcut = next(shortcut for shortcut in found.found if shortcut.is_alarm)
-    top, left = shortcut.mark.places[0].tolist()
-    height, width = shortcut.mark.mask.shape
+    top, left = shortcut.patch.corners[0].tolist()
+    height, width = shortcut.patch.mask.shape
     mask = torch.zeros(40, 40)
-    mask[top : top + height, left : left + width] = shortcut.mark.mask
+    mask[top : top + height, left : left + width] = shortcut.patch.mask
     assert float(mask[CORNER].mean()) > 0.6 and float(mask[:20, :20].sum()) == 0
     assert shortcut.pasted.value > shortcut.pasted.control + 0.2
     assert shortcut.missing.value == 1 and shortcut.missing.control < 0.1
-    assert shortcut.sentence.startswith("A shortcut: a mark in images of ship: pasted into ")
+    assert shortcut.sentence.startswith("A shortcut: a patch in images of ship. Pasted into ")
     assert found.passes <= 10_000
-    assert set(shortcut.mark.sources.tolist()) <= set(ships.nonzero()[:, 0].tolist())
+    assert set(shortcut.patch.sources.tolist()) <= set(ships.nonzero()[:, 0].tolist())
 
 
 def test_without_a_mark_there_is_no_alarm():
@@ -94,6 +94,6 @@ def test_the_interval_of_a_paired_difference_holds_it_as_often_as_it_says():
     held = 0
     for _ in range(400):
         control = torch.rand(60, generator=numbers)
-        low, high = paired(control + 0.2 * torch.randn(60, generator=numbers) + 0.05, control).interval
+        low, high = paired_effect(control + 0.2 * torch.randn(60, generator=numbers) + 0.05, control).interval
         held += low <= 0.05 <= high
     assert held / 400 == pytest.approx(0.95, abs=0.03)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import camlens
-from camlens.analyse.averaging import outcome, study_averaging
+from camlens.analyse.averaging import count_changes, evaluate_averaging
 from camlens.analyse.edits import LADDER
 from camlens.analyse.error_analysis import ErrorAnalysis
 from camlens.analyse.evaluation import Evaluation, evaluate
@@ -84,7 +84,7 @@ def test_an_edit_is_a_reason_where_it_turns_errors_and_not_right_images_of_the_s
     for words, sentence in zip(analysis.words.lists, analysis.words.sentences, strict=True):
         assert words[0] == "changes when mirrored" and "near the boundary" in words
         assert sentence.startswith(
-            "It becomes dark when mirrored, which turns 100 % of the errors and 0 % of right images"
+            "It becomes dark when mirrored, which corrects 100 % of the errors and changes 0 % of equally"
         )
     assert "mirrored (100 against 0 %)" in analysis.findings[2]
 
@@ -108,7 +108,7 @@ def test_the_trials_are_what_the_network_says_of_the_edited_pictures(analysis):
             others = model(model.prepare(edit(data.images(trials.partners)))).argmax(dim=1)
         assert torch.equal(trials.corrected[:, number], logits.argmax(dim=1) == 0), name
         assert torch.equal(trials.changed[:, number], logits.argmax(dim=1) != 1), name
-        assert torch.equal(trials.turned[:, number], others != data.labels[trials.partners]), "two classes"
+        assert torch.equal(trials.partner_changed[:, number], others != data.labels[trials.partners]), "two classes"
         torch.testing.assert_close(trials.label_probability[:, number], logits.softmax(dim=1)[:, 0])
         torch.testing.assert_close(trials.margins[:, number], logits[:, 1] - logits[:, 0])
 
@@ -147,7 +147,7 @@ def test_with_fewer_right_images_than_errors_some_errors_have_no_partner():
     analysis = camlens.analyse(model, data)
     trials = analysis.experiments.trials
     assert int((trials.partners >= 0).sum()) == 4 and len(trials.tried) == 20
-    assert not trials.turned[trials.partners < 0].any() and len(trials.of_pairs()[0]) == 4
+    assert not trials.partner_changed[trials.partners < 0].any() and len(trials.of_pairs()[0]) == 4
     alone = camlens.analyse(model, data.subset(torch.arange(20)))
     assert alone.experiments.trials.rates == [] and (alone.experiments.trials.partners == -1).all()
     assert "changes when mirrored" not in alone.words.lists[0], "nothing to compare with"
@@ -195,7 +195,7 @@ def test_what_was_tried_already_is_not_tried_again(analysis, monkeypatch):
     evaluation, trials = analysis.evaluation, analysis.experiments.trials
     everything = Trials(**{**vars(trials), "images": torch.arange(80), "copies": torch.zeros(80, 5, 2)})
     monkeypatch.setattr("camlens.analyse.averaging.predict_edited", lambda *_: pytest.fail("the network is asked"))
-    study_averaging(evaluation, everything)
+    evaluate_averaging(evaluation, everything)
 
 
 def test_averaging_by_hand():
@@ -204,5 +204,5 @@ def test_averaging_by_hand():
     data = data.subset(torch.arange(3)).with_labels(labels)
     logits = torch.tensor([[0.4, 0.6], [0.9, 0.1], [0.45, 0.55]]).log()
     copies = torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]], [[0.6, 0.4]]])
-    found = outcome(Evaluation(planted()[0], data, logits), torch.arange(3), copies)
+    found = count_changes(Evaluation(planted()[0], data, logits), torch.arange(3), copies)
     assert found == (1, 1), "the first becomes right, the third wrong, the second stays wrong"

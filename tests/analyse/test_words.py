@@ -28,4 +28,4 @@ def test_words_follow_from_what_was_tried():
         expected = [f"changes when {name}" for name in turning] + [PLACE] * bool(places.depends[row])
         assert words == [*expected, BOUNDARY if changed else "unchanged by all 31 edits"]
         if words == [BOUNDARY]:
-            assert ("most small changes turn it" in sentence) == (changed > 15)
+            assert ("most small edits change the prediction" in sentence) == (changed > 15)

@@ -9,7 +9,7 @@ import torch
 import camlens
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.interventions import Effect
-from camlens.analyse.patches import Mark
+from camlens.analyse.patches import Patch
 from camlens.analyse.shortcuts import Shortcut, Shortcuts
 from camlens.show.report.common import GroupRow, ShortcutRow
 from camlens.show.report.listing import Listing
@@ -20,17 +20,17 @@ from tiny import NAMES, classifier, images
 
 @pytest.fixture(scope="module")
 def analysis(tmp_path_factory):
-    """Errors share a camera, and a shortcut is there, made up, of a mark that is half beyond the edge."""
+    """Errors share a camera, and a shortcut is there, made up, of a patch that is half beyond the edge."""
     table, data = tmp_path_factory.mktemp("table") / "columns.csv", images(150)
     wrong = evaluate(classifier(), data).wrong.tolist()
     rows = [f"{index},{'A' if bad else 'B'}" for index, bad in enumerate(wrong)]
     table.write_text("\n".join(["index,camera", *rows]), encoding="utf-8")
     found = camlens.analyse(classifier(), data, columns=table)
-    mark = Mark(torch.full((3, 6, 6), 255.0), torch.ones(6, 6), 1, torch.tensor([[-3, 4]] * 2), torch.tensor([7, 9]))
+    patch = Patch(torch.full((3, 6, 6), 255.0), torch.ones(6, 6), 1, torch.tensor([[-3, 4]] * 2), torch.tensor([7, 9]))
     effects = Effect(0.8, 0.1, (0.6, 0.8), 200), Effect(0.5, -0.002, (0.3, 0.6), 90)
-    turned = torch.tensor([3]), torch.tensor([[-3, 4]])
-    made_up = Shortcut(NAMES[0], mark, found.evaluation, *effects, None, turned)
-    return replace(found, shortcuts=Shortcuts([made_up], [made_up], 600, "1 mark was tried."))
+    examples = torch.tensor([3]), torch.tensor([[-3, 4]])
+    made_up = Shortcut(NAMES[0], patch, found.evaluation, *effects, None, examples)
+    return replace(found, shortcuts=Shortcuts([made_up], [made_up], 600, "1 patch was tried."))
 
 
 @pytest.fixture(scope="module")

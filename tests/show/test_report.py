@@ -132,8 +132,8 @@ def test_what_a_second_model_fixed_and_broke(tmp_path):
     assert (
         fixed
         and broken
-        and f"fixed {fixed} errors" in facts["findings"][0]
-        and f"broke {broken} " in facts["findings"][0]
+        and f"corrects {fixed} errors" in facts["findings"][0]
+        and f"breaks {broken} " in facts["findings"][0]
     )
     assert [model["name"] for model in facts["models"]] == ["tiny (first)", "tiny (second)"]
     assert facts["findings"][0].startswith("tiny (second) fixed") and a.name == "tiny"
@@ -253,7 +253,7 @@ def test_what_changes_an_error_is_shown_as_pictures_the_mildest_first(tab, repor
         assert caption.startswith(f"{names[edits[place]]}: {label} {percent(probability[place])}")
         rate = experiments["rates"][edits[place]]
         errors, matched = (f"{100 * rate[kind]:.0f} %" for kind in ("errors", "matched"))
-        assert f"turns {errors} of the errors, {matched} of right images as unsure" in caption
+        assert f"corrects {errors} of the errors, changes {matched} of equally uncertain correct images" in caption
     assert "covered where the contrast is largest" in captions[4]
     page.locator(".reasons summary").click()
     others = page.locator(".reasons > details p").inner_text()

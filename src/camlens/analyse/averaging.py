@@ -1,6 +1,6 @@
-"""Whether averaging over copies of a picture helps: chosen on one half of the images, measured on the other.
+"""Whether averaging over augmented copies of an image helps: chosen on one half of the images, measured on the other.
 
-A sure answer does not turn, so only unsure images are averaged, which is also all that it costs to use.
+Averaging does not change confident predictions, so only uncertain images are averaged, which also saves computation.
 """
 
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from camlens.analyse.edits import COPIES, LADDER
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.statistics import mcnemar_p_value
 from camlens.analyse.trials import MAX_TRIED, Trials, predict_edited, probability_margins
-from camlens.runtime.kept import NOTHING_KEPT, Kept
+from camlens.runtime.prediction_cache import NO_CACHE, PredictionCache
 
-UNSURE = 0.9  # difference of the two largest probabilities, below which a prediction is averaged
-WAYS = {"the mirrored copy": 1, "the mirrored copy and four moved ones": len(COPIES)}  # how many of `COPIES`
+UNSURE = 0.9  # difference of the two largest probabilities below which an image is uncertain
+WAYS = {"the mirrored copy": 1, "the mirrored copy and four moved ones": len(COPIES)}  # number of `COPIES`, in order
 
 
 @dataclass(frozen=True)
 class Averaging:
-    """What it does to unsure images that the mean over a picture and its copies is taken as prediction.
+    """The effect of averaging the probabilities over uncertain images and their copies.
 
     Attributes:
-        way: The copies in words, a key of `WAYS`: those with the largest net gain on the other half.
-        averaged: Number of unsure images in this half, none of which took part in the choice.
-        corrected: Errors that become right.
-        broken: Right images that become errors.
-        p_value: Of McNemar's test that both happen equally often.
+        way: The copies in words, a key of `WAYS`: those with the largest net gain on the first half of the images.
+        averaged: Number of uncertain images in the second half, on which it is measured.
+        corrected: Number of errors that become correct.
+        broken: Number of correct images that become errors.
+        p_value: Of McNemar's test that both are equally frequent.
     """
 
     way: str
@@ -38,54 +38,65 @@ class Averaging:
 
     @property
     def net(self) -> int:
-        """Images right more than before."""
+        """How many more images are correct than before."""
         return self.corrected - self.broken
 
 
-def study_averaging(
-    evaluation: Evaluation, trials: Trials, max_tried: int = MAX_TRIED, kept: Kept = NOTHING_KEPT
+def evaluate_averaging(
+    evaluation: Evaluation, trials: Trials, max_tried: int = MAX_TRIED, cache: PredictionCache = NO_CACHE
 ) -> Averaging:
-    """Choose a way of averaging on the images with even numbers and measure it on those with odd ones.
+    """Choose a way of averaging on the images with even indices and measure it on those with odd ones.
 
     Args:
         evaluation: Of the data set.
-        trials: What was tried already, which is not done again.
-        max_tried: Number of unsure images in each half that are averaged, about; of more, every n-th is.
-        kept: Where the answers are kept, and the processes that share the images.
+        trials: The results of the edits; copies that are among them are not predicted again.
+        max_tried: Number of uncertain images in each half, about; of more, every n-th is taken.
+        cache: Where the predictions are kept, and the processes that share the images.
     """
-    unsure = (probability_margins(evaluation) < UNSURE).nonzero()[:, 0]
-    halves = [unsure[unsure % 2 == k] for k in (0, 1)]
-    choosing, measuring = (half[:: 1 + len(half) // max_tried] for half in halves)
-    copies = predict_copies(evaluation, choosing, len(COPIES), trials, kept, "copies")
+    uncertain = (probability_margins(evaluation) < UNSURE).nonzero()[:, 0]
+    halves = [uncertain[uncertain % 2 == k] for k in (0, 1)]
+    first, second = (half[:: 1 + len(half) // max_tried] for half in halves)
+    copies = predict_copies(evaluation, first, len(COPIES), trials, cache, "copies")
     gains = {}
     for way, count in WAYS.items():
-        corrected, broken = outcome(evaluation, choosing, copies[:, :count])
+        corrected, broken = count_changes(evaluation, first, copies[:, :count])
         gains[way] = corrected - broken
     way = max(gains, key=gains.__getitem__)
-    measured = predict_copies(evaluation, measuring, WAYS[way], trials, kept, "measured-copies")
-    corrected, broken = outcome(evaluation, measuring, measured)
-    p_value = mcnemar_p_value(corrected, broken)
-    return Averaging(way, len(measuring), corrected, broken, p_value)
+    copies = predict_copies(evaluation, second, WAYS[way], trials, cache, "measured-copies")
+    corrected, broken = count_changes(evaluation, second, copies)
+    return Averaging(way, len(second), corrected, broken, mcnemar_p_value(corrected, broken))
 
 
 def predict_copies(
-    evaluation: Evaluation, indices: Tensor, count: int, trials: Trials, kept: Kept, name: str
+    evaluation: Evaluation, indices: Tensor, count: int, trials: Trials, cache: PredictionCache, name: str
 ) -> Tensor:
-    """The probabilities of the first of `COPIES` of images (I,): (I, count, K), kept under a name."""
+    """Predict the first of `COPIES` of images.
+
+    Args:
+        evaluation: Of the data set.
+        indices: The images, (I,) int64.
+        count: Number of copies of each.
+        trials: The results of the edits, from which predictions are taken if they are there.
+        cache: Where the other predictions are kept.
+        name: Of their file.
+
+    Returns:
+        Probabilities, (I, count, K).
+    """
     logits = torch.empty(len(indices), count, evaluation.logits.shape[1])
-    place = torch.full((len(evaluation.labels),), -1)
-    place[trials.images] = torch.arange(len(trials.images))
-    known = place[indices] >= 0
-    logits[known] = trials.copies[place[indices[known]], :count]
-    if not known.all():
+    row_of = torch.full((len(evaluation.labels),), -1)  # of each image in `trials.copies`
+    row_of[trials.images] = torch.arange(len(trials.images))
+    is_predicted = row_of[indices] >= 0
+    logits[is_predicted] = trials.copies[row_of[indices[is_predicted]], :count]
+    if not is_predicted.all():
         copies = {copy: LADDER[copy] for copy in COPIES[:count]}
-        logits[~known] = predict_edited(evaluation, indices[~known], copies, kept, name)
+        logits[~is_predicted] = predict_edited(evaluation, indices[~is_predicted], copies, cache, name)
     return evaluation.model.probabilities(logits)
 
 
-def outcome(evaluation: Evaluation, indices: Tensor, copies: Tensor) -> tuple[int, int]:
-    """How many images (I,) are corrected and how many broken by averaging over them and their copies (I, n, K)."""
-    right = ~evaluation.wrong[indices]
+def count_changes(evaluation: Evaluation, indices: Tensor, copies: Tensor) -> tuple[int, int]:
+    """How many images (I,) are corrected, and how many broken, by averaging over them and their copies (I, n, K)."""
+    before = ~evaluation.wrong[indices]
     mean = (evaluation.probabilities[indices] + copies.sum(dim=1)) / (1 + copies.shape[1])
-    right_then = mean.argmax(dim=1) == evaluation.labels[indices]
-    return int((right_then & ~right).sum()), int((right & ~right_then).sum())
+    after = mean.argmax(dim=1) == evaluation.labels[indices]
+    return int((after & ~before).sum()), int((before & ~after).sum())

@@ -1,8 +1,8 @@
-"""The ladder: small edits of a picture, the mildest first, after which a network may change its mind.
+"""The ladder: small edits of an image, the mildest first, after which a network may change its prediction.
 
-Each is a pure function from images (B, C, H, W) uint8, as the network takes them, to as many of the same size. All
-lengths are shares of the picture's sides. `LADDER` names them in words that follow "when"; edits whose names begin with
-the same word are of one kind. A function of your own stands beside them in `analyse(..., edits={"turned": turn})`.
+Each is a pure function from images (B, C, H, W) uint8, of the network's input size, to images of the same shape. All
+lengths are fractions of the image's sides. Their names in `LADDER` follow the word "when"; edits whose names begin with
+the same word are of one kind. Your own functions can be added: `analyse(..., edits={"turned": turn})`.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,12 +17,13 @@ from camlens.errors import UsageError
 
 Edit = Callable[[Tensor], Tensor]
 
-GRID = 4  # cells a side of the grid on which places are covered, whatever the layer's
-STEP = 1 / 16  # of the sides, by which a picture is moved
-ENLARGED = 1.2  # times
-BRIGHTER, CONTRAST = 1.3, 1.4  # times the levels; times their distance from the picture's mean
-BLUR = 1 / 40  # of the shorter side: standard deviation of the Gaussian
-QUALITY = 75  # of JPEG, as Pillow saves it by default
+GRID = 4  # cells a side of the grid whose cells are covered, independent of the layer's
+STEP = 1 / 16  # shift of a moved image, as a fraction of its side
+ENLARGED = 1.2  # scale
+BRIGHTER = 1.3  # factor of all levels
+CONTRAST = 1.4  # factor of the difference of all levels from their mean
+BLUR = 1 / 40  # standard deviation of the Gaussian, as a fraction of the shorter side
+QUALITY = 75  # of JPEG, Pillow's default
 DIRECTIONS = {
     "left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0),
     "up left": (-1, -1), "up right": (-1, 1), "down left": (1, -1), "down right": (1, 1),
@@ -40,22 +41,22 @@ def mirror(images: Tensor) -> Tensor:
 
 
 def move(images: Tensor, down: float, right: float) -> Tensor:
-    """Move the pictures by shares of their sides, at least a pixel; what comes in is their reflection."""
+    """Move the pictures by fractions of their sides, at least one pixel; the gap is filled with the reflection."""
 
-    def sources(side: int, share: float) -> Tensor:
-        pixels = max(1, round(abs(share) * side)) * (1 if share > 0 else -1) if share else 0
-        place = (torch.arange(side) - pixels).abs()
-        return side - 1 - (side - 1 - place).abs()
+    def source_pixels(side: int, fraction: float) -> Tensor:
+        shift = max(1, round(abs(fraction) * side)) * (1 if fraction > 0 else -1) if fraction else 0
+        reflected = (torch.arange(side) - shift).abs()
+        return side - 1 - (side - 1 - reflected).abs()
 
-    rows, columns = (sources(side, share) for side, share in zip(images.shape[2:], (down, right), strict=True))
+    rows, columns = (source_pixels(*each) for each in zip(images.shape[2:], (down, right), strict=True))
     return images[:, :, rows[:, None], columns]
 
 
 def enlarge(images: Tensor, times: float) -> Tensor:
-    """Enlarge the pictures about their centre, bilinearly, within their size."""
+    """Enlarge the pictures about their centre, bilinearly, and crop them to their size."""
     scale = torch.tensor([[1 / times, 0, 0], [0, 1 / times, 0]]).expand(len(images), 2, 3)
-    places = F.affine_grid(scale, list(images.shape), align_corners=False)
-    return to_levels(F.grid_sample(images.float(), places, padding_mode="reflection", align_corners=False))
+    grid = F.affine_grid(scale, list(images.shape), align_corners=False)
+    return to_levels(F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False))
 
 
 def brighten(images: Tensor, times: float) -> Tensor:
@@ -64,14 +65,14 @@ def brighten(images: Tensor, times: float) -> Tensor:
 
 
 def change_contrast(images: Tensor, times: float) -> Tensor:
-    """Multiply the distance of each level from its picture's mean."""
+    """Multiply the difference of each level from its picture's mean."""
     mean = images.float().mean(dim=(1, 2, 3), keepdim=True)
     return to_levels(mean + (images.float() - mean) * times)
 
 
-def blur(images: Tensor, share: float) -> Tensor:
-    """Blur by a Gaussian whose standard deviation is a share of the shorter side; edges are repeated."""
-    channels, sigma = images.shape[1], share * min(images.shape[2:])
+def blur(images: Tensor, fraction: float) -> Tensor:
+    """Blur by a Gaussian whose standard deviation is a fraction of the shorter side; edge pixels are repeated."""
+    channels, sigma = images.shape[1], fraction * min(images.shape[2:])
     reach = max(1, round(3 * sigma))
     row = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
     row = (row / row.sum()).view(1, 1, 1, -1).expand(channels, 1, 1, -1)
@@ -85,7 +86,7 @@ def make_grey(images: Tensor) -> Tensor:
 
 
 def save_as_jpeg(images: Tensor, quality: int) -> Tensor:
-    """What is left of the pictures in a JPEG file; channels other than three are saved as grey pictures each."""
+    """Compress the pictures as JPEG and decompress them; unless there are three channels, each is a grey picture."""
     if images.shape[1] == 3:
         return compress(images, torch.full((len(images),), quality))
     planes = images.flatten(0, 1)[:, None].expand(-1, 3, -1, -1)
@@ -100,7 +101,7 @@ def cell_slices(row: int, column: int, height: int, width: int) -> tuple[slice, 
     )
 
 
-def cover(images: Tensor, row: int, column: int) -> Tensor:
+def cover_cell(images: Tensor, row: int, column: int) -> Tensor:
     """Fill a cell of the grid with its picture's mean colour."""
     covered, (rows, columns) = images.clone(), cell_slices(row, column, *images.shape[2:])
     covered[:, :, rows, columns] = to_levels(images.float().mean(dim=(2, 3), keepdim=True))
@@ -113,9 +114,11 @@ def cover_name(row: int, column: int) -> str:
 
 
 COVERS: dict[str, Edit] = {
-    cover_name(row, column): partial(cover, row=row, column=column) for row in range(GRID) for column in range(GRID)
+    cover_name(row, column): partial(cover_cell, row=row, column=column)
+    for row in range(GRID)
+    for column in range(GRID)
 }
-COPIES = ("mirrored", "moved left", "moved right", "moved up", "moved down")  # over which predictions may be averaged
+COPIES = ("mirrored", "moved left", "moved right", "moved up", "moved down")  # over which probabilities are averaged
 LADDER: dict[str, Edit] = {
     "mirrored": mirror,
     **{f"moved {name}": partial(move, down=y * STEP, right=x * STEP) for name, (y, x) in DIRECTIONS.items()},
@@ -123,14 +126,14 @@ LADDER: dict[str, Edit] = {
     "given more contrast": partial(change_contrast, times=CONTRAST),
     "saved as JPEG": partial(save_as_jpeg, quality=QUALITY),
     "made grey": make_grey,
-    "blurred": partial(blur, share=BLUR),
+    "blurred": partial(blur, fraction=BLUR),
     "enlarged": partial(enlarge, times=ENLARGED),
     **COVERS,
 }
 
 
 def with_own(own: Mapping[str, Edit] | None) -> dict[str, Edit]:
-    """The ladder, with edits of the user's own at its end.
+    """The ladder, followed by the user's own edits.
 
     Raises:
         UsageError: They are no functions by name, or one has a name that is taken.

@@ -19,8 +19,8 @@ from camlens.errors import UsageError
 from camlens.files import write_arrays
 from camlens.model.classifier import Classifier, align
 from camlens.model.temperature import describe, scale
-from camlens.runtime.kept import Kept
-from camlens.runtime.predict import predict, predict_kept
+from camlens.runtime.predict import predict, predict_cached
+from camlens.runtime.prediction_cache import PredictionCache
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
 
 
@@ -110,7 +110,7 @@ class Evaluation:
         """Indices of the misclassified images, (E,) int64.
 
         Args:
-            sort: By falling confidence in the wrong class, by falling margin over the label, or in random order.
+            sort: By falling confidence, by falling margin over the label, or in random order.
             label: Only errors with this label.
             prediction: Only errors with this prediction.
             seed: Of the random order.
@@ -127,7 +127,7 @@ class Evaluation:
         return indices[values[indices].argsort(descending=True, stable=True)]
 
     def reliability(self) -> list[dict[str, float]]:
-        """For each bin of confidence that has images: its ends, number of images, mean confidence and accuracy."""
+        """For each bin of confidence with images: its ends, number of images, mean confidence and accuracy."""
         bins = bin_numbers(self.confidences)
         rows = []
         for number in bins.unique().tolist():
@@ -166,7 +166,7 @@ class Evaluation:
         }
 
     def in_words(self) -> str:
-        """Accuracy and calibration for people, a line each."""
+        """Accuracy and calibration in words, a line each."""
         errors, count = int(self.wrong.sum()), len(self.data)
         low, high = wilson_interval(count - errors, count)
         classes, present = len(self.data.class_names), len(self.data.present_classes())
@@ -178,15 +178,15 @@ class Evaluation:
         )
 
     def calibration_in_words(self) -> str:
-        """Calibration error and log-likelihood as a line for people, with the temperature and without it."""
+        """Calibration error and log-likelihood in words, with the temperature and without it."""
         mean, (low, high) = self.error_by_chance
-        found, before = calibration_metrics(self), calibration_metrics(self.uncalibrated)
+        after, before = calibration_metrics(self), calibration_metrics(self.uncalibrated)
         error, loss = f"{100 * before['ece']:.2f} % without; ", f" ({before['nll']:.4f} without)"
         error, loss = ("", "") if self.model.temperature is None else (error, loss)
         return (
-            f"{describe(self.model.temperature)}: calibration error {100 * found['ece']:.2f} % ({error}a perfectly "
+            f"{describe(self.model.temperature)}: calibration error {100 * after['ece']:.2f} % ({error}a perfectly "
             f"calibrated network: {100 * mean:.2f} %, 95 % range {100 * low:.2f} to {100 * high:.2f}), negative "
-            f"log-likelihood {found['nll']:.4f}{loss}"
+            f"log-likelihood {after['nll']:.4f}{loss}"
         )
 
     def save_predictions(self, path: Path) -> None:
@@ -226,12 +226,12 @@ def evaluate(
             of a class, or one-hot.
         batch_size: Images predicted at a time, at most.
         processes: The processes that share the images; each returns the evaluation of all.
-        features: Whether to keep the features too; they are None if the network does not end in a linear layer.
-        kept: A .safetensors file in which predictions are kept as they come: if the call is interrupted, the next one
-            goes on there. None to write none.
+        features: Whether to return the features too; they are None if the network does not end in a linear layer.
+        kept: A .safetensors file in which predictions are kept as they come, so that another call goes on where one
+            was stopped. None to write no file.
 
     Raises:
-        DataError: The data have other classes, no labels, or something that is no image.
+        DataError: The data have other classes, no labels, or items that are no images.
         ModelError: The network gives logits that are not finite.
     """
     model, data = align(model, labelled(model, data))
@@ -239,7 +239,9 @@ def evaluate(
         predictions = predict(model, data, batch_size, features, processes)
     else:
         path = Path(kept)
-        predictions = predict_kept(model, data, Kept(path.parent, processes), path.name, batch_size, features)
+        predictions = predict_cached(
+            model, data, PredictionCache(path.parent, processes), path.name, batch_size, features
+        )
     predictions.check_finite(model.name)
     return Evaluation(model, data, predictions.logits, predictions.features)
 

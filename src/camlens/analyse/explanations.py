@@ -1,4 +1,4 @@
-"""Predictions explained by maps: those of a data set's errors, and that of a single picture."""
+"""Predictions explained by maps: for the errors on a data set, and for single pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ from camlens.maps.methods import METHODS, find_method
 from camlens.model.classifier import Classifier
 from camlens.progress import track
 
-METHOD = "hirescam"  # signed, and behind the last layer of a pooled linear head its cells add up to the logit
+METHOD = "hirescam"  # signed; in front of a pooled linear head, its cells add up to the logit minus the bias
 MAX_CLASSES = 10  # up to this number, all classes are explained
-PROBABLE_CLASSES = 8  # of more classes, only the most probable are explained, the label always among them
-MAPS_BATCH, CONTRASTS_BATCH = 128, 12  # images explained at a time
+PROBABLE_CLASSES = 8  # of more classes, only the most probable ones, always including the label
+MAPS_BATCH = 128  # images explained at a time
+CONTRASTS_BATCH = 12  # likewise, with contrasts
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,12 @@ class ExplainedPredictions:
 
     @property
     def remainder(self) -> Tensor:
-        """Each logit minus the sum of the last layer's map, (E, n): behind a pooled linear head, the bias."""
+        """Each logit minus the sum of the last layer's map, (E, n): with a pooled linear head, the bias."""
         return self.logits - list(self.maps.values())[-1].sum(dim=(2, 3)) if self.maps else self.logits
 
     @property
     def is_exact(self) -> bool:
-        """Whether each class has the same remainder in every image: then it is the bias."""
+        """Whether the remainder of each class is the same in every image, which makes it the bias."""
         remainder = self.remainder
         by_class = [remainder[self.classes == index] for index in self.classes.unique()]
         return bool(by_class) and all(float(values.max() - values.min()) < 1e-3 for values in by_class)
@@ -66,13 +67,13 @@ class ExplainedPredictions:
 def explain_predictions(
     evaluation: Evaluation, indices: Tensor, layers: Sequence[str] | None = None, extra_class: int | None = None
 ) -> ExplainedPredictions:
-    """Explain the most probable classes of some images, and the label.
+    """Explain the most probable classes of some images, and their label.
 
     Args:
         evaluation: Of the data set.
         indices: The images, (E,) int64.
         layers: By default the model's last two.
-        extra_class: Another class to explain; it replaces the last one if it is not among them.
+        extra_class: Another class to explain; it replaces the least probable one if it is not among them.
     """
     classes = evaluation.logits[indices].argsort(dim=1, descending=True, stable=True)  # the prediction first
     if classes.shape[1] > MAX_CLASSES:
@@ -103,14 +104,13 @@ def compute_maps(
 
 
 def explain_errors(evaluation: Evaluation, indices: Tensor, layers: Sequence[str], method: str) -> dict[str, Tensor]:
-    """Maps for the prediction, for the label, and of their contrast, in this order, for errors.
+    """Maps of errors for the prediction, for the label, and for their contrast, in this order.
 
     Args:
         evaluation: Of the data set.
         indices: The errors, (E,) int64, at least one.
         layers: Names of layers.
-        method: The method of the maps for prediction and label; contrasts are always HiResCAM's, whose cells add up
-            to the margin.
+        method: The method for prediction and label; contrasts are always HiResCAM, whose cells add up to the margin.
 
     Returns:
         For each layer the raw maps, (E, 3, h, w).
@@ -154,7 +154,7 @@ def explain_pictures(
     against: str | None = None,
     top: int = 5,
 ) -> list[PictureExplanation]:
-    """Predict pictures of any kind and explain a class of each.
+    """Predict pictures and explain one class of each.
 
     Args:
         model: The classifier.
@@ -175,17 +175,17 @@ def explain_pictures(
     names = available_methods(model, explained_layers) if method == "all" else [find_method(method).name]
     explanations = []
     for chosen in map(METHODS.__getitem__, names):
-        asked = layers if chosen.level == "pixels" else explained_layers
-        second = against if chosen.explains_class or method != "all" else None  # of all methods, some know no class
-        explanations.append(explain(model, pictures, chosen.name, asked or None, target, second))
+        wanted = layers if chosen.level == "pixels" else explained_layers
+        second = against if chosen.explains_class or method != "all" else None  # some methods explain no class
+        explanations.append(explain(model, pictures, chosen.name, wanted or None, target, second))
     first = explanations[0]
     assert first.target is not None, "a class is explained"
     probabilities, classes = first.probabilities.sort(dim=1, descending=True, stable=True)
-    found = []
+    explained = []
     for row in range(len(pictures)):
         best = zip(classes[row, :top].tolist(), probabilities[row, :top].tolist(), strict=True)
         maps = {e.method: {layer: maps[row].cpu() for layer, maps in e.by_layer().items()} for e in explanations}
-        found.append(
+        explained.append(
             PictureExplanation(
                 [(first.class_name(index), probability) for index, probability in best],
                 first.class_name(int(first.target[row])),
@@ -193,4 +193,4 @@ def explain_pictures(
                 maps,
             )
         )
-    return found
+    return explained

@@ -7,7 +7,7 @@ from camlens.analyse.statistics import mcnemar_p_value
 from camlens.analyse.trials import Trials
 from camlens.data.dataset import Dataset
 
-SURE = 0.8  # probability of the prediction from which the network counts as sure
+CONFIDENT = 0.8  # probability of the prediction above which an error is confident
 
 
 def summarise_errors(evaluation: Evaluation) -> list[str]:
@@ -15,92 +15,101 @@ def summarise_errors(evaluation: Evaluation) -> list[str]:
     count = int(evaluation.wrong.sum())
     if not count:
         return [f"All {len(evaluation.wrong):,} images are right."]
-    return [commonest_error(evaluation), confident_errors(evaluation)]
+    return [most_frequent_error(evaluation), confident_errors(evaluation)]
 
 
-def what_is_missing(evaluation: Evaluation, train: Dataset | None, listed: int) -> list[str]:
-    """Sentences on what is not said of the errors, and why; none if all is said.
+def missing_in_words(evaluation: Evaluation, train: Dataset | None, listed: int) -> list[str]:
+    """Sentences on what the analysis does not contain, and why; none if it is complete.
 
     Args:
         evaluation: Of the data set, with errors.
-        train: The training images.
-        listed: How many of the errors are listed.
+        train: The training images, or None.
+        listed: Number of errors that are listed.
     """
     errors = int(evaluation.wrong.sum())
-    left_out = [
-        f"{listed:,} of the {errors:,} errors are listed: those that were edited, and the most confident of each label "
-        "and prediction."
-    ] * (listed < errors)
-    if train is not None and evaluation.features is not None:
-        return left_out
+    missing = []
+    if listed < errors:
+        missing.append(
+            f"{listed:,} of the {errors:,} errors are listed: those that were edited, and the most confident of each "
+            "label and prediction."
+        )
+    reason = None
     if train is None:
-        why = "none were given, in a folder train/ or as train="
-    else:
-        why = f"the logits of {evaluation.model.name} do not come straight from a linear layer"
-    return [*left_out, f"No training images behind the errors are shown: {why}."]
+        reason = "none were given, in a folder train/ or as train="
+    elif evaluation.features is None:
+        reason = f"{evaluation.model.name} does not end in a linear layer that computes the logits"
+    if reason is not None:
+        missing.append(f"No related training images are shown: {reason}.")
+    return missing
 
 
-def commonest_error(evaluation: Evaluation) -> str:
-    """The label and prediction that occur together most often, and how often the reverse happens."""
+def most_frequent_error(evaluation: Evaluation) -> str:
+    """The most frequent pair of label and prediction, and how often the reverse happens."""
     names, confusion = evaluation.data.class_names, evaluation.confusion.fill_diagonal_(0)
     label, prediction = divmod(int(confusion.argmax()), len(names))
     return (
-        f"{names[label]} called {names[prediction]} is the commonest error: {int(confusion.max())} of "
+        f"{names[label]} called {names[prediction]} is the most frequent error: {int(confusion.max())} of "
         f"{counted(int(confusion.sum()), 'error')}; the reverse happens "
         f"{counted(int(confusion[prediction, label]), 'time')}."
     )
 
 
 def confident_errors(evaluation: Evaluation) -> str:
-    """In how many errors the network was sure, and in how many the label came second."""
+    """In how many errors the network was confident, and in how many the label came second."""
     wrong = evaluation.wrong
-    sure = int((evaluation.confidences[wrong] > SURE).sum())
+    confident = int((evaluation.confidences[wrong] > CONFIDENT).sum())
     second = int((evaluation.logits[wrong].topk(2, dim=1).indices[:, 1] == evaluation.labels[wrong]).sum())
     return (
-        f"The network was more than {100 * SURE:.0f} % sure in {sure:,} of its {counted(int(wrong.sum()), 'error')}; "
-        f"in {second:,} of them all, the label came second."
+        f"The network was more than {100 * CONFIDENT:.0f} % confident in {confident:,} of its "
+        f"{counted(int(wrong.sum()), 'error')}; in {second:,} of all errors, the label came second."
     )
 
 
 def summarise_experiments(trials: Trials, places: Places, averaging: Averaging) -> list[str]:
-    """Three sentences: what errors are sensitive to, what the places on the maps are worth, and advice."""
-    return [reasons_in_words(trials), places_in_words(places), averaging_in_words(averaging)]
+    """Three sentences: which edits correct errors, what covering the cell with the most evidence does, and advice."""
+    return [edits_in_words(trials), places_in_words(places), averaging_in_words(averaging)]
 
 
-def reasons_in_words(trials: Trials) -> str:
-    """The edits that turn errors more often than right images of the same margin."""
+def edits_in_words(trials: Trials) -> str:
+    """The edits that correct errors more often than they change correct images with the same margin."""
+    if not trials.rates:
+        return "Small edits of errors are compared with nothing: no image is correct."
     reasons = [rate for rate in trials.rates if rate.is_reason]
-    corrected, turned = (100 * float(turns.any(dim=1).double().mean()) for turns in trials.of_pairs())
+    corrected, changed = (100 * float(by_edit.any(dim=1).double().mean()) for by_edit in trials.of_pairs())
     any_edit = (
-        f"some of {len(trials.names)} small edits turns {corrected:.0f} % of the errors, and {turned:.0f} % of these"
+        f"At least one of {len(trials.names)} small edits corrects {corrected:.0f} % of the errors and changes "
+        f"{changed:.0f} % of the matched correct images."
     )
     if not reasons:
-        return f"No small edit turns more errors than right images that are as unsure; {any_edit}."
+        return f"No small edit corrects errors more often than it changes equally uncertain correct images. {any_edit}"
     listed = [f"{rate.name} ({100 * rate.errors:.0f} against {100 * rate.matched:.0f} %)" for rate in reasons]
-    return f"What turns more errors than right images that are as unsure: {', '.join(listed)}; {any_edit}."
+    return (
+        "Edits that correct errors more often than they change equally uncertain correct images: "
+        f"{', '.join(listed)}. {any_edit}"
+    )
 
 
 def places_in_words(places: Places) -> str:
-    """What the place that the map names first is worth."""
+    """How often covering the cell with the most evidence corrects an error, against a random cell."""
     low, high = (100 * end for end in places.interval)
     return (
-        f"Covering the place that the map names first corrects {100 * places.first:.0f} % of the errors, a place at "
-        f"random {100 * places.mean:.0f} % (difference {low:+.0f} to {high:+.0f} points)."
+        f"Covering the cell with the most evidence corrects {100 * places.first:.0f} % of the errors, covering a "
+        f"random cell {100 * places.mean:.0f} % (difference {low:+.0f} to {high:+.0f} points)."
     )
 
 
-def averaging_in_words(found: Averaging) -> str:
-    """What averaging does to images on which it was not chosen."""
-    chance = f"{found.p_value:.2g}" if found.p_value >= 1e-4 else "below 0.0001"
+def averaging_in_words(averaging: Averaging) -> str:
+    """What averaging does on held-out images."""
+    chance = f"{averaging.p_value:.2g}" if averaging.p_value >= 1e-4 else "below 0.0001"
     return (
-        f"Of {found.averaged:,} unsure images on which this was not chosen, averaging with {found.way} makes "
-        f"{counted(found.corrected, 'error')} right and {counted(found.broken, 'right image')} wrong "
+        f"On {averaging.averaged:,} held-out uncertain images, averaging with {averaging.way} corrects "
+        f"{counted(averaging.corrected, 'error')} and breaks {counted(averaging.broken, 'correct prediction')} "
         f"(McNemar's p-value {chance})."
     )
 
 
 def compare_models(first: Evaluation, second: Evaluation) -> list[str]:
-    """What the second model fixed and broke, whether that could be chance, and the classes that changed most."""
+    """What the second model corrects and breaks, whether that is significant, and the classes that change most."""
     fixed, broken = int((first.wrong & ~second.wrong).sum()), int((~first.wrong & second.wrong).sum())
     both = int((first.wrong & second.wrong).sum())
     p_value = mcnemar_p_value(fixed, broken)
@@ -108,10 +117,10 @@ def compare_models(first: Evaluation, second: Evaluation) -> list[str]:
     gained = second.confusion.diag() - first.confusion.diag()
     best, worst = int(gained.argmax()), int(gained.argmin())
     return [
-        f"{second.model.name} fixed {fixed:,} errors of {first.model.name} and broke {broken:,} images that were "
-        f"right; {both:,} are wrong by both.",
-        "McNemar's test: if neither were better, fixed and broken would differ this much with probability "
+        f"{second.model.name} corrects {fixed:,} errors of {first.model.name} and breaks {broken:,} of its correct "
+        f"predictions; {both:,} images are errors of both.",
+        "McNemar's test: if neither were better, these two numbers would differ by as much with probability "
         + (f"{p_value:.2g}." if p_value >= 1e-4 else "below 0.0001."),
-        f"{names[best]} gained most, {int(gained[best]):+d} images right; {names[worst]} least, "
+        f"{names[best]} gains most, {int(gained[best]):+d} correct images; {names[worst]} least, "
         f"{int(gained[worst]):+d}.",
     ]

@@ -1,10 +1,11 @@
-"""Groups: what errors have in common, in properties of the pictures and in columns of the user's.
+"""Groups of images with more errors than others, by properties of the pictures and columns of the user's table.
 
-A rule is one condition on the images of a class or of all ("dark"), or two ("dark and blurred"). All rules are tried,
-so some look bad by chance: a group is kept only where its statistic is beyond the 99th percentile of the largest that
-the whole search finds when the errors of each class are dealt out anew at random, 1,000 times. Its rate is stated by
-cross-fitting: in each of five parts of the images, of the rule that the other four would have chosen near it. Nothing
-comes from the network's evidence or features, which would only say again that the network was unsure.
+A rule has one condition ("dark") or two ("dark, blurred") on the images of a class or on all images. All rules are
+tried, so some have many errors by chance. Therefore the errors of each class are permuted 1,000 times and the search is
+repeated: a group is found only if its statistic exceeds the 99th percentile of the largest ones under permutation.
+Its error rate is estimated by cross-fitting: in each of five folds of the images, with the similar rule that the other
+four folds select. The network's evidence and features are not used: they would only show again that the network was
+unsure.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,29 +18,23 @@ from camlens.analyse.evaluation import wilson_interval
 from camlens.analyse.properties import Property
 from camlens.progress import track
 
-SHARES = (
-    0.01,
-    0.02,
-    0.04,
-    0.07,
-    0.1,
-    0.15,
-    0.22,
-    0.35,
-)  # of a class, or of all: images with the lowest or highest values
-FEWEST_IMAGES, FEWEST_ERRORS = 20, 20  # of a group; of the data, below which no group is looked for
-CATEGORIES = 12  # of a property: the commonest are tried
-SECOND = 0.5  # by how much a second condition must raise the statistic, as there are many more rules of two
-PERMUTATIONS, PERCENTILE = 1000, 0.99
-FOLDS = 5
-NEAR = 0.5  # images that two rules share, of those in either, from which one stands for the other in cross-fitting
-MOST = 8  # groups
-AT_ONCE = 250  # permutations, and rules
+# Fractions of the images of a class, or of all, with the lowest or highest values: one condition for each
+FRACTIONS = (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.22, 0.35)
+MIN_IMAGES = 20  # of a group
+MIN_ERRORS = 20  # of the data; with fewer, no groups are searched
+MAX_CATEGORIES = 12  # of a property: the most frequent ones
+MAX_GROUPS = 8
+SECOND_CONDITION_PENALTY = 0.5  # subtracted from the statistic, because there are many more rules with two conditions
+PERMUTATIONS = 1000
+PERCENTILE = 0.99  # of the largest statistics under permutation
+FOLDS = 5  # of cross-fitting
+MIN_OVERLAP = 0.5  # intersection over union of the images of similar rules, among which a fold selects
+BATCH = 250  # permutations, or rules, whose statistics are computed at a time
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What an image must fulfil.
+    """A condition on a property of an image.
 
     Attributes:
         words: An adjective of pictures: "dark".
@@ -55,13 +50,12 @@ class Group:
     """Images with more errors than others.
 
     Attributes:
-        class_name: The label of all its images; None for those of any class.
-        conditions: One or two, which its images fulfil and no other of the class.
+        class_name: The label of all its images; None if they are of any class.
+        conditions: One or two, which its images fulfil and no other image of the class.
         indices: Its images, (n,) int64.
-        errors: How many of them are wrong.
-        rate: Fraction of them that is wrong, by cross-fitting; a little above it in `errors` / n lies what the search
-            gained by choosing.
-        elsewhere: Fraction of the other images of the class, or of all, that is wrong, likewise.
+        errors: Number of errors among them.
+        rate: Error rate by cross-fitting; `errors` / n is usually a little larger, because the rule was selected by it.
+        elsewhere: Error rate of the other images of the class, or of all other images, likewise.
         interval: Of `rate`, at 95 % (Wilson).
         statistic: Signed root of the likelihood ratio, inside against outside.
     """
@@ -86,13 +80,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Groups:
-    """What was found.
+    """The result of a search.
 
     Attributes:
-        found: At most `MOST` groups, the most certain first.
+        found: At most `MAX_GROUPS` groups, the most certain first.
         tried: Number of rules.
         threshold: What a statistic must exceed.
-        note: One sentence on the result, or why there is none.
+        note: One sentence on the result, or why there was no search.
     """
 
     found: list[Group]
@@ -106,10 +100,10 @@ class Scope:
     """All rules on the images of a class, or on all images.
 
     Attributes:
-        class_index: -1 for all.
-        indices: The images (n,) int64.
-        strata: (n, S) float32, one-hot: the class of each, within which errors are dealt out.
-        holds: (R, n) bool, where each rule holds.
+        class_index: -1 for all images.
+        indices: The images, (n,) int64.
+        strata: The class of each, one-hot, (n, S) float32; errors are permuted within classes.
+        holds: Which images fulfil each rule, (R, n) bool.
         conditions: Of each rule.
     """
 
@@ -120,14 +114,17 @@ class Scope:
     conditions: list[tuple[Condition, ...]]
 
     def statistics(self, wrong: Tensor, counted: Tensor) -> Tensor:
-        """How many more errors than by chance there are where each rule holds, (R, P); -inf for too few images.
+        """The statistic of each rule: the signed root of the likelihood ratio of errors and correct images (G test).
 
-        The signed root of the likelihood ratio (G test) of errors and right images, inside and outside; by chance, each
-        class has its errors anywhere.
+        The images of the rule are compared with the others. Under the null hypothesis, the errors of each class are
+        anywhere in the class.
 
         Args:
-            wrong: (N, P) bool, P times the errors among all images of the data.
-            counted: (N,) bool, the images that count.
+            wrong: Errors among all images of the data, in P permutations, (N, P) bool.
+            counted: The images that count, (N,) bool.
+
+        Returns:
+            (R, P), above 0 for more errors than expected; -inf for rules with too few images.
         """
         weights = counted[self.indices].float()
         flags = wrong[self.indices].float() * weights[:, None]  # (n, P)
@@ -135,7 +132,7 @@ class Scope:
         rates = (of_class.T @ flags) / of_class.sum(dim=0).clamp(min=1)[:, None]  # (S, P)
         total, errors = weights.sum(), flags.sum(dim=0)
         found = []
-        for holds in self.holds.split(AT_ONCE):
+        for holds in self.holds.split(BATCH):
             images = holds.float() @ of_class  # (r, S)
             inside, expected, size = holds.float() @ flags, images @ rates, images.sum(dim=1, keepdim=True)
             cells = (
@@ -144,11 +141,11 @@ class Scope:
                 (errors - inside, errors - expected),
                 (total - size - errors + inside, total - size - errors + expected),
             )
-            ratios = [torch.xlogy(count, count / by_chance.clamp(min=1e-6)) for count, by_chance in cells]
-            root = (2 * torch.stack(ratios).sum(dim=0).clamp(min=0)).sqrt() * (inside - expected).sign()
-            found.append(root.masked_fill(size < FEWEST_IMAGES, -torch.inf))
+            terms = [torch.xlogy(count, count / by_chance.clamp(min=1e-6)) for count, by_chance in cells]
+            root = (2 * torch.stack(terms).sum(dim=0).clamp(min=0)).sqrt() * (inside - expected).sign()
+            found.append(root.masked_fill(size < MIN_IMAGES, -torch.inf))
         extra = torch.tensor([len(conditions) - 1 for conditions in self.conditions])
-        return torch.cat(found) - SECOND * extra[:, None]
+        return torch.cat(found) - SECOND_CONDITION_PENALTY * extra[:, None]
 
 
 def find_groups(
@@ -161,49 +158,49 @@ def find_groups(
         wrong: (N,) bool, the errors.
         properties: Of these images.
         class_names: K names.
-        seed: Of the permutations, and of the parts for cross-fitting.
+        seed: Of the permutations and folds.
     """
     errors = int(wrong.sum())
-    if errors < FEWEST_ERRORS:
-        few = f"{errors} errors are too few to find what they have in common; it takes {FEWEST_ERRORS}"
-        return Groups([], 0, torch.inf, f"No groups were looked for: {few}.")
+    if errors < MIN_ERRORS:
+        reason = f"{errors} errors are too few to find what they have in common; at least {MIN_ERRORS} are needed"
+        return Groups([], 0, torch.inf, f"No groups were looked for: {reason}.")
     scopes = list(make_scopes(labels, properties))
     tried = sum(len(scope.conditions) for scope in scopes)
     if not tried:
-        few = f"no property divides them into parts of {FEWEST_IMAGES} or more"
-        return Groups([], 0, torch.inf, f"No groups were looked for among {len(labels):,} images: {few}.")
+        reason = f"no property divides them into parts of {MIN_IMAGES} or more"
+        return Groups([], 0, torch.inf, f"No groups were looked for among {len(labels):,} images: {reason}.")
     generator = torch.Generator().manual_seed(seed)
-    threshold = exceeded_by_chance(scopes, labels, wrong, generator)
-    folds = shuffled(labels, torch.arange(len(labels))[:, None], 1, generator)[:, 0] % FOLDS
-    left = torch.ones_like(wrong)  # images that are in no group yet
+    threshold = permutation_threshold(scopes, labels, wrong, generator)
+    folds = permute_within_classes(labels, torch.arange(len(labels))[:, None], 1, generator)[:, 0] % FOLDS
+    remaining = torch.ones_like(wrong)  # images that are in no group yet
     found: list[Group] = []
-    while len(found) < MOST:
-        statistics = [scope.statistics(wrong[:, None], left)[:, 0] for scope in scopes]
+    while len(found) < MAX_GROUPS:
+        statistics = [scope.statistics(wrong[:, None], remaining)[:, 0] for scope in scopes]
         best = max(range(len(scopes)), key=lambda number: float(statistics[number].max()))
         if (statistic := float(statistics[best].max())) <= threshold:
             break
-        group = describe(scopes[best], int(statistics[best].argmax()), wrong, folds, class_names, statistic)
+        group = make_group(scopes[best], int(statistics[best].argmax()), wrong, folds, class_names, statistic)
         found.append(group)
-        left[group.indices] = False
-    said = f"{tried:,} rules were tried on {errors:,} errors among {len(labels):,} images."
-    return Groups(found, tried, threshold, said if found else f"None was found: {said}")
+        remaining[group.indices] = False
+    note = f"{tried:,} rules were tried on {errors:,} errors among {len(labels):,} images."
+    return Groups(found, tried, threshold, note if found else f"None was found: {note}")
 
 
 def make_scopes(labels: Tensor, properties: Sequence[Property]) -> Iterator[Scope]:
-    """The rules on all images, and on those of each class, where there are any."""
+    """The rules on all images, and those on each class, if there are any."""
     for class_index in (-1, *labels.unique().tolist()):
         indices = (labels == class_index).nonzero()[:, 0] if class_index >= 0 else torch.arange(len(labels))
         single = [
-            (number, condition, where)
+            (number, condition, holds)
             for number, prop in enumerate(properties)
-            for condition, where in make_conditions(prop, prop.values[indices])
+            for condition, holds in make_conditions(prop, prop.values[indices])
         ]
         if not single:
             continue
-        numbers, holds = torch.tensor([number for number, _, _ in single]), torch.stack([where for *_, where in single])
+        numbers, holds = torch.tensor([number for number, _, _ in single]), torch.stack([each for *_, each in single])
         shared, counts = holds.float() @ holds.float().T, holds.sum(dim=1)
-        adds = (shared >= FEWEST_IMAGES) & (shared < torch.minimum(counts[:, None], counts))  # to both conditions
-        firsts, seconds = (adds & (numbers[:, None] < numbers)).nonzero().T
+        is_stricter = (shared >= MIN_IMAGES) & (shared < torch.minimum(counts[:, None], counts))  # than either one
+        firsts, seconds = (is_stricter & (numbers[:, None] < numbers)).nonzero().T
         conditions: list[tuple[Condition, ...]] = [(condition,) for _, condition, _ in single]
         conditions += [(single[i][1], single[j][1]) for i, j in zip(firsts.tolist(), seconds.tolist(), strict=True)]
         strata = (labels[indices, None] == labels[indices].unique()).float()
@@ -211,64 +208,67 @@ def make_scopes(labels: Tensor, properties: Sequence[Property]) -> Iterator[Scop
 
 
 def make_conditions(prop: Property, values: Tensor) -> Iterator[tuple[Condition, Tensor]]:
-    """The conditions on one property of n images, each with where it holds, (n,) bool; for enough images, not for all.
+    """The conditions on one property of n images.
 
     Args:
         prop: The property.
         values: Its values for these images, (n,).
+
+    Yields:
+        Each condition that enough images fulfil but not all, and which ones do, (n,) bool.
     """
-    known = values[~values.isnan()]
+    finite = values[~values.isnan()]
     conditions: dict[Condition, Tensor] = {}
     if prop.categories:
-        counts = torch.bincount(known.long(), minlength=len(prop.categories))
-        for place in counts.argsort(descending=True, stable=True)[:CATEGORIES].tolist():
-            name = prop.categories[place]
-            conditions[Condition(prop.words[0].format(name), f"{prop.name} is {name}")] = values == place
-    elif len(known):
+        counts = torch.bincount(finite.long(), minlength=len(prop.categories))
+        for category in counts.argsort(descending=True, stable=True)[:MAX_CATEGORIES].tolist():
+            name = prop.categories[category]
+            conditions[Condition(prop.words[0].format(name), f"{prop.name} is {name}")] = values == category
+    elif len(finite):
         low, high = prop.words
-        for share in SHARES:
+        for fraction in FRACTIONS:
             for words, sign, compared in ((low, 1, "most"), (high, -1, "least")):
-                limit = sign * (sign * known).quantile(share, interpolation="lower")
+                limit = sign * (sign * finite).quantile(fraction, interpolation="lower")
                 meaning = f"{prop.name} at {compared} {float(limit):.4g}"
                 conditions[Condition(words, meaning)] = sign * values <= sign * limit
-    for condition, where in conditions.items():
-        if FEWEST_IMAGES <= int(where.sum()) < len(values):
-            yield condition, where
+    for condition, holds in conditions.items():
+        if MIN_IMAGES <= int(holds.sum()) < len(values):
+            yield condition, holds
 
 
-def shuffled(labels: Tensor, values: Tensor, times: int, generator: torch.Generator) -> Tensor:
-    """Values (N, 1) dealt out anew among the images of each class, several times: (N, times)."""
-    dealt = values.repeat(1, times)
+def permute_within_classes(labels: Tensor, values: Tensor, times: int, generator: torch.Generator) -> Tensor:
+    """Values (N, 1) permuted among the images of each class, several times: (N, times)."""
+    permuted = values.repeat(1, times)
     for label in labels.unique():
         indices = (labels == label).nonzero()[:, 0]
         orders = torch.rand(len(indices), times, generator=generator).argsort(dim=0)
-        dealt[indices] = values[indices, 0][orders]
-    return dealt
+        permuted[indices] = values[indices, 0][orders]
+    return permuted
 
 
-def exceeded_by_chance(scopes: Sequence[Scope], labels: Tensor, wrong: Tensor, generator: torch.Generator) -> float:
-    """The 99th percentile of the largest statistic where errors are dealt out at random within classes."""
+def permutation_threshold(scopes: Sequence[Scope], labels: Tensor, wrong: Tensor, generator: torch.Generator) -> float:
+    """The 99th percentile of the largest statistic if errors are permuted within classes."""
     largest, everything = [], torch.ones_like(wrong)
-    for _ in track(range(PERMUTATIONS // AT_ONCE), "looking for what errors have in common"):
-        dealt = shuffled(labels, wrong[:, None], AT_ONCE, generator)
-        of_scopes = [scope.statistics(dealt, everything).amax(dim=0) for scope in scopes]
+    for _ in track(range(PERMUTATIONS // BATCH), "looking for what errors have in common"):
+        permuted = permute_within_classes(labels, wrong[:, None], BATCH, generator)
+        of_scopes = [scope.statistics(permuted, everything).amax(dim=0) for scope in scopes]
         largest.append(torch.stack(of_scopes).amax(dim=0))
     return float(torch.cat(largest).quantile(PERCENTILE))
 
 
-def describe(
+def make_group(
     scope: Scope, rule: int, wrong: Tensor, folds: Tensor, class_names: Sequence[str], statistic: float
 ) -> Group:
-    """A rule as a group, its rates by cross-fitting over parts of the images, `folds` (N,)."""
-    holds, errors, part = scope.holds[rule], wrong[scope.indices], folds[scope.indices]
-    shared = (scope.holds & holds).sum(dim=1) / (scope.holds | holds).sum(dim=1)
-    near = shared >= NEAR
-    inside, outside = torch.zeros(2), torch.zeros(2)  # errors and images
+    """A rule as a group, its error rates by cross-fitting over `folds` (N,)."""
+    holds, errors, fold_of = scope.holds[rule], wrong[scope.indices], folds[scope.indices]
+    overlap = (scope.holds & holds).sum(dim=1) / (scope.holds | holds).sum(dim=1)
+    is_similar = overlap >= MIN_OVERLAP
+    inside, outside = torch.zeros(2), torch.zeros(2)  # number of errors and of images
     for fold in range(FOLDS):
-        statistics = scope.statistics(wrong[:, None], folds != fold)[:, 0].masked_fill(~near, -torch.inf)
-        chosen, tested = scope.holds[int(statistics.argmax())], part == fold
-        for counts, where in ((inside, chosen & tested), (outside, ~chosen & tested)):
-            counts += torch.stack([errors[where].sum(), where.sum()])
+        statistics = scope.statistics(wrong[:, None], folds != fold)[:, 0].masked_fill(~is_similar, -torch.inf)
+        selected, tested = scope.holds[int(statistics.argmax())], fold_of == fold
+        for counts, images in ((inside, selected & tested), (outside, ~selected & tested)):
+            counts += torch.stack([errors[images].sum(), images.sum()])
     rate, elsewhere = (float(counts[0] / counts[1].clamp(min=1)) for counts in (inside, outside))
     return Group(
         class_name=None if scope.class_index < 0 else class_names[scope.class_index],

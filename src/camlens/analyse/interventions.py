@@ -1,4 +1,4 @@
-"""Interventions on a local mark: pasted into other pictures, covered in its own, and images that lack it."""
+"""Interventions on a local patch: pasted into other images, covered in its own, and images without it."""
 
 from dataclasses import dataclass
 
@@ -6,22 +6,23 @@ import torch
 from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation, wilson_interval
-from camlens.analyse.patches import Mark, cover, cut, find_mark, paste
-from camlens.analyse.trials import network_images
+from camlens.analyse.patches import Patch, cover_patch, crop, find_patch, paste
+from camlens.analyse.trials import to_input_size
 from camlens.runtime.predict import predict
 
-SCREENED, TESTED = 30, 200  # pictures of each experiment
-FEWEST = 5  # images with a mark
-KNOWN = 10  # images with and without it from which their rates are compared
-SHOWN = 6  # pictures of each kind
+SCREENING_IMAGES = 30  # images into which a patch is pasted to screen it
+TEST_IMAGES = 200  # images of each test
+MIN_IMAGES = 5  # images that have a patch
+MIN_COMPARED = 10  # images with the patch, and images without it, whose accuracies are compared
+MAX_EXAMPLES = 6  # images of each kind for display
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a mark does, beside a control.
+    """The effect of an intervention, and of its control.
 
     Attributes:
-        value: Mean with the mark, 0 to 1.
+        value: Mean with the intervention, 0 to 1.
         control: Mean of the control.
         interval: Of the difference, at 95 %.
         images: Number of images.
@@ -34,23 +35,23 @@ class Effect:
 
     @property
     def difference(self) -> float:
-        """With the mark less the control."""
+        """`value` minus `control`."""
         return self.value - self.control
 
 
 @dataclass
-class Experiment:
-    """The network, the images and how often it was run.
+class ShortcutProbe:
+    """The evaluations and the random numbers of a search for shortcuts; it counts the forward passes.
 
     Attributes:
         test: The evaluation on the test set.
-        known: That on the images in which marks are looked for: those of training, or the same.
-        generator: Of all that is drawn at random.
-        passes: Images that the network was run on.
+        search: The evaluation on the images in which patches are searched: the training set, or the test set again.
+        generator: Of all random numbers.
+        passes: Number of images on which the network was run.
     """
 
     test: Evaluation
-    known: Evaluation
+    search: Evaluation
     generator: torch.Generator
     passes: int = 0
 
@@ -58,129 +59,153 @@ class Experiment:
         """At most `count` of the indices, at random."""
         return indices[torch.randperm(len(indices), generator=self.generator)[:count]]
 
-    def right(self, class_index: int) -> Tensor:
-        """The known images of a class that are right, (n,) int64, in random order."""
-        known = self.known
-        return self.draw((~known.wrong & (known.labels == class_index)).nonzero()[:, 0], len(known.labels))
+    def correct_images(self, class_index: int) -> Tensor:
+        """The correctly predicted images of a class among those that are searched, (n,) int64, in random order."""
+        search = self.search
+        return self.draw((~search.wrong & (search.labels == class_index)).nonzero()[:, 0], len(search.labels))
 
-    def others(self, class_index: int, count: int) -> Tensor:
-        """Test pictures of other classes that are not called this one, at random."""
+    def other_images(self, class_index: int, count: int) -> Tensor:
+        """At most `count` test images of other classes that are not predicted as this one, at random."""
         test = self.test
         return self.draw(((test.labels != class_index) & (test.predictions != class_index)).nonzero()[:, 0], count)
 
-    def probabilities(self, images: Tensor, class_index: int) -> tuple[Tensor, Tensor]:
-        """For edited images (B, C, H, W): the class's probability (B,), and whether it is predicted."""
+    def predict(self, images: Tensor, class_index: int) -> tuple[Tensor, Tensor]:
+        """For edited images (B, C, H, W): the probability of the class, (B,), and whether it is predicted, (B,)."""
         self.passes += len(images)
-        logits = predict(self.test.model, images, description="testing marks").logits
+        logits = predict(self.test.model, images, description="testing patches").logits
         return self.test.model.probabilities(logits)[:, class_index], logits.argmax(dim=1) == class_index
 
 
-def pictures(evaluation: Evaluation, indices: Tensor) -> Tensor:
-    """Images as the network is shown them, (n, C, H, W) uint8."""
-    return network_images(evaluation.model, evaluation.data.images(indices))
+def input_images(evaluation: Evaluation, indices: Tensor) -> Tensor:
+    """Images as the network gets them, (n, C, H, W) uint8."""
+    return to_input_size(evaluation.model, evaluation.data.images(indices))
 
 
-def controls(experiment: Experiment, mark: Mark, class_index: int, count: int) -> tuple[Tensor, Tensor]:
-    """Patches of a mark's size from random places, (count, C, h, w) each: of the class's own images, and of others'."""
-    labels = experiment.known.labels
-    height, width = mark.mask.shape
+def control_patches(probe: ShortcutProbe, patch: Patch, class_index: int, count: int) -> tuple[Tensor, Tensor]:
+    """Patches of this size at random positions: of the class's own images, and of others, (count, C, h, w) each."""
+    labels = probe.search.labels
+    height, width = patch.mask.shape
     drawn = []
     for is_own in (True, False):
-        among = ((labels == class_index) == is_own).nonzero()[:, 0]
-        among = among[~torch.isin(among, mark.sources)] if is_own and len(among) > 2 * len(mark.sources) else among
-        images = pictures(experiment.known, experiment.draw(among, count))
-        chance = torch.rand(len(images), 2, generator=experiment.generator)
+        indices = ((labels == class_index) == is_own).nonzero()[:, 0]
+        if is_own and len(indices) > 2 * len(patch.sources):
+            indices = indices[~torch.isin(indices, patch.sources)]
+        images = input_images(probe.search, probe.draw(indices, count))
+        fractions = torch.rand(len(images), 2, generator=probe.generator)
         room = torch.tensor([max(1, images.shape[2] - height + 1), max(1, images.shape[3] - width + 1)])
-        patches = cut(images, (chance * room).long(), (height, width)).nan_to_num()
-        drawn.append(patches[torch.arange(count) % len(patches)])
+        crops = crop(images, (fractions * room).long(), (height, width)).nan_to_num()
+        drawn.append(crops[torch.arange(count) % len(crops)])
     return drawn[0], drawn[1]
 
 
-def places_for(mark: Mark, count: int) -> Tensor:
-    """Places at which a mark is pasted, (count, 2): those where it was found, in turn."""
-    return mark.places[torch.arange(count) % len(mark.places)]
+def repeated_corners(patch: Patch, count: int) -> Tensor:
+    """The corners at which a patch was found, repeated to (count, 2)."""
+    return patch.corners[torch.arange(count) % len(patch.corners)]
 
 
-def screen(experiment: Experiment, class_index: int, mark: Mark) -> float:
-    """By how much a mark raises the class's mean probability in a few pictures, above the better control."""
-    images = pictures(experiment.test, experiment.others(class_index, SCREENED))
+def screen(probe: ShortcutProbe, class_index: int, patch: Patch) -> float:
+    """How much more a pasted patch raises the mean probability of the class than the better control, in few images."""
+    images = input_images(probe.test, probe.other_images(class_index, SCREENING_IMAGES))
     if not len(images):
         return 0.0
-    places = places_for(mark, len(images))
-    looks = [mark.look, *controls(experiment, mark, class_index, len(images))]
+    corners = repeated_corners(patch, len(images))
+    versions = [patch.pixels, *control_patches(probe, patch, class_index, len(images))]
     means = [
-        float(experiment.probabilities(paste(images, look, mark.mask, places), class_index)[0].mean()) for look in looks
+        float(probe.predict(paste(images, pixels, patch.mask, corners), class_index)[0].mean()) for pixels in versions
     ]
     return means[0] - max(means[1:])
 
 
-def try_pasting(experiment: Experiment, class_index: int, mark: Mark) -> tuple[Effect, tuple[Tensor, Tensor]]:
-    """Fraction of other classes' pictures that become the class, against the better control; and some of them."""
-    indices = experiment.others(class_index, TESTED)
-    images = pictures(experiment.test, indices)
-    places = places_for(mark, len(images))
-    looks = [mark.look, *controls(experiment, mark, class_index, len(images))]
-    becomes = [
-        experiment.probabilities(paste(images, look, mark.mask, places), class_index)[1].float() for look in looks
-    ]
-    turned = (becomes[0] > 0).nonzero()[:SHOWN, 0]
-    effect = paired(becomes[0], max(becomes[1:], key=lambda values: float(values.mean())))
-    return effect, (indices[turned], places[turned])
+def measure_pasting(probe: ShortcutProbe, class_index: int, patch: Patch) -> tuple[Effect, tuple[Tensor, Tensor]]:
+    """Fraction of images of other classes that become the class when the patch is pasted in.
 
-
-def try_covering(experiment: Experiment, class_index: int, mark: Mark, limit: float) -> Effect:
-    """Fall of the class's probability in right images of its own, the mark covered, against another place covered."""
-    own = experiment.right(class_index)[: 5 * TESTED]
-    unlike, places = find_mark(mark, pictures(experiment.known, own))
-    chosen = (unlike <= limit).nonzero()[:TESTED, 0]
-    chosen = chosen if len(chosen) >= FEWEST else unlike.argsort()[:FEWEST]
-    images, places = pictures(experiment.known, own[chosen]), places[chosen]
-    room = torch.tensor([max(1, side - part + 1) for side, part in zip(images.shape[2:], mark.mask.shape, strict=True)])
-    steps = (0.3 + 0.4 * torch.rand(len(images), 2, generator=experiment.generator)) * room
-    elsewhere = (places.clamp(min=0) + steps.long()) % room
-    before = experiment.known.probabilities[own[chosen], class_index]
-    falls = [
-        before - experiment.probabilities(cover(images, mark.mask, at), class_index)[0] for at in (places, elsewhere)
-    ]
-    return paired(falls[0], falls[1])
-
-
-def compare_without(experiment: Experiment, class_index: int, mark: Mark, limit: float) -> Effect | None:
-    """Fraction right of the class's images with the mark, against those without it in the test set.
-
-    If too few test images have the mark, the known ones that have it are taken, less what other classes lose from the
-    known images to the test set.
+    Returns:
+        The effect, with the better of both controls; and for some of the images that become the class their indices,
+        (n,), and the corners of the patch, (n, 2).
     """
-    right, has = [], []
-    for evaluation in (experiment.test, experiment.known):
+    indices = probe.other_images(class_index, TEST_IMAGES)
+    images = input_images(probe.test, indices)
+    corners = repeated_corners(patch, len(images))
+    versions = [patch.pixels, *control_patches(probe, patch, class_index, len(images))]
+    becomes = [probe.predict(paste(images, pixels, patch.mask, corners), class_index)[1].float() for pixels in versions]
+    examples = (becomes[0] > 0).nonzero()[:MAX_EXAMPLES, 0]
+    effect = paired_effect(becomes[0], max(becomes[1:], key=lambda values: float(values.mean())))
+    return effect, (indices[examples], corners[examples])
+
+
+def measure_covering(probe: ShortcutProbe, class_index: int, patch: Patch, limit: float) -> Effect:
+    """How much the probability of the class falls in its correct images when the patch is covered.
+
+    The control is another region of the same size.
+
+    Args:
+        probe: The evaluations.
+        class_index: The class.
+        patch: The patch.
+        limit: Largest difference (`find_patch`) at which an image has the patch.
+    """
+    own = probe.correct_images(class_index)[: 5 * TEST_IMAGES]
+    differences, corners = find_patch(patch, input_images(probe.search, own))
+    chosen = (differences <= limit).nonzero()[:TEST_IMAGES, 0]
+    chosen = chosen if len(chosen) >= MIN_IMAGES else differences.argsort()[:MIN_IMAGES]
+    images, corners = input_images(probe.search, own[chosen]), corners[chosen]
+    sides = zip(images.shape[2:], patch.mask.shape, strict=True)
+    room = torch.tensor([max(1, side - part + 1) for side, part in sides])
+    shifts = (0.3 + 0.4 * torch.rand(len(images), 2, generator=probe.generator)) * room
+    elsewhere = (corners.clamp(min=0) + shifts.long()) % room
+    before = probe.search.probabilities[own[chosen], class_index]
+    falls = [before - probe.predict(cover_patch(images, patch.mask, at), class_index)[0] for at in (corners, elsewhere)]
+    return paired_effect(falls[0], falls[1])
+
+
+def compare_without(probe: ShortcutProbe, class_index: int, patch: Patch, limit: float) -> Effect | None:
+    """Accuracy on the class's test images with the patch, and as the control on those without it.
+
+    If too few test images have the patch, those of the searched images are taken that have it, and the difference is
+    corrected by the generalisation gap of the other classes.
+
+    Args:
+        probe: The evaluations.
+        class_index: The class.
+        patch: The patch.
+        limit: Largest difference (`find_patch`) at which an image has the patch.
+
+    Returns:
+        None if one of both groups has fewer than `MIN_COMPARED` images.
+    """
+    correct, has_patch = [], []
+    for evaluation in (probe.test, probe.search):
         own = (evaluation.labels == class_index).nonzero()[:, 0]
-        right.append((~evaluation.wrong[own]).float())
-        has.append(torch.cat([find_mark(mark, pictures(evaluation, part))[0] for part in own.split(500)]) <= limit)
-    having, without, lost = right[0][has[0]], right[0][~has[0]], 0.0
-    if len(having) < KNOWN:
-        having, lost = right[1][has[1]], lost_by_others(experiment, class_index)
-    if min(len(having), len(without)) < KNOWN:
+        differences = [find_patch(patch, input_images(evaluation, part))[0] for part in own.split(500)]
+        correct.append((~evaluation.wrong[own]).float())
+        has_patch.append(torch.cat(differences) <= limit)
+    with_patch, without_patch, gap = correct[0][has_patch[0]], correct[0][~has_patch[0]], 0.0
+    if len(with_patch) < MIN_COMPARED:
+        with_patch, gap = correct[1][has_patch[1]], generalisation_gap(probe, class_index)
+    if min(len(with_patch), len(without_patch)) < MIN_COMPARED:
         return None
-    with_it, without_it = float(having.mean()), float(without.mean())
-    ends = [wilson_interval(int(rights.sum()), len(rights)) for rights in (having, without)]
-    below = ((with_it - ends[0][0]) ** 2 + (ends[1][1] - without_it) ** 2) ** 0.5  # Newcombe 1998, method 10
-    above = ((ends[0][1] - with_it) ** 2 + (without_it - ends[1][0]) ** 2) ** 0.5
-    difference = with_it - without_it - lost
-    return Effect(with_it, without_it, (difference - below, difference + above), len(without))
-
-
-def lost_by_others(experiment: Experiment, class_index: int) -> float:
-    """How much less often the other classes' images are right in the test set than in the known images, 0 to 1."""
-    known, test = (
-        float((~evaluation.wrong[evaluation.labels != class_index]).float().mean())
-        for evaluation in (experiment.known, experiment.test)
+    value, control = float(with_patch.mean()), float(without_patch.mean())
+    (low, high), (control_low, control_high) = (
+        wilson_interval(int(group.sum()), len(group)) for group in (with_patch, without_patch)
     )
-    return max(0.0, known - test)
+    below = ((value - low) ** 2 + (control_high - control) ** 2) ** 0.5  # Newcombe 1998, method 10
+    above = ((high - value) ** 2 + (control - control_low) ** 2) ** 0.5
+    difference = value - control - gap
+    return Effect(value, control, (difference - below, difference + above), len(without_patch))
 
 
-def paired(values: Tensor, control: Tensor) -> Effect:
-    """Means of values (n,) and of their controls, and the interval of the difference by its standard error."""
+def generalisation_gap(probe: ShortcutProbe, class_index: int) -> float:
+    """How much lower the accuracy of all other classes is on the test set than on the searched images, 0 to 1."""
+    search, test = (
+        float((~evaluation.wrong[evaluation.labels != class_index]).float().mean())
+        for evaluation in (probe.search, probe.test)
+    )
+    return max(0.0, search - test)
+
+
+def paired_effect(values: Tensor, control: Tensor) -> Effect:
+    """The effect by values (n,) and paired controls (n,), with the interval by the standard error of the difference."""
     difference = (values - control).double()
-    middle = float(difference.mean())
+    mean = float(difference.mean())
     half = 1.96 * float(difference.std()) / len(difference) ** 0.5 if len(difference) > 1 else 1.0
-    return Effect(float(values.mean()), float(control.mean()), (middle - half, middle + half), len(values))
+    return Effect(float(values.mean()), float(control.mean()), (mean - half, mean + half), len(values))

@@ -1,7 +1,7 @@
-"""What a person's marks say of all labels: with exact intervals, from marks on images that were drawn at random.
+"""Estimates about all labels, with exact intervals, from a person's marks on images that were drawn at random.
 
-Errors and right images are strata: of each, some were marked. Rates are of a stratum; what is said of all images weighs
-both by their number of images, and its interval joins one of 97.5 % for each, so that it holds at 95 % or more.
+Errors and correct images are strata, and some images of each are marked. Estimates for all images weight both strata by
+their number of images. Their intervals combine a 97.5 % interval of each stratum, so their level is at least 95 %.
 """
 
 import math
@@ -15,21 +15,21 @@ from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.marks import LEFT_OUT, WRONG
 
 Interval = tuple[float, float]
-DRAWN = 60  # errors and right images that are drawn to be judged, each at most
-ROUND = 10  # of each, one round after the other
+DRAWN = 60  # images of each stratum that are drawn, at most
+ROUND = 10  # images of each stratum in a round
 
 
 def draw_images(evaluation: Evaluation, seed: int = 0) -> Tensor:
-    """Draw images to be judged: errors and right images at random, mixed at random in rounds of `ROUND` of each.
+    """Draw errors and correct images at random, in rounds with `ROUND` of each in random order.
 
-    However many of the first are judged, they are random samples of both strata.
+    The images judged so far are random samples of both strata, however many they are.
 
     Args:
         evaluation: The network's predictions.
         seed: Of the random numbers.
 
     Returns:
-        Indices of different images, (n,) int64, at most `DRAWN` of each stratum.
+        Indices of the images, (n,) int64, at most `DRAWN` of each stratum, none twice.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -42,14 +42,14 @@ def draw_images(evaluation: Evaluation, seed: int = 0) -> Tensor:
 
 
 def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interval:
-    """Exact confidence interval of a proportion: its ends are the ends of what a binomial test would not reject.
+    """Exact confidence interval of a proportion: all proportions that a binomial test does not reject.
 
     Clopper and Pearson 1934, "The use of confidence or fiducial limits", Biometrika 26, p. 404.
 
     Args:
         successes: Number of successes, 0 to `trials`.
-        trials: Number of trials; with 0 nothing is known.
-        level: Of confidence, 0 to 1.
+        trials: Number of trials; with 0, the interval is from 0 to 1.
+        level: Confidence level, 0 to 1.
 
     Returns:
         Lower and upper end, each between 0 and 1.
@@ -101,14 +101,14 @@ class Rate:
 
 @dataclass(frozen=True)
 class Judged:
-    """What marks say of all labels.
+    """Estimates about all labels.
 
     Attributes:
         wrong_errors: Wrong labels among the marked errors.
-        wrong_right: Wrong labels among the marked images that the network has right.
+        wrong_right: Wrong labels among the marked correct predictions.
         doubted: Wrong labels among the marked images whose label is doubted; None without a second opinion.
-        accuracy: Of all images by their right labels, with its interval; None where only one kind is marked.
-        wrong: The number of wrong labels among all images, with its interval; None likewise.
+        accuracy: On all images, by their correct labels, with its interval; None if only one stratum is marked.
+        wrong: Number of wrong labels among all images, with its interval; None likewise.
     """
 
     wrong_errors: Rate
@@ -129,32 +129,32 @@ class Judged:
 
     def in_words(self) -> list[str]:
         """Sentences, with 95 % intervals."""
-        said = [
-            f"Wrong labels: {self.wrong_errors} of the marked errors, {self.wrong_right} of the marked right images."
+        sentences = [
+            f"Wrong labels: {self.wrong_errors} of the marked errors, {self.wrong_right} of the marked correct images."
         ]
         if self.doubted is None:
-            said.append("No label is doubted without a second opinion (--opinion).")
+            sentences.append("No label is doubted without a second opinion (--opinion).")
         else:
-            said.append(f"Doubt was right in {self.doubted} of the marked images whose label it is against.")
+            sentences.append(f"Doubt was right in {self.doubted} of the marked images whose label is doubted.")
         if self.accuracy is None or self.wrong is None:
-            kind = "right images" if self.wrong_errors.of else "errors"
+            kind = "correct images" if self.wrong_errors.of else "errors"
             return [
-                *said,
+                *sentences,
                 f"No {kind} are marked, so the corrected accuracy is not known: marking errors alone can only raise it."
-                " Mark images at random, right ones among them.",
+                " Mark images at random, correct ones among them.",
             ]
         (accuracy, (low, high)), (wrong, (fewest, most)) = self.accuracy, self.wrong
         return [
-            *said,
+            *sentences,
             f"Of all images, if these were drawn at random: {wrong:,.0f} wrong labels ({fewest:,.0f} to {most:,.0f}); "
             f"by right labels, {100 * accuracy:.2f} % are right ({100 * low:.2f} to {100 * high:.2f}).",
         ]
 
 
 def judge(evaluation: Evaluation, marks: Mapping[int, str], doubt: Tensor | None = None) -> Judged:
-    """Say what marks tell of all labels.
+    """Estimate from marks how many of all labels are wrong.
 
-    An image that is ambiguous or a duplicate counts for nothing: it is taken as one that should not be there.
+    Images that are marked as ambiguous or as duplicates are excluded.
 
     Args:
         evaluation: The network's predictions.
@@ -162,28 +162,27 @@ def judge(evaluation: Evaluation, marks: Mapping[int, str], doubt: Tensor | None
         doubt: Of each label, (N,), as `label_doubt` returns it.
     """
     names, wrong = evaluation.data.class_names, evaluation.wrong
-    kept = {index: mark for index, mark in marks.items() if mark not in LEFT_OUT}
-    strata = [[index for index in kept if bool(wrong[index]) is kind] for kind in (True, False)]
-    said_wrong = {index for index, mark in kept.items() if mark.startswith(WRONG)}
-    rates = of_errors, of_right = [Rate(len(said_wrong & set(stratum)), len(stratum)) for stratum in strata]
-    against = [] if doubt is None else [index for index in kept if doubt[index] > 0]
-    doubted = None if doubt is None else Rate(len(said_wrong & set(against)), len(against))
+    counted = {index: mark for index, mark in marks.items() if mark not in LEFT_OUT}
+    strata = [[index for index in counted if bool(wrong[index]) is is_error] for is_error in (True, False)]
+    wrong_labels = {index for index, mark in counted.items() if mark.startswith(WRONG)}
+    rates = of_errors, of_right = [Rate(len(wrong_labels & set(stratum)), len(stratum)) for stratum in strata]
+    against = [] if doubt is None else [index for index in counted if doubt[index] > 0]
+    doubted = None if doubt is None else Rate(len(wrong_labels & set(against)), len(against))
     if not all(rate.of for rate in rates):
         return Judged(of_errors, of_right, doubted, None, None)
-    good = {index for index in said_wrong if kept[index] == WRONG + names[int(evaluation.predictions[index])]}
-    good |= {index for index in strata[1] if index not in said_wrong}
-    right = [Rate(len(good & set(stratum)), len(stratum)) for stratum in strata]
+    # predictions that are correct by the corrected labels
+    correct = {index for index in wrong_labels if counted[index] == WRONG + names[int(evaluation.predictions[index])]}
+    correct |= {index for index in strata[1] if index not in wrong_labels}
+    correct_rates = [Rate(len(correct & set(stratum)), len(stratum)) for stratum in strata]
     sizes = [int(wrong.sum()), int((~wrong).sum())]
-    accuracy, ends = weighted(right, sizes)
-    count, limits = weighted(rates, sizes)
-    total = sum(sizes)
+    total, (fraction, (low, high)) = sum(sizes), weighted(rates, sizes)
     return Judged(
-        of_errors, of_right, doubted, (accuracy, ends), (total * count, (total * limits[0], total * limits[1]))
+        of_errors, of_right, doubted, weighted(correct_rates, sizes), (total * fraction, (total * low, total * high))
     )
 
 
 def weighted(rates: list[Rate], sizes: list[int]) -> tuple[float, Interval]:
-    """The proportion over strata of these sizes, and an interval of 95 % or more."""
+    """The proportion over all strata, weighted by their sizes, and its interval, at 95 % or more."""
     level, total = 1 - 0.05 / len(rates), sum(sizes)
     ends = [clopper_pearson(rate.count, rate.of, level) for rate in rates]
     estimate, low, high = (

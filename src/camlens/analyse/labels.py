@@ -1,7 +1,8 @@
-"""Doubt in labels, from a second opinion: probabilities of another network, or of anything else that knows the classes.
+"""Doubt in labels by a second opinion: probabilities of another network, or of any other classifier.
 
-One network's own opinion tells little of the labels that it gets wrong, as it is wrong there itself. What two say
-against a label tells more, the more the better the second one is. Neither may have learned these labels.
+A network's own predictions say little about the labels of its errors, because on these images the network itself is
+often wrong. Two opinions against a label say more, the more accurate the second one is. Neither may have been trained
+on these labels.
 """
 
 import logging
@@ -26,23 +27,23 @@ from camlens.train.margins import margins
 from camlens.train.run_folder import was_trained_on
 
 WITHOUT_OPINION = (
-    "No label is called doubtful: the probabilities of one network tell too little of the labels that it gets wrong. "
-    "With --opinion (another network, or a file of probabilities) labels are doubted by what both say against them."
+    "No label is called doubtful: the probabilities of one network alone say too little about its errors. "
+    "With --opinion (another network, or a file of probabilities) labels are doubted if both together contradict them."
 )
 
 log = logging.getLogger("camlens")
 
 
 def label_doubt(evaluation: Evaluation, opinion: Tensor) -> Tensor:
-    """How much two opinions speak against each label: the mean of what each lacks for the label to come first.
+    """How much two opinions speak against each label: the mean of their margins against it.
 
     Args:
         evaluation: The first opinion.
         opinion: The second: probabilities (N, K), in the order of the evaluation's images and classes.
 
     Returns:
-        (N,) float64, -1 to 1: the largest probability of another class less that of the label, mean of both; above 0
-        where another class is ahead.
+        (N,) float64, -1 to 1: the largest probability of another class minus the probability of the label, mean of
+        both; above 0 if another class is more probable.
     """
     both = (
         margins(probabilities.double(), evaluation.labels)[0] for probabilities in (evaluation.probabilities, opinion)
@@ -51,22 +52,22 @@ def label_doubt(evaluation: Evaluation, opinion: Tensor) -> Tensor:
 
 
 def rank_by_opinion(evaluation: Evaluation, opinion: Tensor) -> RankedLabels:
-    """The labels by `label_doubt`, with the class that both opinions together put first besides the label."""
+    """Rank labels by `label_doubt`; suggested is the most probable class besides the label, by both opinions."""
     suggested = margins(evaluation.probabilities.double() + opinion, evaluation.labels)[1]
-    how = f"by what {evaluation.model.name} and a second opinion say against them"
+    how = f"by the margins of {evaluation.model.name} and a second opinion against them"
     return RankedLabels(evaluation.data, label_doubt(evaluation, opinion), suggested, None, how)
 
 
 def doubt_in_words(evaluation: Evaluation, doubt: Tensor | None) -> str:
-    """Of how many errors and of how many right images the label is doubted; or why none is."""
+    """How many labels of errors and of correct images are doubted, or why none is, in words."""
     if doubt is None:
         return WITHOUT_OPINION
     wrong, against = evaluation.wrong, doubt > 0
-    errors, right = int((against & wrong).sum()), int((against & ~wrong).sum())
+    errors, correct = int((against & wrong).sum()), int((against & ~wrong).sum())
     return (
-        f"Both opinions together are against the label of {errors:,} of {int(wrong.sum()):,} errors and of {right:,} "
-        f"of {int((~wrong).sum()):,} right images: judge these first, the most doubtful at the top. How many of "
-        "them are wrong labels depends on how good the second opinion is, and how many wrong labels there are."
+        f"Both opinions together are against the label of {errors:,} of {int(wrong.sum()):,} errors and of {correct:,} "
+        f"of {int((~wrong).sum()):,} correct images: judge these first, the most doubtful at the top. How many of "
+        "them are wrong labels depends on the accuracy of the second opinion and on the number of wrong labels."
     )
 
 
@@ -77,23 +78,23 @@ def read_opinion(
     processes: Processes = SINGLE_PROCESS,
     kept: Path | None = None,
 ) -> Tensor:
-    """A second opinion on the images of a data set.
+    """Read or predict the probabilities of a second opinion on a data set.
 
     Args:
         opinion: A `Classifier`, or what `camlens.load` takes; probabilities (N, K); or a file of them: an .npz with
-            `probabilities` (N, K) in the order of the data, and perhaps `class_names`, as `camlens evaluate` writes it;
-            or a .csv with a column for each class, and `index` or `path`, or else a row for each image in the order of
-            the data.
+            `probabilities` (N, K) in the order of the data, and optionally `class_names` and `files`, as `camlens
+            evaluate` writes it; or a .csv with a column for each class and a row for each image, in the order of the
+            data or with a column `index` or `path`.
         data: The images, in any order of the classes.
         batch_size: Images predicted at a time, at most.
-        processes: As `evaluate` takes them, for a model.
-        kept: Likewise.
+        processes: The processes that share the images, if the opinion is a model.
+        kept: A file in which its predictions are kept, as `evaluate` takes it.
 
     Returns:
         Probabilities, (N, K) float64, in the order of `data` and its classes.
 
     Raises:
-        DataError: It is of other classes or images, or holds no probabilities.
+        DataError: It has other classes or images, or values that are no probabilities.
         ModelError: There is no such model.
     """
     if isinstance(opinion, Tensor | np.ndarray):
@@ -108,17 +109,17 @@ def read_opinion(
         if was_trained_on(path, data):
             log.warning("%s was trained on these labels, so it will hardly doubt them; give another opinion", opinion)
         opinion = load(opinion)
-    found = evaluate(opinion, data, batch_size, processes, kept=kept)
-    return in_order(found.probabilities, found.data.class_names, data, opinion.name)
+    evaluation = evaluate(opinion, data, batch_size, processes, kept=kept)
+    return in_order(evaluation.probabilities, evaluation.data.class_names, data, opinion.name)
 
 
 def is_file_of_probabilities(opinion: str | Path) -> bool:
-    """Whether an opinion is a file of probabilities and no model, by its ending."""
+    """Whether an opinion is a file of probabilities, not a model, by its suffix."""
     return Path(opinion).suffix.lower() in (".npz", ".csv")
 
 
 def in_order(probabilities: Tensor, class_names: tuple[str, ...], data: Dataset, owner: str) -> Tensor:
-    """Checked probabilities (N, K) with the classes in the order of `data`. Raises `DataError` if they are others."""
+    """Check probabilities (N, K) and put the classes in the order of `data`. Raises `DataError` if these are others."""
     if set(class_names) != set(data.class_names):
         told = f"{owner} has the classes {', '.join(class_names)}; {data.name} has {', '.join(data.class_names)}"
         raise DataError(f"{told}: give an opinion of the same classes")
@@ -126,7 +127,7 @@ def in_order(probabilities: Tensor, class_names: tuple[str, ...], data: Dataset,
 
 
 def checked(probabilities: Tensor, data: Dataset, owner: str) -> Tensor:
-    """Probabilities as float64. Raises `DataError` if they are none, or are of other images or classes."""
+    """Probabilities as float64. Raises `DataError` if they are invalid, or if their shape does not fit the data."""
     shape, values = (len(data), len(data.class_names)), probabilities.double()
     if tuple(values.shape) != shape:
         raise DataError(
@@ -146,25 +147,25 @@ def checked(probabilities: Tensor, data: Dataset, owner: str) -> Tensor:
 def _from_arrays(path: Path, data: Dataset) -> Tensor:
     """The probabilities in an .npz file."""
     try:
-        found = read_arrays(path)
+        arrays = read_arrays(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read {path}: {reason}; expected an .npz with `probabilities` (N, K)") from error
-    if "probabilities" not in found:
-        raise DataError(f"{path} holds {', '.join(found) or 'nothing'}; expected an array `probabilities` (N, K)")
-    if found["probabilities"].dtype.kind not in "fiu":
-        raise DataError(f"{path} holds `probabilities` of type {found['probabilities'].dtype}; expected numbers")
-    probabilities = torch.from_numpy(found["probabilities"].astype(np.float64))
+    if "probabilities" not in arrays:
+        raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected an array `probabilities` (N, K)")
+    if arrays["probabilities"].dtype.kind not in "fiu":
+        raise DataError(f"{path} holds `probabilities` of type {arrays['probabilities'].dtype}; expected numbers")
+    probabilities = torch.from_numpy(arrays["probabilities"].astype(np.float64))
     if (
-        "files" in found
+        "files" in arrays
         and len(probabilities) == len(data)
-        and tuple(found["files"].reshape(-1).tolist()) != data.files
+        and tuple(arrays["files"].reshape(-1).tolist()) != data.files
     ):
-        first = found["files"].reshape(-1)[:1]
+        first = arrays["files"].reshape(-1)[:1]
         raise DataError(f"{path} is of other images than {data.name}, {data.split}: its first is {first}")
     names = data.class_names
-    if "class_names" in found:
-        names = tuple(map(str, found["class_names"].reshape(-1).tolist()))
+    if "class_names" in arrays:
+        names = tuple(map(str, arrays["class_names"].reshape(-1).tolist()))
     if probabilities.ndim == 2 and probabilities.shape[1] == len(names):
         return in_order(probabilities, names, data, str(path))
     return checked(probabilities, data, str(path))
@@ -172,14 +173,14 @@ def _from_arrays(path: Path, data: Dataset) -> Tensor:
 
 def _from_table(path: Path, data: Dataset) -> Tensor:
     """The probabilities in a .csv file."""
-    columns = [name.lower() for name in data.class_names]  # headings are read so
+    columns = [name.lower() for name in data.class_names]  # headings are read in lower case
     rows = read_rows(path, columns, "image")
     probabilities = torch.full((len(data), len(columns)), torch.nan, dtype=torch.float64)
-    places = {file: index for index, file in enumerate(data.files)}
+    index_of = {file: index for index, file in enumerate(data.files)}
     if len(rows) != len(data):
         raise DataError(f"{path} has {len(rows):,} rows; expected {len(data):,}, one for each image of {data.name}")
     for number, (line, row) in enumerate(rows):
-        index = row_index(row["index"]) if row.get("index") else places.get(row.get("path", ""), number)
+        index = row_index(row["index"]) if row.get("index") else index_of.get(row.get("path", ""), number)
         if not 0 <= index < len(data) or row.get("path", data.files[index]) != data.files[index]:
             raise DataError(
                 f"{path}, line {line}: no image {row.get('index', ''):.20} {row.get('path', '')} in {data.name}"

@@ -1,4 +1,4 @@
-"""Marks: what a person decided about images of the report, and the evaluation corrected by them."""
+"""Marks: a person's decisions about labels, from the report, and the evaluation corrected by them."""
 
 from pathlib import Path
 
@@ -10,19 +10,19 @@ from camlens.data.table import read_rows, row_index
 from camlens.errors import DataError, UsageError, unknown
 
 COLUMNS = ("index", "path", "label", "prediction", "mark")
-DRAWN = "drawn"  # a column that may be there: "yes" if the image was drawn at random and judged blind
-WRONG = "wrong:"  # a wrong label, followed by the right one
-LEFT_OUT = ("ambiguous", "duplicate")  # images that should not count
-RIGHT = ("real", "right")  # the label is right: of an error, and of an image that the network has right
+DRAWN = "drawn"  # an optional column: "yes" if the image was drawn at random and judged without the prediction
+WRONG = "wrong:"  # the label is wrong; followed by the correct class
+LEFT_OUT = ("ambiguous", "duplicate")  # the image is excluded
+RIGHT = ("real", "right")  # the label is correct: of an error, and of a correct prediction
 
 
 def read_marks(path: Path, data: Dataset, drawn: bool = False) -> dict[int, str]:
-    """The marks in a CSV file, by the index of their image: "wrong:<class>", or of `LEFT_OUT` or `RIGHT`.
+    """Read the marks in a CSV file, by the index of their image: "wrong:<class>", or one of `LEFT_OUT` or `RIGHT`.
 
     Args:
         path: The file.
         data: The images.
-        drawn: Whether to leave out images that were not drawn at random, in a file that says which were.
+        drawn: Whether to skip images that were not drawn at random, if the file has the column `DRAWN`.
 
     Raises:
         DataError: The file cannot be read, holds no marks, its marks are for other images than those of `data`, or two
@@ -62,7 +62,7 @@ def count_marks(marks: dict[int, str]) -> tuple[int, int]:
 
 
 def corrected(evaluation: Evaluation, marks: dict[int, str]) -> Evaluation:
-    """The evaluation with wrong labels replaced, and without the images that are ambiguous or duplicates.
+    """The evaluation with wrong labels replaced, without images that are ambiguous or duplicates.
 
     Raises:
         DataError: No image is left.
@@ -71,7 +71,7 @@ def corrected(evaluation: Evaluation, marks: dict[int, str]) -> Evaluation:
     for index, mark in marks.items():
         if mark.startswith(WRONG):
             labels[index] = data.class_names.index(mark[len(WRONG) :])
-    kept = torch.tensor([index for index in range(len(data)) if marks.get(index) not in LEFT_OUT])
-    if not len(kept):
+    included = torch.tensor([index for index in range(len(data)) if marks.get(index) not in LEFT_OUT])
+    if not len(included):
         raise DataError(f"all {len(data):,} images are marked {' or '.join(LEFT_OUT)}: none is left to evaluate")
-    return Evaluation(evaluation.model, data.with_labels(labels).subset(kept), evaluation.logits[kept])
+    return Evaluation(evaluation.model, data.with_labels(labels).subset(included), evaluation.logits[included])

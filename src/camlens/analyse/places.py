@@ -1,4 +1,4 @@
-"""Whether an error depends on the place that its map names: the place is covered, and the network asked again."""
+"""Whether an error depends on the cell with the most evidence: the cell is covered, and the image predicted again."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,31 +10,33 @@ from torch import Tensor
 from camlens.analyse.edits import COVERS, GRID, blur, cell_slices, to_levels
 from camlens.analyse.explanations import ExplainedPredictions
 from camlens.analyse.statistics import bootstrap_interval
-from camlens.analyse.trials import BATCH, Trials, network_images
+from camlens.analyse.trials import BATCH, Trials, to_input_size
 from camlens.progress import track
 from camlens.runtime.predict import predict
 
-BLUR = 1 / (2 * GRID)  # of the shorter side: standard deviation of the Gaussian in a blurred cell
-NOISE = 0.01 * 255  # levels: standard deviation of the noise in an imputed cell
-TOLERANCE, MAX_STEPS = 1e-3, 1000  # of the imputation: levels, and steps of conjugate gradients
+BLUR = 1 / (2 * GRID)  # standard deviation of the Gaussian in a blurred cell, as a fraction of the shorter side
+NOISE = 0.01 * 255  # standard deviation of the noise in an imputed cell, in levels of 0 to 255
+TOLERANCE = 1e-3  # largest residual of the imputation, in levels
+MAX_STEPS = 1000  # of conjugate gradients
 
 Fill = Callable[[Tensor, int, int], Tensor]
 
 
 @dataclass(frozen=True)
 class Places:
-    """What becomes of T errors, those of `Trials`, when a cell of the grid is covered.
+    """The effect of covering cells of the grid on T errors, those of `Trials`.
 
     Attributes:
-        cells: The cell that the contrast of prediction and label names first, (T,) int64, row by row.
-        falls: How far the margin of the prediction over the label falls when each cell is filled with the picture's
-            mean, in logits, (T, 16).
-        ranks: The place of the first cell among all by that fall, (T,) int64, 1 for the deepest.
-        corrected: For each fill, whether the error becomes its label when the first cell is covered, (T,) bool.
-        covers: How many of the 16 cells do so, filled with the mean, (T,) int64.
-        first: Fraction of the errors that the first cell corrects, filled with the mean.
-        mean: Fraction of all cells that do: what a cell at random corrects.
-        difference: `first` less `mean`.
+        cells: The first cell of each error: the one with the most evidence for the prediction against the label, (T,)
+            int64, counted row by row.
+        falls: How far the margin of the prediction over the label falls if a cell is filled with the picture's mean,
+            in logits, (T, 16).
+        ranks: The rank of the first cell among all by that fall, (T,) int64, 1 for the deepest.
+        corrected: For each fill, whether covering the first cell corrects the error, (T,) bool.
+        covers: Number of cells that correct the error if filled with the mean, (T,) int64.
+        first: Fraction of the errors that covering the first cell corrects, filled with the mean.
+        mean: The same for a random cell.
+        difference: `first` minus `mean`.
         interval: Its 95 % interval, by the bootstrap over the pictures.
     """
 
@@ -50,16 +52,16 @@ class Places:
 
     @property
     def depends(self) -> Tensor:
-        """Where all fills agree that the first cell decides, and most other cells do not: (T,) bool."""
+        """Whether all fills of the first cell correct the error, and at most half of all cells do, (T,) bool."""
         return torch.stack([*self.corrected.values()]).all(dim=0) & (self.covers <= GRID * GRID // 2)
 
 
-def study_places(explained: ExplainedPredictions, trials: Trials) -> Places:
-    """Cover the cell of each tried error that its contrast names first.
+def cover_evidence(explained: ExplainedPredictions, trials: Trials) -> Places:
+    """Cover the cell with the most evidence of each tried error.
 
     Args:
         explained: The network's predictions, the errors first; the maps at the last layer are used.
-        trials: Of the ladder, whose covers are used.
+        trials: The results of the edits, among which are the covers of all cells.
     """
     evaluation, errors = explained.evaluation, explained.indices[trials.tried]
     labels, predictions = evaluation.labels[errors], evaluation.predictions[errors]
@@ -77,7 +79,7 @@ def study_places(explained: ExplainedPredictions, trials: Trials) -> Places:
         cells=cells,
         falls=falls,
         ranks=1 + (falls > falls.gather(1, cells[:, None])).sum(dim=1),
-        corrected={"mean": first, **{name: covered(explained, errors, cells, name) == labels for name in FILLS}},
+        corrected={"mean": first, **{fill: predict_filled(explained, errors, cells, fill) == labels for fill in FILLS}},
         covers=corrected.sum(dim=1),
         first=float(first.double().mean()),
         mean=float(corrected.double().mean()),
@@ -86,16 +88,16 @@ def study_places(explained: ExplainedPredictions, trials: Trials) -> Places:
     )
 
 
-def covered(explained: ExplainedPredictions, errors: Tensor, cells: Tensor, fill: str) -> Tensor:
-    """What the network predicts for errors (T,) whose cell (T,) is filled: (T,)."""
+def predict_filled(explained: ExplainedPredictions, errors: Tensor, cells: Tensor, fill: str) -> Tensor:
+    """Predictions for errors (T,) in each of which a cell (T,) is filled: (T,)."""
     model, data = explained.evaluation.model, explained.evaluation.data
     predictions = torch.empty_like(errors)
     order = cells.argsort(stable=True)
-    for rows in track(order.split(BATCH), f"covering the places that the maps name ({fill})"):
-        images = network_images(model, data.images(errors[rows])).clone()
+    for rows in track(order.split(BATCH), f"covering the cells with the most evidence ({fill})"):
+        images = to_input_size(model, data.images(errors[rows])).clone()
         for cell in cells[rows].unique().tolist():
-            same = cells[rows] == cell
-            images[same] = FILLS[fill](images[same], *divmod(cell, GRID))
+            has_cell = cells[rows] == cell
+            images[has_cell] = FILLS[fill](images[has_cell], *divmod(cell, GRID))
         predictions[rows] = predict(model, images).logits.argmax(dim=1)
     return predictions
 
@@ -107,7 +109,7 @@ def on_grid(maps: Tensor) -> Tensor:
 
 
 def fill_blurred(images: Tensor, row: int, column: int) -> Tensor:
-    """Fill a cell of the grid with what is left of it when the picture is blurred strongly."""
+    """Fill a cell of the grid with the same cell of a strongly blurred copy."""
     filled, (rows, columns) = images.clone(), cell_slices(row, column, *images.shape[2:])
     filled[:, :, rows, columns] = blur(images, BLUR)[:, :, rows, columns]
     return filled
@@ -123,30 +125,30 @@ def impute(images: Tensor, row: int, column: int) -> Tensor:
     count, channels, height, width = images.shape
     rows, columns = cell_slices(row, column, height, width)
     top, left = max(0, rows.start - 1), max(0, columns.start - 1)
-    around = slice(top, rows.stop + 1), slice(left, columns.stop + 1)  # the cell and a rim of a pixel
+    around = slice(top, rows.stop + 1), slice(left, columns.stop + 1)  # the cell and one pixel around it
     inside = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
     weights = torch.tensor([[1 / 12, 1 / 6, 1 / 12], [1 / 6, 0, 1 / 6], [1 / 12, 1 / 6, 1 / 12]])[None, None]
 
     def sum_neighbours(planes: Tensor) -> Tensor:
         return F.conv2d(planes, weights.to(planes), padding=1)
 
-    known = images[:, :, around[0], around[1]].double().flatten(0, 1)[:, None]
-    missing = torch.zeros_like(known[:1])
+    pixels = images[:, :, around[0], around[1]].double().flatten(0, 1)[:, None]
+    missing = torch.zeros_like(pixels[:1])
     missing[:, :, inside[0], inside[1]] = 1
-    total = sum_neighbours(torch.ones(1, 1, height, width).to(known))[:, :, around[0], around[1]] * missing
+    total = sum_neighbours(torch.ones(1, 1, height, width).to(pixels))[:, :, around[0], around[1]] * missing
 
     def product(planes: Tensor) -> Tensor:
         return total * planes - sum_neighbours(planes) * missing
 
-    residual = sum_neighbours(known * (1 - missing)) * missing
-    solution, direction = torch.zeros_like(known), residual
+    residual = sum_neighbours(pixels * (1 - missing)) * missing
+    solution, direction = torch.zeros_like(pixels), residual
     for _ in range(MAX_STEPS):
         length = residual.square().sum(dim=(2, 3), keepdim=True)
         if float(residual.abs().max()) < TOLERANCE:
             break
-        along = product(direction)
-        step = length / (direction * along).sum(dim=(2, 3), keepdim=True).clamp(min=1e-300)
-        solution, residual = solution + step * direction, residual - step * along
+        image = product(direction)
+        step = length / (direction * image).sum(dim=(2, 3), keepdim=True).clamp(min=1e-300)
+        solution, residual = solution + step * direction, residual - step * image
         direction = residual + residual.square().sum(dim=(2, 3), keepdim=True) / length.clamp(min=1e-300) * direction
     cell = solution[:, 0, inside[0], inside[1]].unflatten(0, (count, channels))
     noise = torch.randn(cell.shape[1:], generator=torch.Generator().manual_seed(0)) * NOISE
@@ -155,4 +157,4 @@ def impute(images: Tensor, row: int, column: int) -> Tensor:
     return filled
 
 
-FILLS: dict[str, Fill] = {"blur": fill_blurred, "noisy imputation": impute}  # besides the mean, which the ladder has
+FILLS: dict[str, Fill] = {"blur": fill_blurred, "noisy imputation": impute}  # beside the mean, as in the edits

@@ -1,4 +1,4 @@
-"""Properties of images by which errors may be grouped: of the pictures, and columns of a table of the user's."""
+"""Properties of images by which errors may be grouped: measured on the pictures, or columns of the user's table."""
 
 import logging
 import math
@@ -22,9 +22,9 @@ log = logging.getLogger("camlens")
 HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")  # 60 degrees each, around 0, 60, …, 300
 GREY = 0.06  # mean chroma, 0 to 1, below which a picture has no hue
 GREY_LEVELS = torch.tensor([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
-NAMING = ("path", "index")  # columns that say which image a row is about
-KNOWN = (*NAMING, "file", "label", "prediction", "split")  # no properties of a user's table
-NUMERIC = 6  # different numbers from which a column is a scale; fewer are categories
+KEY_COLUMNS = ("path", "index")  # which image a row is about
+NOT_PROPERTIES = (*KEY_COLUMNS, "file", "label", "prediction", "split")  # columns of the user's table
+MIN_SCALE_VALUES = 6  # different numbers in a column that is a scale; with fewer, they are categories
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Property:
     """A property of N images: numbers on a scale, or categories.
 
     Attributes:
-        name: Like "brightness".
-        values: (N,) float64, NaN where it is not known; of categories their positions in `categories`.
-        categories: Their names; empty for a scale.
-        words: What pictures with low and with high values are called; or pictures of a category, `{}` for its name.
+        name: Such as "brightness".
+        values: (N,) float64, NaN if unknown; indices in `categories` if there are any.
+        categories: Names of the categories; empty for a scale.
+        words: Adjectives for pictures with low and with high values; or one for a category, with `{}` for its name.
     """
 
     name: str
@@ -55,10 +55,10 @@ SCALES = {
 
 
 def measure_properties(data: Dataset) -> list[Property]:
-    """Measure brightness, contrast, colourfulness, sharpness and dominant hue, and what is known of the originals.
+    """Measure brightness, contrast, colourfulness, sharpness, dominant hue, and size and proportions of the originals.
 
-    The images are read batch by batch, as the network is shown them. Original size and proportions are there where
-    the pictures differ in them.
+    The first five are measured on the network's input images. Size and proportions are left out if all originals have
+    the same size.
     """
     with Work(f"measuring the pictures of {data.name}, {data.split}", len(data)) as work:
         parts = []
@@ -85,8 +85,8 @@ def measure(images: Tensor) -> Tensor:
     Returns:
         (B, 5): the mean of the grey levels, 0 to 1, and their standard deviation; colourfulness (Hasler and Süsstrunk
         2003, "Measuring colourfulness in natural images", on levels of 0 to 1); sharpness, the variance of the
-        Laplacian of the grey levels (Pech-Pacheco et al. 2000); and the dominant hue, 0 for grey or 1 plus its
-        position in `HUES`: that with the largest sum of chroma.
+        Laplacian of the grey levels (Pech-Pacheco et al. 2000); and the dominant hue, the one with the largest sum of
+        chroma: 1 plus its index in `HUES`, or 0 for grey.
     """
     colours = images.float() / 255
     red, green, blue = colours.unbind(dim=1)
@@ -115,76 +115,79 @@ def measure(images: Tensor) -> Tensor:
 
 
 def read_properties(path: Path, data: Dataset) -> list[Property]:
-    """Read properties of images from a CSV file of the user's: each column is one, but those in `KNOWN`.
+    """Read properties of images from the user's CSV file: each column is one, except those in `NOT_PROPERTIES`.
 
-    A row says by `path` or `index` which image it is about. A column of numbers is a scale, unless it has few different
-    ones; any other has categories.
+    A row refers to its image by `path` or `index`. A column with many different numbers is a scale; any other column
+    has categories.
 
     Raises:
         DataError: The file cannot be read, has no such columns, is about other images, or has two rows for one.
     """
-    rows, naming = read_named_rows(path)
+    rows, key = read_keyed_rows(path)
     try:
-        found = find_images(rows, naming, data)
+        rows_by_index = find_images(rows, key, data)
     except DataError as error:
         raise DataError(f"{path}, {error}") from error
-    if not found:
+    if not rows_by_index:
         line, row = rows[0]
         raise DataError(
-            f"{path}, line {line}: no image of {data.name}, {data.split}, has the {naming} {row[naming]!r}, and no "
-            f"other row fits one; expected a {naming} like {data.files[0] if naming == 'path' else '0'!r}"
+            f"{path}, line {line}: no image of {data.name}, {data.split}, has the {key} {row[key]!r}, and no "
+            f"other row fits one; expected a {key} like {data.files[0] if key == 'path' else '0'!r}"
         )
-    if len(found) < len(rows):
-        log.warning("%s: %d of %d rows match none of the images", path, len(rows) - len(found), len(rows))
+    if len(rows_by_index) < len(rows):
+        log.warning("%s: %d of %d rows match none of the images", path, len(rows) - len(rows_by_index), len(rows))
     names = [
-        name for name in dict.fromkeys(name for row in found.values() for name in row) if name not in KNOWN and name
+        name
+        for name in dict.fromkeys(name for row in rows_by_index.values() for name in row)
+        if name not in NOT_PROPERTIES and name
     ]
     if not names:
         raise DataError(f"{path} has only {', '.join(rows[0][1])}; expected columns with properties of the images too")
     return [
-        as_property(name, [found.get(index, {}).get(name, "").strip() for index in range(len(data))]) for name in names
+        as_property(name, [rows_by_index.get(index, {}).get(name, "").strip() for index in range(len(data))])
+        for name in names
     ]
 
 
-def read_named_rows(path: Path) -> tuple[list[Row], str]:
-    """The rows of a table about images, and the column that names these."""
-    for naming in NAMING:
+def read_keyed_rows(path: Path) -> tuple[list[Row], str]:
+    """The rows of a table about images, and the column that says which image each is about."""
+    for key in KEY_COLUMNS:
         try:
-            return read_rows(path, (naming,), "image"), naming
+            return read_rows(path, (key,), "image"), key
         except DataError as error:
             last = error
     raise DataError(str(last).replace("the columns index", "a column path or index, others with properties,"))
 
 
-def find_images(rows: Sequence[Row], naming: str, data: Dataset) -> dict[int, dict[str, str]]:
+def find_images(rows: Sequence[Row], key: str, data: Dataset) -> dict[int, dict[str, str]]:
     """The rows that are about images of the data, by index. Raises `DataError` if two are about the same."""
-    places = {str(index): index for index in range(len(data))}
-    if naming == "path":
+    index_of = {str(index): index for index in range(len(data))}
+    if key == "path":  # the whole path, or its last part if no other image has the same
         counts = Counter(Path(file).name for file in data.files)
-        places = {Path(file).name: index for index, file in enumerate(data.files) if counts[Path(file).name] == 1}
-        places |= {file: index for index, file in enumerate(data.files)}
-    found: dict[int, dict[str, str]] = {}
+        index_of = {Path(file).name: index for index, file in enumerate(data.files) if counts[Path(file).name] == 1}
+        index_of |= {file: index for index, file in enumerate(data.files)}
+    rows_by_index: dict[int, dict[str, str]] = {}
     for line, row in rows:
-        name = row[naming].strip()
-        index = places.get(name, places.get(Path(name).name) if naming == "path" else None)
-        if index in found:
+        name = row[key].strip()
+        index = index_of.get(name, index_of.get(Path(name).name) if key == "path" else None)
+        if index in rows_by_index:
             raise DataError(
                 f"line {line}: a second row about image {index}, {data.files[index]}; expected one for each"
             )
         if index is not None:
-            found[index] = row
-    return found
+            rows_by_index[index] = row
+    return rows_by_index
 
 
 def as_property(name: str, cells: Sequence[str]) -> Property:
-    """A column as a property; an empty cell is not known."""
+    """A column as a property; an empty cell is unknown."""
     try:
         numbers = torch.tensor([float(cell) if cell else math.nan for cell in cells], dtype=torch.float64)
     except ValueError:
         numbers = torch.empty(0)
-    if len(set(numbers[numbers.isfinite()].tolist())) >= NUMERIC:
+    if len(set(numbers[numbers.isfinite()].tolist())) >= MIN_SCALE_VALUES:
         return Property(name, numbers, (), (f"low {name}", f"high {name}"))
     categories = tuple(dict.fromkeys(cell for cell in cells if cell))
-    places = {category: float(place) for place, category in enumerate(categories)}
-    values = torch.tensor([places.get(cell, math.nan) for cell in cells], dtype=torch.float64)
+    numbers_of = {category: float(number) for number, category in enumerate(categories)}
+    values = torch.tensor([numbers_of.get(cell, math.nan) for cell in cells], dtype=torch.float64)
     return Property(name, values, categories, (f"{name} {{}}",))

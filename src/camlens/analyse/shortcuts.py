@@ -1,14 +1,16 @@
-"""Shortcuts: local marks by which a network knows a class, though they are not what the class is.
+"""Shortcuts: local patches by which a network recognises a class although they are not part of its objects.
 
-Candidates are looks that several right images of a class share, and few others, where the evidence for the class lies
-(HiResCAM). What decides is an experiment of three parts:
+Candidates are patches with much evidence for the class (HiResCAM) that occur in many of its correctly predicted images
+and in few images of other classes. Each candidate is tested by three interventions:
 
-- *pasting suffices*: in pictures of other classes the mark makes the class more probable than other patches of the same
-  size and at the same places do, of the class and of others;
-- *covering harms*: in the class's own images, more than covering as much elsewhere;
-- *without it, worse*: images of the class that lack the mark are recognised less often, on the test images.
+- *pasting suffices*: pasted into images of other classes, the patch makes them the class more often than other patches
+  of the same size, of the class and of others, at the same positions;
+- *covering harms*: covered in the class's own images, the probability of the class falls more than if another region of
+  the same size is covered;
+- *without it, worse*: on the test set, images of the class without the patch are correct less often than with it.
 
-All three make it a shortcut; two of three a strong cue, of which only people can say whether it is part of the object.
+If all three hold, the patch is a shortcut; if two hold, it is a strong cue, and only a person can say whether it is
+part of the object.
 """
 
 from dataclasses import dataclass
@@ -20,92 +22,106 @@ from torch import Tensor
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.explanations import compute_maps
 from camlens.analyse.interventions import (
-    FEWEST,
+    MIN_IMAGES,
     Effect,
-    Experiment,
+    ShortcutProbe,
     compare_without,
-    pictures,
+    input_images,
+    measure_covering,
+    measure_pasting,
     screen,
-    try_covering,
-    try_pasting,
 )
-from camlens.analyse.patches import CORE, Mark, build_mark, distances, find_mark, small, windows
+from camlens.analyse.patches import CORE, Patch, build_patch, find_patch, match_templates, shrink, windows
 from camlens.progress import Work
 
-SEARCHED = 30  # images of a class with maps
-COMPARED, OTHERS = 100, 150  # right images of a class, and of the others, whose looks are compared
-MOST_CLASSES, CANDIDATES, SCREENED_MARKS, SURVIVORS = 75, 3, 30, 5  # so that the network runs on 10,000 images at most
-PATCHES, APART = 8, 3  # places of the most evidence in an image; pixels of its small copy between them
-ALIKE = 0.02  # fraction of other classes' images that count as having a look, by which "having it" is defined
-# what the lower end of each interval must exceed; chosen on one network, which the benchmark leaves out
-SUFFICES, HARMS, WORSE = 0.15, 0.02, 0.0
-SCREEN = 0.05  # rise of the class's mean probability from which a candidate is tested
+# The search; the network runs on at most 10,000 images in all
+MAX_CLASSES = 75  # those with the most images
+MAPPED_IMAGES = 30  # correct images of a class whose maps are computed, and from which a patch is built
+OWN_IMAGES = 100  # correct images of a class that are compared with each template
+OTHER_IMAGES = 150  # images of other classes, likewise
+PEAKS_PER_IMAGE = 8  # positions with the most evidence
+PEAK_DISTANCE = 3  # pixels of a small copy between two peaks
+FALSE_MATCHES = 0.02  # fraction of the images of other classes that count as having a patch; it sets the threshold
+CANDIDATES_PER_CLASS = 3
+MAX_SCREENED = 30  # candidates
+MIN_SCREENED_RISE = 0.05  # of the mean probability of the class, from which a candidate is tested
+MAX_TESTED = 5  # candidates
+
+# What the lower end of each interval must exceed; chosen on one network, which the benchmark leaves out
+MIN_PASTING_EFFECT = 0.15
+MIN_COVERING_EFFECT = 0.02
+MIN_ACCURACY_LOSS = 0.0  # without the patch
 
 
 @dataclass(frozen=True)
 class Shortcut:
-    """A mark that the network uses.
+    """A patch by which the network recognises a class.
 
     Attributes:
-        class_name: The class that it gives away.
-        mark: Its look, and the images in which it was found.
-        known: The evaluation that these are of: on the training images, or without them on the test set.
-        pasted: Fraction of pictures of other classes that become the class; control: the more effective of other
-            patches, of the class's own images and of others'.
-        covered: Fall of the class's probability in its own images where the mark is covered; control: another place.
-        missing: Fraction right of the class's images that have it; control: of those on the test set that lack it. None
-            where one of both has fewer than `KNOWN` images.
-        turned: Test pictures of other classes that become the class, for display, (n,) int64, and the places (n, 2) at
-            which the mark was pasted into them.
+        class_name: The class.
+        patch: The patch, and the images in which it was found.
+        search: The evaluation on these images: of the training set, or without one of the test set.
+        pasted: Fraction of images of other classes that become the class; control: the more effective of patches from
+            the class's own images and from others.
+        covered: Fall of the class's probability in its own images if the patch is covered; control: another region.
+        missing: Accuracy on the class's images with the patch; control: on its test images without it. None if there
+            are fewer than `MIN_COMPARED` of either.
+        examples: Some test images of other classes that become the class: their indices, (n,) int64, and the corners
+            (n, 2) at which the patch was pasted in.
     """
 
     class_name: str
-    mark: Mark
-    known: Evaluation
+    patch: Patch
+    search: Evaluation
     pasted: Effect
     covered: Effect
     missing: Effect | None
-    turned: tuple[Tensor, Tensor]
+    examples: tuple[Tensor, Tensor]
 
     @property
     def margins(self) -> tuple[float, float, float]:
-        """How far the lower end of each difference's interval is above what it must exceed; -1 for none."""
-        without = -1.0 if self.missing is None else self.missing.interval[0] - WORSE
-        return self.pasted.interval[0] - SUFFICES, self.covered.interval[0] - HARMS, without
+        """How far the lower end of each difference's interval is above its threshold; -1 if it was not measured."""
+        missing = -1.0 if self.missing is None else self.missing.interval[0] - MIN_ACCURACY_LOSS
+        pasted, covered = self.pasted.interval[0] - MIN_PASTING_EFFECT, self.covered.interval[0] - MIN_COVERING_EFFECT
+        return pasted, covered, missing
 
     @property
     def holds(self) -> tuple[bool, ...]:
-        """Which of the three are shown: pasting suffices, covering harms, without it worse."""
+        """Which of the three hold: pasting suffices, covering harms, without it worse."""
         return tuple(margin > 0 for margin in self.margins)
 
     @property
     def is_alarm(self) -> bool:
-        """Whether all three are shown."""
+        """Whether all three hold."""
         return all(self.holds)
 
     @property
     def sentence(self) -> str:
-        """What was done and what happened."""
-        done = [
-            f"pasted into {self.pasted.images} pictures of other classes, {percent(self.pasted.value)} become "
-            f"{self.class_name} (with other patches {percent(self.pasted.control)})",
-            f"covered, its own lose {round(100 * self.covered.value)} points of probability (elsewhere "
+        """The patch and the three effects in words."""
+        name = self.class_name
+        effects = [
+            f"Pasted into {self.pasted.images} images of other classes, it makes {percent(self.pasted.value)} of them "
+            f"{name} (other patches {percent(self.pasted.control)})",
+            f"covering it costs images of {name} {round(100 * self.covered.value)} points of probability (elsewhere "
             f"{round(100 * self.covered.control)})",
         ]
         if self.missing is not None:
-            done.append(f"{percent(self.missing.value)} with it are right, {percent(self.missing.control)} without it")
-        verdict = "A shortcut" if self.is_alarm else "A strong cue: is it part of the object?"
-        return f"{verdict}{':' if self.is_alarm else ''} a mark in images of {self.class_name}: {'; '.join(done)}."
+            effects.append(
+                f"{percent(self.missing.value)} of the images with it are correct, {percent(self.missing.control)} "
+                "without it"
+            )
+        verdict = "A shortcut: a patch" if self.is_alarm else "A strong cue: is it part of the object? A patch"
+        return f"{verdict} in images of {name}. {'; '.join(effects)}."
 
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """What was found.
+    """The result of a search.
 
     Attributes:
         found: Shortcuts, then strong cues.
-        tested: All marks that the whole experiment was made with.
-        passes: Images that the network was run on.
+        tested: All patches with all three interventions.
+        passes: Number of images on which the network was run.
         note: One sentence on the result.
     """
 
@@ -116,97 +132,108 @@ class Shortcuts:
 
 
 def percent(share: float) -> str:
-    """A share for people: "42 %"."""
+    """A fraction in words: "42 %"."""
     return f"{100 * share:.0f} %"
 
 
-def find_shortcuts(test: Evaluation, known: Evaluation | None = None, seed: int = 0) -> Shortcuts:
-    """Look for shortcuts. The network runs on 10,000 images at most.
+def find_shortcuts(test: Evaluation, search: Evaluation | None = None, seed: int = 0) -> Shortcuts:
+    """Search for shortcuts. The network runs on 10,000 images at most.
 
     Args:
         test: The network's evaluation on the test set.
-        known: That on its training images, in which marks are looked for; by default in the test set.
-        seed: Of all that is drawn at random.
+        search: Its evaluation on the training images, in which patches are searched; by default on the test set.
+        seed: Of all random numbers.
     """
-    generator = torch.Generator().manual_seed(seed)
-    experiment = Experiment(test, known or test, generator)
-    counts = torch.bincount(experiment.known.labels, minlength=len(test.data.class_names))
-    classes = counts.argsort(descending=True, stable=True)[:MOST_CLASSES].tolist()
+    probe = ShortcutProbe(test, search or test, torch.Generator().manual_seed(seed))
+    counts = torch.bincount(probe.search.labels, minlength=len(test.data.class_names))
+    classes = counts.argsort(descending=True, stable=True)[:MAX_CLASSES].tolist()
     candidates = []
-    with Work("looking for marks that give a class away", len(classes)) as work:
+    with Work("looking for patches that give a class away", len(classes)) as work:
         for class_index in classes:
-            candidates += find_candidates(experiment, class_index)
+            candidates += find_candidates(probe, class_index)
             work.step()
     candidates.sort(key=lambda candidate: candidate[0], reverse=True)
     screened = []
-    for _, class_index, mark in candidates[:SCREENED_MARKS]:
-        if (rise := screen(experiment, class_index, mark)) > SCREEN:
-            screened.append((rise, class_index, mark))
+    for _, class_index, patch in candidates[:MAX_SCREENED]:
+        if (rise := screen(probe, class_index, patch)) > MIN_SCREENED_RISE:
+            screened.append((rise, class_index, patch))
     screened.sort(key=lambda candidate: candidate[0], reverse=True)
-    tested = [try_mark(experiment, class_index, mark) for _, class_index, mark in screened[:SURVIVORS]]
+    tested = [measure_effects(probe, class_index, patch) for _, class_index, patch in screened[:MAX_TESTED]]
     found = sorted(
         (t for t in tested if sum(t.holds) >= 2), key=lambda t: (t.is_alarm, t.pasted.difference), reverse=True
     )
-    said = f"{len(candidates)} marks were tried, {len(tested)} of them in full ({experiment.passes:,} passes)."
-    return Shortcuts(found, tested, experiment.passes, said if found else f"None was found: {said}")
+    note = (
+        f"{len(candidates)} patches were tried, {len(tested)} of them with all three interventions "
+        f"({probe.passes:,} forward passes)."
+    )
+    return Shortcuts(found, tested, probe.passes, note if found else f"None was found: {note}")
 
 
-def find_candidates(experiment: Experiment, class_index: int) -> list[tuple[float, int, Mark]]:
-    """Marks that right images of a class share and others lack: how many more of its images have it, class and mark."""
-    own = experiment.right(class_index)[:COMPARED]
-    rest = experiment.draw((experiment.known.labels != class_index).nonzero()[:, 0], OTHERS)
-    if len(own) < 2 * FEWEST or len(rest) < 2 * FEWEST:
+def find_candidates(probe: ShortcutProbe, class_index: int) -> list[tuple[float, int, Patch]]:
+    """Find patches that correct images of a class share and other images do not have.
+
+    Returns:
+        For each patch: the fraction of the class's images that have it, less that of other images; class; patch.
+    """
+    own = probe.correct_images(class_index)[:OWN_IMAGES]
+    rest = probe.draw((probe.search.labels != class_index).nonzero()[:, 0], OTHER_IMAGES)
+    if len(own) < 2 * MIN_IMAGES or len(rest) < 2 * MIN_IMAGES:
         return []
-    images, others = pictures(experiment.known, own), pictures(experiment.known, rest)
-    copies, other_copies = small(images), small(others)
-    looks = most_evidence(experiment, own[:SEARCHED], class_index, copies[:SEARCHED])
-    own_distances, own_places = distances(looks, copies)  # (P, n)
-    limits = distances(looks, other_copies)[0].quantile(ALIKE, dim=1, keepdim=True)
-    has = own_distances <= limits
-    shared = has.float().mean(dim=1) - ALIKE
-    found: list[tuple[float, int, Mark]] = []
-    taken: list[Tensor] = []
-    for patch in shared.argsort(descending=True).tolist():
-        where = has[patch]
-        if len(found) == CANDIDATES or int(where.sum()) < FEWEST:
+    images, others = input_images(probe.search, own), input_images(probe.search, rest)
+    copies = shrink(images)
+    templates = windows_with_evidence(probe, own[:MAPPED_IMAGES], class_index, copies[:MAPPED_IMAGES])
+    differences, corners = match_templates(templates, copies)  # (P, n)
+    other_differences, _ = match_templates(templates, shrink(others))
+    has_patch = differences <= other_differences.quantile(FALSE_MATCHES, dim=1, keepdim=True)
+    excess = has_patch.float().mean(dim=1) - FALSE_MATCHES
+    found: list[tuple[float, int, Patch]] = []
+    chosen: list[Tensor] = []  # for each patch, the images that have it
+    for row in excess.argsort(descending=True).tolist():
+        has_it = has_patch[row]
+        if len(found) == CANDIDATES_PER_CLASS or int(has_it.sum()) < MIN_IMAGES:
             break
-        if all(float((where & other).sum() / (where | other).sum()) < 0.5 for other in taken):
-            taken.append(where)
-            chosen = where.nonzero()[:SEARCHED, 0]
-            mark = build_mark(images[chosen], own[chosen], own_places[patch][chosen], others)
-            found.append((float(shared[patch]), class_index, mark))
+        if all(float((has_it & other).sum() / (has_it | other).sum()) < 0.5 for other in chosen):
+            chosen.append(has_it)
+            rows = has_it.nonzero()[:MAPPED_IMAGES, 0]
+            patch = build_patch(images[rows], own[rows], corners[row][rows], others)
+            found.append((float(excess[row]), class_index, patch))
     return found
 
 
-def most_evidence(experiment: Experiment, indices: Tensor, class_index: int, copies: Tensor) -> Tensor:
-    """The patches of images with the most evidence for a class, (P, C, CORE, CORE), at places apart from each other."""
+def windows_with_evidence(probe: ShortcutProbe, indices: Tensor, class_index: int, copies: Tensor) -> Tensor:
+    """The windows of images with the most evidence for a class, (P, C, CORE, CORE).
+
+    Args:
+        probe: The evaluations.
+        indices: The images, (n,) int64.
+        class_index: The class.
+        copies: Their small copies, (n, C, H, W), from which the windows are taken.
+    """
     targets = torch.full((len(indices), 1), class_index)
-    experiment.passes += len(indices)
+    probe.passes += len(indices)
     evidence = torch.zeros(len(indices), *copies.shape[2:])
-    for maps in compute_maps(experiment.known, indices, targets).values():
+    for maps in compute_maps(probe.search, indices, targets).values():
         positive = maps.clamp(min=0)
         positive = positive / positive.mean(dim=(2, 3), keepdim=True).clamp(min=1e-12)
         evidence += F.interpolate(positive, copies.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     sums = F.avg_pool2d(evidence[:, None], CORE, 1)  # (n, 1, h, w)
-    is_peak = sums == F.max_pool2d(sums, APART, 1, APART // 2)
-    places = (sums * is_peak).flatten(1).topk(min(PATCHES, sums[0].numel()), dim=1).indices  # (n, p)
-    chosen = windows(copies).gather(2, places[:, None].expand(-1, len(copies[0]) * CORE * CORE, -1))
+    is_peak = sums == F.max_pool2d(sums, PEAK_DISTANCE, 1, PEAK_DISTANCE // 2)
+    peaks = (sums * is_peak).flatten(1).topk(min(PEAKS_PER_IMAGE, sums[0].numel()), dim=1).indices  # (n, p)
+    chosen = windows(copies).gather(2, peaks[:, None].expand(-1, len(copies[0]) * CORE * CORE, -1))
     return chosen.transpose(1, 2).reshape(-1, len(copies[0]), CORE, CORE)
 
 
-def try_mark(experiment: Experiment, class_index: int, mark: Mark) -> Shortcut:
-    """All three parts of the experiment."""
-    rest = experiment.draw((experiment.known.labels != class_index).nonzero()[:, 0], OTHERS)
-    limit = float(find_mark(mark, pictures(experiment.known, rest))[0].quantile(ALIKE))
-    pasted, turned = try_pasting(experiment, class_index, mark)
-    covered = try_covering(experiment, class_index, mark, limit)
-    missing = compare_without(experiment, class_index, mark, limit)
+def measure_effects(probe: ShortcutProbe, class_index: int, patch: Patch) -> Shortcut:
+    """All three interventions."""
+    rest = probe.draw((probe.search.labels != class_index).nonzero()[:, 0], OTHER_IMAGES)
+    limit = float(find_patch(patch, input_images(probe.search, rest))[0].quantile(FALSE_MATCHES))
+    pasted, examples = measure_pasting(probe, class_index, patch)
     return Shortcut(
-        class_name=experiment.test.data.class_names[class_index],
-        mark=mark,
-        known=experiment.known,
+        class_name=probe.test.data.class_names[class_index],
+        patch=patch,
+        search=probe.search,
         pasted=pasted,
-        covered=covered,
-        missing=missing,
-        turned=turned,
+        covered=measure_covering(probe, class_index, patch, limit),
+        missing=compare_without(probe, class_index, patch, limit),
+        examples=examples,
     )

@@ -1,4 +1,4 @@
-"""Intervals, tests and matching, for what is found out by experiments on images."""
+"""Confidence intervals, tests and matching for experiments on images."""
 
 import math
 from collections.abc import Sequence
@@ -11,51 +11,51 @@ Z = 1.959964  # normal quantile of 95 %
 
 
 def match(values: Tensor, candidates: Tensor) -> Tensor:
-    """Pair each value with a candidate of its own, so that the sum of the distances is the smallest possible.
+    """Match each value with a different candidate so that the sum of the distances is as small as possible.
 
-    On a line, some best pairing has its pairs in order, so it is found value by value: the best one of the first i
-    values with the first j candidates either leaves the last candidate out or pairs it with the last value.
+    With scalars there is an optimal matching in sorted order, so it is found by dynamic programming: the optimal
+    matching of the first i values with the first j candidates either skips candidate j or matches it with value i.
 
     Args:
         values: (n,).
         candidates: (m,).
 
     Returns:
-        The index of each value's candidate, (n,) int64; -1 for the values left over where m < n.
+        The index of each value's candidate, (n,) int64; -1 for values without one, if m < n.
     """
     if len(candidates) < len(values):
-        partners = torch.full((len(values),), -1)
-        of_candidates = match(candidates, values)
-        partners[of_candidates] = torch.arange(len(candidates))
-        return partners
-    order, places = values.argsort(stable=True), candidates.argsort(stable=True)
-    distances = (values[order, None] - candidates[places]).abs().double()  # (n, m)
-    best, used = torch.zeros(len(candidates) + 1, dtype=torch.float64), []  # of the values so far, by j
+        matches = torch.full((len(values),), -1)
+        matches[match(candidates, values)] = torch.arange(len(candidates))
+        return matches
+    value_order, candidate_order = values.argsort(stable=True), candidates.argsort(stable=True)
+    distances = (values[value_order, None] - candidates[candidate_order]).abs().double()  # (n, m)
+    best = torch.zeros(len(candidates) + 1, dtype=torch.float64)  # smallest sum for the values so far, by j
+    choices = []  # for each value, the candidate that it is matched with, by j
     for row in distances:
-        paired = best[:-1] + row
+        sums = best[:-1] + row
         best = torch.full_like(best, torch.inf)
-        best[1:] = paired.cummin(dim=0).values
-        used.append(paired.cummin(dim=0).indices)
-    found, last = torch.empty(len(values), dtype=torch.int64), len(candidates) - 1
+        best[1:] = sums.cummin(dim=0).values
+        choices.append(sums.cummin(dim=0).indices)
+    matches, j = torch.empty(len(values), dtype=torch.int64), len(candidates) - 1
     for i in reversed(range(len(values))):
-        last = int(used[i][last])
-        found[order[i]] = places[last]
-        last -= 1
-    return found
+        j = int(choices[i][j])
+        matches[value_order[i]] = candidate_order[j]
+        j -= 1
+    return matches
 
 
 def paired_difference(first: Tensor, second: Tensor) -> tuple[float, tuple[float, float]]:
-    """How much more often one thing happens than another in n pairs, with a 95 % interval.
+    """The difference of two proportions in n matched pairs, with its 95 % interval.
 
     The interval is the adjusted one of Agresti and Min 2005, "Simple improved confidence intervals for comparing
-    matched proportions", Statistics in Medicine 24, p. 729: half a pair is added to each of the four kinds of pairs.
+    matched proportions", Statistics in Medicine 24, p. 729: half a pair is added to each cell of the 2x2 table.
 
     Args:
-        first: (n,) bool, where the one happened; n of 1 or more.
-        second: (n,) bool, where the other did.
+        first: (n,) bool, the outcome of the first of each pair; n is 1 or more.
+        second: (n,) bool, the outcome of the second.
 
     Returns:
-        The difference of the rates, -1 to 1, and the ends of the interval.
+        The difference of the proportions, -1 to 1, and the ends of the interval.
     """
     more, less, count = int((first & ~second).sum()), int((~first & second).sum()), len(first)
     centre = (more - less) / (count + 2)
@@ -64,13 +64,13 @@ def paired_difference(first: Tensor, second: Tensor) -> tuple[float, tuple[float
 
 
 def mcnemar_p_value(more: int, less: int) -> float:
-    """Exact two-sided p-value of McNemar's test that two things happen equally often in pairs.
+    """Exact two-sided p-value of McNemar's test that two outcomes are equally frequent in matched pairs.
 
     McNemar 1947, Psychometrika 12, p. 153, with the binomial distribution in place of chi-square.
 
     Args:
-        more: Pairs in which only the one happens, like images that only the second classifier predicts correctly.
-        less: Pairs in which only the other happens.
+        more: Pairs with only the first outcome, such as images that only the second classifier predicts correctly.
+        less: Pairs with only the second outcome.
     """
     smaller, count = min(more, less), more + less
     tail = sum(math.comb(count, k) for k in range(smaller + 1))
@@ -78,7 +78,7 @@ def mcnemar_p_value(more: int, less: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values of several tests, adjusted so that those at most 0.05 hold together at 5 %.
+    """Adjust the p-values of several tests by Holm's method, which controls the family-wise error rate.
 
     Holm 1979, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, p. 65.
     """
@@ -90,13 +90,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def bootstrap_interval(values: Tensor, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """The 95 % interval of a mean by the percentile bootstrap, the same for the same values.
+    """The 95 % interval of a mean by the percentile bootstrap, with a fixed seed.
 
     Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
 
     Args:
-        values: (n,), one for each image; n of 1 or more.
-        resamples: How often n values are drawn.
+        values: (n,), one for each image; n is 1 or more.
+        resamples: Number of bootstrap samples.
     """
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(values), (resamples, len(values)), generator=generator)

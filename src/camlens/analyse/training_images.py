@@ -1,17 +1,17 @@
-"""The training images behind an error: the nearest, those with the strongest influence, and near-duplicates.
+"""Training images related to an error: the nearest, those with the strongest influence, and near-duplicates.
 
 Influence: for one image with the cross-entropy loss L, the last linear layer's input f (C,) and the residual
-r = softmax(logits) - onehot(label) (K,), the gradients are dL/dW = r f^T and dL/db = r. The product of the gradients of
-two images is therefore (r . r')(f . f' + 1). A step of gradient descent on the training image changes the loss of the
-error by minus that product times the learning rate:
+r = softmax(logits) - onehot(label) (K,), the gradients are dL/dW = r f^T and dL/db = r. The dot product of the
+gradients of two images is therefore (r . r')(f . f' + 1). A step of gradient descent on the training image changes the
+loss of the error by minus that product times the learning rate:
 
     TracIn, Pruthi et al. 2020, arXiv 2002.08484, for one checkpoint and the last layer.
 
-The product is divided here by the lengths of both gradients, which makes it a cosine:
+Here it is divided by the norms of both gradients, which makes it a cosine similarity:
 
     GAS, Hammoudeh and Lowd 2022, arXiv 2201.10055, for one checkpoint and the last layer.
 
-Without that, a few training images with large residuals would head every list.
+Otherwise a few training images with large residuals would be at the top of every list.
 """
 
 from collections import Counter
@@ -30,23 +30,25 @@ from camlens.runtime.predict import Predictions
 
 CANDIDATES = 64  # training images for each error from which a list is chosen
 MAX_FRACTION = 0.05  # of the lists of one kind that may contain the same training image
-QUERIES, ROWS = 256, 20_000  # images compared at a time, and the training images that they are compared with
+QUERIES = 256  # images compared at a time
+ROWS = 20_000  # training images that they are compared with at a time
 
 # Near-duplicates
 SIDE = 32  # pixels, the size at which images are compared
-NEAREST_BY_FEATURES, NEAREST_BY_THUMBNAIL = 20, 10  # training images compared with each image
+NEAREST_BY_FEATURES = 20  # training images compared with each image
+NEAREST_BY_THUMBNAIL = 10  # further ones
 MAX_SHIFT = 3  # pixels by which a copy may be shifted
-CORRECT_IMAGES = 200  # correctly predicted images, about, that tell how similar images are by chance
-MIN_CORRECT = 20  # of them needed
+CORRECT_IMAGES = 200  # correctly predicted images, about, by which the threshold is set
+MIN_CORRECT = 20  # with fewer, there is no threshold
 
 
 @dataclass(frozen=True)
 class RankedImages:
-    """Training images for each of E images, the best first.
+    """Ranked training images for each of E images, the best first.
 
     Attributes:
-        indices: (E, n) int64, positions in the training set; -1 if there are fewer than n.
-        scores: (E, n) float32, what they are ranked by; 0 if there is no image.
+        indices: (E, n) int64, indices in the training set; -1 if there are fewer than n.
+        scores: (E, n) float32, by which they are ranked; 0 if there is no image.
     """
 
     indices: Tensor
@@ -56,8 +58,8 @@ class RankedImages:
 class NeighbourSearch:
     """Exact search for the training images with the most similar features.
 
-    Similarity is the cosine of two feature vectors after subtracting the mean over the training images, without which
-    all cosines of features behind a ReLU are close to 1.
+    Similarity is the cosine of two feature vectors after subtracting the mean over the training images; otherwise all
+    cosines of features after a ReLU are close to 1.
 
     Args:
         train_features: (M, C) float32.
@@ -67,48 +69,48 @@ class NeighbourSearch:
         self.features, self.mean = train_features, column_means(train_features)
 
     def directions(self, features: Tensor) -> Tensor:
-        """Features (N, C) less the mean over the training images, at length 1."""
+        """Features (N, C) minus the mean over the training images, normalised to length 1."""
         return F.normalize(features - self.mean)
 
     def cosines(self, features: Tensor, indices: Tensor | None = None) -> Tensor:
         """Cosines of features (N, C) with the training images of these indices (m,), by default all: (N, m)."""
-        known = self.features if indices is None else self.features[indices]
-        return self.directions(features) @ self.directions(known).T
+        train_features = self.features if indices is None else self.features[indices]
+        return self.directions(features) @ self.directions(train_features).T
 
     def nearest(self, features: Tensor, count: int) -> RankedImages:
         """The `count` training images, or all if there are fewer, with the largest cosines, for features (N, C)."""
-        parts, best = self.directions(features).split(QUERIES), Best(count)
+        queries, best = self.directions(features).split(QUERIES), TopK(count)
         for first, rows in zip(range(0, len(self.features), ROWS), self.features.split(ROWS), strict=True):
-            known = self.directions(rows)
-            for number, part in enumerate(parts):
-                best.add(number, part @ known.T, first)
+            train_directions = self.directions(rows)
+            for number, query in enumerate(queries):
+                best.add(number, query @ train_directions.T, first)
         return best.images
 
 
-class Best:
-    """The training images with the largest scores for each of E images, of which some are compared with some at a time.
+class TopK:
+    """The training images with the largest scores for each of E images, computed block by block.
 
     Args:
-        count: How many training images for each, or all if there are fewer.
+        count: Number of training images for each, or all if there are fewer.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.found: dict[int, tuple[Tensor, Tensor]] = {}  # scores and indices of each part of the E images
+        self.best: dict[int, tuple[Tensor, Tensor]] = {}  # scores and indices, by batch of the E images
 
-    def add(self, part: int, scores: Tensor, first: int) -> None:
-        """Take note of scores (e, m) of a part of the images with training images from number `first` on."""
+    def add(self, batch: int, scores: Tensor, first: int) -> None:
+        """Add the scores (e, m) of a batch of the images with the training images from index `first` on."""
         indices = torch.arange(first, first + scores.shape[1]).expand_as(scores)
-        if part in self.found:
-            before, known = self.found[part]
-            scores, indices = torch.cat([before, scores], dim=1), torch.cat([known, indices], dim=1)
+        if batch in self.best:
+            best_scores, best_indices = self.best[batch]
+            scores, indices = torch.cat([best_scores, scores], dim=1), torch.cat([best_indices, indices], dim=1)
         top = scores.topk(min(self.count, scores.shape[1]), dim=1)
-        self.found[part] = top.values, indices.gather(1, top.indices)
+        self.best[batch] = top.values, indices.gather(1, top.indices)
 
     @property
     def images(self) -> RankedImages:
-        """What was found, the parts in the order in which they came first."""
-        scores, indices = (torch.cat(parts) for parts in zip(*self.found.values(), strict=True))
+        """The result, the batches in the order in which they were added first."""
+        scores, indices = (torch.cat(parts) for parts in zip(*self.best.values(), strict=True))
         return RankedImages(indices, scores)
 
 
@@ -119,15 +121,15 @@ def column_means(features: Tensor) -> Tensor:
 
 
 def find_neighbours(search: NeighbourSearch, features: Tensor, count: int = 6) -> RankedImages:
-    """The nearest training images of E errors with features (E, C), none in too many lists (see `limit_reuse`)."""
+    """The nearest training images of E errors with features (E, C), chosen by `limit_reuse`."""
     return limit_reuse(search.nearest(features, CANDIDATES), count)
 
 
 def limit_reuse(candidates: RankedImages, count: int) -> RankedImages:
     """Choose the best `count` candidates of each row, no image in more than `MAX_FRACTION` of the rows.
 
-    With fewer than 20 rows an image may be in one. All first places are filled before the second ones, each time
-    beginning with the row whose best candidate scores highest.
+    With fewer than 20 rows, an image may be in one. First the first rank of all rows is filled, then the second and so
+    on, each time beginning with the row whose best candidate has the highest score.
 
     Args:
         candidates: (E, c) with falling scores.
@@ -140,15 +142,15 @@ def limit_reuse(candidates: RankedImages, count: int) -> RankedImages:
     limit = max(1, int(MAX_FRACTION * rows))
     indices, scores = torch.full((rows, count), -1), torch.zeros(rows, count)
     pairs = zip(candidates.indices.tolist(), candidates.scores.tolist(), strict=True)
-    left = [iter(zip(*pair, strict=True)) for pair in pairs]  # of each row, the candidates not yet considered
+    remaining = [iter(zip(*pair, strict=True)) for pair in pairs]  # of each row, the candidates not yet considered
     order = candidates.scores[:, 0].argsort(descending=True, stable=True).tolist()
     used: Counter[int] = Counter()
-    for place in range(count):
+    for rank in range(count):
         for row in order:
-            for index, score in left[row]:
+            for index, score in remaining[row]:
                 if used[index] < limit:
                     used[index] += 1
-                    indices[row, place], scores[row, place] = index, score
+                    indices[row, rank], scores[row, rank] = index, score
                     break
     return RankedImages(indices, scores)
 
@@ -158,8 +160,8 @@ class Influence:
     """Training images with the strongest influence on each of E errors; scores are cosines of gradients, -1 to 1.
 
     Attributes:
-        towards: The most negative cosines first; a step on these raised the loss, towards the wrong answer.
-        away: The most positive cosines first; a step on these lowered the loss.
+        towards: The most negative cosines first: a step on these images raises the loss of the error.
+        away: The most positive cosines first: a step on these images lowers it.
     """
 
     towards: RankedImages
@@ -171,7 +173,7 @@ def find_influence(
 ) -> Influence:
     """Find the training images with the strongest influence on misclassified images.
 
-    No training image is in too many lists of a kind (see `limit_reuse`).
+    They are chosen by `limit_reuse`.
 
     Args:
         errors: Predictions with features for E images.
@@ -181,12 +183,12 @@ def find_influence(
         count: Length of each list.
     """
     inputs, residuals = gradient_directions(errors, labels)
-    lowest, highest = Best(CANDIDATES), Best(CANDIDATES)
+    lowest, highest = TopK(CANDIDATES), TopK(CANDIDATES)
     for rows in torch.arange(len(train_labels)).split(ROWS):
         train_inputs, train_residuals = gradient_directions(train[rows], train_labels[rows])
-        queries = zip(inputs.split(QUERIES), residuals.split(QUERIES), strict=True)
-        for number, (part, r_part) in enumerate(queries):
-            cosines = (part @ train_inputs.T) * (r_part @ train_residuals.T)  # (e, m)
+        batches = zip(inputs.split(QUERIES), residuals.split(QUERIES), strict=True)
+        for number, (batch_inputs, batch_residuals) in enumerate(batches):
+            cosines = (batch_inputs @ train_inputs.T) * (batch_residuals @ train_residuals.T)  # (e, m)
             lowest.add(number, -cosines, int(rows[0]))
             highest.add(number, cosines, int(rows[0]))
     towards = limit_reuse(lowest.images, count)
@@ -194,9 +196,9 @@ def find_influence(
 
 
 def gradient_directions(predictions: Predictions, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The factors of the last layer's gradient at length 1: inputs with a 1 for the bias, and residuals.
+    """The factors of the last layer's gradient, normalised to length 1: inputs with a 1 for the bias, and residuals.
 
-    The loss is that of training, without a temperature.
+    The loss is that of training, without the temperature.
     """
     features, logits = predictions.features, predictions.logits
     assert features is not None, "influence needs features"
@@ -209,16 +211,16 @@ def most_similar(
 ) -> tuple[Tensor, Tensor]:
     """Find the training image that is most similar to each image.
 
-    Similarity is the mean of the cosine of the centred features and of (c - m) / (1 - m), where c is the correlation
-    of the fine structure at the best shift and m its median over the training images compared: images of one kind
-    have much in common without being the same.
+    Similarity is the mean of two values: the cosine of the centred features, and (c - m) / (1 - m), where c is the
+    correlation of the fine structure at the best shift and m the median of c over the candidates, because similar
+    objects have correlated structure without being duplicates.
 
     Args:
         evaluation: Of the images, with features.
-        indices: (N,) which of them.
+        indices: Those to compare, (N,).
         train: The training images.
         search: Over the features of the training images.
-        excluded: (N,) label that the training image must not have, -1 for none.
+        excluded: Label that the training image must not have, (N,), -1 for none.
 
     Returns:
         The similarity, (N,), and the index of the training image, (N,); both -1 if all candidates are excluded.
@@ -228,11 +230,11 @@ def most_similar(
     features = features[indices]
     with Work("comparing with the training images"):
         own_thumbnails = torch.cat([thumbnails(images) for images in data.batches(indices=indices)])
-        alike = Best(NEAREST_BY_THUMBNAIL)
+        alike = TopK(NEAREST_BY_THUMBNAIL)
         for first, images in zip(range(0, len(train), BATCH_SIZE), train.batches(BATCH_SIZE), strict=True):
             train_thumbnails = thumbnails(images)
-            for number, part in enumerate(own_thumbnails.split(QUERIES)):
-                alike.add(number, part @ train_thumbnails.T, first)
+            for number, batch in enumerate(own_thumbnails.split(QUERIES)):
+                alike.add(number, batch @ train_thumbnails.T, first)
         near = search.nearest(features, NEAREST_BY_FEATURES).indices
         candidates = torch.cat([near, alike.images.indices], dim=1)  # (N, 30)
     structures = torch.cat([fine_structure(images) for images in data.batches(indices=indices)])
@@ -240,8 +242,8 @@ def most_similar(
     for k, compared in enumerate(track(candidates, "looking for near-duplicates")):
         compared = compared.unique()
         correlation = largest_correlation(structures[k], fine_structure(train.images(compared)))
-        beyond = (correlation - correlation.median()) / (1 - correlation.median()).clamp(min=1e-6)
-        similarity = (beyond + search.cosines(features[k : k + 1], compared)[0]) / 2
+        excess = (correlation - correlation.median()) / (1 - correlation.median()).clamp(min=1e-6)
+        similarity = (excess + search.cosines(features[k : k + 1], compared)[0]) / 2
         if excluded is not None:
             similarity[train.labels[compared] == excluded[k]] = -1
         similarities[k], best = similarity.max(dim=0)
@@ -250,10 +252,10 @@ def most_similar(
 
 
 def similarity_beyond_chance(similarities: Tensor) -> float:
-    """The similarity that images do not reach by chance.
+    """A threshold that unrelated images do not reach.
 
-    It lies above the median by 2.5 times the distance of the tenth percentile from it. The upper half, where the
-    duplicates are, is not used.
+    It is the median plus 2.5 times the distance of the tenth percentile from the median: the upper half of the
+    distribution, which may contain duplicates, is not used.
 
     Args:
         similarities: (N,), of some images with the training images most similar to them.
@@ -275,8 +277,8 @@ def find_duplicates(
     Args:
         evaluation: Of the images, with features.
         errors: (E,) indices of errors.
-        correct: (R,) indices of some correctly predicted images, which tell how similar images are by chance; with
-            fewer than `MIN_CORRECT` of them nothing is called a duplicate.
+        correct: (R,) indices of some correctly predicted images, by which the threshold is set; with fewer than
+            `MIN_CORRECT`, no duplicates are found.
         train: The training images.
         search: Over their features.
 
@@ -292,13 +294,13 @@ def find_duplicates(
 
 
 def thumbnails(pixels: Tensor) -> Tensor:
-    """Grey images of 8x8 cells, less their mean and of length 1: (N, 3, H, W) uint8 -> (N, 64)."""
+    """Grey thumbnails of 8x8 pixels, minus their mean, normalised to length 1: (N, 3, H, W) uint8 -> (N, 64)."""
     grey = F.adaptive_avg_pool2d(pixels.float().mean(1, keepdim=True), 8).flatten(1)
     return F.normalize(grey - grey.mean(1, keepdim=True))
 
 
 def fine_structure(pixels: Tensor, sigma: float = 3.0) -> Tensor:
-    """Images (N, C, H, W) uint8, resized to 32x32, less their blur by a Gaussian: (N, C, 32, 32)."""
+    """Images (N, C, H, W) uint8, resized to 32x32, minus a Gaussian blur of them: (N, C, 32, 32)."""
     reach = torch.arange(-9, 10).float()
     kernel = torch.exp(-(reach**2) / (2 * sigma**2))
     channels = pixels.shape[1]
@@ -309,20 +311,19 @@ def fine_structure(pixels: Tensor, sigma: float = 3.0) -> Tensor:
 
 
 def largest_correlation(image: Tensor, others: Tensor) -> Tensor:
-    """Pearson's correlation of an image's inside with each other image, at the shift where it is largest.
+    """Pearson's correlation of the interior of an image with each other image, at the shift where it is largest.
 
     Args:
-        image: (C, H, W). Its inside is the image without `MAX_SHIFT` pixels at each edge, so all shifts up to that
-            are tried.
+        image: (C, H, W). Its interior is without `MAX_SHIFT` pixels at each edge, so all shifts up to that are tried.
         others: (n, C, H, W).
 
     Returns:
         (n,), -1 to 1.
     """
-    inside = image[:, MAX_SHIFT:-MAX_SHIFT, MAX_SHIFT:-MAX_SHIFT]
-    pattern = F.normalize((inside - inside.mean()).flatten(), dim=0).view_as(inside)
-    height, width = inside.shape[1:]
+    interior = image[:, MAX_SHIFT:-MAX_SHIFT, MAX_SHIFT:-MAX_SHIFT]
+    pattern = F.normalize((interior - interior.mean()).flatten(), dim=0).view_as(interior)
+    height, width = interior.shape[1:]
     moments = torch.stack([others.sum(dim=1), others.square().sum(dim=1)], dim=1)  # (n, 2, H, W)
     sums, squares = F.avg_pool2d(F.avg_pool2d(moments, (height, 1), 1), (1, width), 1).unbind(dim=1)
-    energy = (squares - sums.square() / len(image)) * inside[0].numel()
+    energy = (squares - sums.square() / len(image)) * interior[0].numel()
     return (F.conv2d(others, pattern[None])[:, 0] / energy.clamp(min=1e-6).sqrt()).amax(dim=(1, 2))

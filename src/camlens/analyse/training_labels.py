@@ -1,4 +1,4 @@
-"""Which labels of training images are doubtful: by how a network learned them, or by features that never saw them."""
+"""Doubt in training labels: by the margins during training, or by the features of another network."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from camlens.train.margins import Margins, margins
 from camlens.train.run_folder import RunFolder, describe_data
 
 FOLDS = 5
-STRENGTH = 1.0  # of the penalty on the weights of a logistic regression: that of scikit-learn's C=1
-STEPS = 200  # of L-BFGS, at most
+STRENGTH = 1.0  # of the L2 penalty of the logistic regression, as with scikit-learn's C=1
+MAX_STEPS = 200  # of L-BFGS
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class RankedLabels:
     """How doubtful the labels of N training images are.
 
     Attributes:
-        data: The images, with the labels that were judged.
-        doubt: (N,) float64: the fraction, 0 to 1, of the images that were judged alike whose labels are doubted less;
-            by a second opinion, what `label_doubt` says.
-        suggested: (N,) int64, the class that was most often ahead of the others besides the label.
+        data: The images, with the labels that are ranked.
+        doubt: (N,) float64: the fraction, 0 to 1, of the images ranked together whose labels are less doubtful; with a
+            second opinion, the result of `label_doubt`.
+        suggested: (N,) int64, the most probable class besides the label; for a run, the one that was it in most epochs.
         history: (epochs, N) float32, the margin of each label in each epoch, in logits; None without a run.
-        how: How they were judged, in words.
+        how: The method in words.
     """
 
     data: Dataset
@@ -47,17 +47,17 @@ class RankedLabels:
 
 
 def fraction_below(values: Tensor) -> Tensor:
-    """Of each value (n,), the fraction of all that are smaller, those equal to it counted by half: (n,) float64."""
+    """For each value (n,), the fraction of all values that are smaller, ties counted by half: (n,) float64."""
     ordered, values = values.double().sort().values, values.double()
     below, up_to = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
     return (below + up_to).double() / (2 * len(values))
 
 
 def read_run(folder: RunFolder, data: Dataset) -> Margins:
-    """The margins of a run, for the images that it was trained on.
+    """Read the margins of a run and check that they are those of these images.
 
     Raises:
-        UsageError: There is no run, it kept no margins, or it has not finished an epoch.
+        UsageError: There is no run, it has no margins, or it has not finished an epoch.
         DataError: It was trained on other images.
     """
     config = folder.read_config()
@@ -74,61 +74,61 @@ def read_run(folder: RunFolder, data: Dataset) -> Margins:
             f"{folder} has no {folder.margins.name}: no epoch is done, or an older version trained it; go on with "
             "camlens train --resume, or train anew in another --out"
         )
-    found = Margins.load(folder.margins)
-    if len(found.labels) != len(data):
-        raise DataError(f"{folder} was trained on {len(found.labels):,} images; {data.name} has {len(data):,}")
-    trained = data.with_labels(found.labels)
+    recorded = Margins.load(folder.margins)
+    if len(recorded.labels) != len(data):
+        raise DataError(f"{folder} was trained on {len(recorded.labels):,} images; {data.name} has {len(data):,}")
+    trained = data.with_labels(recorded.labels)
     if describe_data(trained, "")["sha256"] != config.data["sha256"]:
         raise DataError(f"{folder} was trained on other images than {data.name}, {data.split}; give its --data")
-    return found
+    return recorded
 
 
 def doubt_of_run(run: Path, data: Dataset) -> Tensor | None:
-    """The doubt (N,) in training labels by the margins of a run; None if it is no run on these, or kept no margins."""
+    """The doubt in labels, (N,), by the margins of a run; None if it has none, or used other images or labels."""
     try:
-        found = read_run(RunFolder(run), data) if run.is_dir() else None
+        recorded = read_run(RunFolder(run), data) if run.is_dir() else None
     except CamlensError:
         return None
-    return rank_by_margins(found, data).doubt if found and torch.equal(found.labels, data.labels) else None
+    return rank_by_margins(recorded, data).doubt if recorded and torch.equal(recorded.labels, data.labels) else None
 
 
-def rank_by_margins(found: Margins, data: Dataset) -> RankedLabels:
+def rank_by_margins(recorded: Margins, data: Dataset) -> RankedLabels:
     """Rank labels by their mean margin over the epochs of a run.
 
-    AUM, Pleiss et al. 2020, arXiv 2001.10528, without its threshold samples. Images that were held out have the margins
-    of a network that did not learn them, on a scale of their own: they are ranked among themselves.
+    AUM, Pleiss et al. 2020, arXiv 2001.10528, without its threshold samples. The margins of held-out images, which were
+    not trained on, have another scale, so these images are ranked among themselves.
 
     Args:
-        found: The margins, each image with one in some epoch.
+        recorded: The margins; each image has one in at least one epoch.
         data: The images.
     """
-    mean = found.margins.double().nanmean(dim=0).nan_to_num(0.0)
+    mean = recorded.margins.double().nanmean(dim=0).nan_to_num(0.0)
     doubt = torch.empty(len(data), dtype=torch.float64)
-    for group in (found.held_out, ~found.held_out):
+    for group in (recorded.held_out, ~recorded.held_out):
         doubt[group] = fraction_below(-mean[group])
-    epochs, held_out = len(found.margins), int(found.held_out.sum())
+    epochs, held_out = len(recorded.margins), int(recorded.held_out.sum())
     how = f"by the mean margin of the label over {epochs} epochs of training"
     how += f"; {held_out:,} images that were held out are ranked among themselves" if held_out else ""
     votes = torch.zeros(len(data), len(data.class_names))
-    for rivals in found.rivals:
+    for rivals in recorded.rivals:
         votes[torch.arange(len(data))[rivals >= 0], rivals[rivals >= 0]] += 1
-    votes.scatter_(1, found.labels[:, None], -1.0)
-    return RankedLabels(data.with_labels(found.labels), doubt, votes.argmax(dim=1), found.margins, how)
+    votes.scatter_(1, recorded.labels[:, None], -1.0)
+    return RankedLabels(data.with_labels(recorded.labels), doubt, votes.argmax(dim=1), recorded.margins, how)
 
 
 def rank_by_features(model: Classifier, predictions: Predictions, data: Dataset, seed: int = 0) -> RankedLabels:
-    """Rank labels by logistic regression on frozen features, each image judged by a fit to the other folds.
+    """Rank labels by the out-of-fold probabilities of a logistic regression on frozen features.
 
-    As Northcutt et al. 2021, "Confident Learning", arXiv 1911.00068, take probabilities out of sample.
+    Such probabilities are the first step of Northcutt et al. 2021, "Confident Learning", arXiv 1911.00068.
 
     Args:
-        model: The network, which must not have learned these labels.
-        predictions: Its features of the images.
+        model: The network, which must not have been trained on these labels.
+        predictions: Its features for the images.
         data: The images.
         seed: Of the folds.
 
     Raises:
-        DataError: A class has only one image, so that a fold would be judged without it.
+        DataError: A class has only one image, so that a fold would be predicted without this class.
         ModelError: The network has no features.
     """
     if predictions.features is None:
@@ -145,12 +145,12 @@ def rank_by_features(model: Classifier, predictions: Predictions, data: Dataset,
 
 
 def nearest_others(features: Tensor, indices: Tensor, count: int = 6) -> Tensor:
-    """The images with the most similar features to each of n images, itself left out: (n, count), the nearest first.
+    """The other images with the features most similar to those of each image: (n, count), the nearest first.
 
     Args:
         features: (N, C) of all images.
-        indices: (n,) which of them.
-        count: How many, or all others if there are fewer.
+        indices: The images, (n,).
+        count: Number of neighbours, or all others if there are fewer.
     """
     found = NeighbourSearch(features).nearest(features[indices], count + 1).indices
     others = [row[row != index][:count] for row, index in zip(found, indices.tolist(), strict=True)]
@@ -158,31 +158,31 @@ def nearest_others(features: Tensor, indices: Tensor, count: int = 6) -> Tensor:
 
 
 def predict_out_of_fold(features: Tensor, labels: Tensor, classes: int, seed: int = 0) -> Tensor:
-    """Probabilities (N, K) of each image by a logistic regression that was fitted to the other folds.
+    """Probabilities (N, K) of each image by a logistic regression that is fitted to the other folds.
 
     Args:
         features: (N, C).
-        labels: (N,) int64; of each class that there is, two or more.
+        labels: (N,) int64; each class that occurs has two or more images.
         classes: K.
-        seed: Of the folds, which have equally many of each class.
+        seed: Of the folds, which are stratified by class.
     """
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     shuffled = shuffled[labels[shuffled].argsort(stable=True)]
     folds = torch.empty_like(labels)
-    folds[shuffled] = torch.arange(len(labels)) % FOLDS  # in the order of the classes, so that each is dealt evenly
+    folds[shuffled] = torch.arange(len(labels)) % FOLDS  # stratified, as `shuffled` is in the order of the classes
     probabilities = torch.empty(len(labels), classes, dtype=torch.float64)
     for fold in track(folds.unique(), "fitting to the other folds"):
         inside = folds == fold
-        weights = fit_logistic(features[~inside], labels[~inside], classes)
-        probabilities[inside] = weights(features[inside]).double().softmax(dim=1)
+        regression = fit_logistic(features[~inside], labels[~inside], classes)
+        probabilities[inside] = regression(features[inside]).double().softmax(dim=1)
     return probabilities
 
 
 def fit_logistic(features: Tensor, labels: Tensor, classes: int, strength: float = STRENGTH) -> "Logistic":
     """Fit a multinomial logistic regression by L-BFGS.
 
-    Minimised is the sum of the cross-entropies plus `strength` / 2 times the sum of the squared weights, on features
-    that have mean 0 and standard deviation 1; the biases are free.
+    It minimises the sum of the cross-entropies plus `strength` / 2 times the sum of the squared weights, on features
+    scaled to mean 0 and standard deviation 1; the biases are not penalised.
 
     Args:
         features: (n, C).
@@ -194,7 +194,7 @@ def fit_logistic(features: Tensor, labels: Tensor, classes: int, strength: float
     scaled = (features - mean) / std.clamp(min=1e-6)
     weight = torch.zeros(classes, features.shape[1], requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=MAX_STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimiser.zero_grad()

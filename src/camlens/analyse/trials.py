@@ -1,8 +1,8 @@
-"""What changes a network's mind: small edits of its errors, beside right images that are as close to another answer.
+"""Which small edits correct errors more often than they change correct images with the same margin.
 
-Errors lie near the boundary between two answers, so almost any small change turns many of them. What an edit has to do
-with errors shows beside right images of the same margin: an error is turned when it becomes its label, a right image
-when it becomes its runner-up.
+Errors are close to the decision boundary, so almost any small change corrects many of them. Therefore each error is
+matched with a correct image with the same margin. An edit corrects an error if the prediction becomes the label, and
+changes a correct image if the prediction becomes the runner-up.
 """
 
 import hashlib
@@ -19,25 +19,25 @@ from camlens.analyse.statistics import holm, match, mcnemar_p_value, paired_diff
 from camlens.model.classifier import Classifier
 from camlens.model.preprocess import to_pixels
 from camlens.progress import track
-from camlens.runtime.kept import NOTHING_KEPT, Kept, Rows
 from camlens.runtime.predict import predict
+from camlens.runtime.prediction_cache import NO_CACHE, PredictionCache, Rows
 
-MAX_TRIED = 1000  # errors, and as many right images
+MAX_TRIED = 1000  # errors, and as many correct images
 BATCH = 64  # images edited at a time
-SIGNIFICANT = 0.05
+SIGNIFICANCE_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class EditRate:
-    """How often an edit turns errors, and right images of the same margin.
+    """How often an edit corrects errors, and changes correct images with the same margin.
 
     Attributes:
         name: Of the edit.
-        errors: Fraction of the errors that become their label.
-        matched: Fraction of the matched right images that become their runner-up.
-        difference: `errors` less `matched`.
-        interval: Its 95 % interval, of this edit alone (`paired_difference`).
-        p_value: Of McNemar's test, adjusted for all edits of the ladder (`holm`).
+        errors: Fraction of the errors that it corrects.
+        matched: Fraction of the matched correct images that it changes.
+        difference: `errors` minus `matched`.
+        interval: Its 95 % interval, for this edit alone (`paired_difference`).
+        p_value: Of McNemar's test, adjusted for all edits (`holm`).
     """
 
     name: str
@@ -49,26 +49,26 @@ class EditRate:
 
     @property
     def is_reason(self) -> bool:
-        """Whether it turns more errors than right images, beyond chance over the whole ladder."""
-        return self.difference > 0 and self.p_value <= SIGNIFICANT
+        """Whether it corrects significantly more errors than it changes correct images."""
+        return self.difference > 0 and self.p_value <= SIGNIFICANCE_LEVEL
 
 
 @dataclass(frozen=True)
 class Trials:
-    """The network's answers to n edits of T errors, and of right images matched on the margin.
+    """The network's predictions for T errors, and for correct images matched on the margin, after each of n edits.
 
     Attributes:
         edits: By name, the mildest first.
-        tried: Places of the errors in the list, (T,) int64, rising.
-        partners: The right image matched with each, (T,) int64; -1 for none, where there are too few.
-        gap: Mean distance of the margins in a pair.
-        changed: Where the prediction is another than before, (T, n) bool.
-        corrected: Where it is the label, (T, n) bool.
-        turned: Where the right image becomes its runner-up, (T, n) bool.
-        label_probability: Probability of the label, (T, n).
-        margins: Logit of the prediction before the edit, less that of the label, (T, n).
-        rates: Of each edit over the pairs; empty without any.
-        images: The errors tried and their partners, (I,) int64.
+        tried: Positions of these errors in the list of errors, (T,) int64, rising.
+        partners: Index of the correct image matched with each, (T,) int64; -1 for none, if there are too few.
+        gap: Mean difference of the margins in a pair.
+        changed: Whether the edit changes the prediction of the error, (T, n) bool.
+        corrected: Whether the prediction becomes the label, (T, n) bool.
+        partner_changed: Whether the prediction of the partner becomes its runner-up, (T, n) bool.
+        label_probability: Probability of the error's label after the edit, (T, n).
+        margins: After the edit, the logit of the original prediction minus that of the label, (T, n).
+        rates: Of each edit over the pairs; empty without pairs.
+        images: Indices of the errors tried and of their partners, (I,) int64.
         copies: Their logits after each of the edits `COPIES`, (I, 5, K).
     """
 
@@ -78,7 +78,7 @@ class Trials:
     gap: float
     changed: Tensor
     corrected: Tensor
-    turned: Tensor
+    partner_changed: Tensor
     label_probability: Tensor
     margins: Tensor
     rates: list[EditRate]
@@ -91,24 +91,24 @@ class Trials:
         return list(self.edits)
 
     def rates_by_kind(self) -> list[EditRate]:
-        """How often any edit of a kind turns an image: of those whose names begin with the same word."""
+        """How often any edit of a kind has an effect; the names of a kind begin with the same word."""
         kinds: dict[str, list[int]] = {}
-        for number, name in enumerate(self.names):
-            kinds.setdefault(name.split()[0], []).append(number)
+        for column, name in enumerate(self.names):
+            kinds.setdefault(name.split()[0], []).append(column)
         names = [
             self.names[columns[0]] if len(columns) == 1 else f"{kind}, any of {len(columns)}"
             for kind, columns in kinds.items()
         ]
         any_of = (
-            torch.stack([turns[:, columns].any(dim=1) for columns in kinds.values()], dim=1)
-            for turns in self.of_pairs()
+            torch.stack([by_edit[:, columns].any(dim=1) for columns in kinds.values()], dim=1)
+            for by_edit in self.of_pairs()
         )
         return compare(names, *any_of)
 
     def of_pairs(self) -> tuple[Tensor, Tensor]:
-        """`corrected` and `turned` of the errors that have a partner."""
+        """`corrected` and `partner_changed` of the errors that have a partner, (P, n) bool each."""
         paired = self.partners >= 0
-        return self.corrected[paired], self.turned[paired]
+        return self.corrected[paired], self.partner_changed[paired]
 
 
 def try_edits(
@@ -116,31 +116,31 @@ def try_edits(
     errors: Tensor,
     edits: Mapping[str, Edit],
     max_tried: int = MAX_TRIED,
-    kept: Kept = NOTHING_KEPT,
+    cache: PredictionCache = NO_CACHE,
 ) -> Trials:
-    """Try edits on errors and on as many right images of the same margin.
+    """Try edits on errors and on as many correct images with the same margin.
 
     Args:
         evaluation: Of the data set.
         errors: (E,) the errors, at least one.
         edits: By name, the mildest first.
-        max_tried: Errors tried at most; of more, every so many are, in the order of label and prediction.
-        kept: Where the answers are kept, and the processes that share the images.
+        max_tried: Number of errors that are tried, at most (`sample_evenly`).
+        cache: Where the predictions are kept, and the processes that share the images.
     """
     tried = sample_evenly(evaluation, errors, max_tried)
-    errors, right = errors[tried], (~evaluation.wrong).nonzero()[:, 0]
+    errors, correct = errors[tried], (~evaluation.wrong).nonzero()[:, 0]
     margins = probability_margins(evaluation)
-    places = match(margins[errors], margins[right])
-    partners = torch.where(places >= 0, right[places], -1) if len(right) else places
+    matches = match(margins[errors], margins[correct])
+    partners = torch.where(matches >= 0, correct[matches], -1) if len(correct) else matches
     paired = partners >= 0
     images = torch.cat([errors, partners[paired]])
-    logits = predict_edited(evaluation, images, edits, kept, "edits")
+    logits = predict_edited(evaluation, images, edits, cache, "edits")
     of_errors, of_partners = logits.split([len(errors), int(paired.sum())])
     labels, predictions = evaluation.labels[errors], evaluation.predictions[errors]
     runner_up = evaluation.logits[partners[paired]].topk(2, dim=1).indices[:, 1]
     corrected = of_errors.argmax(dim=2) == labels[:, None]
-    turned = torch.zeros_like(corrected)
-    turned[paired] = of_partners.argmax(dim=2) == runner_up[:, None]
+    partner_changed = torch.zeros_like(corrected)
+    partner_changed[paired] = of_partners.argmax(dim=2) == runner_up[:, None]
     return Trials(
         edits=edits,
         tried=tried,
@@ -148,17 +148,17 @@ def try_edits(
         gap=float((margins[errors] - margins[partners])[paired].abs().mean()) if paired.any() else 0.0,
         changed=of_errors.argmax(dim=2) != predictions[:, None],
         corrected=corrected,
-        turned=turned,
+        partner_changed=partner_changed,
         label_probability=of_class(evaluation.model.probabilities(of_errors), labels),
         margins=of_class(of_errors, predictions) - of_class(of_errors, labels),
-        rates=compare(list(edits), corrected[paired], turned[paired]),
+        rates=compare(list(edits), corrected[paired], partner_changed[paired]),
         images=images,
         copies=logits[:, [list(edits).index(name) for name in COPIES]],
     )
 
 
 def sample_evenly(evaluation: Evaluation, errors: Tensor, count: int) -> Tensor:
-    """Places of at most `count` errors, rising: evenly over the confusion matrix, cell by cell."""
+    """Positions of at most `count` errors, rising: every n-th in the order of the cells of the confusion matrix."""
     if len(errors) <= count:
         return torch.arange(len(errors))
     cells = evaluation.labels[errors] * len(evaluation.data.class_names) + evaluation.predictions[errors]
@@ -173,12 +173,12 @@ def probability_margins(evaluation: Evaluation) -> Tensor:
 
 
 def of_class(values: Tensor, classes: Tensor) -> Tensor:
-    """The value of one class (T,) of each image, after each edit: (T, n, K) -> (T, n)."""
+    """Select one class (T,) for each image: (T, n, K) -> (T, n)."""
     return values.gather(2, classes[:, None, None].expand(-1, values.shape[1], 1))[:, :, 0]
 
 
-def network_images(model: Classifier, images: Tensor) -> Tensor:
-    """Images (B, C, H, W) uint8 of any size at the network's, as it is shown them (`Classifier.prepare`)."""
+def to_input_size(model: Classifier, images: Tensor) -> Tensor:
+    """Images (B, C, H, W) uint8 of any size at the network's input size, resized as by `Classifier.prepare`."""
     return images if tuple(images.shape[2:]) == model.input_size else to_pixels(images, model.geometry)
 
 
@@ -186,7 +186,7 @@ def predict_edited(
     evaluation: Evaluation,
     indices: Tensor,
     edits: Mapping[str, Edit],
-    kept: Kept = NOTHING_KEPT,
+    cache: PredictionCache = NO_CACHE,
     name: str = "",
 ) -> Tensor:
     """The logits of images of the data set after each of n edits.
@@ -195,35 +195,44 @@ def predict_edited(
         evaluation: Of the data set.
         indices: The images, (I,) int64.
         edits: By name.
-        kept: Where the logits are kept, and the processes that share the images. What the user's own edits do is kept
-            nowhere: nothing tells whether they are still the same.
-        name: Of the file in `parts`.
+        cache: Where the logits are kept, and the processes that share the images. With the user's own edits nothing is
+            kept, because it is unknown whether these functions have changed.
+        name: Of the file in the folder `parts`.
 
     Returns:
         (I, n, K).
     """
-    model, processes = evaluation.model, kept.processes
+    model, processes = evaluation.model, cache.processes
 
     def compute(blocks: Sequence[Tensor]) -> Generator[Rows, None, None]:
         for block in track(blocks, "trying small edits", shown=processes.is_main):
-            images = network_images(model, evaluation.data.images(indices[block]))
+            images = to_input_size(model, evaluation.data.images(indices[block]))
             edited = (apply(name, edit, images) for name, edit in edits.items())
             logits = predict(model, edited).logits
             yield {"logits": logits.view(len(edits), len(block), -1).transpose(0, 1)}
 
     if not edits.items() <= LADDER.items():
-        kept = replace(kept, folder=None)
+        cache = replace(cache, folder=None)
     key = hashlib.sha256(repr((version("camlens"), list(edits), indices.tolist())).encode()).hexdigest()
     what = "images with small edits"
-    rows = kept.rows(f"parts/{name}.safetensors", key, len(indices), BATCH, what, compute) or {}
-    return processes.call_on_main(lambda: rows["logits"].clone())  # noqa: PLW0108 - other processes have no rows
+    rows = cache.rows(f"parts/{name}.safetensors", key, len(indices), BATCH, what, compute) or {}
+    return processes.call_on_main(lambda: rows["logits"].clone())  # noqa: PLW0108 - only the main process has rows
 
 
-def compare(names: list[str], corrected: Tensor, turned: Tensor) -> list[EditRate]:
-    """The rates of n edits over P pairs of an error and a right image, (P, n) bool each; none without pairs."""
+def compare(names: list[str], corrected: Tensor, partner_changed: Tensor) -> list[EditRate]:
+    """The rates of n edits over P pairs.
+
+    Args:
+        names: Of the edits.
+        corrected: Whether the edit corrects the error of the pair, (P, n) bool.
+        partner_changed: Whether it changes the correct image, (P, n) bool.
+
+    Returns:
+        Empty without pairs.
+    """
     if not len(corrected):
         return []
-    pairs = list(zip(corrected.T, turned.T, strict=True))
+    pairs = list(zip(corrected.T, partner_changed.T, strict=True))
     p_values = holm([mcnemar_p_value(int((a & ~b).sum()), int((~a & b).sum())) for a, b in pairs])
     return [
         EditRate(name, float(a.double().mean()), float(b.double().mean()), *paired_difference(a, b), p_value)

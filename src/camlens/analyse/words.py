@@ -1,4 +1,4 @@
-"""What was done to an error and what happened, in words: a list of them for filters, and one sentence to read first."""
+"""A description of each error: words by which errors can be filtered, and the most important one as a sentence."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,18 @@ from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.places import Places
 from camlens.analyse.trials import Trials
 
-DUPLICATE, BOUNDARY, PLACE = "near-duplicate in training", "near the boundary", "depends on this place"
+DUPLICATE = "near-duplicate in training"
+PLACE = "depends on this place"
+BOUNDARY = "near the boundary"
 
 
 @dataclass(frozen=True)
-class Words:
-    """Words for E errors.
+class ErrorDescriptions:
+    """Descriptions of E errors.
 
     Attributes:
-        lists: The words of each, from the most telling to the least; empty if there are none.
-        sentences: What to read first of each.
+        lists: The words of each error, the most important first; empty if there are none.
+        sentences: The most important thing about each error.
     """
 
     lists: list[list[str]]
@@ -26,68 +28,67 @@ class Words:
 
 def describe_errors(
     evaluation: Evaluation, errors: Tensor, trials: Trials | None, places: Places | None, duplicate_labels: Tensor
-) -> Words:
-    """Find the words for errors.
+) -> ErrorDescriptions:
+    """Describe errors.
 
     Args:
         evaluation: Of the data set.
         errors: (E,) the errors.
-        trials: What small edits did; None if none were tried.
-        places: What covering the places did that the maps name.
-        duplicate_labels: (E,) label of a training image that is almost the same picture, -1 for none. It is a reason
-            only where the prediction is that label.
+        trials: The results of small edits; None if none were tried.
+        places: The results of covering the cells with the most evidence; None likewise.
+        duplicate_labels: Label of a training image that is almost the same picture, (E,), -1 for none. It is a reason
+            only if it is the prediction.
     """
-    names, tried = evaluation.data.class_names, {} if trials is None else number(trials.tried)
+    names = evaluation.data.class_names
+    rows = {} if trials is None else {position: row for row, position in enumerate(trials.tried.tolist())}
     lists, sentences = [], []
     for k, index in enumerate(errors.tolist()):
         label, prediction = names[evaluation.labels[index]], names[evaluation.predictions[index]]
         words: list[str] = []
-        said: list[str] = []
+        candidates: list[str] = []  # sentences, the most important first
         if int(duplicate_labels[k]) == int(evaluation.predictions[index]):
             words.append(DUPLICATE)
-            said.append(f"A training image is almost the same picture, and its label is {prediction}.")
-        if trials is not None and places is not None and k in tried:
-            found, sentence = words_of_trial(trials, places, tried[k], label)
+            candidates.append(f"A training image is almost the same picture, and its label is {prediction}.")
+        if trials is not None and places is not None and k in rows:
+            found, sentence = describe_trial(trials, places, rows[k], label)
             words += found
-            said.append(sentence)
+            candidates.append(sentence)
         elif trials is not None:
-            said.append(
+            candidates.append(
                 f"Small edits were tried on {len(trials.tried):,} of the {len(errors):,} errors, not on this one."
             )
         else:
-            said.append("No small edits were tried.")
+            candidates.append("No small edits were tried.")
         lists.append(words)
-        sentences.append(said[0])
-    return Words(lists, sentences)
+        sentences.append(candidates[0])
+    return ErrorDescriptions(lists, sentences)
 
 
-def words_of_trial(trials: Trials, places: Places, row: int, label: str) -> tuple[list[str], str]:
-    """The words for one of the errors tried, and the sentence."""
+def describe_trial(trials: Trials, places: Places, row: int, label: str) -> tuple[list[str], str]:
+    """The words and the sentence for an error on which edits were tried, by its row in `trials`."""
     count, changing = len(trials.names), int(trials.changed[row].sum())
-    reasons = [rate for rate, turns in zip(trials.rates, trials.corrected[row].tolist(), strict=False) if turns]
-    reasons = [rate for rate in reasons if rate.is_reason]
+    corrected = trials.corrected[row].tolist()
+    reasons = [rate for rate, corrects in zip(trials.rates, corrected, strict=False) if corrects and rate.is_reason]
     words = [f"changes when {rate.name}" for rate in reasons]
-    said = [
-        f"It becomes {label} when {rate.name}, which turns {100 * rate.errors:.0f} % of the errors and "
-        f"{100 * rate.matched:.0f} % of right images that are as unsure."
+    candidates = [
+        f"It becomes {label} when {rate.name}, which corrects {100 * rate.errors:.0f} % of the errors and changes "
+        f"{100 * rate.matched:.0f} % of equally uncertain correct images."
         for rate in reasons
     ]
     if places.depends[row]:
         words.append(PLACE)
-        said.append(
-            f"It becomes {label} when the place that its map names first is covered, and seldom when another is."
+        candidates.append(
+            f"It becomes {label} when the cell with the most evidence is covered, but not when most other cells are."
         )
     if changing:
         words.append(BOUNDARY)
-        turn = "turns" if changing == 1 else "turn"
-        few = f"The network was near another answer: {changing} of {count} small changes {turn} it."
-        said.append("The network was unsure: most small changes turn it." if 2 * changing > count else few)
+        change = "changes" if changing == 1 else "change"
+        few = f"The prediction is near the decision boundary: {changing} of {count} small edits {change} it."
+        most = "The network was uncertain: most small edits change the prediction."
+        candidates.append(most if 2 * changing > count else few)
     else:
         words.append(f"unchanged by all {count} edits")
-        said.append(f"None of {count} small changes turns it, which does not say that the label is right.")
-    return words, said[0]
-
-
-def number(rows: Tensor) -> dict[int, int]:
-    """The place of each entry (T,)."""
-    return {row: place for place, row in enumerate(rows.tolist())}
+        candidates.append(
+            f"None of {count} small edits changes the prediction, which does not mean that the label is correct."
+        )
+    return words, candidates[0]

@@ -48,8 +48,8 @@ def evaluate(
         read_opinion,
     )
     from camlens.analyse.marks import corrected, count_marks, read_marks
-    from camlens.runtime.kept import Kept
     from camlens.runtime.predict import OPINION_FILE, TEST_FILE
+    from camlens.runtime.prediction_cache import PredictionCache
     from camlens.show import draw
     from camlens.show.labels import write_table
 
@@ -63,10 +63,10 @@ def evaluate(
         is_file = opinion is not None and is_file_of_probabilities(opinion)
         second = read_opinion(opinion, images) if is_file else None
         folder = processes.call_on_main(out_folder, out)
-        kept = Kept(folder, processes)
+        cache = PredictionCache(folder, processes)
         if opinion is not None and not is_file:
-            second = read_opinion(opinion, images, batch, processes, kept.path(OPINION_FILE))
-        evaluation = evaluate_model(classifier, images, batch, processes, kept=kept.path(TEST_FILE))
+            second = read_opinion(opinion, images, batch, processes, cache.path(OPINION_FILE))
+        evaluation = evaluate_model(classifier, images, batch, processes, kept=cache.path(TEST_FILE))
     if not processes.is_main:
         return
     paths, metrics, summary = draw.evaluation(evaluation, folder), evaluation.metrics(), [evaluation.in_words()]

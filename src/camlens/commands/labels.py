@@ -35,8 +35,8 @@ def labels(
     from camlens.analyse.training_labels import rank_by_features, rank_by_margins, read_run
     from camlens.data.geometry import geometry_of
     from camlens.data.sources import load_split
-    from camlens.runtime.kept import Kept
-    from camlens.runtime.predict import FEATURES_FILE, predict_kept
+    from camlens.runtime.predict import FEATURES_FILE, predict_cached
+    from camlens.runtime.prediction_cache import PredictionCache
     from camlens.show.labels import write_page, write_table
     from camlens.train.run_folder import RunFolder
 
@@ -54,9 +54,9 @@ def labels(
         if run is not None:
             found = read_run(RunFolder(run), images)
             images = images.with_labels(found.labels)
-        kept = Kept(processes.call_on_main(out_folder, out), processes)
+        cache = PredictionCache(processes.call_on_main(out_folder, out), processes)
         prepared = images.prepared(classifier.geometry)
-        predictions = predict_kept(classifier, prepared, kept, FEATURES_FILE, batch, features=True, announced=True)
+        predictions = predict_cached(classifier, prepared, cache, FEATURES_FILE, batch, features=True, announced=True)
     if not processes.is_main:
         return
     if found is not None and features is None:

@@ -20,7 +20,7 @@ from camlens.model.classifier import Classifier, bare
 from camlens.model.forward import evaluation_mode, micro_batch_size, one_thread, uncompiled
 from camlens.model.outputs import Outputs
 from camlens.progress import announce, track
-from camlens.runtime.kept import Kept, Rows
+from camlens.runtime.prediction_cache import PredictionCache, Rows
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
 
 TIMED = 64  # images by which the time for all is estimated
@@ -98,7 +98,7 @@ def predict(
     all_logits = processes.gather(logits.tensor())
     if not features or processes.any(found.count < logits.count):
         return Predictions(all_logits)
-    return Predictions(all_logits, _known(processes.gather(found.tensor())))
+    return Predictions(all_logits, _features_or_none(processes.gather(found.tensor())))
 
 
 class _GrowingTensor:
@@ -127,10 +127,10 @@ class _GrowingTensor:
         return self.buffer[: self.count].clone()
 
 
-def predict_kept(
+def predict_cached(
     model: Classifier,
     data: Dataset,
-    kept: Kept,
+    cache: PredictionCache,
     file: str,
     batch_size: int = 250,
     features: bool = False,
@@ -144,8 +144,8 @@ def predict_kept(
     Args:
         model: As in `predict`.
         data: Likewise.
-        kept: The folder of the file, and the processes that share the images.
-        file: The file's path from the folder.
+        cache: Where the file is, and the processes that share the images.
+        file: The file's path in the folder of the cache.
         batch_size: As in `predict`.
         features: Likewise.
         key: `fingerprint(model, data)`, if it is known already.
@@ -159,12 +159,12 @@ def predict_kept(
         CamlensError: The file cannot be written.
     """
     size = _micro_batch_size(model, whole_number("batch_size", batch_size, 1))
-    about, shown = f"{data.name}, {data.split}", kept.processes.is_main
+    about, shown = f"{data.name}, {data.split}", cache.processes.is_main
 
     def compute(blocks: Sequence[Tensor]) -> Generator[Rows, None, None]:
         parts = [part for block in blocks for part in block.split(size)]
         if announced and shown and blocks:
-            count = sum(map(len, blocks)) * kept.processes.world_size
+            count = sum(map(len, blocks)) * cache.processes.world_size
             seconds = _seconds_of(model, data, blocks[0][:TIMED]) * sum(map(len, blocks))
             announce(f"the features of the {min(count, len(data)):,} images of {about}, are read once", seconds)
         found = _run(model, track(data.batches_of(parts), f"predicting {about}", len(parts), shown), features)
@@ -175,13 +175,13 @@ def predict_kept(
             yield rows | ({"features": torch.cat(of_block)} if of_block else {})
         next(found, None)  # counts the last step as done
 
-    kept = replace(kept, key=key or kept.processes.call_on_main(fingerprint, model, data))
+    cache = replace(cache, key=key or cache.processes.call_on_main(fingerprint, model, data))
     block, asked = size * math.ceil(BLOCK / size), "features" if features else "logits"
-    rows = kept.rows(file, asked, len(data), block, f"images of {about}", compute) or {}
-    of_all = _known(rows["features"]) if "features" in rows else None
+    rows = cache.rows(file, asked, len(data), block, f"images of {about}", compute) or {}
+    all_features = _features_or_none(rows["features"]) if "features" in rows else None
     # copied, as a memory-mapped tensor would be sent with its whole file
-    logits, has_features = kept.processes.call_on_main(lambda: (rows["logits"].clone(), of_all is not None))
-    return Predictions(logits, of_all if of_all is not None or not has_features else torch.empty(0, 1))
+    logits, has_features = cache.processes.call_on_main(lambda: (rows["logits"].clone(), all_features is not None))
+    return Predictions(logits, torch.empty(0, 1) if all_features is None and has_features else all_features)
 
 
 def _seconds_of(model: Classifier, data: Dataset, indices: Tensor) -> float:
@@ -233,8 +233,8 @@ def _run(
     """Run a classifier over batches of images (B, 3, H, W) uint8 that fit the device.
 
     Yields:
-        The predictions for each batch that is not empty. The features are NaN where a linear layer does not put out the
-        logits, and None where there is none.
+        The predictions for each batch that is not empty. The features are NaN if the linear layer does not compute the
+        logits, and None if there is no linear layer.
     """
     with one_thread(bare(model)), evaluation_mode(model), _recorded_heads(model, features) as recorded:
         for images in batches:
@@ -252,8 +252,8 @@ def _run(
             yield Predictions(output.float().cpu(), found)
 
 
-def _known(features: Tensor) -> Tensor | None:
-    """Features (N, C); None if some are NaN."""
+def _features_or_none(features: Tensor) -> Tensor | None:
+    """Features (N, C); None if `_run` marked some as NaN, because no linear layer computes the logits."""
     return None if len(features) and features[:, 0].isnan().any() else features
 
 

@@ -77,8 +77,8 @@ def analysis_columns(analysis: ErrorAnalysis) -> dict[str, pyarrow.Array]:
     """Group, words, edits and, where labels are doubted, doubt.
 
     `group` is the sentence of the group that an image is in, right or wrong; of several, the most certain. `words` are
-    those of the first model's errors and null for the images that it has right; `edits` are the names of those that
-    turn an error into its label, the mildest first, and null where none were tried.
+    those of the first model's errors and null for correct images; `edits` are the names of those that correct an error,
+    the mildest first, and null if none were tried.
     """
     import pyarrow
 

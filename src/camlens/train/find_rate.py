@@ -90,7 +90,6 @@ def range_test(rates: Floats, losses: Iterable[float]) -> RateTest:
         if not loss <= DIVERGED * (taken or [loss])[0] < np.inf:
             break
         taken.append(loss)
-    values = np.array(taken)
     if not taken:
         raise CamlensError(f"the first loss, at a learning rate of {rates[0]:g}, is {loss}; are the images in order?")
     values, half = np.array(taken), len(WINDOW) // 2

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from camlens.analyse.base_predictions import identify
 from camlens.analyse.error_analysis import analyse
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.explanations import METHOD, compute_maps, explain_predictions
-from camlens.analyse.groundwork import identify
 from camlens.analyse.training_images import NeighbourSearch
 from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.data.decoder import decoder
@@ -19,8 +19,8 @@ from camlens.files import out_folder
 from camlens.maps.methods import METHODS, find_method
 from camlens.model.classifier import Classifier, align
 from camlens.model.preprocess import to_pixels
-from camlens.runtime.kept import Kept
-from camlens.runtime.predict import FEATURES_FILE, predict_kept
+from camlens.runtime.predict import FEATURES_FILE, predict_cached
+from camlens.runtime.prediction_cache import PredictionCache
 from camlens.show.report.packing import pack_maps, pack_photos, pack_pictures
 from camlens.show.report.page import read_facts, to_html, warn_of_replacing, write_report
 from camlens.show.report.render import render_identity, render_predictions, render_training_images
@@ -125,8 +125,8 @@ def prepare(
         assert facts is not None, "it was just written"
     train_features = None
     if train is not None and facts["plane"] is not None:  # the network has features
-        train_features = predict_kept(
-            model, train, Kept(out), FEATURES_FILE, batch_size, True, fingerprints[1]
+        train_features = predict_cached(
+            model, train, PredictionCache(out), FEATURES_FILE, batch_size, True, fingerprints[1]
         ).features
     methods = [name for name, method in METHODS.items() if method.needs == "gradients"]
     live: Live = {"methods": methods, "method": METHOD, "layers": list(model.find_layers())}

@@ -1,7 +1,7 @@
 """The page of the most doubtful labels: each picture with its label, how it was learned, and the nearest pictures.
 
-The suggested class comes out only after a person's own choice: it is wrong in more than a quarter of the cases, and who
-has read it agrees with it.
+The suggested class is shown only after a person's own choice: it is wrong in more than a quarter of the cases, and
+people tend to agree with suggestions.
 """
 
 import base64
@@ -25,7 +25,8 @@ from camlens.files import write_text
 from camlens.show.palette import custom_properties
 
 STATIC = files("camlens.show.labels") / "static"
-SIDE, SMALL_SIDE = 160, 64  # pixels of a picture, and of those nearest to it, at most
+SIDE = 160  # pixels: longer side of a picture, at most
+NEAREST_SIDE = 64  # pixels: the same of the nearest pictures
 LOSSLESS_SIDE = 64  # pixels, up to which pictures are packed without loss
 CURVE = (120, 36)  # width and height of a curve
 
@@ -34,7 +35,7 @@ class Curve(NamedTuple):
     """A margin by epoch, as a line in a picture of the size `CURVE`."""
 
     points: str  # of an SVG's polyline
-    zero: float  # height at which another class draws level with the label
+    zero: float  # height of a margin of 0
     words: str
 
 
@@ -57,7 +58,7 @@ def write_page(ranked: RankedLabels, features: Tensor | None, geometry: Framing,
     Args:
         ranked: The labels.
         features: (N, C), by which the nearest pictures are found; None to show none.
-        geometry: How a network is shown the pictures.
+        geometry: How a network's input is made from the pictures.
         path: The file.
         count: Number of images on the page, the most doubtful first.
     """
@@ -68,9 +69,11 @@ def write_page(ranked: RankedLabels, features: Tensor | None, geometry: Framing,
     cards = []
     for row, (index, curve) in enumerate(zip(shown.tolist(), curves, strict=True)):
         others = [] if nearest is None else nearest[row].tolist()
-        near = [(picture(data, other, geometry, SMALL_SIDE), labels[other], data.files[other]) for other in others]
+        neighbours = [
+            (picture(data, other, geometry, NEAREST_SIDE), labels[other], data.files[other]) for other in others
+        ]
         own = picture(data, index, geometry, SIDE)
-        cards.append(Card(index, data.files[index], labels[index], suggested[index], own, curve, near))
+        cards.append(Card(index, data.files[index], labels[index], suggested[index], own, curve, neighbours))
     style, script = custom_properties() + read_static("page.css"), read_static("page.js")
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(read_static("page.html"))
     identity = hashlib.sha256(data.labels.numpy().tobytes() + repr(data.files).encode()).hexdigest()[:16]
@@ -113,20 +116,20 @@ def picture(data: Dataset, index: int, geometry: Framing, max_side: int) -> str:
 
 
 def draw_curves(history: Tensor) -> list[Curve | None]:
-    """The margins (epochs, n) as n curves of one scale, which holds 0; None where fewer than two epochs have one."""
-    known = history[history.isfinite()]
-    low, high = (float(torch.cat([known, torch.zeros(1)]).aminmax()[k]) for k in (0, 1))
+    """The margins (epochs, n) as n curves with a common scale that includes 0; None with fewer than two margins."""
+    finite = history[history.isfinite()]
+    low, high = (float(torch.cat([finite, torch.zeros(1)]).aminmax()[k]) for k in (0, 1))
     width, height = CURVE
 
-    def place(margin: float) -> float:
+    def height_of(margin: float) -> float:
         return round(height * (high - margin) / max(high - low, 1e-6), 1)
 
     curves: list[Curve | None] = []
     for margins in history.T.tolist():
         points = [(epoch, margin) for epoch, margin in enumerate(margins) if margin == margin]  # not nan
         across = width / max(1, len(margins) - 1)
-        line = " ".join(f"{epoch * across:.1f},{place(margin)}" for epoch, margin in points)
+        line = " ".join(f"{epoch * across:.1f},{height_of(margin)}" for epoch, margin in points)
         words = f"margin of the label, from {points[0][1]:.1f} to {points[-1][1]:.1f} logits" if points else ""
         words = words.replace("-", "−")
-        curves.append(Curve(line, place(0.0), words) if len(points) > 1 else None)
+        curves.append(Curve(line, height_of(0.0), words) if len(points) > 1 else None)
     return curves

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from camlens.analyse.error_analysis import ErrorAnalysis
 from camlens.analyse.groups import Group
-from camlens.analyse.interventions import SHOWN, Effect, pictures
-from camlens.analyse.patches import cover, paste
+from camlens.analyse.interventions import MAX_EXAMPLES, Effect, input_images
+from camlens.analyse.patches import cover_patch, paste
 from camlens.analyse.shortcuts import Shortcut
 from camlens.show.report import schema
 from camlens.show.report.packing import PER_SHEET, pack_pictures
@@ -31,7 +31,7 @@ class GroupRow(TypedDict):
 
 
 class EffectRow(TypedDict):
-    """What a mark does, beside a control."""
+    """The effect of an intervention, and of its control."""
 
     value: float
     control: float
@@ -40,11 +40,11 @@ class EffectRow(TypedDict):
 
 
 class ShortcutRow(TypedDict):
-    """A mark by which the network knows a class."""
+    """A patch by which the network recognises a class."""
 
     sentence: str
     label: str
-    alarm: bool  # whether all three are shown; else two of them
+    alarm: bool  # whether all three interventions have an effect; else two of them
     pasted: EffectRow
     covered: EffectRow
     missing: EffectRow | None
@@ -77,7 +77,7 @@ def list_shortcuts(analysis: ErrorAnalysis) -> list[ShortcutRow]:
     """The shortcuts of report.json, the alarms first."""
     rows: list[ShortcutRow] = []
     for found in analysis.shortcuts.found if analysis.shortcuts else []:
-        data, sides = found.known.data, list(found.mark.mask.shape)
+        data, sides = found.search.data, list(found.patch.mask.shape)
         rows.append(
             {
                 "sentence": found.sentence,
@@ -87,15 +87,15 @@ def list_shortcuts(analysis: ErrorAnalysis) -> list[ShortcutRow]:
                 "covered": list_effect(found.covered),
                 "missing": None if found.missing is None else list_effect(found.missing),
                 "split": data.split,
-                "files": [data.files[index] for index in found.mark.sources.tolist()],
-                "places": [place + sides for place in found.mark.places.tolist()],
+                "files": [data.files[index] for index in found.patch.sources.tolist()],
+                "places": [corner + sides for corner in found.patch.corners.tolist()],
             }
         )
     return rows
 
 
 def list_effect(effect: Effect) -> EffectRow:
-    """A difference with its interval."""
+    """An effect."""
     return {
         "value": round(effect.value, 4),
         "control": round(effect.control, 4),
@@ -145,8 +145,9 @@ def render_common(analysis: ErrorAnalysis) -> schema.CommonFacts | None:
 
 
 def show_shortcut(analysis: ErrorAnalysis, found: Shortcut) -> tuple[Tensor, Tensor, Tensor]:
-    """Images of the class with the mark, the same with it covered, and others with it pasted in, (n, C, H, W) uint8."""
-    mark, (turned, places) = found.mark, found.turned
-    own = pictures(found.known, mark.sources[:SHOWN])
-    others = pictures(analysis.evaluation, turned[:SHOWN]) if len(turned) else own[:0]
-    return own, cover(own, mark.mask, mark.places[:SHOWN]), paste(others, mark.look, mark.mask, places[:SHOWN])
+    """Images of the class with the patch, the same with it covered, and others with it pasted in, (n, C, H, W)."""
+    patch, (examples, corners) = found.patch, found.examples
+    own = input_images(found.search, patch.sources[:MAX_EXAMPLES])
+    others = input_images(analysis.evaluation, examples[:MAX_EXAMPLES]) if len(examples) else own[:0]
+    covered = cover_patch(own, patch.mask, patch.corners[:MAX_EXAMPLES])
+    return own, covered, paste(others, patch.pixels, patch.mask, corners[:MAX_EXAMPLES])

@@ -1,4 +1,4 @@
-"""What was tried on the errors, as the page shows it."""
+"""The experiments on the errors, as the page shows them."""
 
 from collections.abc import Iterator
 
@@ -9,11 +9,11 @@ from camlens.analyse.edits import COVERS, GRID, apply
 from camlens.analyse.error_analysis import ErrorAnalysis
 from camlens.analyse.findings import averaging_in_words
 from camlens.analyse.places import Places
-from camlens.analyse.trials import EditRate, Trials, network_images
+from camlens.analyse.trials import EditRate, Trials, to_input_size
 from camlens.show.report import schema
 from camlens.show.report.packing import PER_SHEET, pack_pictures, round_values
 
-MILDEST = 4  # edits of an error that are shown as pictures
+MAX_SHOWN = 4  # mildest edits of an error that are shown as pictures
 MAX_SIDE = 64  # pixels of an edited picture
 
 
@@ -23,38 +23,38 @@ def render_experiments(analysis: ErrorAnalysis) -> schema.ExperimentFacts | None
         return None
     trials, places = analysis.experiments.trials, analysis.experiments.places
     errors = int(analysis.evaluation.wrong.sum())
-    found: list[list[int]] = [[] for _ in range(errors)]
+    corrected_by: list[list[int]] = [[] for _ in range(errors)]
     probability: list[list[float]] = [[] for _ in range(errors)]
     shown: list[list[list[int]]] = [[] for _ in range(errors)]
-    of_places: list[schema.PlaceFacts | None] = [None] * errors
-    pictures: list[tuple[int, int]] = []  # the error's index in the data and the number of the edit
+    place_facts: list[schema.PlaceFacts | None] = [None] * errors
+    pictures: list[tuple[int, int]] = []  # index of the image in the data set, and number of the edit
     covers = [trials.names.index(name) for name in COVERS]
     for row, error in enumerate(trials.tried.tolist()):
         index = int(analysis.indices[error])
-        found[error] = trials.corrected[row].nonzero()[:, 0].tolist()
-        probability[error] = round_values(trials.label_probability[row][found[error]], 6)
-        of_places[error] = render_place(places, row, len(pictures))
-        first = covers[int(places.cells[row])]
-        pictures.append((index, first))
-        others = [(place, edit) for place, edit in enumerate(found[error]) if edit != first]
-        shown[error] = [[place, len(pictures) + n] for n, (place, _) in enumerate(others[:MILDEST])]
-        pictures += [(index, edit) for _, edit in others[:MILDEST]]
+        corrected_by[error] = trials.corrected[row].nonzero()[:, 0].tolist()
+        probability[error] = round_values(trials.label_probability[row][corrected_by[error]], 6)
+        place_facts[error] = render_place(places, row, len(pictures))
+        cover = covers[int(places.cells[row])]
+        pictures.append((index, cover))
+        others = [(k, edit) for k, edit in enumerate(corrected_by[error]) if edit != cover][:MAX_SHOWN]
+        shown[error] = [[k, len(pictures) + n] for n, (k, _) in enumerate(others)]
+        pictures += [(index, edit) for _, edit in others]
     batches, size = edited_pictures(analysis, trials, pictures), analysis.evaluation.model.input_size
     return {
         "note": describe_trials(trials, errors),
         "advice": averaging_in_words(analysis.experiments.averaging),
         "rates": [render_rate(rate, rate.is_reason) for rate in trials.rates],
         "kinds": render_kinds(trials),
-        "edits": found,
+        "edits": corrected_by,
         "probability": probability,
         "shown": shown,
-        "places": of_places,
+        "places": place_facts,
         "pictures": pack_pictures(batches, len(pictures), size, MAX_SIDE, 0),
     }
 
 
 def render_place(places: Places, row: int, picture: int) -> schema.PlaceFacts:
-    """What covering its first place does to an error."""
+    """The effect of covering the cell with the most evidence of an error."""
     cell = int(places.cells[row])
     return {
         "cell": list(divmod(cell, GRID)),
@@ -85,13 +85,13 @@ def render_kinds(trials: Trials) -> list[schema.RateFacts]:
 
 
 def describe_trials(trials: Trials, errors: int) -> str:
-    """On how many errors edits were tried, and how the right images were matched."""
+    """On how many errors edits were tried, and how correct images were matched with them."""
     tried, pairs = len(trials.tried), int((trials.partners >= 0).sum())
-    sampled = "" if tried == errors else f", every so many of all {errors:,} in the order of label and prediction"
+    sampled = "" if tried == errors else f", sampled evenly from all {errors:,} in the order of label and prediction"
     return (
-        f"Tried on {tried:,} errors{sampled}; {pairs:,} of them beside a right image of its own whose two largest "
-        f"probabilities differ as much, to {trials.gap:.3f} on average. An error is turned when it becomes its label, "
-        "a right image when it becomes its runner-up."
+        f"Tried on {tried:,} errors{sampled}. {pairs:,} of them are matched with a correct image whose two largest "
+        f"probabilities differ by about as much ({trials.gap:.3f} more or less on average). An edit corrects an error "
+        "if the prediction becomes the label, and changes a correct image if the prediction becomes the runner-up."
     )
 
 
@@ -100,10 +100,10 @@ def edited_pictures(analysis: ErrorAnalysis, trials: Trials, pictures: list[tupl
     edits, model = list(trials.edits.items()), analysis.evaluation.model
     for start in range(0, len(pictures), PER_SHEET):
         batch = pictures[start : start + PER_SHEET]
-        images = network_images(model, analysis.test.images(torch.tensor([index for index, _ in batch])))
+        images = to_input_size(model, analysis.test.images(torch.tensor([index for index, _ in batch])))
         numbers = torch.tensor([edit for _, edit in batch])
         for number in numbers.unique().tolist():
-            same = numbers == number
+            has_edit = numbers == number
             name, edit = edits[number]
-            images[same] = apply(name, edit, images[same])
+            images[has_edit] = apply(name, edit, images[has_edit])
         yield images

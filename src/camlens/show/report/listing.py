@@ -1,4 +1,4 @@
-"""`report.json`: what is known of each error, for programs. docs/report.md describes it."""
+"""`report.json`: the content of the report for programs. docs/report.md describes it."""
 
 from importlib.metadata import version
 from typing import TypedDict
@@ -7,17 +7,17 @@ from camlens.analyse.edits import GRID
 from camlens.analyse.error_analysis import ErrorAnalysis, Experiments
 from camlens.show.report.common import GroupRow, ShortcutRow, list_groups, list_shortcuts
 
-VERSION = 1  # of the format: raised when a key changes its meaning or goes
+VERSION = 1  # of the format: increased when a key is removed or changes its meaning
 
 
 class PlaceRow(TypedDict):
-    """What covering the place does that the contrast of an error names first."""
+    """The effect of covering the cell with the most evidence of an error."""
 
-    row: int  # of the grid of 4x4, from 0
+    row: int  # of the 4x4 grid, from 0
     column: int
-    fall: float  # of the margin over the label, in logits, filled with the mean
-    rank: int  # of this fall among the 16 covers, 1 for the deepest
-    corrected_by: list[str]  # fills with which the error becomes its label
+    fall: float  # of the margin over the label, in logits, if filled with the mean
+    rank: int  # of this fall among the 16 cells, 1 for the deepest
+    corrected_by: list[str]  # fills that correct the error
 
 
 class ErrorRow(TypedDict):
@@ -31,14 +31,14 @@ class ErrorRow(TypedDict):
     words: list[str]
     sentence: str
     tried: bool  # whether edits were tried on it
-    corrected_by: list[str]  # names of the edits after which it is its label, the mildest first
+    corrected_by: list[str]  # names of the edits that correct it, the mildest first
     place: PlaceRow | None
     duplicate: str | None  # file of a training image with another label that is almost the same picture
     doubt: float | None  # of the label, -1 to 1, by the model and a second opinion; null without one
 
 
 class EditRow(TypedDict):
-    """How often an edit turns errors, and right images of the same margin."""
+    """How often an edit corrects errors, and changes correct images with the same margin."""
 
     name: str
     errors: float
@@ -50,16 +50,16 @@ class EditRow(TypedDict):
 
 
 class PlacesRow(TypedDict):
-    """How often an error becomes its label when the place is covered that its map names first."""
+    """How often covering the cell with the most evidence corrects an error."""
 
     first: float
-    mean: float  # of all 16 places
+    mean: float  # of all 16 cells
     difference: float
     interval: list[float]  # 95 %
 
 
 class AveragingRow(TypedDict):
-    """What averaging over copies does to images on which it was not chosen."""
+    """The effect of averaging over copies on held-out images."""
 
     way: str
     averaged: int
@@ -81,7 +81,7 @@ class Listing(TypedDict):
     images: int
     accuracy: float
     error_count: int
-    errors: list[ErrorRow]  # by falling confidence; of very many, the most telling
+    errors: list[ErrorRow]  # by falling confidence; of more than 2,000, those of `ErrorAnalysis.indices`
     edits: list[EditRow]  # the mildest first; empty where none were tried
     places: PlacesRow | None
     averaging: AveragingRow | None
@@ -116,10 +116,10 @@ def error_rows(analysis: ErrorAnalysis) -> list[ErrorRow]:
     """The errors of the first model."""
     evaluation, experiments, training = analysis.evaluation, analysis.experiments, analysis.training
     data, names, words = evaluation.data, evaluation.data.class_names, analysis.words
-    places = {} if experiments is None else {k: row for row, k in enumerate(experiments.trials.tried.tolist())}
+    row_of = {} if experiments is None else {k: row for row, k in enumerate(experiments.trials.tried.tolist())}
     rows: list[ErrorRow] = []
-    for k, (of_error, sentence) in enumerate(zip(words.lists, words.sentences, strict=True)):
-        index, row = int(analysis.indices[k]), places.get(k)
+    for k, (error_words, sentence) in enumerate(zip(words.lists, words.sentences, strict=True)):
+        index, row = int(analysis.indices[k]), row_of.get(k)
         duplicate = -1 if training is None else int(training.duplicates[k])
         tried = experiments is not None and row is not None
         rows.append(
@@ -129,7 +129,7 @@ def error_rows(analysis: ErrorAnalysis) -> list[ErrorRow]:
                 "label": names[evaluation.labels[index]],
                 "prediction": names[evaluation.predictions[index]],
                 "probability": round(float(evaluation.confidences[index]), 4),
-                "words": of_error,
+                "words": error_words,
                 "sentence": sentence,
                 "tried": tried,
                 "corrected_by": corrected_by(experiments, row) if experiments and row is not None else [],
@@ -148,7 +148,7 @@ def corrected_by(experiments: Experiments, row: int) -> list[str]:
 
 
 def place_row(experiments: Experiments, row: int) -> PlaceRow:
-    """What covering its first place does to an error."""
+    """The effect of covering the cell with the most evidence of an error."""
     places = experiments.places
     cell = int(places.cells[row])
     return {
@@ -177,24 +177,24 @@ def edit_rows(experiments: Experiments) -> list[EditRow]:
 
 
 def places_row(experiments: Experiments) -> PlacesRow:
-    """What the places are worth that the maps name."""
-    found = experiments.places
+    """How often covering the cell with the most evidence corrects an error, and a random cell."""
+    places = experiments.places
     return {
-        "first": found.first,
-        "mean": found.mean,
-        "difference": found.difference,
-        "interval": list(found.interval),
+        "first": places.first,
+        "mean": places.mean,
+        "difference": places.difference,
+        "interval": list(places.interval),
     }
 
 
 def averaging_row(experiments: Experiments) -> AveragingRow:
-    """What averaging does."""
-    found = experiments.averaging
+    """The effect of averaging over copies."""
+    averaging = experiments.averaging
     return {
-        "way": found.way,
-        "averaged": found.averaged,
-        "corrected": found.corrected,
-        "broken": found.broken,
-        "net": found.net,
-        "p_value": found.p_value,
+        "way": averaging.way,
+        "averaged": averaging.averaged,
+        "corrected": averaging.corrected,
+        "broken": averaging.broken,
+        "net": averaging.net,
+        "p_value": averaging.p_value,
     }

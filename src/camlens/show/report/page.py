@@ -14,14 +14,14 @@ from jinja2 import Environment
 from markupsafe import Markup
 from torch import Tensor
 
+from camlens.analyse.base_predictions import AnalysisOptions, predict_all
 from camlens.analyse.edits import Edit
-from camlens.analyse.error_analysis import ErrorAnalysis, study
-from camlens.analyse.groundwork import predict_all
+from camlens.analyse.error_analysis import ErrorAnalysis, analyse_predictions
 from camlens.errors import UsageError
 from camlens.files import out_folder, parse_json, path_of, write_json, write_text
 from camlens.model.classifier import Classifier
-from camlens.runtime.kept import Kept
 from camlens.runtime.predict import fingerprint_weights
+from camlens.runtime.prediction_cache import PredictionCache
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
 from camlens.show.palette import custom_properties
 from camlens.show.parquet import write_table
@@ -77,12 +77,14 @@ def report(
     path = path_of("out", out)
     if not path.name or path.is_dir():
         raise UsageError(f"out is {str(out)!r}; expected the path of a file, such as out/report.html")
+    options = AnalysisOptions(
+        second, batch_size, quick, edits, opinion=opinion, columns=columns, train_doubt=train_doubt
+    )
     if processes.is_main:
         warn_of_replacing(path, [model] if second is None else [model, second])
-    kept = Kept(processes.call_on_main(out_folder, path.parent), processes)
-    asked: dict[str, Any] = {"edits": edits, "opinion": opinion, "columns": columns, "kept": kept}
-    ground = predict_all(model, data, train, second, batch_size, quick, **asked)
-    return write_report(study(ground, quick, train_doubt), path) if processes.is_main else path
+    cache = PredictionCache(processes.call_on_main(out_folder, path.parent), processes)
+    base = predict_all(model, data, train, options, cache)
+    return write_report(analyse_predictions(base, options), path) if processes.is_main else path
 
 
 def warn_of_replacing(path: Path, models: Sequence[Classifier]) -> None:

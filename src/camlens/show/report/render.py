@@ -104,8 +104,8 @@ def render_training_images(
     """Lists of training images by kind; each of these images once as a small picture, with the doubt in its label."""
     used = torch.cat([ranked.indices.flatten() for ranked in kinds.values()]).unique()
     used = used[used >= 0]
-    place = {index: number for number, index in enumerate(used.tolist())} | {-1: -1}
-    lists = {kind: [[place[k] for k in row] for row in ranked.indices.tolist()] for kind, ranked in kinds.items()}
+    position = {index: number for number, index in enumerate(used.tolist())} | {-1: -1}
+    lists = {kind: [[position[k] for k in row] for row in ranked.indices.tolist()] for kind, ranked in kinds.items()}
     return {
         "index": used.tolist(),
         "file": [train.files[index] for index in used.tolist()],
@@ -118,14 +118,14 @@ def render_training_images(
 
 
 def render_plane(analysis: ErrorAnalysis) -> schema.Plane | None:
-    """All images in a plane, their places as integers from 0 to 65535."""
+    """All images in a plane, their coordinates as integers from 0 to 65535."""
     projection = analysis.projection
     if projection is None:
         return None
     low, high = projection.points.aminmax(dim=0)
-    places = ((projection.points - low) / (high - low).clamp(min=1e-12) * 65535).round()
+    coordinates = ((projection.points - low) / (high - low).clamp(min=1e-12) * 65535).round()
     return {
-        "points": encode(places.numpy().astype("<u2").tobytes()),
+        "points": encode(coordinates.numpy().astype("<u2").tobytes()),
         "label": encode(analysis.test.labels.numpy().astype("<u2").tobytes()),
         "share": projection.explained_variance,
     }

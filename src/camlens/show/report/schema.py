@@ -95,7 +95,7 @@ class ImageFacts(TypedDict):
 
 
 class SampleFacts(TypedDict):
-    """Images drawn at random, errors and right images of the first model, whose labels the user may judge."""
+    """Errors and correct images of the first model, drawn at random, whose labels the user may judge."""
 
     drawn: list[int]  # indices in the data set, in the order in which they are judged
     doubted: list[bool] | None  # for each, whether two opinions are against its label; None without a second one
@@ -119,38 +119,38 @@ class TrainingImages(TypedDict):
 
 
 class RateFacts(TypedDict):
-    """How often an edit turns errors, and right images of the same margin."""
+    """How often an edit corrects errors, and changes correct images with the same margin."""
 
     name: str  # of the edit, or of a kind of edits
-    errors: float  # fraction of the errors that become their label
-    matched: float  # fraction of the matched right images that become their runner-up
+    errors: float  # fraction of the errors that it corrects
+    matched: float  # fraction of the matched correct images that it changes
     difference: float
     interval: list[float]  # 95 %
-    reason: bool  # whether the difference is above 0 beyond chance over the whole ladder
+    reason: bool  # whether the difference is above 0, significantly over all edits
 
 
 class PlaceFacts(TypedDict):
-    """What covering the place does that the contrast of an error names first."""
+    """The effect of covering the cell with the most evidence of an error."""
 
     cell: list[int]  # row and column on a grid of 4x4, from 0
     picture: int  # in `ExperimentFacts.pictures`: filled with the mean
     fall: float  # of the margin over the label, in logits
-    rank: int  # of this fall among the 16 covers, 1 for the deepest
-    fills: list[str]  # those with which it becomes its label
+    rank: int  # of this fall among the 16 cells, 1 for the deepest
+    fills: list[str]  # those that correct it
 
 
 class ExperimentFacts(TypedDict):
-    """What was tried on the errors of the first model; the lists are empty for an error on which nothing was."""
+    """The experiments on the errors of the first model; the lists are empty for errors without experiments."""
 
-    note: str  # on how many, and how they were matched
+    note: str  # on how many errors, and how correct images were matched
     advice: str
     rates: list[RateFacts]  # of each edit, the mildest first
-    kinds: list[RateFacts]  # of each kind of edits: what any of them does; `reason` if one of them is
-    edits: list[list[int]]  # for each error, the edits after which it becomes its label
+    kinds: list[RateFacts]  # of each kind of edits: the effect of any of them; `reason` if one of them is a reason
+    edits: list[list[int]]  # for each error, the edits that correct it
     probability: list[list[float]]  # of the label then
-    shown: list[list[list[int]]]  # for each, the mildest of these edits: their places in the list, and in `pictures`
+    shown: list[list[list[int]]]  # for each, the mildest of these edits: positions in `edits`, and in `pictures`
     places: list[PlaceFacts | None]
-    pictures: Pictures  # edited, as the network is shown them
+    pictures: Pictures  # the edited network inputs
 
 
 class GroupFacts(TypedDict):
@@ -162,7 +162,7 @@ class GroupFacts(TypedDict):
 
 
 class ShortcutFacts(TypedDict):
-    """A mark by which the network knows a class; numbers of pictures in `CommonFacts.pictures`."""
+    """A patch by which the network recognises a class; numbers of pictures in `CommonFacts.pictures`."""
 
     sentence: str
     alarm: bool
@@ -173,12 +173,12 @@ class ShortcutFacts(TypedDict):
 
 
 class CommonFacts(TypedDict):
-    """What the errors have in common, and marks that give a class away."""
+    """What the errors have in common, and patches that give a class away."""
 
     groups: list[GroupFacts]
     tried: str  # how many rules, or why none
     shortcuts: list[ShortcutFacts]
-    marks: str  # how many marks were tried
+    marks: str  # how many patches were tried
     pictures: Pictures
 
 

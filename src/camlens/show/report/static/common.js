@@ -1,4 +1,4 @@
-/* What errors have in common, and marks that give a class away. */
+/* What errors have in common, and patches that give a class away. */
 
 import { byId, el } from "./dom.js";
 import { picture } from "./pictures.js";

@@ -48,16 +48,16 @@ export function judge(marks) {
   const strata = [true, false].map((kind) => kept.filter(({ isError }) => isError === kind));
   const count = (some, key) => [some.filter((image) => image[key]).length, some.length];
   const wrong = strata.map((stratum) => count(stratum, "isWrong"));
-  const said = [`Wrong labels: ${rateInWords(wrong[0])} of the marked errors, ${rateInWords(wrong[1])} of the marked right images.`];
+  const said = [`Wrong labels: ${rateInWords(wrong[0])} of the marked errors, ${rateInWords(wrong[1])} of the marked correct images.`];
   if (!sample.doubted) said.push("No label is doubted without a second opinion (--opinion).");
   else {
     const rate = rateInWords(count(kept.filter(({ isDoubted }) => isDoubted), "isWrong"));
-    said.push(`Doubt was right in ${rate} of the marked images whose label it is against.`);
+    said.push(`Doubt was right in ${rate} of the marked images whose label is doubted.`);
   }
   if (!strata.every((stratum) => stratum.length)) {
-    const kind = strata[0].length ? "right images" : "errors";
+    const kind = strata[0].length ? "correct images" : "errors";
     return [...said, `No ${kind} are marked, so the corrected accuracy is not known: marking errors alone can only raise it. ` +
-      "Mark images at random, right ones among them."];
+      "Mark images at random, correct ones among them."];
   }
   const sizes = [firstModel.errors, data.n - firstModel.errors];
   const [labels, fewest, most] = weighted(wrong, sizes).map((share) => integer(whole(data.n * share)));

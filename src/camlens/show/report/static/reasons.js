@@ -1,4 +1,4 @@
-/* What was tried on an error, and what happened: one sentence, pictures of the mildest edits that turn it, the place. */
+/* The edits of an error: one sentence, pictures of the mildest edits that correct it, and of the covered cell. */
 
 import { asLabel, byId, el, fixed, percent, wholePercent } from "./dom.js";
 import { picture } from "./pictures.js";
@@ -29,26 +29,26 @@ function duplicates(row) {
     el("figcaption", {}, "almost the same picture, in training, labelled ", el("b", {}, name)))];
 }
 
-/* The mildest edits after which it is its label, each with how often it turns errors and right images. */
+/* The mildest edits that correct it, each with how often it corrects errors and changes matched correct images. */
 function edits(row) {
   return experiments.shown[row].map(([place, shown]) => {
     const { name, errors, matched, reason } = experiments.rates[experiments.edits[row][place]];
-    const rates = `turns ${wholePercent(errors)} of the errors, ${wholePercent(matched)} of right images as unsure`;
+    const rates = `corrects ${wholePercent(errors)} of the errors, changes ${wholePercent(matched)} of equally uncertain correct images`;
     return figure([experiments.pictures, shown], `the picture, ${name}`,
       `${name}: `, asLabel(classNames[images.label[row]]), ` ${percent(experiments.probability[row][place])}`,
       el("small", reason ? { class: "reason" } : {}, rates));
   });
 }
 
-/* The place that the contrast names first, covered. */
+/* The cell with the largest contrast, covered. */
 function places(row) {
   const place = experiments.places[row];
   if (!place) return [];
   const { fall, rank, fills } = place, moved = `${fall < 0 ? "grows" : "falls"} by ${fixed(Math.abs(fall), 2)} logits`;
-  const turns = [asLabel(classNames[images.label[row]]), ` if filled with ${fills.join(", ")}`];
-  return [figure([experiments.pictures, place.picture], "the picture, with the place covered",
-    "covered where the contrast is largest: ", ...(fills.length ? turns : ["still wrong"]),
-    el("small", {}, `the margin ${moved}, rank ${rank} of 16 places`))];
+  const corrected = [asLabel(classNames[images.label[row]]), ` if filled with ${fills.join(", ")}`];
+  return [figure([experiments.pictures, place.picture], "the picture, with the cell covered",
+    "covered where the contrast is largest: ", ...(fills.length ? corrected : ["still wrong"]),
+    el("small", {}, `the margin ${moved}, rank ${rank} of 16 cells`))];
 }
 
 function others(row) {
@@ -59,7 +59,7 @@ function others(row) {
     el("p", { class: "key" }, more.map((edit) => experiments.rates[edit].name).join("; ")));
 }
 
-/* How often each edit turns errors, and right images of the same margin. */
+/* How often each edit corrects errors, and changes matched correct images. */
 export function drawExperiments() {
   if (!experiments) return;
   byId("experiments").hidden = false;
@@ -69,7 +69,7 @@ export function drawExperiments() {
 }
 
 function table(rates) {
-  const head = ["edit", "errors", "right", "difference"].map((text) => el("th", { scope: "col" }, text));
+  const head = ["edit", "errors corrected", "correct images changed", "difference"].map((text) => el("th", { scope: "col" }, text));
   const points = (fraction) => {
     const text = fixed(Math.abs(100 * fraction), 0);
     return text === "0" ? text : (fraction < 0 ? "−" : "+") + text;

@@ -1,4 +1,4 @@
-"""Rows that are computed in blocks, shared by processes, and kept in a file so that none is computed twice."""
+"""A cache of predictions, computed in blocks, shared by processes, and kept in files so that none is computed twice."""
 
 import json
 import logging
@@ -32,13 +32,13 @@ log = logging.getLogger("camlens")
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Where computed rows are kept, and the processes that share the work.
+class PredictionCache:
+    """A folder in which predictions are kept as they come, and the processes that share the work.
 
     Args:
         folder: The folder; None to keep nothing.
         processes: Those that call `rows` together.
-        key: Names what all rows depend on.
+        key: Identifies what all predictions depend on: a file with another key is made anew.
     """
 
     folder: Path | None = None
@@ -56,12 +56,12 @@ class Kept:
         process alone would compute it. The main process writes each block as it comes.
 
         Args:
-            file: Path of a .safetensors file from the folder. If it is damaged or has another key, it is made anew.
-            key: Names what else these rows depend on.
+            file: Path of a .safetensors file in the folder. If it is damaged or has another key, it is made anew.
+            key: Identifies what else these rows depend on.
             count: Number of rows, at least 1.
-            size: Rows in a block; a file that was begun keeps to its own.
-            what: What the rows are of, for people: "images of cifar10, test".
-            compute: Is given the numbers of the rows of some blocks, (n,) int64 each, and yields the rows of each.
+            size: Rows in a block; an existing file keeps its own.
+            what: What the rows are, in words: "images of cifar10, test".
+            compute: Takes the row numbers of some blocks, (n,) int64 each, and yields the rows of each block.
 
         Returns:
             The tensors, memory-mapped where there is a file; None on other processes than the main one.
@@ -80,15 +80,15 @@ class Kept:
                 found = processes.call_on_all(lambda: next(computed, {}))
                 processes.call_on_main(store.write, dict(zip(missing[first : first + turn], found, strict=False)))
             if mine:
-                next(computed, None)  # its end, which is shown
+                next(computed, None)  # runs `compute` to its end, where it reports its progress
         return store.read() if processes.is_main else None
 
 
-NOTHING_KEPT = Kept()
+NO_CACHE = PredictionCache()
 
 
 class _Memory:
-    """Blocks of rows that are kept nowhere."""
+    """Blocks of rows in memory, without a file."""
 
     def __init__(self) -> None:
         self.blocks: list[Rows] = []
@@ -119,7 +119,7 @@ class _File:
     def __init__(self, path: Path, key: str, what: str) -> None:
         self.path, self.key, self.what = path, key, what
         self.file: IO[bytes] | None = None
-        self.places: dict[str, tuple[int, int]] = {}  # of each tensor: the byte at which it begins, bytes of a row
+        self.layout: dict[str, tuple[int, int]] = {}  # of each tensor: the byte at which it begins, bytes of a row
         self.done, self.count, self.size = torch.empty(0, dtype=torch.int64), 0, 1
         self.synced = time.monotonic()
 
@@ -127,19 +127,19 @@ class _File:
         """The numbers of the missing blocks, and the rows in each; says what was found."""
         self.count = count
         try:
-            self._look()
+            self._open_checked()
         except Exception as error:  # a damaged file raises errors of many kinds
             if self.path.exists():
                 log.warning("%s is made anew: %s", self.path, error)
             self.size, self.done = size, torch.zeros(math.ceil(count / size), dtype=torch.int64)
-            self._shut()
+            self._close()
         if self.rows_done:
             say(f"{self.rows_done:,} of {count:,} {self.what} were predicted before")
         return (self.done == 0).nonzero()[:, 0].tolist(), self.size
 
     @property
     def rows_done(self) -> int:
-        """How many rows are there."""
+        """Number of rows that are there."""
         return int((self.done.repeat_interleave(self.size)[: self.count] > 0).sum())
 
     def write(self, blocks: dict[int, Rows]) -> None:
@@ -151,9 +151,9 @@ class _File:
                 check = 0
                 for name, values in rows.items():
                     content = values.contiguous().numpy().tobytes()
-                    self._at(name, number * self.size).write(content)
+                    self._seek(name, number * self.size).write(content)
                     check = zlib.crc32(content, check)
-                self._at(DONE, number).write((1 + check).to_bytes(8, "little"))  # finding the place flushes the rows
+                self._seek(DONE, number).write((1 + check).to_bytes(8, "little"))  # seeking flushes the rows
                 self.done[number] = 1 + check
             assert self.file is not None
             self.file.flush()
@@ -165,7 +165,7 @@ class _File:
 
     def close(self) -> None:
         """Close the file, and say what it is good for if blocks are missing."""
-        self._shut()
+        self._close()
         if 0 < self.rows_done < self.count:
             kept = f"{self.rows_done:,} of {self.count:,} {self.what} are predicted and kept"
             say(f"{kept}: the same command goes on from there")
@@ -175,8 +175,8 @@ class _File:
         with safe_open(self.path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys() if name != DONE}  # noqa: SIM118
 
-    def _look(self) -> None:
-        """Open the file and see which blocks are there. Raises an exception of some kind if it is no such file."""
+    def _open_checked(self) -> None:
+        """Open the file and check which blocks are there. Raises an exception of some kind if it is no such file."""
         if not self.path.is_file():  # a FIFO would be waited for
             raise ValueError("it is no file")
         with safe_open(self.path, "pt") as file:
@@ -190,21 +190,21 @@ class _File:
         self._open()
         for number in self.done.nonzero()[:, 0].tolist():
             check, first = 0, number * self.size
-            for name, (_, bytes_of_row) in self.places.items():
+            for name, (_, row_bytes) in self.layout.items():
                 if name != DONE:
-                    length = min(self.size, self.count - first) * bytes_of_row
-                    check = zlib.crc32(self._at(name, first).read(length), check)
+                    length = min(self.size, self.count - first) * row_bytes
+                    check = zlib.crc32(self._seek(name, first).read(length), check)
             if int(self.done[number]) != 1 + check:
                 self.done[number] = 0
 
     def _create(self, rows: Rows) -> None:
         """Write a file of zeros for tensors with such rows."""
-        header, place = dict[str, Any](__metadata__={"of": self.key, "block": str(self.size)}), 0
+        header, begin = dict[str, Any](__metadata__={"of": self.key, "block": str(self.size)}), 0
         for name, values in {DONE: self.done, **rows}.items():
             shape = [len(self.done) if name == DONE else self.count, *values.shape[1:]]
-            end = place + math.prod(shape) * values.element_size()
-            header[name] = {"dtype": DTYPES[values.dtype], "shape": shape, "data_offsets": [place, end]}
-            place = end
+            end = begin + math.prod(shape) * values.element_size()
+            header[name] = {"dtype": DTYPES[values.dtype], "shape": shape, "data_offsets": [begin, end]}
+            begin = end
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)  # so that the numbers are aligned
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -212,27 +212,27 @@ class _File:
             left_behind.unlink()
         with replacing(self.path) as temporary, temporary.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
-            file.truncate(8 + len(text) + place)
+            file.truncate(8 + len(text) + begin)
         self._open()
 
     def _open(self) -> None:
-        """Open the file and find its tensors."""
+        """Open the file and read where its tensors are."""
         self.file = self.path.open("rb+")
         length = int.from_bytes(self.file.read(8), "little")
-        header, self.places = json.loads(self.file.read(length)), {}
+        header, self.layout = json.loads(self.file.read(length)), {}
         del header["__metadata__"]
         for name, facts in header.items():
             begin, end = facts["data_offsets"]
-            self.places[name] = 8 + length + begin, (end - begin) // facts["shape"][0]
+            self.layout[name] = 8 + length + begin, (end - begin) // facts["shape"][0]
 
-    def _at(self, name: str, row: int) -> IO[bytes]:
+    def _seek(self, name: str, row: int) -> IO[bytes]:
         """The file, at a row of a tensor."""
-        place, bytes_of_row = self.places[name]
+        begin, row_bytes = self.layout[name]
         assert self.file is not None
-        self.file.seek(place + row * bytes_of_row)
+        self.file.seek(begin + row * row_bytes)
         return self.file
 
-    def _shut(self) -> None:
+    def _close(self) -> None:
         if self.file is not None:
             with suppress(OSError):  # a full disk, which was said already
                 self.file.close()

@@ -10,8 +10,8 @@ from safetensors import safe_open
 
 from camlens.errors import CamlensError, DataError
 from camlens.runtime import predict as prediction
-from camlens.runtime.kept import Kept
-from camlens.runtime.predict import fingerprint, predict, predict_kept
+from camlens.runtime.predict import fingerprint, predict, predict_cached
+from camlens.runtime.prediction_cache import PredictionCache
 from tiny import Net, classifier, images, pixels_of
 
 FILE = "parts/rows.safetensors"
@@ -33,7 +33,7 @@ class Squares:
 
 
 def rows(folder, compute, count=23, key="k", size=4):
-    return Kept(folder, key=key).rows(FILE, "", count, size, "numbers", compute)
+    return PredictionCache(folder, key=key).rows(FILE, "", count, size, "numbers", compute)
 
 
 def assert_right(found, count=23):
@@ -135,28 +135,30 @@ def test_an_error_while_computing_keeps_what_was_done(tmp_path):
 @pytest.mark.parametrize("features", [True, False])
 def test_kept_predictions_are_those_of_predict(tmp_path, features, monkeypatch):
     model, data, expected = classifier(), images(300, "train"), predict(classifier(), images(300, "train"), 250, True)
-    first = predict_kept(model, data, Kept(tmp_path), FILE, features=features)
+    first = predict_cached(model, data, PredictionCache(tmp_path), FILE, features=features)
     torch.testing.assert_close(first.logits, expected.logits)
     with monkeypatch.context() as patch:
         patch.setattr(prediction, "_run", lambda *_: iter(()))
-        again = predict_kept(model, data, Kept(tmp_path), FILE, features=features)
+        again = predict_cached(model, data, PredictionCache(tmp_path), FILE, features=features)
     assert torch.equal(again.logits, first.logits) and (again.features is None) is not features
     if features:
         assert torch.equal(first.features, again.features)
         torch.testing.assert_close(first.features, expected.features)
     with torch.no_grad():
         model.network.fc.bias += 1
-    torch.testing.assert_close(predict_kept(model, data, Kept(tmp_path), FILE).logits, expected.logits + 1)
+    torch.testing.assert_close(predict_cached(model, data, PredictionCache(tmp_path), FILE).logits, expected.logits + 1)
     with safe_open(tmp_path / FILE, "pt") as file:
         assert file.get_tensor("logits").shape == (300, 3)
 
 
 def test_a_network_without_features(tmp_path):
     model = classifier(Net())
-    assert predict_kept(model, images(5), Kept(tmp_path), FILE, features=True).features is None
-    assert predict_kept(model, images(5), Kept(tmp_path), FILE, features=True).features is None, "read again"
-    assert predict_kept(model, images(5), Kept(), FILE, features=True).features is None
-    assert predict_kept(classifier(), images(5), Kept(), FILE, features=True).features.shape == (5, 8)
+    assert predict_cached(model, images(5), PredictionCache(tmp_path), FILE, features=True).features is None
+    assert predict_cached(model, images(5), PredictionCache(tmp_path), FILE, features=True).features is None, (
+        "read again"
+    )
+    assert predict_cached(model, images(5), PredictionCache(), FILE, features=True).features is None
+    assert predict_cached(classifier(), images(5), PredictionCache(), FILE, features=True).features.shape == (5, 8)
 
 
 def test_the_key_is_of_all_that_predictions_depend_on():
