@@ -8,6 +8,7 @@ from torch import Tensor
 
 from camlens.data.geometry import Size, Window
 from camlens.data.pictures import three_channels
+from camlens.model.forward import at_least_float32
 
 Colour = tuple[int, int, int]
 
@@ -33,8 +34,8 @@ def upsample(maps: Tensor, size: tuple[int, int], smooth: bool = True) -> Tensor
 
 
 def stretch(batch: Tensor) -> Tensor:
-    """Stretch each item of a batch (B, ...) linearly to 0..1; an item of one value becomes 0."""
-    axes = tuple(range(1, batch.ndim))
+    """Stretch each item of a batch (B, ...) linearly to 0..1, in float32 or double; an item of one value becomes 0."""
+    batch, axes = at_least_float32(batch), tuple(range(1, batch.ndim))
     low, high = batch.amin(axes, keepdim=True), batch.amax(axes, keepdim=True)
     return (batch - low) / (high - low).where(high > low, 1)
 

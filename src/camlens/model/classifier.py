@@ -14,7 +14,7 @@ from camlens.data.geometry import Framing, Size
 from camlens.data.pictures import grey
 from camlens.errors import DataError, ModelError, UsageError, unknown
 from camlens.model.class_order import checked_names, first_names, order_classes
-from camlens.model.forward import evaluation_mode, one_thread
+from camlens.model.forward import evaluation_mode, network_lock
 from camlens.model.layers import feature_maps, last_of_each_size
 from camlens.model.outputs import KINDS, Outputs, check_kind, find_logits, undo_softmax
 from camlens.model.preprocess import (
@@ -138,7 +138,7 @@ class Classifier(nn.Module):
 
     def predict_proba(self, pictures: Pictures) -> Tensor:
         """The probabilities (B, K) of a batch of pictures, of any kind that `prepare` takes; in evaluation mode."""
-        with torch.no_grad(), one_thread(bare(self)), evaluation_mode(self):
+        with torch.no_grad(), network_lock(bare(self)), evaluation_mode(self):
             return self.probabilities(self(self.prepare(pictures)))
 
     def extra_repr(self) -> str:

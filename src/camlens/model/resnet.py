@@ -139,7 +139,7 @@ class ResNet(nn.Module):
         if width < 1 or classes < 1:
             raise UsageError(f"a ResNet of width {width} for {classes} classes; both must be 1 or more")
         block, depths = RESNETS[name]
-        channels = width * block.expansion  # that the first stage puts out
+        channels = width * block.expansion  # of the first stage's output
         self.architecture: dict[str, str | int] = {"name": name, "classes": classes, "width": width, "stem": stem}
         self.small = stem == "small"
         self.conv1 = convolution(3, width, 3) if self.small else convolution(3, width, 7, 2)

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from camlens.errors import ModelError
-from camlens.model.forward import isolated_forward, one_thread
+from camlens.model.forward import isolated_forward, network_lock
 
 Shape = tuple[int, ...]
 Field = tuple[tuple[int, int], tuple[int, int]]  # (size, step) in pixels, each (vertical, horizontal)
@@ -117,7 +117,7 @@ def summarise(network: nn.Module, input_shape: Shape) -> Summary:
 
     alone = not list(network.children())  # otherwise the whole network needs no row
     with ExitStack() as stack:
-        stack.enter_context(one_thread(network))
+        stack.enter_context(network_lock(network))
         for name, module in network.named_modules():
             if not isinstance(module, CONTAINERS) and (name or alone):
                 stack.enter_context(module.register_forward_pre_hook(before))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from math import inf
 from numbers import Real
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from camlens.errors import DataError, UsageError
+from camlens.model.forward import at_least_float32
 
 MIN_IMAGES = 100  # fewer tell too little of a temperature
 MAX_UNCERTAINTY = 0.25  # standard error of a temperature as a fraction of it, above which it is refused
@@ -58,7 +58,7 @@ def check_temperature(temperature: float | None) -> float | None:
 
 def scale(logits: Tensor, temperature: float | None) -> Tensor:
     """Logits divided by the temperature, in float32 or double; as they are without one."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = at_least_float32(logits)
     return logits if temperature is None else logits / temperature
 
 
