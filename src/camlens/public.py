@@ -11,7 +11,7 @@ HOME = {
     "Evaluation": "camlens.analyse.evaluation",
     "Explanation": "camlens.maps.explanation",
     "Preprocess": "camlens.model.preprocess",
-    "Run": "camlens.show.run",
+    "Run": "camlens.training_run",
     "SavedReport": "camlens.show.report.saved",
     "analyse": "camlens.analyse.error_analysis",
     "evaluate": "camlens.analyse.evaluation",
@@ -19,7 +19,7 @@ HOME = {
     "load": "camlens.model.loading",
     "open_report": "camlens.show.report.saved",
     "report": "camlens.show.report.page",
-    "train": "camlens.show.run",
+    "train": "camlens.training_run",
 }
 CALLABLE = ("analyse", "train")  # packages too
 

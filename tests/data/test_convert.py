@@ -237,7 +237,7 @@ def test_floats_that_were_normalised_by_others_and_stay_within_0_to_1_are_warned
     floats = (PIXELS / 255 - 0.5) / 0.5  # -1 to 1
     imagenet = model(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), input_size=(16, 16))
     reach = (
-        "reach from 0.18 to 0.71 of 0 .black. to 1 .white.: as if they had been normalised by others; give the Class"
+        "reach from 0.18 to 0.71 of 0 .black. to 1 .white.: as if they had been normalised by other values; give the Class"
     )
     with pytest.warns(UserWarning, match=f"12 images {reach}"):
         function(imagenet, loader(Torch(floats)))

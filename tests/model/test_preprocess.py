@@ -247,7 +247,7 @@ def test_a_temperature_fitted_to_pictures_prepared_otherwise_is_said(caplog):
     model.temperature = 1.25
     assert model.with_preprocess(mean=model.preprocess.mean).temperature == 1.25 and not caplog.text
     assert model.with_preprocess(resize=40, crop=32).temperature == 1.25
-    assert "keeps its temperature 1.25, fitted to pictures prepared otherwise; camlens calibrate fits" in caplog.text
+    assert "keeps its temperature 1.25, fitted with other preprocessing; camlens calibrate fits" in caplog.text
 
 
 def test_a_processor_that_normalises_twice_is_read_by_what_it_does():

@@ -271,9 +271,20 @@ class RunSettings:
         compute, reasons = choose_compute(device, recipe.epochs * train_images // len(set(recipe.sizes)), **fixed)
         if kept:
             reasons |= {name: why for name, why in kept.compute_reasons.items() if name not in self.compute}
-        what = recipe, self.seed, self.init, describe_data(data, self.source), processes, device.type, launch_id()
-        hardware = describe_device(self.device)
-        config = RunConfig(*what, compute, reasons, recipe.schedule_in_words, hardware=hardware, labels=self.labels)
+        config = RunConfig(
+            recipe=recipe,
+            seed=self.seed,
+            init=self.init,
+            data=describe_data(data, self.source),
+            processes=processes,
+            device=device.type,
+            launch=launch_id(),
+            compute=compute,
+            compute_reasons=reasons,
+            schedule=recipe.schedule_in_words,
+            hardware=describe_device(self.device),
+            labels=self.labels,
+        )
         if self.labels:
             config.data["labels_sha256"] = hashlib.sha256(data.labels.numpy().tobytes()).hexdigest()
         if previous is None:

@@ -12,7 +12,7 @@ from camlens.analyse.explanations import METHOD, compute_maps, explain_predictio
 from camlens.analyse.groundwork import identify
 from camlens.analyse.training_images import NeighbourSearch
 from camlens.data.dataset import Dataset, InMemoryDataset
-from camlens.data.decoder import decoder
+from camlens.data.decoder_process import decoder
 from camlens.data.pictures import original
 from camlens.errors import UsageError
 from camlens.files import out_folder
@@ -62,10 +62,17 @@ class Explorer:
         number = picture if isinstance(picture, int) else None
         label = None if number is None else int(self.data.labels[number])
         file = "your picture" if number is None else self.data.files[number]
-        model, labels, size = self.model, torch.tensor([label or 0]), f"{image.height}x{image.width}"
-        pixels = model.denormalise(model.prepare(image)).cpu()
-        about = (self.data.name, self.data.split, model.class_names, labels, (file,), size, pixels)
-        data = InMemoryDataset(*about, geometry=model.geometry)
+        model = self.model
+        data = InMemoryDataset(
+            name=self.data.name,
+            split=self.data.split,
+            class_names=model.class_names,
+            labels=torch.tensor([label or 0]),
+            files=(file,),
+            original_size=f"{image.height}x{image.width}",
+            pixels=model.denormalise(model.prepare(image)).cpu(),
+            geometry=model.geometry,
+        )
         evaluation, last = evaluate(model, data, batch_size=1, features=True), model.find_layers()[-1]
         wanted = model.class_index(class_name) if class_name else None
         explained = explain_predictions(evaluation, torch.tensor([0]), [last], wanted)

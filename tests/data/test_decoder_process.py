@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from camlens.data.decode import MAX_SCANS, count_scans, decode_picture
-from camlens.data.decoder import Decoder
+from camlens.data.decoder_process import Decoder
 from camlens.data.pictures import read_picture
 from camlens.errors import DataError
 

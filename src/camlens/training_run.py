@@ -1,4 +1,7 @@
-"""A run from the data to its curves and metrics: `camlens.train`."""
+"""`camlens.train`: a whole run, from the data to its weights, learning curves, metrics and model card.
+
+It uses the modules of `camlens.train`, which do not evaluate or draw, and those of `camlens.analyse` and `camlens.show`.
+"""
 
 from __future__ import annotations
 
