@@ -21,16 +21,16 @@ HOME = {
     "report": "camlens.show.report.page",
     "train": "camlens.training_run",
 }
-CALLABLE = ("analyse", "train")  # packages too
+CALLABLE = ("analyse", "train")  # functions that have the name of a package
 
 
 class CallablePackage(ModuleType):
     """A package that can be called: `camlens.train` is both a function and the package of its parts.
 
-    Importing a `camlens.train.<module>` binds the package to the name `camlens.train`, over a function of that name.
+    Importing `camlens.train.<module>` sets `camlens.train` to the package, which would hide a function of that name.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The function of the package's name, in `HOME`."""
+        """Call the function of the same name, found by `HOME`."""
         name = self.__name__.rpartition(".")[2]
         return getattr(import_module(HOME[name]), name)(*args, **kwargs)

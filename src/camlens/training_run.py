@@ -1,6 +1,7 @@
 """`camlens.train`: a whole run, from the data to its weights, learning curves, metrics and model card.
 
-It uses the modules of `camlens.train`, which do not evaluate or draw, and those of `camlens.analyse` and `camlens.show`.
+It uses the modules of the package `camlens.train`, which neither evaluate nor draw, with `camlens.analyse` and
+`camlens.show`.
 """
 
 from __future__ import annotations

@@ -313,7 +313,7 @@ WRONG = {
     "another class": (lambda: (ARRAYS, ["bird"] * COUNT), "does not know bird"),
     "too few labels": (lambda: (ARRAYS, LABELS[:5]), r"12 images with labels \(5,\); expected one for each"),
     "splits": (lambda: {"train": [], "test": []}, "the data have the parts train, test; give one of them"),
-    "three things": (lambda: [(PICTURES[0], 1, "a.png")], "give 3 things at a time; expected an image and its label"),
+    "three things": (lambda: [(PICTURES[0], 1, "a.png")], "an item of the data has 3 parts; expected an image and its label"),
     "a number": (lambda: 5, "images is of type int; expected files, PIL pictures"),
     "whole numbers": (lambda: (ARRAYS.astype(int), LABELS), r"an image is \(16, 16, 3\) int64; expected files"),
     "five axes": (lambda: [(PIXELS[None], 1)], r"an image is \(1, 12, 3, 16, 16\) uint8"),
