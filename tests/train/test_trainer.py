@@ -468,8 +468,12 @@ def test_norms_are_shared_on_gpus_alone(data, tmp_path):
 @pytest.mark.parametrize(
     ("world_size", "batch_size", "message"),
     [
-        (50, 16, "80 training images besides the 20 held out, fewer than two for each of 50 processes"),
-        (10, 16, "a batch of 16 gives 10 processes fewer than two images each; set a larger one: --set batch_size=20"),
+        (50, 16, "80 training images in addition to the 20 held out, fewer than two for each of 50 processes"),
+        (
+            10,
+            16,
+            "a batch of 16 has fewer than two images for each of 10 processes; set a larger one: --set batch_size=20",
+        ),
     ],
 )
 def test_more_processes_than_images(data, world_size, batch_size, message):
@@ -509,7 +513,9 @@ def test_a_checkpoint_that_is_gone_is_an_error(data, undisturbed, tmp_path):
 
 
 def test_too_few_images_for_a_batch_are_an_error(data, tmp_path):
-    with pytest.raises(DataError, match="80 training images besides the 20 held out, fewer than one batch of 128"):
+    with pytest.raises(
+        DataError, match="80 training images in addition to the 20 held out, fewer than one batch of 128"
+    ):
         train(Recipe(width=4, sizes=(8,), crop=1, batch_size=128, holdout=0.2), data, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""Running a network without changing it, in batches of the size that suits the device."""
+"""Running a network without changing it, and the size of the batches in which to run it."""
 
 import math
 import threading
@@ -19,7 +19,7 @@ PARAMETERS_PER_IMAGE = 6_000_000  # a network with n times as many parameters ge
 
 _NORMS = nn.modules.batchnorm._BatchNorm
 CHECKPOINTED = (
-    "the network checkpoints its activations: parts of it run again afterwards, without what camlens set up; switch "
+    "the network uses gradient checkpointing: parts of it run again later, without what camlens has set up; switch "
     "this off: set_grad_checkpointing(False) in timm, gradient_checkpointing_disable() in Hugging Face's networks"
 )
 

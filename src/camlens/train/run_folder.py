@@ -40,7 +40,7 @@ class RunConfig:
 
     Args:
         recipe: What is trained and how, with the epochs that these images take.
-        seed: Start of all random choices.
+        seed: Random seed.
         init: The model whose weights training starts from; empty for random weights.
         data: Source, split, number, classes and checksum of the training images.
         processes: Number of processes.
@@ -234,7 +234,7 @@ class RunSettings:
     Args:
         folder: The run folder.
         recipe: What is trained and how.
-        seed: Start of all random choices.
+        seed: Random seed.
         source: How the user named the data; empty for the data's own name.
         init: The model whose weights training starts from; empty for random weights.
         labels: A file of labels for the training images (`read_labels`); empty for the data's own.

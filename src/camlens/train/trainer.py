@@ -334,7 +334,7 @@ def train(recipe: Recipe, data: Dataset, out: Path, seed: int = 0, **settings: A
         recipe: What is trained and how.
         data: The training split.
         out: The run folder.
-        seed: Start of all random choices.
+        seed: Random seed.
         **settings: More arguments of `resolve_settings`, for example `resume=True`.
 
     Returns:
