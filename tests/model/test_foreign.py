@@ -289,7 +289,7 @@ def test_training_starts_from_a_network_that_computes_the_same(name, monkeypatch
     stem = "small" if side == 32 else "imagenet"
     network = ResNet("resnet50" if name == "bottlenecks" else "resnet18", len(source.class_names), stem=stem).eval()
     if not same:
-        with pytest.raises(UsageError, match=r"timm:it is .*, not what the recipe trains"):
+        with pytest.raises(UsageError, match=r"timm:it is .*, not the network of the recipe"):
             load_init(network, "timm:it", source.class_names)
         return
     mean, _ = load_init(network, "timm:it", source.class_names)

@@ -55,7 +55,7 @@ class Decoder:
             if not size or len(body) < size:
                 self.stop()
                 reason = f"takes longer than {deadline:g} seconds to decode" if late else "cannot be decoded"
-                raise DataError(f"the picture {reason}; save it anew as PNG or JPEG")
+                raise DataError(f"the picture {reason}; save it again as PNG or JPEG")
         if not frames:
             raise DataError(body.decode())
         return Image.frombytes("RGB", (width, height), body), frames

@@ -176,7 +176,7 @@ class Classifier(nn.Module):
         changed._buffers, changed.preprocess = self._buffers.copy(), replace(self.preprocess, **changes)
         if self.temperature is not None and changed.preprocess != self.preprocess:
             kept = f"{self.name} keeps its temperature {self.temperature:.4g}, fitted with other preprocessing"
-            log.warning(f"{kept}; camlens calibrate fits it anew, --temperature 1 leaves it out")
+            log.warning(f"{kept}; camlens calibrate fits it again, --temperature 1 leaves it out")
         for name in ("mean", "std"):
             changed._buffers[name] = torch.tensor(getattr(changed.preprocess, name), device=self.device)
         return changed

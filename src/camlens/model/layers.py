@@ -323,8 +323,8 @@ def _without_side_branches(
 ) -> dict[str, Size]:
     """Drop trailing layers that do not carry the whole gradient from logits to image, such as auxiliary heads.
 
-    Everything that the logits know of an image passes through the last layer of the trunk, but only a part of it
-    through a head beside it. If no layer carries the whole gradient, as where branches meet only in the logits, all are
+    All that the logits know of an image passes through the last layer of the trunk, but only a part of it through a
+    side branch. If no layer carries the whole gradient, as where branches meet only in the logits, all are
     kept.
     """
     whole, kept, tolerance = gradients[""], dict(found), min(0.05, ROUNDING * torch.finfo(noise.dtype).eps)
