@@ -47,7 +47,7 @@ def test_version():
         (["explain", "missing.png", "--model", "{run}"], 1, "missing.png"),
         (["export", "{run}", "--data", "{pictures}", "--layer", "layer2"], 2,
          "unknown layer 'layer2'; an export has: layer3, layer4"),
-        (["export", "{run}", "--data", "{pictures}", "--layer", "layer3", "--int8"], 2, "in float32 alone"),
+        (["export", "{run}", "--data", "{pictures}", "--layer", "layer3", "--int8"], 2, "only in float32"),
         (["evaluate", "missing.onnx"], 1, "cannot read missing.onnx"),
         (["explain", "{pictures}/test/red/1.png", "--model", "{run}", "--target", "violet"], 2, "unknown class"),
         (["explain", "{pictures}/test/red/1.png", "--model", "{run}", "--target", "red", "--against", "red"], 2,

@@ -1,4 +1,4 @@
-"""What the explorer answers: a network's prediction for one picture, with maps and the nearest training images."""
+"""The explorer's answer for one picture: the prediction, maps and the nearest training images."""
 
 from pathlib import Path
 
@@ -27,16 +27,16 @@ from camlens.show.report.render import render_identity, render_predictions, rend
 from camlens.show.report.schema import Answer, ChosenLayer, Facts, Live, ReportFacts
 
 MAX_PIXELS = 50_000_000
-MAX_SIDE = 320  # pixels, to which larger pictures are made smaller for the page
+MAX_SIDE = 320  # pixels; larger pictures are made smaller for the page
 NEAREST = 6  # training images
 
 
 class Explorer:
-    """Answers what a network predicts for a single picture.
+    """Predicts and explains single pictures.
 
     Args:
         model: The classifier.
-        data: The evaluated images, whose numbers can be asked for.
+        data: The evaluated images, which can be requested by number.
         train: The training images, or None.
         train_features: Their features, (M, C), or None.
     """
@@ -49,13 +49,13 @@ class Explorer:
         """Predict and explain a picture.
 
         Args:
-            picture: Number of an image of the data set, or the content of a picture's file.
-            layer: A layer to explain besides the last; "" for the last if a method is given, otherwise none.
+            picture: Number of an image of the data set, or the content of a picture file.
+            layer: A layer to explain in addition to the last; "" for the last if a method is given, otherwise none.
             method: Method at that layer; "" for the report's.
             class_name: A class that must be explained; "" for none.
 
         Raises:
-            DataError: The file is no picture.
+            DataError: The file is not a picture.
             UsageError: There is no such image, layer, method or class.
         """
         image, frames = (self.image(picture), 1) if isinstance(picture, int) else decoder.decode(picture, MAX_PIXELS)
@@ -118,7 +118,7 @@ def prepare(
 ) -> tuple[Explorer, str]:
     """Make an explorer and its page.
 
-    The report in the folder `out` is used if it is of this model and these images; otherwise it is written there.
+    The report in the folder `out` is used if it is of this model and these images; otherwise a new one is written.
     """
     model, test = align(model, test)
     train = None if train is None else align(model, train)[1]

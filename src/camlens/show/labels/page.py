@@ -1,7 +1,7 @@
-"""The page of the most doubtful labels: each picture with its label, how it was learned, and the nearest pictures.
+"""The page of the most doubtful labels: each picture with its label, its margins, and the nearest pictures.
 
-The suggested class comes out only after a person's own choice: it is wrong in more than a quarter of the cases, and who
-has read it agrees with it.
+The suggested class is shown only after the user's choice: it is wrong in more than a quarter of the cases, and people
+who have read it tend to agree with it.
 """
 
 import base64
@@ -26,7 +26,7 @@ from camlens.show.palette import custom_properties
 
 STATIC = files("camlens.show.labels") / "static"
 SIDE, SMALL_SIDE = 160, 64  # pixels of a picture, and of those nearest to it, at most
-LOSSLESS_SIDE = 64  # pixels, up to which pictures are packed without loss
+LOSSLESS_SIDE = 64  # pixels; larger pictures are packed with loss
 CURVE = (120, 36)  # width and height of a curve
 
 
@@ -34,13 +34,13 @@ class Curve(NamedTuple):
     """A margin by epoch, as a line in a picture of the size `CURVE`."""
 
     points: str  # of an SVG's polyline
-    zero: float  # height at which another class draws level with the label
+    zero: float  # height of margin 0, where another class has the same logit as the label
     words: str
 
 
 @dataclass(frozen=True)
 class Card:
-    """What the page shows of an image."""
+    """An image on the page."""
 
     index: int
     file: str
@@ -56,8 +56,8 @@ def write_page(ranked: RankedLabels, features: Tensor | None, geometry: Framing,
 
     Args:
         ranked: The labels.
-        features: (N, C), by which the nearest pictures are found; None to show none.
-        geometry: How a network is shown the pictures.
+        features: (N, C), for finding the nearest pictures; None to show none.
+        geometry: How pictures are prepared for the network.
         path: The file.
         count: Number of images on the page, the most doubtful first.
     """
@@ -113,7 +113,7 @@ def picture(data: Dataset, index: int, geometry: Framing, max_side: int) -> str:
 
 
 def draw_curves(history: Tensor) -> list[Curve | None]:
-    """The margins (epochs, n) as n curves of one scale, which holds 0; None where fewer than two epochs have one."""
+    """Margins (epochs, n) as n curves on one scale that includes 0; None for fewer than two epochs with a margin."""
     known = history[history.isfinite()]
     low, high = (float(torch.cat([known, torch.zeros(1)]).aminmax()[k]) for k in (0, 1))
     width, height = CURVE

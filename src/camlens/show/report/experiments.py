@@ -1,4 +1,4 @@
-"""What was tried on the errors, as the page shows it."""
+"""The experiments on the errors, for the page."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ MAX_SIDE = 64  # pixels of an edited picture
 
 
 def render_experiments(analysis: ErrorAnalysis) -> schema.ExperimentFacts | None:
-    """What the page shows of the experiments; None if there were none."""
+    """The experiments for the page; None if there were none."""
     if analysis.experiments is None:
         return None
     trials, places = analysis.experiments.trials, analysis.experiments.places
@@ -54,7 +54,7 @@ def render_experiments(analysis: ErrorAnalysis) -> schema.ExperimentFacts | None
 
 
 def render_place(places: Places, row: int, picture: int) -> schema.PlaceFacts:
-    """What covering its first place does to an error."""
+    """The effect on an error of covering its first place."""
     cell = int(places.cells[row])
     return {
         "cell": list(divmod(cell, GRID)),
@@ -85,7 +85,7 @@ def render_kinds(trials: Trials) -> list[schema.RateFacts]:
 
 
 def describe_trials(trials: Trials, errors: int) -> str:
-    """On how many errors edits were tried, and how the right images were matched."""
+    """A sentence about how many errors were tried, and how right images were matched to them."""
     tried, pairs = len(trials.tried), int((trials.partners >= 0).sum())
     sampled = "" if tried == errors else f", every so many of all {errors:,} in the order of label and prediction"
     return (

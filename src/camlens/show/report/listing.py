@@ -1,4 +1,4 @@
-"""`report.json`: what is known of each error, for programs. docs/report.md describes it."""
+"""`report.json`: the analysis of each error, for programs. docs/report.md describes it."""
 
 from importlib.metadata import version
 from typing import TypedDict
@@ -7,11 +7,11 @@ from camlens.analyse.edits import GRID
 from camlens.analyse.error_analysis import ErrorAnalysis, Experiments
 from camlens.show.report.common import GroupRow, ShortcutRow, list_groups, list_shortcuts
 
-VERSION = 1  # of the format: raised when a key changes its meaning or goes
+VERSION = 1  # of the format; increased when a key changes its meaning or is removed
 
 
 class PlaceRow(TypedDict):
-    """What covering the place does that the contrast of an error names first."""
+    """The effect of covering the place where an error's contrast map is strongest."""
 
     row: int  # of the grid of 4x4, from 0
     column: int
@@ -38,7 +38,7 @@ class ErrorRow(TypedDict):
 
 
 class EditRow(TypedDict):
-    """How often an edit turns errors, and right images of the same margin."""
+    """How often an edit changes the prediction of errors, and of right images with the same margin."""
 
     name: str
     errors: float
@@ -50,7 +50,7 @@ class EditRow(TypedDict):
 
 
 class PlacesRow(TypedDict):
-    """How often an error becomes its label when the place is covered that its map names first."""
+    """How often an error is predicted as its label after the strongest place of its map is covered."""
 
     first: float
     mean: float  # of all 16 places
@@ -59,7 +59,7 @@ class PlacesRow(TypedDict):
 
 
 class AveragingRow(TypedDict):
-    """What averaging over copies does to images on which it was not chosen."""
+    """The effect of averaging over copies, on images that were not used to choose it."""
 
     way: str
     averaged: int
@@ -148,7 +148,7 @@ def corrected_by(experiments: Experiments, row: int) -> list[str]:
 
 
 def place_row(experiments: Experiments, row: int) -> PlaceRow:
-    """What covering its first place does to an error."""
+    """The effect on an error of covering its first place."""
     places = experiments.places
     cell = int(places.cells[row])
     return {
@@ -177,7 +177,7 @@ def edit_rows(experiments: Experiments) -> list[EditRow]:
 
 
 def places_row(experiments: Experiments) -> PlacesRow:
-    """What the places are worth that the maps name."""
+    """How often covering the strongest places of the maps corrects errors."""
     found = experiments.places
     return {
         "first": found.first,
@@ -188,7 +188,7 @@ def places_row(experiments: Experiments) -> PlacesRow:
 
 
 def averaging_row(experiments: Experiments) -> AveragingRow:
-    """What averaging does."""
+    """The effect of averaging."""
     found = experiments.averaging
     return {
         "way": found.way,

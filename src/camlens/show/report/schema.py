@@ -1,7 +1,7 @@
-"""The JSON between Python and the page's script, described once.
+"""The JSON between Python and the page's script.
 
-`Facts` is the JSON in a report's page, `Answer` what the explorer's server returns for one image. E errors are listed
-in the order of `ErrorAnalysis.indices`; n classes of each are explained. Binary data are base64, little-endian.
+`Facts` is the JSON in a report's page, `Answer` the response of the explorer's server for one image. E errors are in the
+order of `ErrorAnalysis.indices`; n classes of each are explained. Binary data are base64, little-endian.
 """
 
 from typing import Literal, TypedDict
@@ -18,10 +18,10 @@ class Sheets(TypedDict):
 
 
 class Pictures(Sheets, total=False):
-    """Pictures that fill these places; or, where a network crops or squeezes them, pictures as they were given."""
+    """Pictures that fill these places; or original pictures, if a network crops or squeezes them."""
 
     frames: list[list[int]]  # height and width of each in its place, from its top left corner
-    windows: list[list[list[float]]]  # for each and each model, what it is shown: top, left, bottom, right in 0 to 1
+    windows: list[list[list[float]]]  # for each and each model, the part it takes: top, left, bottom, right in 0 to 1
 
 
 class Layer(TypedDict):
@@ -41,7 +41,7 @@ class ChosenLayer(Layer):
 
 
 class PredictionFacts(TypedDict):
-    """What a model predicts for the images."""
+    """A model's predictions for the images."""
 
     prediction: list[int]  # (E,) classes
     classes: list[list[int]]  # (E, n) explained classes, the most probable first
@@ -60,7 +60,7 @@ ReliabilityBin = TypedDict(
 
 
 class ModelFacts(PredictionFacts):
-    """A model's metrics beside its predictions."""
+    """A model's metrics, in addition to its predictions."""
 
     name: str
     weights: str  # fingerprint of them
@@ -119,7 +119,7 @@ class TrainingImages(TypedDict):
 
 
 class RateFacts(TypedDict):
-    """How often an edit turns errors, and right images of the same margin."""
+    """How often an edit changes the prediction of errors, and of right images with the same margin."""
 
     name: str  # of the edit, or of a kind of edits
     errors: float  # fraction of the errors that become their label
@@ -130,7 +130,7 @@ class RateFacts(TypedDict):
 
 
 class PlaceFacts(TypedDict):
-    """What covering the place does that the contrast of an error names first."""
+    """The effect of covering the place where an error's contrast map is strongest."""
 
     cell: list[int]  # row and column on a grid of 4x4, from 0
     picture: int  # in `ExperimentFacts.pictures`: filled with the mean
@@ -140,7 +140,7 @@ class PlaceFacts(TypedDict):
 
 
 class ExperimentFacts(TypedDict):
-    """What was tried on the errors of the first model; the lists are empty for an error on which nothing was."""
+    """The experiments on the errors of the first model; the lists are empty for an error that was not tried."""
 
     note: str  # on how many, and how they were matched
     advice: str
@@ -162,7 +162,7 @@ class GroupFacts(TypedDict):
 
 
 class ShortcutFacts(TypedDict):
-    """A mark by which the network knows a class; numbers of pictures in `CommonFacts.pictures`."""
+    """A mark by which the network recognises a class; lists are of positions in `CommonFacts.pictures`."""
 
     sentence: str
     alarm: bool
@@ -173,7 +173,7 @@ class ShortcutFacts(TypedDict):
 
 
 class CommonFacts(TypedDict):
-    """What the errors have in common, and marks that give a class away."""
+    """What errors have in common, and shortcuts: marks by which the network recognises a class."""
 
     groups: list[GroupFacts]
     tried: str  # how many rules, or why none
@@ -191,7 +191,7 @@ class Plane(TypedDict):
 
 
 class Live(TypedDict):
-    """What can be asked for when the page is served."""
+    """The choices of a page that is served."""
 
     methods: list[str]
     method: str  # by default
@@ -199,7 +199,7 @@ class Live(TypedDict):
 
 
 class IdentityFacts(TypedDict):
-    """Which network and images a page is about, so that an outdated one is recognised."""
+    """The network and the images of a page, so that an outdated page is recognised."""
 
     id: str  # fingerprint of the network and the test images
     learned: str | None  # fingerprint of the network and the training images
@@ -227,13 +227,13 @@ class ReportFacts(IdentityFacts):
 
 
 class Facts(ReportFacts, total=False):
-    """The same when the page is served."""
+    """The JSON in a page that is served."""
 
     live: Live
 
 
 class Answer(TypedDict):
-    """What the explorer returns for one image: the lists have one entry. A refusal has the key `error` alone."""
+    """The explorer's response for one image: lists have one entry. An error response has only the key `error`."""
 
     index: int | None  # in the data set; None for an uploaded picture
     file: str
