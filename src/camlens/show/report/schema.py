@@ -1,6 +1,6 @@
 """The JSON between Python and the page's script.
 
-`Facts` is the JSON in a report's page, `Answer` the response of the explorer's server for one image. E errors are in the
+`Facts` is the JSON in a report's page, `Answer` that of the explorer's server for one image. E errors are listed in the
 order of `ErrorAnalysis.indices`; n classes of each are explained. Binary data are base64, little-endian.
 """
 
