@@ -37,7 +37,7 @@ class TorchPass:
         images: (B, 3, H, W).
         layers: Names of layers.
         read_logits: Finds the logits in the network's output; by default `find_logits`.
-        grid: Height and width of the grid of tokens, where no convolution tells it.
+        grid: Height and width of the grid of tokens, if no convolution shows it.
 
     Attributes:
         output: The network's output.

@@ -61,9 +61,9 @@ def as_grid(output: object, image_size: Size, seen: Sequence[Size] = (), grid: S
 
     Args:
         output: (B, C, h, w); (B, h, w, C), as in Swin; or tokens (B, extra + h w, C), as in ViT.
-        image_size: Height and width of the image. Where nothing else says which of these it is, its proportions do.
-        seen: Sizes of the feature maps in front of it (`spatial_sizes`). Tokens are the cells of one of these, or of
-            one that was halved, as in Swin; and up to 8 extra tokens in front of them.
+        image_size: Height and width of the image. If nothing else shows which of these forms it is, its proportions do.
+        seen: Sizes of the feature maps before it (`spatial_sizes`). Tokens are the cells of one of these, or of one that
+            was halved, as in Swin; up to 8 extra tokens may come first.
         grid: Height and width of the grid of the tokens, where it is known.
 
     Returns:
@@ -160,7 +160,7 @@ def feature_maps(
         input_size: Height and width of its input.
         channels: Number of channels of its input.
         read_logits: Finds the logits in its output; by default `find_logits`.
-        grid: Height and width of the grid of tokens, where no convolution tells it.
+        grid: Height and width of the grid of tokens, if no convolution shows it.
 
     Returns:
         The names of the modules with height and width of their feature maps, in the order in which they end.
@@ -235,7 +235,7 @@ class _Recorder:
         self.reached_parameters = not self.with_parameters
 
     def record(self, name: str, output: object) -> object:
-        """Note the output of a module; returns what to pass on in its place, or None to leave it."""
+        """Record the output of a module; returns what to pass on in its place, or None to pass on the output."""
         self.reached_parameters |= name in self.with_parameters
         self.outputs.pop(name, None)
         self.sizes.pop(name, None)
@@ -269,20 +269,21 @@ class _Recorder:
         return not is_attention  # weights of each token for each token look like a square map
 
     def is_in_place(self, tensor: Tensor, cells: Tensor) -> bool:
-        """Whether the cells (2, C, h, w) of an output lie where the image has them.
+        """Whether the cells (2, C, h, w) of an output are at the same places as in the image.
 
-        A map of the image's proportions is taken for one. Tokens may be in any order, and other proportions may mean
-        that the axes are not height and width; there the change of one quarter of the image must show in that quarter.
+        An output of four axes with the image's proportions needs no check. Tokens may be in any order, and other
+        proportions may mean that the axes are not height and width; so of these the quarter that the images differ in
+        must change most.
         """
         if tensor.ndim == 4 and _distortion(cells.shape[2:], self.input_size) <= MAX_DISTORTION:
             return True
         return _locality(cells.detach()) >= LOCALITY[tensor.ndim]
 
     def keep(self, name: str, tensor: Tensor, output: object) -> object:
-        """Keep a tensor to differentiate by; returns the output with a copy of it where that is needed.
+        """Keep a tensor to differentiate by; returns the output with a copy of it if one is needed, else None.
 
-        A copy is needed where the tensor requires no gradient, and where another module has the same one as its output:
-        so that the gradient of each is only that of what follows it.
+        A copy is needed if the tensor requires no gradient, or if another module has returned the same tensor, whose
+        gradient must be separate.
         """
         if tensor.requires_grad and all(tensor is not other for other in self.outputs.values()):
             self.outputs[name] = tensor

@@ -89,7 +89,7 @@ def describe_trials(trials: Trials, errors: int) -> str:
     tried, pairs = len(trials.tried), int((trials.partners >= 0).sum())
     sampled = "" if tried == errors else f", every so many of all {errors:,} in the order of label and prediction"
     return (
-        f"Tried on {tried:,} errors{sampled}; {pairs:,} of them beside a right image of its own whose two largest "
+        f"Tried on {tried:,} errors{sampled}; {pairs:,} of them are each paired with a right image whose two largest "
         f"probabilities differ as much, to {trials.gap:.3f} on average. An error is turned when it becomes its label, "
         "a right image when it becomes its runner-up."
     )
