@@ -62,8 +62,8 @@ def as_grid(output: object, image_size: Size, seen: Sequence[Size] = (), grid: S
     Args:
         output: (B, C, h, w); (B, h, w, C), as in Swin; or tokens (B, extra + h w, C), as in ViT.
         image_size: Height and width of the image. If nothing else shows which of these forms it is, its proportions do.
-        seen: Sizes of the feature maps before it (`spatial_sizes`). Tokens are the cells of one of these, or of one that
-            was halved, as in Swin; up to 8 extra tokens may come first.
+        seen: Sizes of the feature maps before it (`spatial_sizes`). Tokens are the cells of one of these, or of one
+            that was halved, as in Swin; up to 8 extra tokens may come first.
         grid: Height and width of the grid of the tokens, where it is known.
 
     Returns:
