@@ -116,7 +116,7 @@ class TorchPass:
         """dy/dA of each layer, (B, C, h, w), in one backward pass.
 
         Raises:
-            ModelError: The logits do not depend on a layer, or only on tokens that are no cells of the image.
+            ModelError: The logits do not depend on a layer, or only on tokens that are not image cells.
         """
         if all(layer.head is not None for layer in self.layers):
             return [layer.pooled_gradient(weights) for layer in self.layers]

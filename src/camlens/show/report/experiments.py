@@ -87,7 +87,7 @@ def render_kinds(trials: Trials) -> list[schema.RateFacts]:
 def describe_trials(trials: Trials, errors: int) -> str:
     """A sentence about how many errors were tried, and how right images were matched to them."""
     tried, pairs = len(trials.tried), int((trials.partners >= 0).sum())
-    sampled = "" if tried == errors else f", every so many of all {errors:,} in the order of label and prediction"
+    sampled = "" if tried == errors else f", evenly spaced among all {errors:,} in the order of label and prediction"
     return (
         f"Tried on {tried:,} errors{sampled}; {pairs:,} of them are each paired with a right image whose two largest "
         f"probabilities differ as much, to {trials.gap:.3f} on average. An error is turned when it becomes its label, "
