@@ -291,13 +291,13 @@ class PixelPass:
 
     def maps(self, weights: Tensor) -> list[Tensor]:
         """The map (1, H, W) of y = sum_k weights_k logits_k, summed over the colours."""
-        model, image = ExplainedLogit(self.network, weights, self.read_logits), self.images.detach().requires_grad_()
+        model = ExplainedLogit(self.network, weights, self.read_logits, self.images.dtype)
+        image = at_least_float32(self.images.detach()).requires_grad_()
         try:
             with torch.random.fork_rng(), warnings.catch_warnings():
                 torch.manual_seed(0)
                 warnings.simplefilter("ignore")  # captum warns of the hooks that it adds
-                attributions = self.method.formula(model, image).detach()
-                return [at_least_float32(attributions).sum(dim=1)]
+                return [self.method.formula(model, image).detach().sum(dim=1)]
         except ModuleNotFoundError as error:
             name = self.method.name
             raise ModelError(f"{name} needs {error.name}; install it with: pip install 'camlens[captum]'") from error
@@ -306,19 +306,21 @@ class PixelPass:
 class ExplainedLogit(nn.Module):
     """Maps images (B, 3, H, W) to y (B,), for weights (1, K) of the logits.
 
+    captum computes in float32 or double, and the network gets the images in its own `dtype`.
+
     captum's Guided Backpropagation overrides the gradient of ReLU modules only; a functional ReLU would silently give
     the plain gradient. So every ReLU is run as a module here.
     """
 
-    def __init__(self, network: nn.Module, weights: Tensor, read_logits: LogitReader) -> None:
+    def __init__(self, network: nn.Module, weights: Tensor, read_logits: LogitReader, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network, self.weights, self.read_logits = network, weights, read_logits
+        self.network, self.weights, self.read_logits, self.dtype = network, weights, read_logits, dtype
         self.relu = nn.ReLU()
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute y."""
         with ReluAsModule(self.relu):
-            logits = self.read_logits(isolated_forward(self.network, images))
+            logits = self.read_logits(isolated_forward(self.network, images.to(self.dtype)))
         return (logits * self.weights).sum(dim=1)
 
 
