@@ -107,7 +107,7 @@ def test_a_folder_that_does_not_say_all(folder, caplog):
     assert "has no names for its 2 classes" in caplog.text and "trained for several labels per image" in caplog.text
     save_file({"layer.weight": torch.zeros(4, 3, 3, 3), "layer.bias": torch.zeros(4)}, folder / "model.safetensors")
     with pytest.raises(
-        ModelError, match=r"it has no weights for classifier\.bias, classifier\.weight, so it is no cla"
+        ModelError, match=r"it has no weights for classifier\.bias, classifier\.weight, so it is not a cla"
     ):
         camlens.load(f"hf:{folder}", preprocess=said)
 

@@ -107,7 +107,7 @@ def test_a_bare_network_gets_imagenets_conventions_and_a_warning(mine, caplog):
     [
         ("fails", r":fails\(\) failed: RuntimeError: no disk today"),
         ("number", r":number\(\) failed: TypeError: 'int' object is not callable"),
-        ("a_list", "gave a list; expected a camlens.Classifier or a torch.nn.Module"),
+        ("a_list", "returned a list; expected a camlens.Classifier or a torch.nn.Module"),
         ("too_small", "returned a bare network that does not take 3x224x224 images; say which with --resize"),
         ("no_logits", "returned a network whose output is not logits"),
         ("nothing", "cannot find .*:nothing: module .* has no attribute 'nothing'"),
