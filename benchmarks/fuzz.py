@@ -38,7 +38,7 @@ from camlens.analyse.marks import COLUMNS, corrected, read_marks
 from camlens.analyse.properties import read_properties
 from camlens.data import cifar10, table
 from camlens.data.decode import decode_picture
-from camlens.data.decoder import decoder
+from camlens.data.decoder_process import decoder
 from camlens.data.folder import load as load_folder
 from camlens.data.labels import read_labels
 from camlens.data.pictures import quiet_pillow, read_picture

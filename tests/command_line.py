@@ -31,7 +31,7 @@ def start(said, *words, before=""):
         before: Python that runs before it.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["camlens.commands.app", "camlens.show.run", "camlens.show.draw"])
+    context.set_forkserver_preload(["camlens.commands.app", "camlens.training_run", "camlens.show.draw"])
     process = context.Process(target=_run, args=(said, [str(word) for word in words], before))
     process.start()
     return process

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from camlens.data.decoder import decoder
+from camlens.data.decoder_process import decoder
 from camlens.data.pictures import quiet_pillow
 
 

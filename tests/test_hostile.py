@@ -136,12 +136,12 @@ def test_a_report_is_a_file(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes among its files")
 def test_pipes_and_devices_are_no_files(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         read_bytes(tmp_path / "pipe.csv")
     for read in (read_marks, read_labels, read_properties, read_opinion):
-        assert "no regular file" in refused(read, tmp_path / "pipe.csv", DATA)
+        assert "not a regular file" in refused(read, tmp_path / "pipe.csv", DATA)
     os.mkfifo(tmp_path / "config.json")
-    assert "no regular file" in refused(RunFolder(tmp_path).read_config)
+    assert "not a regular file" in refused(RunFolder(tmp_path).read_config)
 
 
 def test_json_that_is_deep_or_has_numbers_that_it_lacks(tmp_path):

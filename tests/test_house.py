@@ -20,7 +20,7 @@ SOURCE = ROOT / "src" / "camlens"
 # A module may import from its own folder and from the floors before it; rooms of one floor do not know each other.
 FLOORS = [
     ["errors", "public"], ["files", "progress"], ["data"], ["model"], ["runtime"], ["train", "maps"], ["analyse"],
-    ["show"], ["commands"],
+    ["show"], ["training_run"], ["commands"],
 ]  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 COMMANDS = typer.main.get_command(app).commands

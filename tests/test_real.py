@@ -87,7 +87,7 @@ def demo(camlens, tmp_path_factory):
 
 def test_the_demo_uses_the_shipped_network(demo):
     out, said = demo
-    assert "Using CIFAR-10 and the network that is shipped, resnet18-cifar10." in said
+    assert "Using CIFAR-10 and the shipped network resnet18-cifar10." in said
     assert not (out / "run").exists()
     for name in ("overview", "confusion", "calibration", "misclassified", "gradcam"):
         with Image.open(out / f"{name}.png") as picture:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from camlens.model.preprocess import Preprocess
     from camlens.show.report.page import report
     from camlens.show.report.saved import SavedReport, open_report
-    from camlens.show.run import Run, train
+    from camlens.training_run import Run, train
 
 __version__: str
 __all__ = [

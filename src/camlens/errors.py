@@ -25,14 +25,14 @@ class UsageError(CamlensError):
 
 
 def whole_number(name: str, value: object, least: int, most: int = 2**63 - 1) -> int:
-    """A whole number as it is. Raises `UsageError` if it is none, or is outside `least` to `most`.
+    """Check a whole number and return it. Raises `UsageError` for another value or one outside `least` to `most`.
 
     >>> whole_number("batch_size", 1.5, 1)
     Traceback (most recent call last):
     camlens.errors.UsageError: batch_size is 1.5; expected a whole number from 1
     """
     try:
-        number = index(value)  # type: ignore[arg-type]  # of NumPy and torch too
+        number = index(value)  # type: ignore[arg-type]  # also a number of NumPy or torch
     except TypeError:
         number = least - 1
     if not least <= number <= most:
@@ -42,7 +42,7 @@ def whole_number(name: str, value: object, least: int, most: int = 2**63 - 1) ->
 
 
 def unknown(kind: str, value: object, known: Iterable[object], owner: str) -> UsageError:
-    """Make the error for a name that is not among the known ones.
+    """The error for a name that is not among the known ones.
 
     >>> print(unknown("layer", "layer5", ["layer3", "layer4"], "this model"))
     unknown layer 'layer5'; this model has: layer3, layer4

@@ -1,4 +1,4 @@
-"""Writing files so that a crash never leaves half of one, and reading those that may be of anybody."""
+"""Writing files so that a crash never leaves half of one, and reading files from untrusted sources."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ except ImportError:  # Windows, where folders are not locked
     fcntl = None  # type: ignore[assignment]
 
 TEMPORARY = re.compile(r"\..*-[0-9a-f]{32}(\.\w+)?")  # a name that `replacing` gives
-EXPANDED = 300_000_000  # bytes, up to which the content of an archive may be of any size beside the archive
+EXPANDED = 300_000_000  # bytes; an archive that expands to more must not be much smaller than its content
 
 log = logging.getLogger("camlens")
 
 
 def path_of(what: str, value: object) -> Path:
-    """A path that a caller gave. Raises `UsageError` if it is none, or empty."""
+    """An argument as a path. Raises `UsageError` if it is not a path, or is empty."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise UsageError(f"{what} is {value!r:.40}; expected a path")
     return Path(value)
 
 
 def is_unicode(name: str) -> bool:
-    """Whether a name can be written as UTF-8: Python stands for other bytes in file names by lone surrogates."""
+    """Whether a name can be written as UTF-8: Python represents other bytes in file names by lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def read_bytes(path: Path) -> bytes:
     """The content of a file. Raises `OSError` if it cannot be read, or is a pipe or a device, which may never end."""
     if path.exists() and not path.is_dir() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return path.read_bytes()
 
 
 def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of an .npz file by name; nothing in it is run.
+    """The arrays of an .npz file by name. Pickled objects, which could run code, are refused.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no .npz file of plain arrays, or was made to fill the memory.
+        ValueError: It is not an .npz file of plain arrays, or was made to fill the memory.
     """
     import numpy as np
 
@@ -79,10 +79,10 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """JSON as Python has it. Raises `ValueError` if it is none, is nested too deeply or has numbers that JSON lacks."""
+    """Parse JSON. Raises `ValueError` if it is invalid, is nested too deeply or holds NaN or Infinity."""
 
     def refuse(name: str) -> None:
-        raise ValueError(f"{name} is no number of JSON")
+        raise ValueError(f"{name} is not a JSON number")
 
     try:
         return json.loads(text, parse_constant=refuse)
@@ -92,7 +92,7 @@ def parse_json(text: str) -> Any:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed over `path`.
+    """Yield a temporary path in the folder of `path`; on success it is synced and renamed to `path`.
 
     If the body fails, the old file stays as it was and the temporary one is removed.
 
@@ -106,7 +106,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
-        if os.name == "posix":  # the new name, too, survives a power cut
+        if os.name == "posix":  # so that the new name survives a power cut too
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
@@ -180,7 +180,7 @@ def locked(path: Path, note: str) -> Iterator[None]:
 
 @contextmanager
 def claimed_folders() -> Iterator[None]:
-    """Within the body, `out_folder` keeps the folder for this process; it is free again when either ends."""
+    """Within the body, `out_folder` locks the folder for this process, until the body or the process ends."""
     if _claimed:  # within another body
         yield
         return
@@ -203,7 +203,7 @@ if fcntl is not None:  # workers that outlive a killed process for a while must 
 
 
 def _claim(folder: Path) -> None:
-    """Lock a folder. Raises `CamlensError` if another process has."""
+    """Lock a folder. Raises `CamlensError` if another process has locked it."""
     if fcntl is None or folder.resolve() in _claimed[0]:
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -225,7 +225,8 @@ def out_folder(path: Path) -> Path:
     """Create the folder `path` and check that files can be written in it, before any work is done.
 
     Raises:
-        CamlensError: `path` is a file, nothing can be written there, or another process does (`claimed_folders`).
+        CamlensError: `path` is a file, nothing can be written there, or another process writes there
+            (`claimed_folders`).
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

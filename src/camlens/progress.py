@@ -26,7 +26,7 @@ class Work:
     Args:
         what: The work in words, like "predicting cifar10, test".
         total: The number of its steps; None if it is not known.
-        done: How many of them an earlier call has done.
+        done: How many of them were done before.
         shown: False to show nothing.
     """
 
@@ -41,7 +41,7 @@ class Work:
 
     def __enter__(self) -> "Work":
         self.began = time.monotonic()
-        self.due = self.began + PATIENCE  # when the next plain line is
+        self.due = self.began + PATIENCE  # when the next plain line is printed
         self.mine = self.shown and _shown.acquire(blocking=False)
         if self.mine:
             self.timer.start()
@@ -56,7 +56,7 @@ class Work:
             _shown.release()
 
     def step(self, count: int = 1, note: str = "") -> None:
-        """Count `count` more steps as done; `note` says more about them."""
+        """Count `count` more steps as done, and show `note` with the progress."""
         self.bar.update(self.task.id, advance=count, note=note)
         if self.mine and not console.is_interactive and time.monotonic() >= self.due:
             self.due = time.monotonic() + EVERY
@@ -79,7 +79,7 @@ class Work:
     def _show(self) -> None:
         if console.is_interactive:
             self.bar.start()
-        elif self.task.completed == self.first:  # otherwise the next step says more
+        elif self.task.completed == self.first:  # otherwise the next step prints a line
             self.say(self.in_words())
 
 
@@ -104,7 +104,7 @@ def say(line: str) -> None:
 
 
 def announce(work: str, seconds: float) -> None:
-    """Say beforehand what will be done and about how long it takes, if that is more than two seconds."""
+    """Print in advance what will be done and about how long it takes, if that is more than two seconds."""
     if seconds > PATIENCE:
         console.print(f"{work}: about {duration(seconds)}", soft_wrap=True)
 

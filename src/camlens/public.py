@@ -11,7 +11,7 @@ HOME = {
     "Evaluation": "camlens.analyse.evaluation",
     "Explanation": "camlens.maps.explanation",
     "Preprocess": "camlens.model.preprocess",
-    "Run": "camlens.show.run",
+    "Run": "camlens.training_run",
     "SavedReport": "camlens.show.report.saved",
     "analyse": "camlens.analyse.error_analysis",
     "evaluate": "camlens.analyse.evaluation",
@@ -19,18 +19,18 @@ HOME = {
     "load": "camlens.model.loading",
     "open_report": "camlens.show.report.saved",
     "report": "camlens.show.report.page",
-    "train": "camlens.show.run",
+    "train": "camlens.training_run",
 }
-CALLABLE = ("analyse", "train")  # packages too
+CALLABLE = ("analyse", "train")  # functions that have the name of a package
 
 
 class CallablePackage(ModuleType):
     """A package that can be called: `camlens.train` is both a function and the package of its parts.
 
-    Importing a `camlens.train.<module>` binds the package to the name `camlens.train`, over a function of that name.
+    Importing `camlens.train.<module>` sets `camlens.train` to the package, which would hide a function of that name.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The function of the package's name, in `HOME`."""
+        """Call the function of the same name, found by `HOME`."""
         name = self.__name__.rpartition(".")[2]
         return getattr(import_module(HOME[name]), name)(*args, **kwargs)

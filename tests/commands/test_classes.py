@@ -114,7 +114,7 @@ def test_which_is_which_is_asked_where_it_cannot_be_known(network, tmp_path):
     (tmp_path / "names.txt").write_text("cat\ndog\nfrog\n")
     assert evaluated("--model", model, "--data", data, "--class-order", "names.txt")["accuracy"] == 1
     said = camlens("evaluate", "--model", model, "--data", data, "--class-order", "none.txt", "--out", "out", code=2)
-    assert "expected sorted, numeric, or a file with the name of each output in a line" in said
+    assert "expected sorted, numeric, or a file with the name of one output per line" in said
 
 
 def test_folders_with_other_names_than_the_networks(network, tmp_path):

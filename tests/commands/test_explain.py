@@ -62,7 +62,7 @@ def test_a_picture_of_the_class_that_others_are_explained_against_is_left_out(pi
     how = ["--model", run, "--out", tmp_path / "out"]
     answer = json.loads(camlens("explain", *given, "--against", "red", *how, "--json"))
     assert [one["image"] for one in answer] == [str(given[1])]
-    assert f"{given[0]} is skipped: it is predicted as red itself" in caplog.text
+    assert f"{given[0]} is skipped: its prediction is red" in caplog.text
     assert "wrote" not in camlens("explain", given[0], "--against", "red", *how)
     assert "why red and not red?" in camlens("explain", *given, "--target", "red", "--against", "red", *how, code=2)
 

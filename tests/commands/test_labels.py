@@ -65,8 +65,8 @@ def test_features_of_another_network(run, pictures, tmp_path):
 
 
 def test_what_cannot_be_ranked(run, pictures, tmp_path):
-    assert "a run folder, whose margins tell, or --features" in camlens("labels", "--out", tmp_path / "o", code=2)
-    assert "no run folder" in camlens("labels", tmp_path, "--out", tmp_path / "o", code=1)
+    assert "a run folder, whose margins rank them, or --features" in camlens("labels", "--out", tmp_path / "o", code=2)
+    assert "not a run folder" in camlens("labels", tmp_path, "--out", tmp_path / "o", code=1)
     command = ["train", "--data", pictures, *SMALL, "--set", "epochs=1", "--set", "mixup=0.2"]
     camlens(*command, "--out", tmp_path / "mixed")
     said = camlens("labels", tmp_path / "mixed", "--out", tmp_path / "o", code=2)

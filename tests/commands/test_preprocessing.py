@@ -121,7 +121,7 @@ def test_the_second_model_of_a_report_keeps_its_own(module, shapes, caplog):
     camlens("report", *models, "--data", shapes, "--out", "out", *FLAGS)
     first, second = read_facts(Path("out/report.html"))["models"]
     assert (first["errors"], second["errors"]) == (round(24 * (1 - evaluated(module, shapes, "cropping")[0])), 12)
-    assert "takes no options of the first: it is shown pictures resized to 64x64 (bilinear), less" in caplog.text
+    assert "its pictures are resized to 64x64 (bilinear), less" in caplog.text
 
 
 def test_the_photo_of_an_explanation_is_whole(module, shapes):
@@ -134,7 +134,7 @@ def test_the_photo_of_an_explanation_is_whole(module, shapes):
     ("options", "message"),
     [
         (["--resize", "64"], "add --crop, or resize whole pictures with --resize 64x64"),
-        (["--crop", "56"], "say which with --resize, like --resize 256 or 64x64"),
+        (["--crop", "56"], "--crop 56 needs --resize, the size before it, like --resize 256 or 64x64"),
         (["--resize", "0", "--crop", "8"], "--resize is '0'; expected a side in pixels"),
         (["--resize", "64", "--crop", "1x2x3"], "--crop is '1x2x3'; expected a side"),
         (["--interpolation", "cubic"], "interpolation is 'cubic'; expected nearest, bilinear, bicubic"),

@@ -274,7 +274,7 @@ def test_hostile_pickles_run_nothing(data: Data, tmp_path: Path, raw: bytes) -> 
 
 def test_a_refused_global_is_named(data: Data, tmp_path: Path) -> None:
     data.replaced("batches.meta", b"cos\nsystem\n(Vtouch sentinel\ntR.").write(tmp_path / cifar10.FOLDER)
-    with pytest.raises(DataError, match=r"batches\.meta .*it asks for os\.system, .* nothing ran"):
+    with pytest.raises(DataError, match=r"batches\.meta .*it calls os\.system, .* nothing was run"):
         cifar10.load("test", tmp_path)
 
 

@@ -192,7 +192,7 @@ def test_odd_metadata_does_not_matter(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(DataError, match=r"cannot read .*pipe\.png: it is no regular file"):
+    with pytest.raises(DataError, match=r"cannot read .*pipe\.png: it is not a regular file"):
         read_picture(tmp_path / "pipe.png")
 
 

@@ -21,10 +21,11 @@ def test_an_unknown_layer_is_told_with_the_known_ones():
 def test_a_layer_without_a_feature_map():
     net, expected = network(), "a map needs a feature map (B, C, h, w)"
     assert (
-        refused(net, images(), layer="head.2", kind=ModelError) == f"layer 'head.2' puts out shape (3, 3); {expected}"
+        refused(net, images(), layer="head.2", kind=ModelError)
+        == f"the output of layer 'head.2' is of shape (3, 3); {expected}"
     )
     net.relu.forward = lambda x: {"x": x}
-    assert refused(net, images(), layer="relu", kind=ModelError) == f"layer 'relu' puts out a dict; {expected}"
+    assert refused(net, images(), layer="relu", kind=ModelError) == f"the output of layer 'relu' is a dict; {expected}"
 
 
 class Paths(nn.Module):
@@ -85,7 +86,7 @@ def test_an_unknown_method():
 
 
 def test_a_method_without_a_class_has_nothing_to_explain_against():
-    expected = "eigen-cam is the same for every class, so it has nothing to explain against another"
+    expected = "eigen-cam is the same for every class, so there is no difference of two to explain"
     assert refused(network(), images(), "eigen-cam", against=0) == expected
 
 

@@ -238,9 +238,9 @@ def test_tokens_keep_their_places():
 @pytest.mark.parametrize(
     ("layer", "count", "why"),
     [
-        ("table", 1, "layer 'table' puts out the same for every image"),
-        ("table", 2, r"layer 'table' puts out shape \(1, 4, 6, 24\)"),
-        ("register", 2, "layer 'register' puts out the same for every image"),
+        ("table", 1, "layer 'table' has the same output for every image"),
+        ("table", 2, r"the output of layer 'table' is of shape \(1, 4, 6, 24\)"),
+        ("register", 2, "layer 'register' has the same output for every image"),
     ],
 )
 def test_a_table_of_positions_is_not_drawn_for_any_picture(layer, count, why):

@@ -134,6 +134,12 @@ def test_images_of_unknown_normalisation_are_stretched():
     assert displayable(torch.full((1, 3, 2, 2), 7.0)).unique().tolist() == [0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_images_in_half_precision_keep_their_levels_for_display(dtype):
+    images = torch.arange(256.0).view(1, 1, 16, 16).expand(-1, 3, -1, -1)
+    assert torch.equal(displayable(images.to(dtype)), displayable(images))
+
+
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4), (2, 3, 4, 5)])
 def test_each_item_is_stretched_by_itself(shape):
     batch = torch.randn(shape) * torch.tensor([1e-20, 1e6]).view(-1, *[1] * (len(shape) - 1))

@@ -1,5 +1,6 @@
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -96,6 +97,19 @@ def test_it_is_the_same_each_time_and_leaves_no_trace(method):
     assert [m.training for m in net.modules()] == modes
     assert all(p.grad is None for p in net.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in net.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_maps_of_a_network_in_half_precision_are_float32_and_can_be_saved(method, dtype, tmp_path):
+    torch.manual_seed(0)
+    net, batch = networks.VGG().eval(), torch.randn(1, 3, *networks.SIZE)
+    whole = explain(net, batch, method, target=1).maps
+    result = explain(net.to(dtype), batch.to(dtype), method, target=1)
+    assert result.maps.dtype == torch.float32
+    assert torch.corrcoef(torch.stack([whole.flatten(), result.maps.flatten()]))[0, 1] > 0.9
+    with np.load(result.save_npz(tmp_path / "maps.npz")) as saved:
+        assert np.array_equal(saved["maps/input"], result.maps.numpy())
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -101,14 +101,14 @@ def test_half_precision_is_for_matrices(tmp_path):
 @pytest.mark.parametrize("keep", [0, 5, 1000, -1])
 def test_a_truncated_file(saved, keep):
     saved.write_bytes(saved.read_bytes()[:keep])
-    with pytest.raises(ModelError, match=r"model\.safetensors is no file of weights"):
+    with pytest.raises(ModelError, match=r"model\.safetensors is not a file of weights"):
         loading.load(saved)
 
 
 def test_a_text_file_with_the_right_name(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_text("version https://git-lfs.github.com/spec/v1\n" * 9, encoding="utf-8")
-    with pytest.raises(ModelError, match="is no file of weights"):
+    with pytest.raises(ModelError, match="is not a file of weights"):
         loading.load(path)
 
 

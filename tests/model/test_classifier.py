@@ -312,12 +312,12 @@ def test_which_output_of_twelve_is_which_class(names, order, of_outputs, caplog)
 @pytest.mark.parametrize(
     ("names", "order", "message"),
     [
-        (("0", "10"), None, "the classes of the data, 0, 10, do not tell their order; give --class-order sorted"),
-        (("0", "12"), None, "cannot be known which is which"),
+        (("0", "10"), None, "the classes of the data, 0, 10, do not show their order; give --class-order sorted"),
+        (("0", "12"), None, "so which is which is unknown"),
         (NAMES, ["cat"], "class order has 1 names; VGG has 12 outputs"),
         (NAMES, list("aacdefghijkl"), "the class order has .a. more than once"),
         (NAMES, list("abcdefghijkl"), "knows 12 classes .* data has 3 .* does not know cat, dog, frog"),
-        (tuple("abcdefghijkl"), "numeric", "takes classes that are numbers, not a, b, c, d"),
+        (tuple("abcdefghijkl"), "numeric", "needs classes that are numbers, not a, b, c, d"),
     ],
 )
 def test_an_order_that_cannot_be_known_is_asked_for(names, order, message):
@@ -328,9 +328,9 @@ def test_an_order_that_cannot_be_known_is_asked_for(names, order, message):
 def test_the_order_of_named_classes_is_their_own(caplog):
     model = classifier(vgg(12), class_names=NUMERIC_12)
     assert align(model, data_set(SORTED_12))[1].labels.tolist() == list(map(int, SORTED_12))
-    assert "taken by name, in the order 0, 1, 2, 3" in caplog.text
+    assert "matched by name, in the order 0, 1, 2, 3" in caplog.text
     assert align(model, data_set(SORTED_12), "sorted")[1].labels.tolist() == list(range(12)), "if it is said"
-    with pytest.raises(DataError, match="names its classes itself"):
+    with pytest.raises(DataError, match="has class names of its own"):
         align(classifier(), data_set(("cat", "dog", "fox")), "sorted")
 
 

@@ -245,8 +245,8 @@ def broken(state, change):
         (lambda s: s.pop("layer2.0.shortcut.0.weight"), r"1 missing \(layer2\.0\.downsample\.0\.weight\)"),
         (lambda s: s.update(extra=torch.zeros(1)), r"1 not of this network \(extra\)"),
         (lambda s: s.update({"layer1.0.conv1.weight": torch.zeros(64, 2, 3, 3)}), r"1 of another shape \(layer1\.0"),
-        (lambda s: [s.pop(k) for k in list(s) if k.startswith("layer4.1")], "names are of no ResNet"),
-        (lambda s: s.pop("linear.weight"), "names are of no ResNet"),
+        (lambda s: [s.pop(k) for k in list(s) if k.startswith("layer4.1")], "names are not those of a ResNet"),
+        (lambda s: s.pop("linear.weight"), "names are not those of a ResNet"),
         (lambda s: s.update({"layer3.0.attention": torch.zeros(1)}), r"1 not of this network \(layer3\.0\.attention\)"),
     ],
 )
@@ -289,7 +289,7 @@ def test_training_starts_from_a_network_that_computes_the_same(name, monkeypatch
     stem = "small" if side == 32 else "imagenet"
     network = ResNet("resnet50" if name == "bottlenecks" else "resnet18", len(source.class_names), stem=stem).eval()
     if not same:
-        with pytest.raises(UsageError, match=r"timm:it is .*, not what the recipe trains"):
+        with pytest.raises(UsageError, match=r"timm:it is .*, not the network of the recipe"):
             load_init(network, "timm:it", source.class_names)
         return
     mean, _ = load_init(network, "timm:it", source.class_names)

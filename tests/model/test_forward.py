@@ -71,7 +71,7 @@ class Checkpointed(nn.Module):
 def test_gradient_checkpointing_is_refused(use_reentrant, layer):
     net = Checkpointed(use_reentrant)
     message = (
-        "do not depend on layer2" if use_reentrant and layer == "layer2" else "the network checkpoints its activations"
+        "do not depend on layer2" if use_reentrant and layer == "layer2" else "the network uses gradient checkpointing"
     )
     with pytest.raises(ModelError, match=message):
         explain(net, images(double=False), "hirescam", layer)

@@ -107,7 +107,7 @@ def test_a_grid_that_no_convolution_made_is_asked_for():
     net, batch = made(networks.OddPatches, False), images(2, (64, 64))
     with pytest.raises(ModelError, match=r"no layer with a feature map .*grid=\(h, w\)"):
         explain(net, batch)
-    with pytest.raises(ModelError, match=r"puts out shape \(2, 32, 16\); .* or grid=\(h, w\)"):
+    with pytest.raises(ModelError, match=r"is of shape \(2, 32, 16\); .* or grid=\(h, w\)"):
         explain(net, batch, layer="norm")
     for layer in (None, "norm"):
         result = explain(net, batch, "hirescam", layer, grid=(4, 8))

@@ -74,7 +74,7 @@ def test_what_cannot_be_read_off_is_done_by_the_librarys_function(caplog):
     assert "crop mode border to 24x24 is not known here: pictures are prepared by the library's own" in caplog.text
     expected = torch.tensor([2.5, -2.5, -1.5])[:, None, None].expand(3, 24, 24)
     torch.testing.assert_close(model.prepare(picture)[0], expected)
-    with pytest.raises(UsageError, match="timm:bordered: bordered prepares pictures by a function of its own"):
+    with pytest.raises(UsageError, match="timm:bordered: bordered prepares pictures by its own function"):
         camlens.load("timm:bordered", preprocess={"resize": 8, "crop": 8})
 
 
@@ -104,10 +104,10 @@ def test_a_folder_that_does_not_say_all(folder, caplog):
         camlens.load(f"hf:{folder}", preprocess={"resize": 64, "crop": 56})
     said = {"resize": 64, "crop": 56, "mean": (0.5,) * 3, "std": (0.5,) * 3}
     assert camlens.load(f"hf:{folder}", preprocess=said).preprocess == camlens.Preprocess(**said)
-    assert "has no names for its 2 classes" in caplog.text and "trained for several labels an image" in caplog.text
+    assert "has no names for its 2 classes" in caplog.text and "trained for several labels per image" in caplog.text
     save_file({"layer.weight": torch.zeros(4, 3, 3, 3), "layer.bias": torch.zeros(4)}, folder / "model.safetensors")
     with pytest.raises(
-        ModelError, match=r"it has no weights for classifier\.bias, classifier\.weight, so it is no cla"
+        ModelError, match=r"it has no weights for classifier\.bias, classifier\.weight, so it is not a cla"
     ):
         camlens.load(f"hf:{folder}", preprocess=said)
 
@@ -117,11 +117,14 @@ def test_a_folder_that_does_not_say_all(folder, caplog):
     [
         ("timm:smal", "timm:smal: there is no classifier of this name; similar names: small"),
         ("timm:small.in4", r"timm cannot load 'small\.in4': RuntimeError: Invalid pretrained tag \(in4\) for small$"),
-        ("timm:features", "timm:features: it has no classes, and gives features; name a classifier"),
+        ("timm:features", "timm:features: it has no classes and returns features; name a classifier"),
         ("torchvision:fasterrcnn", "there is no classifier of this name; similar names: none"),
         ("torchvision:Small_Weights.V3", r"similar names: Small_Weights\.V2, Small_Weights\.V1"),
-        ("torchvision:offline", r"URLError: <urlopen error Temp.*>; without the internet it loads .* ~/\.cache/torch"),
-        ("hf:google/vit", "transformers cannot load 'google/vit': OSError: .* Check your connection; without the int"),
+        (
+            "torchvision:offline",
+            r"URLError: <urlopen error Temp.*>; without internet access it loads from ~/\.cache/torch",
+        ),
+        ("hf:google/vit", "transformers cannot load 'google/vit': OSError: .* Check your connection; without internet"),
     ],
 )
 def test_what_cannot_be_loaded(spec, message):
@@ -141,7 +144,7 @@ def test_a_library_that_is_missing_or_broken(extra, package, monkeypatch, tmp_pa
     del sys.modules[package]
     (tmp_path / f"{package}.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModelError, match=f"needs {package}, which cannot be imported beside torch .*: .*nms does not"):
+    with pytest.raises(ModelError, match=f"needs {package}, which cannot be imported with torch .*: .*nms does not"):
         camlens.load(f"{extra}:x")
 
 
@@ -156,4 +159,4 @@ def test_from_the_command_line(folder, tmp_path, monkeypatch):
     assert find_network("torchvision:small")[1] == (3, 24, 24)
     weights = folder / "model.safetensors"
     said = command("evaluate", "--model", "timm:small", "--weights", weights, "--data", "data", "--out", "out", code=2)
-    assert "--weights goes with module:function; timm:small has its own" in said
+    assert "--weights is for module:function; timm:small has its own weights" in said

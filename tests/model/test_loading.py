@@ -65,7 +65,7 @@ def saved(tmp_path):
         ),
         ("weights.pt", "there is no weights file weights.pt"),
         ("none.safetensors", "there is no weights file none.safetensors"),
-        (".", "is no run folder: it has no model.safetensors"),
+        (".", "is not a run folder: it has no model.safetensors"),
     ],
 )
 def test_what_is_not_there(tmp_path, monkeypatch, model, message):
@@ -75,7 +75,7 @@ def test_what_is_not_there(tmp_path, monkeypatch, model, message):
 
 
 def test_weights_go_with_a_function(saved):
-    with pytest.raises(UsageError, match="--weights goes with module:function"):
+    with pytest.raises(UsageError, match="--weights is for module:function"):
         loading.load(saved, weights=saved)
 
 
@@ -96,8 +96,8 @@ def test_a_bare_network_gets_imagenets_conventions_and_a_warning(mine, caplog):
     torch.testing.assert_close(model.mean, torch.tensor([0.485, 0.456, 0.406]))
     torch.testing.assert_close(model.std, torch.tensor([0.229, 0.224, 0.225]))
     (warning,) = caplog.messages
-    said = "it is shown pictures resized to a shortest side of 256 and cropped to 224x224 (bilinear), less"
-    assert warning.startswith(f"{mine}:bare gave a bare network: {said}") and "--resize 64 --crop 56" in warning
+    said = "pictures are resized to a shortest side of 256 and cropped to 224x224 (bilinear), less"
+    assert warning.startswith(f"{mine}:bare returned a bare network: {said}") and "--resize 64 --crop 56" in warning
     network, shape = loading.find_network(f"{mine}:bare")
     assert isinstance(network, nn.Sequential) and shape == (3, 224, 224)
 
@@ -107,9 +107,9 @@ def test_a_bare_network_gets_imagenets_conventions_and_a_warning(mine, caplog):
     [
         ("fails", r":fails\(\) failed: RuntimeError: no disk today"),
         ("number", r":number\(\) failed: TypeError: 'int' object is not callable"),
-        ("a_list", "gave a list; expected a camlens.Classifier or a torch.nn.Module"),
-        ("too_small", "gave a bare network that does not take 3x224x224 images; say which with --resize"),
-        ("no_logits", "gave a network whose output is not logits"),
+        ("a_list", "returned a list; expected a camlens.Classifier or a torch.nn.Module"),
+        ("too_small", "returned a bare network that does not take 3x224x224 images; say which with --resize"),
+        ("no_logits", "returned a network whose output is not logits"),
         ("nothing", "cannot find .*:nothing: module .* has no attribute 'nothing'"),
         ("", "cannot find"),
     ],

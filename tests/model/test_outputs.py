@@ -1,4 +1,4 @@
-"""What networks put out: the logits in it, one logit for two classes, and functions of it as targets."""
+"""Outputs of networks: the logits in it, one logit for two classes, and functions of it as targets."""
 
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ def test_of_several_matrices_that_of_the_classes_or_the_first_is_taken_and_said(
     assert not caplog.records
     assert find_logits((logits, features), net) is logits
     assert find_logits((logits, features), net) is logits
-    expected = "Identity puts out several tensors, with (3,), (7,) for each image: the first is taken as logits"
+    expected = "Identity returns several tensors, with (3,), (7,) for each image: the first is taken as logits"
     assert [record.getMessage() for record in caplog.records] == [expected]
 
 

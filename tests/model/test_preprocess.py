@@ -49,7 +49,7 @@ def test_torchvisions_preset():
     )  # fmt: skip
     expected = camlens.Preprocess(232, 224, "bicubic", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     assert camlens.Preprocess.from_torchvision(preset) == expected
-    with pytest.raises(UsageError, match=r"function is no preset .* give transforms of your own as a function"):
+    with pytest.raises(UsageError, match=r"function is not a preset .* give your own transforms as a function"):
         camlens.Preprocess.from_torchvision(own)
 
 
@@ -110,7 +110,7 @@ def test_what_a_library_does_besides_is_noticed():
             made = camlens.Preprocess(20, 16, mean=self.mean, std=self.std).apply(picture)
             return torch.from_numpy(np.array(made)[..., ::-1].copy()).permute(2, 0, 1) / 255  # in BGR
 
-    with pytest.raises(UsageError, match="it does more with pictures than it says"):
+    with pytest.raises(UsageError, match="it does more with pictures than it declares"):
         camlens.Preprocess.from_torchvision(Preset())
 
 
@@ -247,7 +247,7 @@ def test_a_temperature_fitted_to_pictures_prepared_otherwise_is_said(caplog):
     model.temperature = 1.25
     assert model.with_preprocess(mean=model.preprocess.mean).temperature == 1.25 and not caplog.text
     assert model.with_preprocess(resize=40, crop=32).temperature == 1.25
-    assert "keeps its temperature 1.25, fitted to pictures prepared otherwise; camlens calibrate fits" in caplog.text
+    assert "keeps its temperature 1.25, fitted with other preprocessing; camlens calibrate fits" in caplog.text
 
 
 def test_a_processor_that_normalises_twice_is_read_by_what_it_does():

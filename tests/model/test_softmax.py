@@ -93,8 +93,8 @@ def test_undone_it_is_the_network_without_it(plain, kind, caplog):
 
 def test_outputs_that_are_not_what_was_said(plain):
     images = plain.prepare(tiny.pixels_of(tiny.images(4)))
-    with pytest.raises(ModelError, match="puts out softmax, not log-softmax"):
+    with pytest.raises(ModelError, match="returns softmax, not log-softmax"):
         ended(plain, "softmax", outputs="log-softmax")(images)
     plain.outputs = "softmax"
-    with pytest.raises(ModelError, match="puts out logits, not softmax: leave outputs"):
+    with pytest.raises(ModelError, match="returns logits, not softmax: leave outputs"):
         plain(images)

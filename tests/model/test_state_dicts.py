@@ -13,7 +13,7 @@ from torch import nn
 
 from camlens.errors import ModelError
 from camlens.model import loading
-from camlens.model.state_dicts import Beside, load_state, read_state
+from camlens.model.state_dicts import Placeholder, load_state, read_state
 from tiny import assert_equal_states, trained_resnet
 
 
@@ -107,7 +107,7 @@ def test_nothing_is_run_or_let_in_beside_them(tmp_path, monkeypatch):
     torch.save({"state_dict": linear().state_dict(), "args": argparse.Namespace()}, tmp_path / "w.pt")
     monkeypatch.setattr(argparse.Namespace, "__init__", lambda *_: pytest.fail("made"))
     read_state(tmp_path / "w.pt")
-    assert Beside not in {kind[0] for kind in torch.serialization.get_safe_globals() if isinstance(kind, tuple)}
+    assert Placeholder not in {kind[0] for kind in torch.serialization.get_safe_globals() if isinstance(kind, tuple)}
 
 
 @pytest.mark.parametrize("prefix", ["backbone.", "encoder.", "student.", "model.", "module.", "a._orig_mod.net."])

@@ -71,7 +71,7 @@ def test_too_little_is_refused():
         fit_temperature(logits.log(), labels)
     one_wrong = logits.argmax(dim=1)
     one_wrong[0] = logits[0].argmin()
-    with pytest.raises(DataError, match=r"1,000 images, 1 of them wrong, do not tell .* standard error"):
+    with pytest.raises(DataError, match=r"1,000 images, 1 of them wrong, do not determine .* standard error"):
         fit_temperature(logits, one_wrong)
 
 

@@ -212,7 +212,7 @@ def test_what_cannot_be_exported(tmp_path, build, how, kind):
 
 def test_files_that_are_not_ours(tmp_path, exported):
     (tmp_path / "text.onnx").write_text("hello")
-    with pytest.raises(ModelError, match="no ONNX file that onnxruntime can run"):
+    with pytest.raises(ModelError, match="not an ONNX file that onnxruntime can run"):
         camlens.load(tmp_path / "text.onnx")
     other = onnx.load(exported[1])
     del other.metadata_props[:]

@@ -234,5 +234,5 @@ def test_fewer_images_than_processes(folder, tmp_path):
         command(folder, tmp_path / "run", 1, batch_size="3"), check=False, capture_output=True, text=True, timeout=120
     )
     assert process.returncode != 0
-    assert "a batch of 3 gives 2 processes fewer than two images each" in process.stderr
+    assert "a batch of 3 has fewer than two images for each of 2 processes" in process.stderr
     assert not (tmp_path / "run" / "config.json").exists()

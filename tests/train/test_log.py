@@ -104,7 +104,7 @@ def test_what_cannot_be_logged_is_told_before_training(tmp_path, wandb, monkeypa
 
     monkeypatch.setattr(wandb, "init", refused)
     with pytest.raises(
-        CamlensError, match="--log wandb: api_key not configured; WANDB_MODE=offline logs into the run folder"
+        CamlensError, match="--log wandb: api_key not configured; WANDB_MODE=offline logs only to the run folder"
     ):
         train(tmp_path, "wandb")
     for name, module in (("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")):

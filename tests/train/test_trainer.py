@@ -305,7 +305,7 @@ def test_a_weight_that_is_no_number_is_never_saved(data, undisturbed, tmp_path, 
             trainer.state.network.conv1.weight.data[0, 0, 0, 0] = float("inf")
 
     monkeypatch.setattr(Trainer, "train_step", last_step_goes_wrong)
-    with pytest.raises(CamlensError, match=r"a weight is not a number at step 10; .*stays as it was"):
+    with pytest.raises(CamlensError, match=r"a weight is not a number at step 10; .* keeps what was saved before"):
         prepare(resolve_settings(RunFolder(tmp_path), TINY), data, save_every=0).fit()
     assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 6  # the first step of the second epoch
     monkeypatch.undo()
@@ -431,7 +431,7 @@ def test_a_run_may_begin_with_other_weights(data, undisturbed, tmp_path, caplog)
             else:
                 assert torch.equal(value, network.state_dict()[key]), key
         assert torch.equal(begun.classifier.mean, camlens.load(undisturbed).mean)
-        assert ("fresh last layer for 3 classes" in caplog.text) == fresh
+        assert ("new last layer for 3 classes" in caplog.text) == fresh
     model = train(TINY, three, tmp_path, init=str(undisturbed))
     assert model.class_names == three.class_names
     assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["init"] == str(undisturbed)
@@ -454,7 +454,9 @@ def test_what_a_run_began_with_is_not_needed_again(data, undisturbed, tmp_path):
 
 
 def test_weights_of_another_architecture_are_no_beginning(data, undisturbed, tmp_path):
-    with pytest.raises(UsageError, match=r"is resnet18, not what the recipe trains; add --set network=resnet18 --set"):
+    with pytest.raises(
+        UsageError, match=r"is resnet18, not the network of the recipe; add --set network=resnet18 --set"
+    ):
         train(replace(TINY, width=8), data, tmp_path, init=str(undisturbed))
     assert not list(tmp_path.iterdir())
 
@@ -468,8 +470,12 @@ def test_norms_are_shared_on_gpus_alone(data, tmp_path):
 @pytest.mark.parametrize(
     ("world_size", "batch_size", "message"),
     [
-        (50, 16, "80 training images besides the 20 held out, fewer than two for each of 50 processes"),
-        (10, 16, "a batch of 16 gives 10 processes fewer than two images each; set a larger one: --set batch_size=20"),
+        (50, 16, "80 training images in addition to the 20 held out, fewer than two for each of 50 processes"),
+        (
+            10,
+            16,
+            "a batch of 16 has fewer than two images for each of 10 processes; set a larger one: --set batch_size=20",
+        ),
     ],
 )
 def test_more_processes_than_images(data, world_size, batch_size, message):
@@ -479,7 +485,7 @@ def test_more_processes_than_images(data, world_size, batch_size, message):
 
 def test_a_folder_with_a_run_is_not_overwritten(data, undisturbed):
     before = (undisturbed / "model.safetensors").read_bytes()
-    with pytest.raises(UsageError, match="holds a run already; go on with it by --resume"):
+    with pytest.raises(UsageError, match="holds a run already; resume it with --resume"):
         train(TINY, data, undisturbed)
     assert (undisturbed / "model.safetensors").read_bytes() == before
 
@@ -504,12 +510,14 @@ def test_a_damaged_checkpoint_is_an_error(data, undisturbed, tmp_path):
 def test_a_checkpoint_that_is_gone_is_an_error(data, undisturbed, tmp_path):
     for name in ("config.json", "metrics.csv"):
         (tmp_path / name).write_bytes((undisturbed / name).read_bytes())
-    with pytest.raises(CamlensError, match=r"its checkpoint\.pt is gone, though 3 epochs were trained; put it back"):
+    with pytest.raises(CamlensError, match=r"its checkpoint\.pt is missing after 3 epochs; put it back"):
         train(TINY, data, tmp_path, resume=True)
 
 
 def test_too_few_images_for_a_batch_are_an_error(data, tmp_path):
-    with pytest.raises(DataError, match="80 training images besides the 20 held out, fewer than one batch of 128"):
+    with pytest.raises(
+        DataError, match="80 training images in addition to the 20 held out, fewer than one batch of 128"
+    ):
         train(Recipe(width=4, sizes=(8,), crop=1, batch_size=128, holdout=0.2), data, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -531,6 +539,6 @@ def test_weights_are_not_overwritten_where_all_else_is_gone(data, undisturbed, t
     (out / STATE).unlink()
     (out / "metrics.csv").unlink()
     before = (out / "model.safetensors").read_bytes()
-    with pytest.raises(CamlensError, match=r"checkpoint\.pt and metrics\.csv are gone, though model\.safetensors"):
+    with pytest.raises(CamlensError, match=r"checkpoint\.pt and metrics\.csv are missing, although model\.safetensors"):
         train(TINY, data, out, resume=True)
     assert (out / "model.safetensors").read_bytes() == before

@@ -67,13 +67,13 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     sys.unraisablehook = interrupt_again
-    for stream in (sys.stdout, sys.stderr):  # names may have characters that the terminal lacks
+    for stream in (sys.stdout, sys.stderr):  # names may have characters that the terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         app(prog_name="camlens")
     except SystemExit as end:
-        if end.code == 128 + signal.SIGINT and received_signals:  # typer's, of a signal outside of the command
+        if end.code == 128 + signal.SIGINT and received_signals:  # from typer, for a signal outside of the command
             end.code = 128 + received_signals[0]
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             raise
@@ -91,7 +91,7 @@ def interrupt(number: int, _frame: Any) -> None:
 
 
 def interrupt_again(swallowed: Any) -> None:
-    """Repeat an interrupt that Python swallowed, as it does in destructors and callbacks of weak references."""
+    """Repeat an interrupt that Python has ignored, as in destructors and callbacks of weak references."""
     if received_signals and issubclass(swallowed.exc_type, KeyboardInterrupt):
         threading.Timer(0.01, _thread.interrupt_main, received_signals[-1:]).start()
     else:
@@ -99,7 +99,7 @@ def interrupt_again(swallowed: Any) -> None:
 
 
 class Command(TyperCommand):
-    """A command whose help lists the names in the tables, and whose errors are a message and an exit code."""
+    """A command whose help lists the names in tables, and whose errors become a message and an exit code."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
@@ -123,7 +123,7 @@ class Command(TyperCommand):
                 raise
             print_error(f"{type(error).__name__}: {error} (CAMLENS_DEBUG=1 shows where)")
             sys.exit(1)
-        if received_signals:  # the interrupt was raised in a library's callback, which swallowed it
+        if received_signals:  # the interrupt was raised in a library's callback, which ignored it
             sys.exit(128 + received_signals[0])
 
 

@@ -1,4 +1,4 @@
-"""`camlens calibrate`: the temperature that makes a network as sure as it is right."""
+"""`camlens calibrate`: fit a temperature, so that a network's confidence matches its accuracy."""
 
 import logging
 from pathlib import Path
@@ -52,9 +52,9 @@ def calibrate(
     named = f"{images.name}, {images.split}"
     trained = was_trained_on(weights or Path(spec), images)
     if trained:
-        log.warning(f"{spec} was trained on {named}: which makes it overconfident; use other images")
+        log.warning(f"{spec} was trained on {named}, so the temperature will make it overconfident; use other images")
     elif trained is None:
-        log.warning(f"whether {spec} was trained on {named} cannot be known; if so, it will be overconfident")
+        log.warning(f"it is unknown whether {spec} was trained on {named}; if so, it will be overconfident")
     evaluation = evaluate(classifier, images, batch)
     fitted = fit_temperature(evaluation.logits, evaluation.labels)
     classifier, path = evaluation.model, None
@@ -63,7 +63,7 @@ def calibrate(
         path = out_folder(out) / checkpoint.WEIGHTS
         checkpoint.save(path, classifier)
     else:
-        what = "no file was written: camlens writes its own ResNets alone, with a camlens.Preprocess"
+        what = "no file was written: camlens writes only its own ResNets with a camlens.Preprocess"
         log.warning(f"{what}; give --temperature {fitted.value:.6g} wherever you give {spec}")
     if as_json:
         metrics, keys = evaluation.metrics(), ("temperature", "n", "ece", "nll", "ece_by_chance", "uncalibrated")

@@ -1,4 +1,4 @@
-"""What the commands print: results on standard output, errors and notes on standard error."""
+"""Printing: results on standard output, errors and notes on standard error."""
 
 import json
 import logging
@@ -11,18 +11,18 @@ from rich.console import Console
 
 
 class PlainConsole(Console):
-    """Prints text as it is: "[x]" in a file or class name is no markup. A reader may stop reading, as `head` does."""
+    """Prints text literally: "[x]" in a file or class name is not markup. The reader may stop early, as `head` does."""
 
     def __init__(self, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
-        """Go on with the work, and print the rest nowhere."""
+        """Continue the work, but print nothing more."""
         stop_printing()
 
 
 def stop_printing() -> None:
-    """Print the rest of standard output nowhere: nobody reads it."""
+    """Discard the rest of standard output, which nobody reads."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -40,7 +40,7 @@ class NoteHandler(logging.Handler):
     """Prints the warnings of the package as notes."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one warning, unless another process prints the same."""
+        """Print one warning, unless another process prints it."""
         if not console.quiet:
             error_console.print(f"note: {record.getMessage()}")
 

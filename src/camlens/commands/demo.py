@@ -1,4 +1,4 @@
-"""`camlens demo`: everything once, from the data to the error report."""
+"""`camlens demo`: run everything once, from the data to the error report."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def demo(
 
 
 def load_data(data_dir: Path | None, verbose: bool) -> tuple[str, Dataset, Dataset]:
-    """Load CIFAR-10 if possible, otherwise `shapes`, and say which and why: its name, train and test images."""
+    """Load CIFAR-10 if possible, otherwise `shapes`, and print which and why: name, training and test images."""
     from camlens.data.sources import load_split
     from camlens.model.loading import shipped
 
@@ -79,7 +79,7 @@ def load_data(data_dir: Path | None, verbose: bool) -> tuple[str, Dataset, Datas
         if opt.SHIPPED_MODEL not in shipped():
             raise DataError(f"this version has no network trained on it ({opt.SHIPPED_MODEL})")
         train, test = (load_split("cifar10", split, data_dir=data_dir) for split in ("train", "test"))
-        console.print(f"Using CIFAR-10 and the network that is shipped, {opt.SHIPPED_MODEL}.")
+        console.print(f"Using CIFAR-10 and the shipped network {opt.SHIPPED_MODEL}.")
         return "cifar10", train, test
     except DataError as error:
         full = str(error)

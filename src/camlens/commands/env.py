@@ -1,4 +1,4 @@
-"""`camlens env`: what a bug report should say."""
+"""`camlens env`: the facts for a bug report."""
 
 from camlens.commands import options as opt
 from camlens.commands.console import console, print_json
@@ -19,7 +19,7 @@ def env(data_dir: opt.DataDir = None, as_json: opt.AsJson = False) -> None:
         "camlens": version("camlens"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "torch": torch.__version__,  # names the build too, like 2.13.0+cpu
+        "torch": torch.__version__,  # with the build, like 2.13.0+cpu
         **{name: version(name) for name in ("numpy", "Pillow", "matplotlib", "safetensors", "torchmetrics")},
         "threads": torch.get_num_threads(),
         "devices": available_devices(),

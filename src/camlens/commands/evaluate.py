@@ -1,4 +1,4 @@
-"""`camlens evaluate`: how good a network is."""
+"""`camlens evaluate`: accuracy and calibration of a network."""
 
 from pathlib import Path
 from typing import Annotated
@@ -56,7 +56,7 @@ def evaluate(
     shown = opt.shown(resize, crop, interpolation, mean, std)
     with opt.processes(device) as (processes, device):
         classifier = opt.load_model(model, model_option, weights, device, outputs, shown, temperature)
-        with processes.local_main_first():  # the others find what it downloads
+        with processes.local_main_first():  # so that only one process downloads
             classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
         marks = read_marks(corrections, images) if corrections else None
         drawn = read_marks(corrections, images, drawn=True) if corrections else {}

@@ -1,4 +1,4 @@
-"""`camlens explain`: what is in a picture, and where the network saw it."""
+"""`camlens explain`: the predicted classes of pictures, and the evidence for them."""
 
 import logging
 from collections.abc import Iterable
@@ -58,7 +58,7 @@ def explain(
     if first is not None and first == second:
         raise UsageError(f"why {target} and not {against}? Give another class to explain it against")
     paths = [path for given in images for path in (find_pictures(given) if given.is_dir() else [given])]
-    names = unique_names(path.stem for path in paths)  # two folders may hold pictures of one name
+    names = unique_names(path.stem for path in paths)  # two folders may have pictures of the same name
     folder, results, unreadable = out_folder(out), list[dict[str, Any]](), list[str]()
     batches = [slice(start, start + BATCH) for start in range(0, len(paths), BATCH)]
     for batch in track(batches, "explaining the pictures"):
@@ -72,7 +72,7 @@ def explain(
         explained = explain_pictures(classifier, pictures, layer, method, target, against, top) if pictures else []
         for (path, name, picture), found in zip(readable, explained, strict=True):
             if found.target == found.against:
-                log.warning("%s is skipped: it is predicted as %s itself", path, found.against)
+                log.warning("%s is skipped: its prediction is %s", path, found.against)
                 continue
             figure = draw.picture(path.name, picture, found, method, classifier.geometry).save(folder / f"{name}.png")
             results.append({"image": str(path), "classes": dict(found.probabilities), "figure": str(figure)})
@@ -97,7 +97,7 @@ def print_results(results: list[dict[str, Any]]) -> None:
 
 
 def unique_names(stems: Iterable[str]) -> list[str]:
-    """Number the names that are taken already, also where only their case differs: some file systems ignore it."""
+    """Make names unique by numbers, also if they differ only by case, which some file systems ignore."""
     taken: dict[str, str] = {}
     for stem in stems:
         candidates = chain([stem], (f"{stem}-{number}" for number in count(2)))

@@ -1,4 +1,4 @@
-"""`camlens explore`: the error report, served, with any picture explained."""
+"""`camlens explore`: the error report as a web page that also explains any picture."""
 
 import logging
 from pathlib import Path
@@ -43,7 +43,7 @@ def explore(
     classifier = opt.load_model(model, model_option, weights, device, outputs, shown, temperature)
     classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
     if train is None:
-        opt.say_without_train(data)
+        opt.warn_without_train(data)
     explain, page = explorer.prepare(classifier, test, train, out, batch)
     if not explorer.is_loopback(host):
         logging.getLogger("camlens").warning("anyone who can reach %s can use it; there is no password", host)

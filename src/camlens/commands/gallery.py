@@ -48,10 +48,10 @@ def gallery(
 
     shown = opt.shown(resize, crop, interpolation, mean, std)
     classifier = opt.load_model(model, model_option, weights, device, outputs, shown, temperature)
-    chosen = validate(classifier, method, layer)
-    if chosen.level == "pixels":
+    method_spec = validate(classifier, method, layer)
+    if method_spec.level == "pixels":
         raise UsageError(
-            f"the gallery shows maps of layers, and {chosen.name} explains the pixels; choose another method"
+            f"the gallery shows maps of layers, and {method_spec.name} explains the pixels; choose another method"
         )
     classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
     label, prediction = (None if name is None else classifier.class_index(name) for name in (true, pred))
@@ -63,4 +63,4 @@ def gallery(
         condition = f"{f' labelled {true}' if true else ''}{f' predicted as {pred}' if pred else ''}"
         raise CamlensError(f"there is no error{condition} to show")
     subtitle = f"{min(count, len(indices))} of {len(indices):,} errors, {ORDERS[sort]}."
-    print_paths(*draw.gallery(evaluation, indices[:count], subtitle, folder, layer, chosen.name, format, raw))
+    print_paths(*draw.gallery(evaluation, indices[:count], subtitle, folder, layer, method_spec.name, format, raw))

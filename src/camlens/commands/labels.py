@@ -41,7 +41,7 @@ def labels(
     from camlens.train.run_folder import RunFolder
 
     if run is None and features is None:
-        raise UsageError("labels takes a run folder, whose margins tell, or --features MODEL with --data")
+        raise UsageError("labels takes a run folder, whose margins rank them, or --features MODEL with --data")
     with opt.processes(device) as (processes, device):
         classifier = opt.load_model(features or str(run), None, None, device)
         found, size, source = None, classifier.geometry, data or "cifar10"
@@ -49,7 +49,7 @@ def labels(
             config = RunFolder(run).read_config()
             side = max(config.recipe.sizes)  # at which it was trained
             size, source = geometry_of((side, side)), data or config.data["source"]
-        with processes.local_main_first():  # the others find what it downloads
+        with processes.local_main_first():  # so that only one process downloads
             images = load_split(source, "train", size, data_dir, skip_unreadable)
         if run is not None:
             found = read_run(RunFolder(run), images)

@@ -1,7 +1,7 @@
-"""The options that several commands share, and how what they name is loaded.
+"""The options that several commands share, and loading the models and data that they name.
 
-A help text may name a table, like "{recipes}". The tables need torch, so `fill_in` reads them when the help of a
-command is shown and not before.
+A help text may name a table, like "{recipes}". The tables need torch, so `fill_in` reads them only when the help of a
+command is shown.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ DataDir = Annotated[Path | None, Option(help="Folder to look for CIFAR-10 in fir
 
 
 def admit_megapixels(most: float | None) -> float | None:
-    """Let Pillow read pictures of up to so many megapixels, in this process."""
+    """Set the largest number of megapixels of a picture that Pillow reads in this process."""
     if most is not None:
         from PIL import Image
 
-        Image.MAX_IMAGE_PIXELS = int(most * 1_000_000) // 2  # Pillow warns from here, and refuses twice as many
+        Image.MAX_IMAGE_PIXELS = int(most * 1_000_000) // 2  # Pillow warns from here on, and refuses twice as many
     return most
 
 
@@ -118,7 +118,7 @@ AsJson = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 
 @contextmanager
 def processes(device: str) -> Iterator[tuple[Processes, str]]:
-    """Connect the processes that torchrun started, of which only the main one prints, and name this one's device."""
+    """Connect the processes that torchrun started; yields them and this one's device. Only the main one prints."""
     from camlens.runtime.processes import join_processes, launch_id, pick_device
 
     console.quiet = bool(launch_id()) and os.environ["RANK"] != "0"
@@ -162,10 +162,10 @@ def load_model(
 def shown(
     resize: str | None, crop: str | None, interpolation: str | None, mean: str | None, std: str | None
 ) -> dict[str, Any]:
-    """The fields of `camlens.Preprocess` that options name. Raises `UsageError` if they are no such values."""
+    """The fields of `camlens.Preprocess` that options set. Raises `UsageError` if a value is invalid."""
     changes: dict[str, Any] = {} if interpolation is None else {"interpolation": interpolation}
     if crop is not None and resize is None:
-        raise UsageError(f"--crop {crop} follows a resizing; say which with --resize, like --resize 256 or 64x64")
+        raise UsageError(f"--crop {crop} needs --resize, the size before it, like --resize 256 or 64x64")
     if resize is not None:
         changes |= {"resize": parse_size("--resize", resize), "crop": crop and parse_size("--crop", crop)}
         if crop is None and isinstance(changes["resize"], int):
@@ -195,7 +195,7 @@ def parse_size(option: str, text: str) -> int | tuple[int, int]:
 def load_if_present(
     data: str, split: str, size: Size | Framing, data_dir: Path | None, skip_unreadable: bool
 ) -> Dataset | None:
-    """Load one split of `--data`; None if a folder does not hold it."""
+    """Load one split of `--data`; None if the data do not have it."""
     return load_split(data, split, size, data_dir, skip_unreadable) if split in splits_of(data) else None
 
 
@@ -207,7 +207,7 @@ def load_images(
     skip_unreadable: bool,
     class_order: str | None = None,
 ) -> tuple[Classifier, Dataset]:
-    """Load one split of `--data` at the size that a classifier takes, and give both the same class names."""
+    """Load one split of `--data` at the classifier's input size, and give both the same class names (`align`)."""
     from camlens.model.classifier import align
 
     split = split or split_to_evaluate(data)
@@ -218,7 +218,7 @@ def load_images(
 def load_test_and_train(
     classifier: Classifier, data: str, data_dir: Path | None, skip_unreadable: bool, class_order: str | None = None
 ) -> tuple[Classifier, Dataset, Dataset | None]:
-    """Load the images of `--data` to evaluate, and those of training if it has any, with a classifier's class names."""
+    """Load the images of `--data` to evaluate and its training images, if any, with the classifier's class names."""
     from camlens.model.classifier import align
 
     classifier, test = load_images(classifier, data, None, data_dir, skip_unreadable, class_order)
@@ -226,26 +226,26 @@ def load_test_and_train(
     return classifier, test, None if train is None else align(classifier, train)[1]
 
 
-def say_without_train(data: str) -> None:
-    """Note what a report lacks where `--data` has no training images."""
+def warn_without_train(data: str) -> None:
+    """Warn about what is missing from a report if `--data` has no training images."""
     message = "%s has no train images, so the report has no training images behind the errors"
     logging.getLogger("camlens").warning(message, data)
 
 
 def read_class_order(order: str | None) -> str | list[str] | None:
-    """The class names in the file that `--class-order` names, one in each line; "sorted" and "numeric" as they are."""
+    """The value of `--class-order`: "sorted", "numeric", or the class names in a file, one per line."""
     if order is None or order in ("sorted", "numeric"):
         return order
     try:
         lines = Path(order).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeError) as error:
-        expected = "expected sorted, numeric, or a file with the name of each output in a line"
+        expected = "expected sorted, numeric, or a file with the name of one output per line"
         raise UsageError(f"--class-order {order}: {getattr(error, 'strerror', error)}; {expected}") from error
     return [name for line in lines if (name := line.strip())]
 
 
 def fill_in(text: str) -> str:
-    """Replace "{layer_methods}" and its like in a help text by the names in a table: "a, b or c"."""
+    """Replace "{layer_methods}" and similar fields of a help text by the names in a table: "a, b or c"."""
     if "{" not in text:
         return text
     from camlens.maps.methods import CAMS, METHODS

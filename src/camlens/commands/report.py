@@ -47,19 +47,21 @@ def report(
     from camlens.analyse.training_labels import doubt_of_run
 
     if columns is not None and quick:
-        raise UsageError(f"--columns {columns} is for groups of errors, which --quick leaves out; give one of both")
+        raise UsageError(f"--columns {columns} is for groups of errors, which --quick leaves out; give one of the two")
     shown = opt.shown(resize, crop, interpolation, mean, std)
     with opt.processes(device) as (processes, device):
         classifier = opt.load_model(model, model_option, weights, device, outputs, shown, temperature)
         other = None if second is None else opt.load_model(second, None, None, device)
         if other is not None and (shown or weights or outputs or temperature):
             logging.getLogger("camlens").warning(
-                "the second model, %s, takes no options of the first: it is shown pictures %s", second, other.preprocess
+                "options for the first model do not apply to the second, %s: its pictures are %s",
+                second,
+                other.preprocess,
             )
-        with processes.local_main_first():  # the others find what it downloads
+        with processes.local_main_first():  # so that only one process downloads
             classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
         if train is None:
-            opt.say_without_train(data)
+            opt.warn_without_train(data)
         doubts = None if train is None else doubt_of_run(Path(model or model_option or ""), train)
         evidence: dict[str, Any] = {"opinion": opinion, "columns": columns, "train_doubt": doubts}
         evidence["processes"] = processes

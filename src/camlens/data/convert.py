@@ -1,4 +1,4 @@
-"""Labelled images in any form as a data set: their labels, class names and files, and how floats were normalised."""
+"""Labelled images in any form as a data set: their labels, class names, files, and normalisation if they are floats."""
 
 import logging
 import math
@@ -27,9 +27,11 @@ from camlens.files import path_of
 from camlens.progress import track
 
 log = logging.getLogger("camlens")
-KEPT_PIXELS = 300_000_000  # of pictures that cannot be read again, kept for display
-DULL, SEVERAL = 0.15, 8  # the fraction of 0..1 at each end that is in none of so many images, normalised otherwise
-TOLERANCE, MOST_BEYOND = 0.02, 0.01  # by which floats, their normalisation undone, may leave 0..1; and of how many
+KEPT_PIXELS = 300_000_000  # most pixels of pictures that are kept for display because they cannot be read again
+# If none of so many images comes so close to black (0) or to white (1), they were normalised by other values.
+MIN_IMAGES, MIN_DISTANCE = 8, 0.15
+TOLERANCE = 0.02  # by which floats may leave 0..1 after their normalisation is undone
+MAX_OUTSIDE = 0.01  # the fraction of the values that may be further outside
 
 
 def as_dataset(
@@ -43,20 +45,20 @@ def as_dataset(
 ) -> Dataset:
     """Make a data set of labelled images in any form, for a network.
 
-    Pictures are prepared for the network. Floats are taken as its input, in 8 bits; a warning says so.
+    Pictures are prepared for the network. Floats are taken as its normalised input and kept in 8 bits; a warning says so.
 
     Args:
-        data: A data set, which is returned as it is; what `--data` takes; or anything that gives images with labels, as
-            `as_images` takes it. Labels are class indices, names, or one-hot.
+        data: A data set, which is returned as it is; a value of `--data`; or images with labels in any form that
+            `as_images` takes. Labels are class indices, names, or one-hot.
         split: "train" or "test".
-        class_names: The network's K classes, for data that do not name theirs.
+        class_names: The network's K classes, for data without class names.
         geometry: How the network is shown pictures.
         mean: (C,), subtracted from its inputs.
         std: (C,), by which they are divided.
-        keep_originals: Keep all pictures as they were too, for another network.
+        keep_originals: Also keep all original pictures, for another network.
 
     Raises:
-        DataError: There are no images, labels are missing or are none, or images do not fit the network.
+        DataError: There are no images, labels are missing or invalid, or images do not fit the network.
     """
     if isinstance(data, Dataset):
         return data
@@ -65,7 +67,7 @@ def as_dataset(
         if path.is_dir() and not folder.splits(path):  # the folder of one split, like torchvision's ImageFolder
             return folder.load(path.parent, path.name, geometry)
         return load_split(source, split if split == "train" else split_to_evaluate(source), geometry)
-    say_if_random(data)
+    warn_if_random(data)
     room: float = math.inf if keep_originals or isinstance(data, Sequence) else KEPT_PIXELS
     floats, shape = Floats(mean.cpu()[:, None, None], std.cpu()[:, None, None]), (len(mean), *geometry.size)
     pixels, labels, sizes = [], [], []
@@ -88,16 +90,16 @@ def as_dataset(
         pixels.append(floats.undone(image) if image.is_floating_point() else resize(image[None], geometry)[0])
     if labels and (held := len(pixels) * pixels[0].numel()) > memory_limit():
         log.warning(
-            f"{len(pixels):,} images are held in memory whole, {held / 1e9:.2g} GB: only a folder or a .csv file of "
-            "path,label is read as it is needed"
+            f"{len(pixels):,} images are held in memory, {held / 1e9:.2g} GB: only a folder or a .csv file of "
+            "path,label is read as needed"
         )
     if not labels:
         raise DataError(f"the {split} data have no images; {FORMS}")
     floats.check()
     if room < 0:
-        log.warning("the pictures are too large to be kept: heat maps are drawn on the network's input")
+        log.warning("the pictures are too large to keep: heat maps are drawn on the network's input")
     if isinstance(data, DataLoader) and hasattr(data.dataset, "__len__") and len(data.dataset) != len(labels):
-        log.warning(f"the loader gave {len(labels):,} images, and its data set has {len(data.dataset):,}")
+        log.warning(f"the loader returned {len(labels):,} images, but its data set has {len(data.dataset):,}")
     strings = {label for label in labels if isinstance(label, str)}
     names = named_classes(data) or tuple(sorted(strings)) or tuple(class_names)
     return InMemoryDataset(
@@ -114,7 +116,7 @@ def as_dataset(
 
 
 class Floats:
-    """Images of floats, as a network takes them, and what their values say of how they were normalised.
+    """Images of floats, as a network takes them, and what their values tell about how they were normalised.
 
     Args:
         mean: (C, 1, 1), subtracted from the network's inputs.
@@ -123,7 +125,7 @@ class Floats:
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         self.mean, self.std = mean, std
-        self.low, self.high, self.beyond, self.count, self.images = math.inf, -math.inf, 0, 0, 0
+        self.low, self.high, self.outside, self.count, self.images = math.inf, -math.inf, 0, 0, 0
 
     def undone(self, image: Tensor) -> Tensor:
         """An image (C, H, W) with its normalisation undone, in uint8; grey as RGB. Raises `DataError` if not finite."""
@@ -132,50 +134,50 @@ class Floats:
         image = image.float().cpu()
         fractions = image * self.std + self.mean
         self.low, self.high = min(self.low, float(image.min())), max(self.high, float(image.max()))
-        self.beyond += int((fractions - 0.5).abs().gt(0.5 + TOLERANCE).sum())
+        self.outside += int((fractions - 0.5).abs().gt(0.5 + TOLERANCE).sum())
         self.count += image.numel()
         self.images += 1
         pixels = (fractions * 255).round().clamp(0, 255).byte()
         return pixels.expand(3, -1, -1) if len(pixels) == 1 else pixels
 
     def check(self) -> None:
-        """Say in a warning what is assumed. Raises `DataError` if the images were normalised otherwise."""
+        """Warn about what is assumed. Raises `DataError` if the images were normalised by other values."""
         if not self.count:
             return
         mean, std = (",".join(f"{value:.3g}" for value in values.flatten()) for values in (self.mean, self.std))
         said = f"the data give floats from {self.low:.3g} to {self.high:.3g}"
         how = f"the network's mean {mean} and standard deviation {std}"
-        if self.beyond > MOST_BEYOND * self.count:
+        if self.outside > MAX_OUTSIDE * self.count:
             raise DataError(
-                f"{said}: with {how} undone, {100 * self.beyond / self.count:.0f} % of them are not in 0 to 1, so they "
-                "were not normalised by these. Give the Classifier the mean and std of the data, or give PIL pictures"
+                f"{said}: with {how} undone, {100 * self.outside / self.count:.0f} % of them are not in 0 to 1, so they "
+                "were normalised by other values. Give the Classifier the mean and std of the data, or give PIL pictures"
             )
         if not warn_if_unnormalised(self.low, self.high, self.mean, self.std, self.images):
             log.warning(f"{said}: taken as normalised already, by {how}")
 
 
 def warn_if_unnormalised(low: float, high: float, mean: Tensor | None, std: Tensor | None, count: int) -> bool:
-    """Warn of images that do not seem to be normalised, or not by these values.
+    """Warn about images that do not seem to be normalised, or not by these values.
 
-    A normalised bright picture may have no negative values either; then some are above 1, and none above white. A dull
-    one may have neither black nor white, but hardly each of several.
+    A bright picture may have no negative values after normalisation; then some are above 1, and none above white. A
+    single picture of low contrast may have neither black nor white, but that is unlikely for `MIN_IMAGES` of them.
 
     Args:
         low: Their smallest value.
         high: Their largest value.
-        mean: What the network's normalisation subtracts; None if that is not known.
-        std: By what it divides.
+        mean: What the network's normalisation subtracts; None if unknown.
+        std: What it divides by; None if unknown.
         count: Number of images.
 
     Returns:
         Whether it warned.
     """
-    if mean is not None and std is not None and low < 0 and count >= SEVERAL:
+    if mean is not None and std is not None and low < 0 and count >= MIN_IMAGES:
         darkest, brightest = float((low * std + mean).min()), float((high * std + mean).max())
-        if darkest > DULL and brightest < 1 - DULL:
+        if darkest > MIN_DISTANCE and brightest < 1 - MIN_DISTANCE:
             warnings.warn(
                 f"with the network's mean and standard deviation undone, {count} images reach from {darkest:.2g} to "
-                f"{brightest:.2g} of 0 (black) to 1 (white): as if they had been normalised by others; give the "
+                f"{brightest:.2g} of 0 (black) to 1 (white): as if they had been normalised by other values; give the "
                 "Classifier those of the images, or give PIL pictures or uint8 arrays",
                 stacklevel=4,
             )
@@ -194,8 +196,8 @@ def warn_if_unnormalised(low: float, high: float, mean: Tensor | None, std: Tens
     return True
 
 
-def say_if_random(data: Any) -> None:
-    """Warn of a data set whose images are others each time, as in training."""
+def warn_if_random(data: Any) -> None:
+    """Warn about a data set that returns different images on each access, as with random transforms for training."""
     inner: Any = data.dataset if isinstance(data, DataLoader) else data
     if isinstance(inner, Sequence | Mapping | Tensor | np.ndarray):
         return
@@ -203,11 +205,11 @@ def say_if_random(data: Any) -> None:
         return
     first, *others = (np.asarray(next(samples([inner[0]])).image) for _ in range(4))
     if not all(np.array_equal(first, other) for other in others):
-        log.warning("the data give another image each time, as in training; use the transforms for evaluation")
+        log.warning("the data return a different image each time, as for training; use the transforms for evaluation")
 
 
 def named_classes(data: Any) -> tuple[str, ...] | None:
-    """The class names that a data set of torchvision or Hugging Face, or one inside another, has; None if none."""
+    """The class names of a data set of torchvision or Hugging Face, or of one inside it; None if it has none."""
     if named := [feature.names for feature in features_of(data).values() if hasattr(feature, "names")]:
         return tuple(named[0]) if len(named) == 1 else None
     if isinstance(classes := getattr(data, "classes", None), list | tuple) and classes:
@@ -218,7 +220,7 @@ def named_classes(data: Any) -> tuple[str, ...] | None:
 
 
 def label_index(label: Any, number: int, class_names: Sequence[str]) -> int:
-    """The index of a class given as an index, a name, or one-hot (K,). Raises `DataError` if it is none."""
+    """The index of a class given as an index, a name, or one-hot (K,). Raises `DataError` for anything else."""
     value = label.tolist() if hasattr(label, "tolist") else label
     if isinstance(value, list | tuple) and len(value) == 1:
         (value,) = value
@@ -236,7 +238,7 @@ def label_index(label: Any, number: int, class_names: Sequence[str]) -> int:
 
 
 def file_names(data: Any, count: int, split: str) -> tuple[str, ...]:
-    """Names by which people find images again: their files where these are known, below the folder that holds all."""
+    """Names by which people find images again: their files, relative to a common folder, if these are known."""
     paths = files_of(data) or []
     if len(paths) < count:
         return tuple(f"{split} image {number}" for number in range(count))
@@ -245,7 +247,7 @@ def file_names(data: Any, count: int, split: str) -> tuple[str, ...]:
 
 
 def files_of(data: Any) -> list[Path] | None:
-    """The files of pairs, of an `ImageFolder`, or of one inside another data set or a loader in its order; or None."""
+    """The files of pairs or of an `ImageFolder`, also inside a subset or a loader that keeps the order; else None."""
     listed = data if isinstance(data, list | tuple) else getattr(data, "samples", None)
     if isinstance(listed, list | tuple) and listed:
         firsts = [pair[0] for pair in listed if isinstance(pair, tuple | list) and len(pair) == 2]

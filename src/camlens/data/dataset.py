@@ -34,9 +34,9 @@ BATCH_SIZE = 1000  # images in memory at once in a pass over a whole data set
 class Dataset(ABC):
     """The labelled images of one split.
 
-    Images are asked for by index and come in batches, so a data set need not hold them in memory. A subclass says how
-    they are read (`images`, `size`, `resized`) and names in `per_image` its attributes with one entry per image, from
-    which `subset` selects.
+    Images are requested by index and come in batches, so a data set need not hold them in memory. A subclass defines
+    how they are read (`images`, `size`, `resized`) and lists in `per_image` its attributes with one entry per image,
+    from which `subset` selects.
 
     Args:
         name: What the data is called, like "cifar10".
@@ -47,7 +47,7 @@ class Dataset(ABC):
         original_size: The size of the images before they were resized, in words: "32x32".
 
     Raises:
-        DataError: The parts do not fit each other, or there are no images.
+        DataError: The arguments are inconsistent, or there are no images.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Dataset(ABC):
             found = ", ".join(f"{length} {name}" for name, length in lengths.items())
             raise DataError(f"{self.name} has {found}; expected as many of each")
         if twice := duplicates(self.class_names):
-            raise DataError(f"{self.name} has the class {twice} more than once; give every class a name of its own")
+            raise DataError(f"{self.name} has the class {twice} more than once; give every class a different name")
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= classes:
             raise DataError(f"{self.name}: labels run from {low} to {high}; expected 0 to {classes - 1}")
@@ -95,14 +95,14 @@ class Dataset(ABC):
         """
 
     def prepared(self: DatasetT, geometry: Framing) -> DatasetT:
-        """The images as a network with this geometry takes them; or itself, where each batch can still be made so.
+        """The images as a network with this geometry takes them; or itself, if each batch can still be prepared.
 
-        A data set whose images have the geometry's size already is taken as it is.
+        Images that already have the geometry's size are used as they are.
         """
         return self.resized(geometry.size) if geometry == geometry_of(geometry.size) else self
 
     def picture(self, index: int) -> Image.Image | None:
-        """The original picture of an image, RGB; None where it is not kept.
+        """The original picture of an image, RGB; None if it is not kept.
 
         Raises:
             DataError: It can no longer be read.
@@ -110,7 +110,7 @@ class Dataset(ABC):
         return None
 
     def picture_size(self, index: int) -> Size | None:
-        """Height and width of the original picture of an image, upright; None where it is not kept.
+        """Height and width of the original picture of an image, upright; None if it is not kept.
 
         Raises:
             DataError: It can no longer be read.
@@ -121,10 +121,10 @@ class Dataset(ABC):
     def displayed(
         self, index: int, geometries: Sequence[Framing], max_side: int | None = None
     ) -> tuple[Tensor, list[Window] | None]:
-        """An image for display: the original picture, if a network with one of these geometries crops or squeezes it.
+        """An image for display: the original picture, if one of these geometries crops or squeezes it.
 
         Returns:
-            (3, H, W) uint8, and for each geometry the part that the network is shown; None for the image itself.
+            (3, H, W) uint8, and for each geometry the part of the picture that it takes; None for the image itself.
 
         Raises:
             DataError: The original picture can no longer be read.
@@ -144,7 +144,7 @@ class Dataset(ABC):
         return (self.images(part) for part in parts)
 
     def content(self) -> Iterator[bytes]:
-        """What tells these images from others, in pieces: their pixels, or what is known of their files."""
+        """Bytes that identify these images, in pieces: their pixels, or facts about their files."""
         return (images.contiguous().numpy().tobytes() for images in self.batches())
 
     def subset(self: DatasetT, indices: Tensor) -> DatasetT:
@@ -156,7 +156,7 @@ class Dataset(ABC):
         return self._copy(labels=labels)
 
     def with_class_order(self: DatasetT, class_names: Sequence[str]) -> DatasetT:
-        """The same images with these classes, in this order: among them all that have images."""
+        """The same images with these classes in this order, which must include all classes that have images."""
         places = {name: place for place, name in enumerate(class_names)}
         place = torch.tensor([places.get(name, -1) for name in self.class_names])
         return self._copy(class_names=class_names, labels=place[self.labels])
@@ -166,7 +166,7 @@ class Dataset(ABC):
         return self._copy(class_names=class_names)
 
     def _copy(self: DatasetT, **changes: Any) -> DatasetT:
-        """A copy with these attributes changed, checked as a new one is."""
+        """A copy with these attributes changed, checked like a new data set."""
         changed = copy(self)
         vars(changed).update(changes)
         changed.__post_init__()
@@ -216,9 +216,9 @@ class InMemoryDataset(Dataset):
         files: N names by which people find an image again.
         original_size: The size of the images before they were resized, in words: "32x32".
         pixels: The images, (N, C, H, W) uint8; RGB if C is 3.
-        originals: What `resized` starts from, if not from `pixels`: N pictures, N files of pictures, or the
-            images at another size.
-        geometry: How the pixels were made of the originals; None if they are the originals themselves.
+        originals: What `resized` starts from, if not `pixels`: N pictures, N picture files, or the images at another
+            size.
+        geometry: How the pixels were made from the originals; None if they are the originals.
     """
 
     pixels: Tensor
@@ -237,7 +237,7 @@ class InMemoryDataset(Dataset):
         return self.pixels[indices]
 
     def resized(self: InMemoryT, size: Size | Framing) -> InMemoryT:
-        """The same images of another size or geometry, made from the originals; itself if it has that.
+        """The same images at another size or geometry, made from the originals; itself if it has that geometry.
 
         Raises:
             DataError: A picture can no longer be read.
@@ -254,7 +254,7 @@ class InMemoryDataset(Dataset):
         return self._copy(pixels=pixels, geometry=geometry)
 
     def prepared(self: InMemoryT, geometry: Framing) -> InMemoryT:
-        """The images as a network with this geometry takes them; or itself, where each batch can still be made so."""
+        """The images as a network with this geometry takes them; or itself, if each batch can still be prepared."""
         if self.geometry is None and (self.size != geometry.size or geometry == geometry_of(self.size)):
             return self
         return self.resized(geometry)
@@ -311,12 +311,12 @@ def channel_statistics(counts: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def duplicates(names: Sequence[str]) -> str:
-    """The names that occur more than once, in words; "" if there are none."""
+    """The names that occur more than once, as text; "" if there are none."""
     return ", ".join(repr(name) for name, count in Counter(names).items() if count > 1)
 
 
 def are_numbers(names: Iterable[str]) -> bool:
-    """Whether all names are whole numbers, like "10", of fewer digits than Python refuses to read."""
+    """Whether all names are whole numbers, like "10"; Python refuses to read very long ones."""
     return all(name.isascii() and name.isdecimal() and len(name) < 1000 for name in names)
 
 

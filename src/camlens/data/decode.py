@@ -1,7 +1,8 @@
-"""Decoding one picture; as a program of its own, `python -m camlens.data.decode`, for pictures that anybody may send.
+"""Decoding one picture; also a program, `python -m camlens.data.decode`, to decode untrusted pictures.
 
-The program reads pictures from standard input and writes pixels to standard output, so that one that takes too long can
-be ended, and one that takes too much memory, or breaks a decoder, ends nothing else (`camlens.data.decoder`).
+The program reads pictures from standard input and writes pixels to standard output. `camlens.data.decoder_process` runs it,
+so that a picture that takes too long can be given up, and one that takes too much memory or crashes a decoder ends only
+the program.
 """
 
 import io
@@ -19,13 +20,13 @@ from camlens.errors import DataError
 
 MAX_SCANS = 100  # of a JPEG; cameras and tools write about ten
 MAX_SIDE = 1_000_000  # pixels; Pillow takes more memory for each row than for some pixels
-MEMORY = 1_500_000_000  # bytes of addresses that the program may take
-# Not all that Pillow reads: an EPS file runs another program, and anything can pass for a TGA file.
+MEMORY = 1_500_000_000  # bytes of address space that the program may use
+# Fewer than Pillow reads: an EPS file runs another program, and anything can pass for a TGA file.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # of a JPEG's segment; the others occur in compressed data
+MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # starts a segment of a JPEG; the rest is in compressed data
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
-REQUEST = struct.Struct("<QQ")  # bytes of the file, most pixels
-ANSWER = struct.Struct("<QQQQ")  # width, height and frames, or three times 0 for words; bytes that follow
+REQUEST = struct.Struct("<QQ")  # bytes of the file that follows, largest number of pixels
+ANSWER = struct.Struct("<QQQQ")  # width, height and frames, all 0 for an error message; bytes that follow
 
 
 def decode_picture(content: bytes, max_pixels: int) -> tuple[Image.Image, int]:
@@ -57,7 +58,7 @@ def decode_picture(content: bytes, max_pixels: int) -> tuple[Image.Image, int]:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Convert a picture of any mode to what `read_picture` returns; the picture itself if it is so already."""
+    """Convert a picture of any mode to 8-bit RGB, upright, as `read_picture` returns it."""
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would only be copied
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
@@ -78,11 +79,11 @@ def readable_formats() -> list[str]:
 
 
 def check_decodable(image: Image.Image, source: Path | bytes) -> None:
-    """Raise `ValueError` for an opened picture that was made to take minutes, or more memory than its pixels.
+    """Raise `ValueError` for a picture that was made to take minutes, or more memory than its pixels need.
 
     Args:
         image: The picture, before it is decoded.
-        source: Its file, or the content of that.
+        source: Its file, or the file's content.
     """
     if max(image.size) > MAX_SIDE:
         raise ValueError(f"it is {image.width}×{image.height}; expected {MAX_SIDE:,} pixels a side at most")
@@ -121,13 +122,13 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
 
 def serve() -> None:
     """Decode pictures from standard input until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that asks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the parent process
     try:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     except (ImportError, ValueError, OSError):
-        pass  # this system cannot limit it
+        pass  # this system cannot limit the memory
     given, answers = sys.stdin.buffer, sys.stdout.buffer
     answers.write(b"\n")  # it is ready
     answers.flush()

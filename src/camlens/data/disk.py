@@ -1,4 +1,4 @@
-"""Data sets that are larger than the memory: picture files that are decoded as they are needed."""
+"""Data sets that are larger than memory: picture files that are decoded when they are needed."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ def memory_limit() -> int:
     """How many bytes of images a data set may keep in memory: `$CAMLENS_MEMORY` GB, or 1.
 
     Raises:
-        UsageError: The variable is no number.
+        UsageError: The variable is not a number.
     """
     given = os.environ.get(MEMORY, str(DEFAULT_MEMORY))
     try:
@@ -36,7 +36,7 @@ def memory_limit() -> int:
 
 @dataclass(eq=False, repr=False)
 class FileDataset(Dataset):
-    """A data set whose pictures lie on disk and are decoded each time they are needed.
+    """A data set whose pictures stay on disk and are decoded each time they are needed.
 
     Args:
         name: What the data is called, like "cifar10".
@@ -83,7 +83,7 @@ class FileDataset(Dataset):
             yield from map(_whole, loader)
 
     def resized(self, size: Size | Framing) -> "FileDataset":
-        """The same pictures as images of another size or geometry; itself if it has that."""
+        """The same pictures as images of another size or geometry; itself if it has that geometry."""
         geometry = geometry_of(size)
         return self if geometry == self.geometry else self._copy(geometry=geometry)
 
@@ -112,7 +112,7 @@ class FileDataset(Dataset):
         return read_size(self.path(index))
 
     def content(self) -> Iterator[bytes]:
-        """What tells these images from others: path, size and time of change of each file, and what is made of it.
+        """Bytes that identify these images: the geometry, and path, size and modification time of each file.
 
         Raises:
             DataError: A file is no longer there.
@@ -135,7 +135,7 @@ class FileDataset(Dataset):
         return count_levels(paths, f"counting the pixels of {self.name}, {self.split}")
 
     def decode(self, index: int) -> Tensor | DataError:
-        """One image, (C, H, W) uint8, or the error: workers would wrap one that they raise in a traceback."""
+        """One image, (C, H, W) uint8, or the error, which is returned because workers add a traceback when raising."""
         try:
             return torch.tensor(self.geometry.pixels(read_file(self.path(index))))
         except DataError as error:
@@ -152,7 +152,7 @@ class FileDataset(Dataset):
 
 
 def _whole(batch: Tensor | DataError) -> Tensor:
-    """The batch. Raises it if it is an error."""
+    """Return a batch, or raise it if it is an error."""
     if isinstance(batch, DataError):
         raise batch
     return batch

@@ -1,7 +1,8 @@
 """Random distortions of whole batches of images on their device, as augmentation.
 
-One operation with a random strength for each image, as TrivialAugment does (Müller and Hutter 2021, arXiv 2103.10158),
-of those that are linear in places or colours, with the strengths of RandAugment (Cubuk et al. 2019, arXiv 1909.13719).
+Each image gets one operation with a random strength, as in TrivialAugment (Müller and Hutter 2021, arXiv 2103.10158). The
+operations are the affine and the linear colour operations of RandAugment (Cubuk et al. 2019, arXiv 1909.13719), with its
+strengths.
 """
 
 import math
@@ -18,7 +19,7 @@ GREY = torch.tensor([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.6
 
 
 def draw_distortions(count: int, probability: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw the operations (count,) int64 and their strengths (count,), -1 to 1; with 1 - `probability` it is `NONE`."""
+    """Draw operations (count,) int64, `NONE` with probability 1 - `probability`, and strengths (count,), -1 to 1."""
     kinds = torch.randint(1, 9, (count,), generator=generator)
     kinds[torch.rand(count, generator=generator) >= probability] = NONE
     return kinds, 2 * torch.rand(count, generator=generator) - 1
@@ -30,8 +31,8 @@ def distort(images: Tensor, kinds: Tensor, strengths: Tensor, colour: Tensor) ->
     Args:
         images: (B, 3, H, W) uint8.
         kinds: (B,) int64, `NONE` to `SATURATION`.
-        strengths: (B,), -1 to 1: fractions of the largest angle, shear or shift, or of the change of colour.
-        colour: (3,), what comes in from outside the image, 0 to 255.
+        strengths: (B,), -1 to 1: fractions of the largest angle, shear, shift or change of colour.
+        colour: (3,), fills what was outside the image, 0 to 255.
 
     Returns:
         (B, 3, H, W) uint8.

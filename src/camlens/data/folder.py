@@ -28,7 +28,7 @@ def splits(root: Path) -> list[str]:
 
 
 def is_split(root: Path) -> bool:
-    """Whether `root` has no folders for splits but folders with pictures, of the classes of one split."""
+    """Whether `root` has no folders for splits, but class folders with pictures, and so is one split."""
     endings = picture_endings()
     return not splits(root) and any(
         path.suffix.lower() in endings for name in _folders(root) for path in (root / name).iterdir()
@@ -36,10 +36,10 @@ def is_split(root: Path) -> bool:
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """The pictures in a folder and below, in the order of their paths; what is left out is counted in a warning.
+    """The pictures in a folder and below, in the order of their paths. A warning counts the files that are left out.
 
     Raises:
-        DataError: There are none, or the folder cannot be read.
+        DataError: There are no pictures, or the folder cannot be read.
     """
     pictures, others = _separate(folder)
     _note(folder, len(pictures), others, "expected pictures")
@@ -49,14 +49,14 @@ def find_pictures(folder: Path) -> list[Path]:
 def load(root: Path, split: str, size: Size | Framing, skip_unreadable: bool = False) -> Dataset:
     """Read the pictures in `root`/`split`/<class>/ and below, in the order of their paths.
 
-    Hidden files are ignored. Files without the ending of a picture are left out, and counted in a warning. Class names
-    are the sorted names of the folders in all splits. A split may lack pictures of a class. A class that is in val or
-    test but not in an existing train is refused, as no network trained there can know it.
+    Hidden files are ignored. Files without a picture's ending are left out, and counted in a warning. Class names are
+    the sorted names of the folders in all splits. A split may have no pictures of a class. A class that is in val or
+    test but not in an existing train folder is refused, as a network trained there cannot know it.
 
     Args:
         root: The folder that holds the folders train, val and test, or some of them.
         split: "train", "val" or "test", or the name of another folder with a folder for each class.
-        size: Height and width in pixels to which each picture is resized whole, or how else it becomes an image.
+        size: Height and width in pixels to which each whole picture is resized, or another geometry.
         skip_unreadable: Leave out pictures that cannot be read, with a warning, instead of failing.
 
     Raises:
@@ -79,17 +79,17 @@ def read_images(
     size: Size | Framing,
     skip_unreadable: bool,
 ) -> Dataset:
-    """Read picture files as a data set: into memory, or to be decoded as needed if they exceed `memory_limit`.
+    """Read picture files as a data set: into memory, or decoded when needed if they exceed `memory_limit`.
 
     Args:
-        source: Where they are listed, for messages.
+        source: Where the files are listed, for messages.
         name: What the data is called.
         split: "train", "val" or "test".
         class_names: K names, all different.
         labels: The index of the class of each picture, N numbers.
         files: N paths, from `root` or absolute.
         root: The folder that holds them.
-        size: Height and width in pixels to which each picture is resized whole, or how else it becomes an image.
+        size: Height and width in pixels to which each whole picture is resized, or another geometry.
         skip_unreadable: Leave out pictures that cannot be read, with a warning, instead of failing.
 
     Raises:
@@ -108,7 +108,7 @@ def read_images(
         lines = [f"{len(errors)} of {len(files)} pictures in {source} cannot be read:", *map(str, errors)]
         message = "\n  ".join(lines)
         if not skip_unreadable:
-            raise DataError(f"{message}\nmend or remove them, or go on without them with --skip-unreadable")
+            raise DataError(f"{message}\nrepair or remove them, or leave them out with --skip-unreadable")
         logging.getLogger("camlens").warning("%s\nthey are left out", message)
     about: dict[str, Any] = {
         "name": name,
@@ -125,7 +125,7 @@ def read_images(
     height, width = geometry.size
     logging.getLogger("camlens").warning(
         f"{name}, {split}: {len(kept):,} images of {height}x{width} would take {needed / 1e9:.1f} GB, more than "
-        f"{limit / 1e9:g}: they are decoded each time that they are needed (${MEMORY} sets the limit, in GB)"
+        f"{limit / 1e9:g}: they are decoded each time they are needed (${MEMORY} sets the limit, in GB)"
     )
     return FileDataset(**about, root=root)
 
@@ -159,7 +159,7 @@ def _folders(root: Path) -> set[str]:
 
 
 def _check_names(folder: Path, names: Iterable[str]) -> None:
-    """Raise `DataError` for a name that no file or page can hold."""
+    """Raise `DataError` for a name that cannot be written as Unicode."""
     if other := next((name for name in names if not is_unicode(name)), None):
         raise DataError(
             f"{folder} has a name that is not in UTF-8, {os.fsencode(other)!r}; rename it (if it is in UTF-8, this "
@@ -168,14 +168,14 @@ def _check_names(folder: Path, names: Iterable[str]) -> None:
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a file or folder is not for people: hidden, or what macOS leaves in archives."""
+    """Whether a file or folder is ignored: hidden, or what macOS adds to archives."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def _files(folder: Path) -> list[str]:
-    """The paths from a folder of the files in it and below that are not hidden, in their order.
+    """The files in a folder and below that are not hidden, as sorted paths from the folder.
 
-    They are strings: a million `Path`s take a gigabyte.
+    They are strings, as a million `Path`s take a gigabyte.
     """
     found = []
     for place, folders, names in os.walk(folder):
@@ -187,10 +187,10 @@ def _files(folder: Path) -> list[str]:
 
 
 def _find_labelled(root: Path, split: str, class_names: Sequence[str]) -> tuple[list[str], list[int]]:
-    """The paths from `root` of the pictures, in their order by class, and their labels; what is left out is noted.
+    """The pictures of a split by class, as paths from `root`, and their labels; a warning counts what is left out.
 
     Raises:
-        DataError: There are none.
+        DataError: There are no pictures.
     """
     folder, files, labels, empty = root / split, list[str](), list[int](), []
     others: list[str] = []
@@ -207,7 +207,7 @@ def _find_labelled(root: Path, split: str, class_names: Sequence[str]) -> tuple[
 
 
 def _separate(folder: Path) -> tuple[list[str], list[str]]:
-    """The files in a folder and below with the ending of a picture, in the order of their paths, and the others."""
+    """The files in a folder and below that have a picture's ending, in the order of their paths, and the others."""
     files, endings = _files(folder), picture_endings()
     is_picture = [PurePath(file).suffix.lower() in endings for file in files]
     pictures = [file for file, is_one in zip(files, is_picture, strict=True) if is_one]
@@ -215,7 +215,7 @@ def _separate(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _note(folder: Path, count: int, others: Iterable[str], expected: str, without: str = "") -> None:
-    """Count in a warning what is left out of a folder. Raises `DataError` if it has no pictures."""
+    """Warn about what is left out of a folder. Raises `DataError` if it has no pictures."""
     endings = Counter(Path(file).suffix.lower() or "without an ending" for file in others)
     found = [f"{number} {ending}" for ending, number in endings.most_common()]
     found += ["the folder __MACOSX"] if any(folder.rglob("__MACOSX")) else []

@@ -1,4 +1,4 @@
-"""How a picture becomes an image of the size that a network takes: resized and cropped, as torchvision does it."""
+"""How a picture becomes an image of the size that a network takes: resized and cropped, as in torchvision."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,7 +19,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
 class Framing(Protocol):
-    """Anything that makes images of one size: a `Geometry`, or a function of the user's own."""
+    """Anything that makes images of one size: a `Geometry`, or a user's function."""
 
     @property
     def size(self) -> Size:
@@ -33,10 +33,10 @@ class Framing(Protocol):
         """Make the image of an RGB picture: (C, H, W)."""
 
     def apply(self, picture: Image.Image) -> Image.Image:
-        """The same for display, in RGB."""
+        """As `pixels`, but as an RGB picture for display."""
 
     def window(self, size: Size) -> Window | None:
-        """What the image shows of a picture of this size; None if that is not known."""
+        """The part of a picture of this size that the image shows; None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,18 @@ class Geometry:
     Args:
         resize: The length in pixels to which the shortest side is resized, with the proportions kept; or (height,
             width), to which the whole picture is resized; or None to leave the picture as it is.
-        crop: Side, or (height, width), in pixels of the centre crop that follows; None for none. What lies beyond the
-            picture is black.
+        crop: Side, or (height, width), in pixels of the centre crop that follows; None for none. Outside the picture it
+            is black.
         interpolation: A name in `INTERPOLATIONS`.
-        antialias: Whether to average over all pixels of the picture, as Pillow does, and torchvision for PIL pictures
-            whatever is asked of it; False as `torch.nn.functional.interpolate` does by default.
-        round_down: Of a crop that cannot lie exactly in the middle: rounded up and left, as Hugging Face does, instead
-            of to the even number, as torchvision does.
-        by_torch: Whether torch resizes instead of Pillow, as Hugging Face's processors let it: it rounds otherwise.
+        antialias: Whether to average over all pixels of the picture, as Pillow always does, and so torchvision for PIL
+            pictures; `torch.nn.functional.interpolate` by default does not.
+        round_down: Whether a crop that cannot be exactly in the middle is moved up and left, as in Hugging Face's
+            processors, instead of to the even number, as in torchvision.
+        by_torch: Whether torch resizes instead of Pillow, as in some of Hugging Face's processors: it rounds
+            differently.
 
     Raises:
-        UsageError: A value is none of these, or the images would have different sizes.
+        UsageError: A value is invalid, or the images would have different sizes.
     """
 
     resize: int | Size | None = 256
@@ -106,7 +107,7 @@ class Geometry:
         return (self.resize, long) if size[0] == short else (long, self.resize)
 
     def window(self, size: Size) -> Window:
-        """What the image shows of a picture of this size; it may reach beyond the picture."""
+        """The part of a picture of this size that the image shows; it may extend beyond the picture."""
         (height, width), (top, left) = self.resized_size(size), self._corner(size)
         return top / height, left / width, (top + self.size[0]) / height, (left + self.size[1]) / width
 
@@ -133,7 +134,7 @@ class Geometry:
         return resized if (height, width) == self.size else resized.crop((left, top, right, bottom))
 
     def _corner(self, size: Size) -> tuple[int, int]:
-        """Top and left of the crop in the resized picture; negative where it is larger."""
+        """Top and left of the crop in the resized picture; negative if the crop is larger."""
         spare = [have - want for have, want in zip(self.resized_size(size), self.size, strict=True)]
         top, left = (-(-n // 2) if n < 0 else n // 2 if self.round_down else round(n / 2) for n in spare)
         return top, left
@@ -152,5 +153,5 @@ def _is_length(side: object) -> bool:
 
 
 def geometry_of(size: Size | Framing) -> Framing:
-    """A height and width mean the whole picture, bilinear and antialiased."""
+    """A geometry as it is; for a height and width, one that resizes the whole picture, bilinear and antialiased."""
     return Geometry((size[0], size[1]), None) if isinstance(size, tuple | list) else size

@@ -1,7 +1,7 @@
 """JPEG compression of whole batches of images on their device, as augmentation.
 
-The baseline process with colour at half the resolution (4:2:0) as libjpeg computes it, without the entropy coding,
-which loses nothing (ITU-T T.81; colours by JFIF 1.02).
+The baseline process with colour at half the resolution (4:2:0) as in libjpeg, without the entropy coding, which is
+lossless (ITU-T T.81; colours by JFIF 1.02).
 """
 
 import math
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# how coarsely the coefficients of a block are rounded at quality 50 (T.81, annex K.1)
+# the steps to which the coefficients of a block are rounded at quality 50 (T.81, annex K.1)
 LUMA = torch.tensor([
     [16, 11, 10, 16, 24, 40, 51, 61],
     [12, 12, 14, 19, 26, 58, 60, 55],
@@ -35,12 +35,12 @@ DCT[0] = 8**-0.5
 
 @cache
 def on_device(constant: Tensor, device: torch.device) -> Tensor:
-    """A constant on a device; copying it there each time would make a GPU wait."""
+    """A constant on a device, cached because each copy would make a GPU wait."""
     return constant.to(device)
 
 
 def compress(images: Tensor, quality: Tensor) -> Tensor:
-    """What is left of images that are saved as JPEG.
+    """Images as they are after being saved as JPEG.
 
     Args:
         images: (B, 3, H, W) uint8, RGB.
@@ -63,7 +63,7 @@ def compress(images: Tensor, quality: Tensor) -> Tensor:
 
 
 def _round_blocks(plane: Tensor, table: Tensor, quality: Tensor) -> Tensor:
-    """Round the cosine transform of each block of 8x8 as far as the quality asks for.
+    """Round the cosine transform of each block of 8x8 according to the quality.
 
     Args:
         plane: (B, C, H, W), -128 to 127, the width a multiple of 8.

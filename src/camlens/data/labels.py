@@ -1,4 +1,4 @@
-"""Other labels for the images of a data set, out of a file."""
+"""Other labels for the images of a data set, from a file."""
 
 import io
 from pathlib import Path
@@ -14,19 +14,19 @@ from camlens.files import read_bytes
 
 
 def read_labels(path: Path, data: Dataset) -> Tensor:
-    """The labels of a data set as a file gives them.
+    """Read the labels of a data set from a file.
 
     Args:
-        path: A .npy file with a class number for each image, in the order of the data; or a .csv file with the columns
-            `path` and `label`, a class name, and perhaps `index`, as `camlens labels` writes it. Images that it does
-            not list keep their labels, and its other columns change nothing.
+        path: A .npy file with a class number for each image, in the order of the data. Or a .csv file with the columns
+            `path`, `label` (a class name) and optionally `index`, as `camlens labels` writes it; images that it does
+            not list keep their labels, and other columns are ignored.
         data: The images.
 
     Returns:
         (N,) int64.
 
     Raises:
-        DataError: The file cannot be read, is for other images, or says two labels of one.
+        DataError: The file cannot be read, is for other images, or has two labels for one image.
         UsageError: A class is unknown, or the file is of another kind.
     """
     kinds = {".npy": _from_array, ".csv": _from_table}
@@ -58,7 +58,7 @@ def _from_array(path: Path, data: Dataset) -> Tensor:
 
 
 def _from_table(path: Path, data: Dataset) -> Tensor:
-    """The labels in a .csv file; those of images that it does not list stay."""
+    """The labels in a .csv file; images that it does not list keep theirs."""
     labels, said = data.labels.clone(), dict[int, str]()
     places = {file: index for index, file in enumerate(data.files)}
     classes = {name: number for number, name in enumerate(data.class_names)}

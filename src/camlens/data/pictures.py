@@ -1,4 +1,4 @@
-"""Reading pictures, from one file, from its content or many at one size."""
+"""Reading picture files, one or many at one size, and resizing pictures."""
 
 import os
 import stat
@@ -24,20 +24,20 @@ B = TypeVar("B")
 
 
 def read_picture(path: Path) -> Image.Image:
-    """Read a picture file as 8-bit RGB, turned upright as its EXIF data says, on a white ground if it is transparent.
+    """Read a picture file as 8-bit RGB, turned upright by its EXIF data, on white if it is transparent.
 
     Only the first frame of an animation is read. Grey values of more than 8 bits are scaled, not clipped: integers
-    from 16 bits; floats from the first of 0..1, 0..255 and 0..65535 that holds them; others from their own range.
+    from 16 bits; floats from the first of 0..1, 0..255 and 0..65535 that contains them; others from their own range.
 
     Raises:
-        DataError: There is no such file, or it is not a whole picture; the message says why.
+        DataError: There is no such file, or it is not a complete picture; the message says why.
     """
     with quiet_pillow():
         return read_file(path)
 
 
 def read_size(path: Path) -> Size:
-    """Height and width of a picture file, turned upright, from its head alone.
+    """Height and width of a picture file, turned upright, from its header alone.
 
     Raises:
         DataError: There is no such file, or it is not a picture; the message says why.
@@ -57,8 +57,8 @@ def read_pictures(
 
     Args:
         pictures: N files, or pictures of any mode.
-        geometry: How each becomes an image.
-        description: The work in words, for the progress bar.
+        geometry: How each picture becomes an image.
+        description: Describes the work in the progress bar.
 
     Returns:
         The pixels (N, C, h, w) uint8, undefined for pictures that cannot be read; the original height and width of
@@ -85,16 +85,16 @@ def read_pictures(
 def read_sizes(
     root: Path, files: Sequence[str], description: str, whole: bool = False
 ) -> tuple[dict[int, Size], list[DataError]]:
-    """Look at picture files that are decoded later.
+    """Read the sizes of picture files that are decoded later.
 
     Args:
         root: The folder that holds the files.
         files: N paths, from `root` or absolute.
-        description: The work in words, for the progress bar.
-        whole: Decode each picture to its end, to see that it can be; otherwise only its head is read.
+        description: Describes the work in the progress bar.
+        whole: Decode each picture completely, to find damaged ones; otherwise only its header is read.
 
     Returns:
-        Height and width of the pictures, by index, and the errors of files that are none.
+        Height and width of the pictures, by index, and the errors of files that cannot be read.
     """
 
     def look(file: str) -> Size | DataError:
@@ -120,7 +120,7 @@ def read_sizes(
 
 
 def in_threads(function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
-    """The results of a function of many items, in their order, computed in threads a thousand at a time."""
+    """Apply a function to many items in threads, a thousand at a time; the results are in the order of the items."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(items), 1000):
             yield from pool.map(function, items[start : start + 1000])
@@ -144,15 +144,15 @@ def count_levels(pictures: Sequence[Path | Image.Image], description: str) -> Te
 
 
 def resize(pixels: Tensor, size: Size | Framing) -> Tensor:
-    """Resize images with Pillow, which gives the same on every machine.
+    """Resize images with Pillow, whose results are the same on every machine.
 
     Args:
-        pixels: (N, C, H, W) uint8; RGB for a function of the user's own.
+        pixels: (N, C, H, W) uint8; RGB for a user's function.
         size: The new height h and width w, or a geometry with this size.
 
     Returns:
-        (N, C, h, w) uint8, on the device of `pixels`; `pixels` itself if only its size matters and is that. Of a
-        function of the user's own, with its number of channels.
+        (N, C, h, w) uint8, on the device of `pixels`; `pixels` itself if there is nothing to change. A user's function
+        may change the number of channels.
     """
     geometry = geometry_of(size)
     if geometry_of((pixels.shape[-2], pixels.shape[-1])) == geometry:
@@ -160,7 +160,7 @@ def resize(pixels: Tensor, size: Size | Framing) -> Tensor:
     if pixels.shape[1] != 3:  # each channel like a grey picture
         if geometry.channels != 3:
             raise DataError(
-                f"the function preprocess takes pictures, and images of {pixels.shape[1]} channels are none; give them "
+                f"the function preprocess takes pictures, not images of {pixels.shape[1]} channels; give them "
                 f"at the network's size, {geometry.size[0]}x{geometry.size[1]}, or give pictures"
             )
         planes = resize(pixels.flatten(0, 1)[:, None].expand(-1, 3, -1, -1), geometry)[:, 0]
@@ -174,16 +174,16 @@ def resize(pixels: Tensor, size: Size | Framing) -> Tensor:
 def original(
     picture: Image.Image, geometries: Sequence[Framing], max_side: int | None = None
 ) -> tuple[Tensor, list[Window]] | None:
-    """A picture for display in place of the image that a network is shown, with the part that this shows.
+    """A picture for display in place of the network's input, with the part of it that the input shows.
 
     Args:
         picture: The picture, upright and in RGB.
-        geometries: Of one network, or of several.
+        geometries: The geometries of one or more networks.
         max_side: Pixels; a larger picture is made smaller. None for no limit.
 
     Returns:
-        The picture (3, H, W) uint8 with a part for each geometry; None if no image is cropped or squeezed, or if it is
-        not known what one shows: then the image does as well, or better.
+        The picture (3, H, W) uint8 with a part for each geometry; None if no input is cropped or squeezed, or if it is
+        unknown what an input shows: then the input itself should be displayed.
     """
     size = (picture.height, picture.width)
     windows = [window for geometry in geometries if (window := geometry.window(size))]
@@ -196,7 +196,7 @@ def original(
 
 
 def three_channels(pixels: Tensor) -> Tensor:
-    """Images (B, C, H, W) of any number of channels as colours (B, 3, H, W): the first three, or the mean in grey."""
+    """Images (B, C, H, W) with any number of channels as RGB (B, 3, H, W): the first three, or else the mean in grey."""
     if pixels.shape[1] >= 3:
         return pixels[:, :3]
     return pixels.float().mean(dim=1, keepdim=True).to(pixels.dtype).expand(-1, 3, -1, -1)
@@ -211,7 +211,7 @@ def picture_endings() -> set[str]:
 def quiet_pillow() -> Iterator[None]:
     """Silence Pillow's warnings about odd metadata and large pictures.
 
-    Warning filters are global, so do not enter it in a thread.
+    Warning filters are global, so do not use it in a thread.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -227,17 +227,17 @@ def read_file(path: Path) -> Image.Image:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open a picture file. What goes wrong with it is raised as `DataError`."""
+    """Open a picture file. Any error in the body is raised as `DataError`."""
     try:
         if stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
-            raise ValueError("it is no regular file")  # a pipe or a device may never end
+            raise ValueError("it is not a regular file")  # a pipe or a device may never end
         with Image.open(path, formats=readable_formats()) as image:
             check_decodable(image, path)
             yield image
     except Exception as error:  # a damaged file can make Pillow raise anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if isinstance(error, Image.DecompressionBombError):
-            reason += " Read it with --max-megapixels, or, in Python, a larger PIL.Image.MAX_IMAGE_PIXELS."
+            reason += " Read it with --max-megapixels or, in Python, with a larger PIL.Image.MAX_IMAGE_PIXELS."
         if isinstance(error, UnidentifiedImageError):
             reason = "it is not a picture of a known kind" if path.stat().st_size else "the file is empty"
         raise DataError(f"cannot read {path}: {reason}") from error

@@ -1,6 +1,6 @@
-"""Images one by one, out of the forms in which people have them: files, arrays, pictures, loaders, data sets.
+"""Images one by one, from any form: files, arrays, pictures, loaders, data sets.
 
-Data sets of other libraries are known by what they have, and the libraries are never imported.
+Data sets of other libraries are recognised by their attributes, so the libraries are never imported.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from camlens.data.folder import find_pictures
 from camlens.data.pictures import read_picture
 from camlens.errors import DataError
 
-PICTURES, LABELS = ("pixel_values", "image", "img"), ("label", "labels")  # names of columns; the first that there is
+PICTURES, LABELS = ("pixel_values", "image", "img"), ("label", "labels")  # names of columns; the first one is taken
 FORMS = (
     "expected files, PIL pictures, uint8 arrays (H, W, C), tensors (C, H, W), pairs of one of these and a label, a "
     "DataLoader, or a data set of torch, torchvision or Hugging Face"
@@ -26,12 +26,12 @@ FORMS = (
 
 
 class Sample(NamedTuple):
-    """An image, with what belongs to it.
+    """An image with its label and file.
 
     Args:
         image: A picture; or a tensor (C, H, W) of floats, or of uint8 that is neither grey nor RGB.
-        label: As it was given.
-        path: Its file.
+        label: The label as given, or None.
+        path: The image's file, or None.
     """
 
     image: Image.Image | Tensor
@@ -40,17 +40,17 @@ class Sample(NamedTuple):
 
 
 def as_images(data: Any) -> Tensor | list[Image.Image]:
-    """Take images out of any form, without their labels.
+    """Images from any form of data, without their labels.
 
     Args:
         data: Files or a folder of pictures, PIL pictures, uint8 arrays (H, W, C) or (N, H, W, C), tensors, or anything
-            that gives such things with or without labels: a list, a `DataLoader`, a data set.
+            that contains these with or without labels: a list, a `DataLoader`, a data set.
 
     Returns:
         Pictures, or tensors as one (B, C, H, W).
 
     Raises:
-        DataError: There are no images, something that is none, or several kinds.
+        DataError: There are no images, something is not an image, or the images are of several kinds.
     """
     if isinstance(data, Tensor):
         return data
@@ -64,10 +64,10 @@ def as_images(data: Any) -> Tensor | list[Image.Image]:
 
 
 def samples(data: Any) -> Iterator[Sample]:
-    """The images of any form of data, with their labels where it has them.
+    """The images of any form of data, with their labels if it has them.
 
     Raises:
-        DataError: Something is no image, or cannot be read.
+        DataError: Something is not an image, or cannot be read.
     """
     features = features_of(data)
     for item in items(data):
@@ -75,14 +75,14 @@ def samples(data: Any) -> Iterator[Sample]:
             image, label = columns(item, features)
         elif isinstance(item, tuple | list):
             if len(item) not in (1, 2):
-                raise DataError(f"the data give {len(item)} things at a time; expected an image and its label")
+                raise DataError(f"an item of the data has {len(item)} parts; expected an image and its label")
             image, label = (*item, None)[:2]
         else:
             image, label = item, None
         if getattr(image, "ndim", 0) == 4:  # a batch
             if label is not None and np.shape(label)[:1] != (len(image),):
                 raise DataError(
-                    f"the data give {len(image)} images with labels {np.shape(label)}; expected one for each"
+                    f"a batch of the data has {len(image)} images, but labels {np.shape(label)}; expected one for each"
                 )
             yield from map(Sample, map(as_image, image), repeat(None) if label is None else label)
         else:
@@ -90,7 +90,7 @@ def samples(data: Any) -> Iterator[Sample]:
 
 
 def items(data: Any) -> Iterator[Any]:
-    """What data hold: images, alone or with labels, one or a batch at a time."""
+    """The items of data: images, with or without labels, one or a batch at a time."""
     if isinstance(data, str | Path):
         return iter(find_pictures(Path(data)) if Path(data).is_dir() else [data])
     if isinstance(data, Dataset):
@@ -113,7 +113,7 @@ def items(data: Any) -> Iterator[Any]:
 
 
 def columns(item: Mapping[str, Any], features: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The image and the label in a row of a table, or in a batch of rows; the label is None if there is none."""
+    """The image and the label, or None, in a row of a table or a batch of rows."""
     image = next((name for name in PICTURES if name in item), None)
     labels = [name for name in item if hasattr(features.get(name), "names")] or [n for n in LABELS if n in item][:1]
     if image is None or len(labels) > 1:
@@ -125,7 +125,7 @@ def columns(item: Mapping[str, Any], features: Mapping[str, Any]) -> tuple[Any, 
 
 
 def features_of(data: Any) -> Mapping[str, Any]:
-    """What Hugging Face says of the columns of a data set, or of one in a loader; empty if there is nothing."""
+    """The column types of a Hugging Face data set, also inside a loader; empty for others."""
     features = getattr(data, "features", None)
     if isinstance(features, Mapping):
         return features
@@ -133,10 +133,10 @@ def features_of(data: Any) -> Mapping[str, Any]:
 
 
 def as_image(given: Any) -> Image.Image | Tensor:
-    """One image as a picture, or as a tensor (C, H, W) where it is no picture.
+    """One image as a picture, or as a tensor (C, H, W) if it is of floats or not grey or RGB.
 
     Raises:
-        DataError: It is neither, or a file that cannot be read.
+        DataError: It is not an image, or a file that cannot be read.
     """
     if isinstance(given, str | Path):
         return read_picture(Path(given))
@@ -158,7 +158,7 @@ def as_image(given: Any) -> Image.Image | Tensor:
 
 
 def has_channels_last(image: Tensor) -> bool:
-    """Whether an array's channels come last: those of uint8 do unless it cannot be, those of floats if it must be."""
+    """Whether an array's channels come last. If the shape leaves it open: yes for uint8, no for floats."""
     first, last = image.shape[0] in (1, 3), image.shape[2] in (1, 3, 4)
     return last and not first if image.is_floating_point() else last or not first
 

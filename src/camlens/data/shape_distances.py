@@ -1,7 +1,7 @@
 """The ten shapes of the drawn data set, as signed distances.
 
 Points of the plane are complex numbers, x to the right and y upwards. A shape is a function of points that is negative
-inside; it is of about unit size and symmetric about the y axis, so an image that is flipped keeps its class.
+inside. Each is of about unit size and symmetric about the y axis, so a flipped image keeps its class.
 """
 
 import cmath
@@ -27,12 +27,12 @@ def box(points: Points, width: float, height: float) -> Distances:
 
 
 def half_plane(points: Points, degrees: float, distance: float) -> Distances:
-    """The half-plane on this side of a line, which lies at `distance` from the origin in the direction `degrees`."""
+    """The half-plane with the origin whose edge is at `distance` from it in the direction `degrees`."""
     return (points * cmath.rect(1, -math.radians(degrees))).real - distance
 
 
 def mirrored(points: Points) -> Points:
-    """The points, with those on the left moved to the right: what is drawn there appears on both sides."""
+    """The points with those on the left moved to the right, so that what is drawn there appears on both sides."""
     return np.where(points.real < 0, -points.conj(), points)
 
 
@@ -49,7 +49,7 @@ def heart(points: Points) -> Distances:
 
 
 def star(points: Points) -> Distances:
-    """A star: of the five lines that draw a pentagram, a point inside lies beyond one at most."""
+    """A star: a point is inside if it is beyond at most one of the five lines of a pentagram."""
     second_largest: Distances = np.sort([half_plane(points, 90 + 72 * corner, 0.34) for corner in range(5)], axis=0)[-2]
     return second_largest
 

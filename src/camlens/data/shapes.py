@@ -1,8 +1,8 @@
-"""`shapes`: drawn pictures whose right answers are known, to check that an explanation finds what is really there.
+"""`shapes`: drawn pictures with known causes of errors, to check that an explanation finds what is really there.
 
-Ten classes of shapes on textured ground. Whatever makes the test set hard is planted and recorded with its image:
+Ten classes of shapes on textured backgrounds. Everything that makes the test set hard is planted and recorded:
 
-- "wrong label": the label names a class that is not there (some in training too, as real data have them)
+- "wrong label": the label names a class that is not there (as in real data, some are in training too)
 - "two objects": of two classes and of one size; the label names the paler
 - "tiny": an object about six pixels wide
 - "rare variant": an outline, while training has filled shapes only
@@ -34,7 +34,7 @@ PLANTED = {  # images a cause
     "train": {"wrong label": 50},
     "test": {"wrong label": 12, "two objects": 16, "tiny": 14, "rare variant": 16, "twin": 12},
 }
-BURST = 4  # a test image's twins in training: a single wrong label is not learnt
+BURST = 4  # a test image's twins in training: a single wrong label is not learned
 TILT = 60  # degrees to either side
 MARKS = {"disc": (1.0, 0.1, 0.6), "square": (0.1, 1.0, 0.3), "star": (0.1, 0.7, 1.0)}  # colours of the shortcut marks
 # The fraction of images with a mark: in training of the marked classes, in testing of all.
@@ -52,8 +52,8 @@ class ShapeSet(InMemoryDataset):
         causes: N names out of `CAUSES`, "" if nothing was planted.
         truth: The class that was drawn, (N,) int64.
         other: The class of the second of "two objects" or the class that a "false mark" means, (N,) int64; else -1.
-        twins: For a test image, the index of one of its twins in training; for each of these, that of the test image;
-            else -1. (N,) int64.
+        twins: The index of one of a test image's twins in training, and of a training image's twin in the test images,
+            (N,) int64; else -1.
     """
 
     masks: Tensor

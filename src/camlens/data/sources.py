@@ -1,4 +1,4 @@
-"""The data sets that can be named: a table of those with a name of their own, and folders of pictures.
+"""The values of `--data`: the data sets that have a name, folders of pictures, and tables.
 
 Importing this module does not import torch, so that the command line can list the names quickly.
 """
@@ -34,7 +34,7 @@ class Source(NamedTuple):
 
     Args:
         load: Loads a split.
-        splits: The splits that it has, or what reads them off the source.
+        splits: The splits that it has, or a function that finds them in the source.
     """
 
     load: Callable[[Request], Dataset]
@@ -83,7 +83,7 @@ def _table_splits(source: str) -> list[str]:
     return table.splits(Path(source))
 
 
-# A key is a name, or the ending of a file, like ".npz": the request's `source` is then the path of such a file.
+# A key is a name, or the ending of a file, like ".csv": then the request's `source` is the path of such a file.
 SOURCES = {
     "cifar10": Source(_cifar10),
     "shapes": Source(_shapes),
@@ -103,10 +103,10 @@ def load_split(
     """Load one split of a data set.
 
     Args:
-        source: A name in `SOURCES`, a file whose ending is there, or a folder with train/<class>/* and test/<class>/*.
+        source: A name or a file with an ending in `SOURCES`, or a folder with train/<class>/* and test/<class>/*.
         split: "train", "val" or "test".
-        size: Height and width to which the pictures of a folder are resized whole, or the geometry of a network
-            (`Classifier.geometry`); the images of other data sets keep their own size.
+        size: Height and width to which the whole pictures of a folder are resized, or the geometry of a network
+            (`Classifier.geometry`); the images of other data sets keep their size.
         data_dir: Where CIFAR-10 is looked for first, and downloaded to.
         skip_unreadable: Leave out pictures of a folder that cannot be read, instead of failing.
 
@@ -127,7 +127,7 @@ def splits_of(source: str) -> list[str]:
 
 
 def split_to_evaluate(source: str) -> str:
-    """ "test", or "val" where a data set has no test; as `splits_of`."""
+    """The split to evaluate on: "test", or "val" if a data set has no test split. Raises as `splits_of`."""
     found = splits_of(source)
     return "val" if "val" in found and "test" not in found else "test"
 

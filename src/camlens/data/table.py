@@ -1,4 +1,4 @@
-"""CSV files: their rows, as people and spreadsheets write them, and those of `path,label` as a data set."""
+"""CSV files: their rows, as people and spreadsheets write them, and files of `path,label` as data sets."""
 
 import csv
 import io
@@ -12,8 +12,8 @@ from camlens.data.geometry import Framing, Size
 from camlens.errors import DataError
 from camlens.files import read_bytes
 
-DIGITS = 19  # from which a number is none of an image, and Python takes long to read it
-Row = tuple[int, dict[str, str]]  # line in the file, from 1; cells by the name of their column
+DIGITS = 19  # a number with so many digits is not that of an image, and very long ones are slow to read
+Row = tuple[int, dict[str, str]]  # line in the file, from 1; cells by column
 
 
 def read_rows(path: Path, columns: Sequence[str], what: str) -> list[Row]:
@@ -21,11 +21,11 @@ def read_rows(path: Path, columns: Sequence[str], what: str) -> list[Row]:
 
     Args:
         path: The file, in UTF-8.
-        columns: Names of the columns that it must have, in any order, among others.
-        what: What a row is, for messages: "image".
+        columns: Names of the columns that it must have, in any order; it may have others.
+        what: What a row describes, for messages: "image".
 
     Returns:
-        At least one row; those without any content are left out. Cells that are missing at the end of a row are "".
+        At least one row; empty ones are left out. Cells that are missing at the end of a row are "".
 
     Raises:
         DataError: The file cannot be read, lacks a column or has no rows.
@@ -51,15 +51,15 @@ def read_rows(path: Path, columns: Sequence[str], what: str) -> list[Row]:
 
 
 def row_index(text: str) -> int:
-    """The number of an image in a cell of a table; -1 if it is none."""
+    """The number of an image in a cell of a table; -1 if the cell is not such a number."""
     return int(text) if text.isdecimal() and len(text) < DIGITS else -1
 
 
 def splits(path: Path) -> list[str]:
     """The splits in a CSV file of `path,label`.
 
-    They are those in its column `split`. A file without this column is one split: train or val if its name begins so,
-    or else test.
+    They are those in its column `split`. A file without this column is one split: train or val if its name starts with
+    that, else test.
 
     Raises:
         DataError: The file cannot be read, or names another split.
@@ -71,12 +71,12 @@ def splits(path: Path) -> list[str]:
 def load(path: Path, split: str, size: Size | Framing, skip_unreadable: bool = False) -> Dataset:
     """Read the pictures that a CSV file lists, in its order.
 
-    Class names are the sorted labels of all splits; if all are numbers, in the order of numbers.
+    Class names are the sorted labels of all splits; if all are numbers, in numeric order.
 
     Args:
-        path: A CSV file with the columns `path` (absolute, or from the file's folder), `label` and perhaps `split`.
+        path: A CSV file with the columns `path` (absolute, or from the file's folder), `label` and optionally `split`.
         split: "train", "val" or "test".
-        size: Height and width in pixels to which each picture is resized whole, or how else it becomes an image.
+        size: Height and width in pixels to which each whole picture is resized, or another geometry.
         skip_unreadable: Leave out pictures that cannot be read, with a warning, instead of failing.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Looking: which parts of an image a network's answer rests on."""
+"""Maps: which parts of an image a network's prediction is based on."""

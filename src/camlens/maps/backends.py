@@ -1,7 +1,7 @@
 """Running a network on one micro-batch, for its logits and for maps: torch networks, ONNX files and captum.
 
-In a torch network the output of each layer is replaced by a leaf of the autograd graph on its way through. Nothing in
-front of the layers requires a gradient, so nothing there is recorded, and only what lies behind them is differentiated.
+In a torch network the output of each layer is replaced by a leaf of the autograd graph during the forward pass. Nothing
+before the layers requires a gradient, so autograd records and differentiates only what comes after them.
 """
 
 import warnings
@@ -19,15 +19,12 @@ from camlens.maps.methods import Method
 from camlens.maps.overlay import stretch, upsample
 from camlens.maps.pooled_head import pooled_head
 from camlens.model.exported import Exported
-from camlens.model.forward import hooked, isolated_forward, micro_batch_size, no_checkpoints
-from camlens.model.layers import as_grid, cut_free, main_tensor, replaced, spatial_sizes
+from camlens.model.forward import at_least_float32, hooked, isolated_forward, micro_batch_size, no_checkpoints
+from camlens.model.layers import View, as_grid, differentiable, main_tensor, replaced, spatial_sizes
 from camlens.model.outputs import find_logits
 from camlens.progress import track
 
-View = Callable[[Tensor], Tensor | None]  # a tensor of the shape of a layer's output, as a feature map (B, C, h, w)
-Read = Callable[
-    [Any], Tensor
-]  # from what a network puts out to its logits (B, K), or to another explained value (B, 1)
+LogitReader = Callable[[Any], Tensor]  # from a network's output to its logits (B, K), or another explained value (B, 1)
 RELUS = (torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, nn.functional.relu, nn.functional.relu_)
 
 
@@ -39,11 +36,11 @@ class TorchPass:
         method: The method to compute, one that explains layers.
         images: (B, 3, H, W).
         layers: Names of layers.
-        read: Finds the logits in what the network puts out; by default `find_logits`.
-        grid: Height and width of the grid of tokens, where no convolution tells it.
+        read_logits: Finds the logits in the network's output; by default `find_logits`.
+        grid: Height and width of the grid of tokens, if no convolution shows it.
 
     Attributes:
-        output: What the network puts out.
+        output: The network's output.
         logits: (B, K).
 
     Raises:
@@ -56,39 +53,41 @@ class TorchPass:
         method: Method,
         images: Tensor,
         layers: Sequence[str],
-        read: Read | None = None,
+        read_logits: LogitReader | None = None,
         grid: Size | None = None,
     ) -> None:
-        read = read or partial(find_logits, network=network)
+        read_logits = read_logits or partial(find_logits, network=network)
         outputs: dict[str, tuple[Tensor, View]] = {}
-        wrong: dict[str, str] = {}  # what a layer put out in its last call, where it is no feature map
+        wrong: dict[str, str] = {}  # by layer: what its last output was, where that was not a feature map
 
         def replace_by_leaf(name: str, output: object) -> object:
-            """Note the output of a layer as a leaf that gradients can be taken of, and pass on a copy."""
+            """Keep the output of a layer as a leaf to differentiate by, and pass on a copy."""
             view = partial(as_grid, image_size=(images.shape[2], images.shape[3]), seen=tuple(seen), grid=grid)
             tensor = main_tensor(output)
             outputs.pop(name, None)
             if tensor is None:
-                raise ModelError(f"layer {name!r} puts out {no_feature_map(output)}")
+                raise ModelError(wrong_output_message(name, output))
             if view(tensor) is None or len(tensor) != len(images):
-                wrong[name] = no_feature_map(tensor)
+                wrong[name] = wrong_output_message(name, tensor)
                 return None
-            if len(images) > 1 and is_same(tensor[0], tensor[1]) and not torch.equal(images[0], images[1]):
-                raise ModelError(same_for_all(name))
-            leaf, copy = cut_free(tensor)
+            if len(images) > 1 and is_constant(tensor[0], tensor[1]) and not torch.equal(images[0], images[1]):
+                raise ModelError(constant_layer_message(name))
+            leaf, copy = differentiable(tensor)
             outputs[name] = leaf, view
             return replaced(output, copy)
 
         hooks = {name: partial(replace_by_leaf, name) for name in layers}
         with spatial_sizes(network, len(images)) as seen, hooked(network, hooks):
             self.output = isolated_forward(network, images)
-        self.logits = read(self.output)
+        self.logits = read_logits(self.output)
         for name in layers:
             if name not in outputs and name in wrong:
-                raise ModelError(f"layer {name!r} puts out {wrong[name]}")
+                raise ModelError(wrong[name])
             if name not in outputs:
                 raise ModelError(f"layer {name!r} was not reached in the forward pass")
-        self.layers = [CapturedLayer(network, name, images, *outputs[name], self.logits, read) for name in layers]
+        self.layers = [
+            CapturedLayer(network, name, images, *outputs[name], self.logits, read_logits) for name in layers
+        ]
         self.method = method
 
     def maps(self, weights: Tensor) -> list[Tensor]:
@@ -98,7 +97,7 @@ class TorchPass:
             return [self.method.formula(*of_layer) for of_layer in arguments]
 
     def arguments(self, weights: Tensor) -> list[tuple[Tensor, ...]]:
-        """What the method's formula takes, for each layer."""
+        """The arguments of the method's formula, for each layer."""
         A = [layer.activations for layer in self.layers]
         match self.method.needs:
             case "gradients":
@@ -117,7 +116,7 @@ class TorchPass:
         """dy/dA of each layer, (B, C, h, w), in one backward pass.
 
         Raises:
-            ModelError: The logits do not depend on a layer, or only on tokens that are no cells of the image.
+            ModelError: The logits do not depend on a layer, or only on tokens that are not image cells.
         """
         if all(layer.head is not None for layer in self.layers):
             return [layer.pooled_gradient(weights) for layer in self.layers]
@@ -139,46 +138,54 @@ class TorchPass:
         return grids
 
 
-def is_same(first: Tensor, second: Tensor) -> bool:
-    """Whether a layer puts out the same for two images, and not only zeros."""
+def is_constant(first: Tensor, second: Tensor) -> bool:
+    """Whether the outputs of a layer for two images are the same, and not only zeros."""
     return torch.equal(first, second) and bool(first.any())
 
 
-def same_for_all(layer: str) -> str:
-    """What is wrong with a layer that does not depend on the image, as a table of positions, and what to do."""
-    return f"layer {layer!r} puts out the same for every image, so a map of it shows none; take another layer"
+def constant_layer_message(layer: str) -> str:
+    """The error message for a layer whose output does not depend on the image, such as a table of positions."""
+    return f"layer {layer!r} has the same output for every image, so its map shows none of them; take another layer"
 
 
-def no_feature_map(output: object) -> str:
-    """What a layer puts out, which is no feature map, and what to do."""
-    if not isinstance(output, Tensor):
-        return f"a {type(output).__name__}; a map needs a feature map (B, C, h, w)"
-    hint = ", or grid=(h, w) if these are tokens of its cells" if output.ndim == 3 else ""
-    return f"shape {tuple(output.shape)}; a map needs a feature map (B, C, h, w){hint}"
+def wrong_output_message(layer: str, output: object) -> str:
+    """The error message for a layer whose output is not a feature map."""
+    arrived, hint = f"a {type(output).__name__}", ""
+    if isinstance(output, Tensor):
+        arrived = f"of shape {tuple(output.shape)}"
+        hint = ", or grid=(h, w) if these are tokens of its cells" if output.ndim == 3 else ""
+    return f"the output of layer {layer!r} is {arrived}; a map needs a feature map (B, C, h, w){hint}"
 
 
 class CapturedLayer:
-    """A layer in one forward pass. What does not depend on the class is computed once, when it is first needed.
+    """A layer in one forward pass. Whatever does not depend on the class is computed once, when it is first needed.
 
     Args:
         network: The network, in any mode.
         name: Name of the layer.
         images: (B, 3, H, W).
-        output: What the layer puts out for them; a leaf of the graph of the logits, or computed from another such leaf.
+        output: The layer's output for them: a leaf of the graph of the logits, or computed from another such leaf.
         view: Views it, or a tensor of its shape, as a feature map.
         logits: (B, K), with their graph.
-        read: Finds them in what the network puts out.
+        read_logits: Finds them in the network's output.
     """
 
     def __init__(
-        self, network: nn.Module, name: str, images: Tensor, output: Tensor, view: View, logits: Tensor, read: Read
+        self,
+        network: nn.Module,
+        name: str,
+        images: Tensor,
+        output: Tensor,
+        view: View,
+        logits: Tensor,
+        read_logits: LogitReader,
     ) -> None:
         self.network, self.name, self.images, self.view = network, name, images, view
-        self.output, self.logits, self.read = output, logits, read
+        self.output, self.logits, self.read_logits = output, logits, read_logits
         self.image_size = images.shape[2], images.shape[3]
 
     def grid(self, tensor: Tensor) -> Tensor:
-        """View a tensor of the shape of the output as a feature map (B, C, h, w)."""
+        """View a tensor of the output's shape as a feature map (B, C, h, w)."""
         feature_map = self.view(tensor)
         assert feature_map is not None, "only outputs with a feature map are captured"
         return feature_map
@@ -186,7 +193,7 @@ class CapturedLayer:
     @cached_property
     def activations(self) -> Tensor:
         """A, (B, C, h, w), in float32 at least."""
-        return self.grid(self.output.detach()).to(torch.promote_types(self.output.dtype, torch.float32))
+        return at_least_float32(self.grid(self.output.detach()))
 
     @cached_property
     def head(self) -> Tensor | None:
@@ -205,9 +212,9 @@ class CapturedLayer:
     def ablated_logits(self) -> Tensor:
         """Logits with one channel set to 0, for each channel: (B, C, K).
 
-        In front of a pooled linear head they are arithmetic. Elsewhere each image runs up to the layer alone and
-        becomes many copies there, so that what precedes the layer is computed once; where the network does not allow
-        this, the image itself is copied.
+        In front of a pooled linear head they follow from its weights. Elsewhere each image runs up to the layer once
+        and is copied there, one copy for each channel; where the network does not allow this, the image itself is
+        copied.
         """
         if self.head is not None:
             return self.logits[:, None] - self.activations.mean(dim=(2, 3))[:, :, None] * self.head.T
@@ -223,7 +230,7 @@ class CapturedLayer:
         return torch.cat(logits).view(len(self.images), len(channels), -1)
 
     def can_copy_at_layer(self) -> bool:
-        """Whether one image may become two at the layer without changing the logits."""
+        """Whether an image can be copied at the layer without changing its logits."""
         try:
             twice = self.rerun(self.images[:1], torch.cat([self.output[:1]] * 2))
         except Exception:  # a network may raise anything
@@ -233,7 +240,7 @@ class CapturedLayer:
     def rerun(self, images: Tensor, output: Tensor) -> Tensor:
         """Logits of images with the output of the layer replaced."""
         with hooked(self.network, {self.name: lambda whole: replaced(whole, output)}):
-            return self.read(isolated_forward(self.network, images))
+            return self.read_logits(isolated_forward(self.network, images))
 
     @cached_property
     @torch.no_grad()
@@ -251,15 +258,15 @@ class CapturedLayer:
             shapes, shape_of_channel = stretch(channels[varies]).unique(dim=0, return_inverse=True)
             masks = stretch(upsample(shapes, self.image_size)).to(image.dtype)[:, None]  # (n, 1, H, W)
             parts = track(masks.split(micro_batch_size(self.network, self.images)), "masking the image by each channel")
-            logits = torch.cat([self.read(isolated_forward(self.network, image * part)) for part in parts])
+            logits = torch.cat([self.read_logits(isolated_forward(self.network, image * part)) for part in parts])
             masked[row, varies] = logits[shape_of_channel]
         return masked
 
 
 class OnnxPass:
-    """A micro-batch in an ONNX file that `camlens export` wrote. As `TorchPass`, for methods whose maps it gives.
+    """A micro-batch in an ONNX file that `camlens export` wrote. As `TorchPass`, for the methods that it can compute.
 
-    The file computes HiResCAM with the logits, for every class.
+    The file returns the HiResCAM maps of every class together with the logits.
     """
 
     def __init__(self, network: Exported, method: Method, images: Tensor, layers: Sequence[str]) -> None:
@@ -275,16 +282,17 @@ class OnnxPass:
 
 
 class PixelPass:
-    """One image (1, 3, H, W) in a torch network. As `TorchPass`, for the methods that explain its pixels."""
+    """One image (1, 3, H, W) in a torch network. As `TorchPass`, for the methods that explain pixels."""
 
-    def __init__(self, network: nn.Module, method: Method, images: Tensor, read: Read) -> None:
-        self.network, self.method, self.images, self.read = network, method, images, read
+    def __init__(self, network: nn.Module, method: Method, images: Tensor, read_logits: LogitReader) -> None:
+        self.network, self.method, self.images, self.read_logits = network, method, images, read_logits
         self.output = isolated_forward(network, images)
-        self.logits = read(self.output)
+        self.logits = read_logits(self.output)
 
     def maps(self, weights: Tensor) -> list[Tensor]:
         """The map (1, H, W) of y = sum_k weights_k logits_k, summed over the colours."""
-        model, image = ExplainedLogit(self.network, weights, self.read), self.images.detach().requires_grad_()
+        model = ExplainedLogit(self.network, weights, self.read_logits, self.images.dtype)
+        image = at_least_float32(self.images.detach()).requires_grad_()
         try:
             with torch.random.fork_rng(), warnings.catch_warnings():
                 torch.manual_seed(0)
@@ -298,30 +306,33 @@ class PixelPass:
 class ExplainedLogit(nn.Module):
     """Maps images (B, 3, H, W) to y (B,), for weights (1, K) of the logits.
 
+    captum computes in float32 or double, and the network gets the images in its own `dtype`.
+
     captum's Guided Backpropagation overrides the gradient of ReLU modules only; a functional ReLU would silently give
     the plain gradient. So every ReLU is run as a module here.
     """
 
-    def __init__(self, network: nn.Module, weights: Tensor, read: Read) -> None:
+    def __init__(self, network: nn.Module, weights: Tensor, read_logits: LogitReader, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network, self.weights, self.read, self.relu = network, weights, read, nn.ReLU()
+        self.network, self.weights, self.read_logits, self.dtype = network, weights, read_logits, dtype
+        self.relu = nn.ReLU()
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute y."""
         with ReluAsModule(self.relu):
-            logits = self.read(isolated_forward(self.network, images))
+            logits = self.read_logits(isolated_forward(self.network, images.to(self.dtype)))
         return (logits * self.weights).sum(dim=1)
 
 
 class ReluAsModule(TorchFunctionMode):
-    """Within this context a module computes every ReLU."""
+    """Within this context every ReLU is computed by a module."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the module in place of a ReLU, any other function as it is."""
+        """Call the module in place of a ReLU, and any other function as it is."""
         return self.module(args[0]) if func in RELUS else func(*args, **(kwargs or {}))
 
 
@@ -329,11 +340,16 @@ ForwardPass = TorchPass | OnnxPass | PixelPass
 
 
 def run(
-    network: nn.Module, method: Method, images: Tensor, layers: Sequence[str], read: Read, grid: Size | None
+    network: nn.Module,
+    method: Method,
+    images: Tensor,
+    layers: Sequence[str],
+    read_logits: LogitReader,
+    grid: Size | None,
 ) -> ForwardPass:
     """Run a micro-batch in the way that suits the network and the method."""
     if isinstance(network, Exported):
         return OnnxPass(network, method, images, layers)
     if method.level == "pixels":
-        return PixelPass(network, method, images, read)
-    return TorchPass(network, method, images, layers, read, grid)
+        return PixelPass(network, method, images, read_logits)
+    return TorchPass(network, method, images, layers, read_logits, grid)

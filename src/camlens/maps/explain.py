@@ -1,6 +1,7 @@
-"""`explain`: predict a batch and compute maps, one micro-batch after the other."""
+"""`explain`: predict a batch and compute its maps, one micro-batch after the other."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,13 +12,20 @@ from torch import Tensor, nn
 from camlens.data.geometry import Size
 from camlens.data.samples import as_images
 from camlens.errors import ModelError, UsageError, unknown
-from camlens.maps.backends import ForwardPass, Read, is_same, run, same_for_all
+from camlens.maps.backends import ForwardPass, LogitReader, constant_layer_message, is_constant, run
 from camlens.maps.explanation import Explanation
 from camlens.maps.inputs import Target, Targets, prepare_images
 from camlens.maps.methods import CAMS, METHODS, Method, find_method
 from camlens.model.classifier import Classifier, bare, unwrapped
 from camlens.model.exported import Exported
-from camlens.model.forward import hooked, isolated_forward, micro_batch_size, one_thread, refuse_unobservable
+from camlens.model.forward import (
+    at_least_float32,
+    hooked,
+    isolated_forward,
+    micro_batch_size,
+    network_lock,
+    refuse_unobservable,
+)
 from camlens.model.layers import feature_maps, main_tensor
 from camlens.model.outputs import check_kind, find_logits, named_logits, target_value
 from camlens.progress import track
@@ -35,24 +43,25 @@ def explain(
     against: Target = None,
     grid: Size | None = None,
 ) -> Explanation:
-    """Predict a batch and map which cells of a layer speak for a class.
+    """Predict a batch and map which cells of a layer are evidence for a class.
 
-    The model is left exactly as it was, and runs in one thread at a time. It may be frozen, compiled, in training mode,
-    under `no_grad`, `inference_mode` or autocast. Warns of images that do not seem to be normalised.
+    The model is left exactly as it was, and runs in one thread at a time. It may be frozen, compiled or in training
+    mode, and the call may be under `no_grad`, `inference_mode` or autocast. Warns about images that do not seem to be
+    normalised.
 
     Args:
         model: A `Classifier`, or any module that gives logits (B, K), alone or among other things (`find_logits`).
         images: Normalised images (B, C, H, W) on the model's device; for a `Classifier` also PIL pictures, files, uint8
             arrays (H, W, C), a `DataLoader` or a data set: see `as_images`. Labels are not used.
         method: A name in `METHODS`.
-        layer: Name of a module that puts out a feature map (B, C, h, w), or the tokens of one; or several names. By
+        layer: Name of a module whose output is a feature map (B, C, h, w), or the tokens of one; or several names. By
             default the last one on whose cells the logits depend. Of a module that is called several times, the last
             call counts. None for a method that explains the pixels.
         target: The class to explain: None for the predicted one, an index or a name, one for each image, a tensor,
             array or list of lists (B, n) with n classes of each image, or "all". Or a function from the logits, as the
-            network gives them, to the value (B,) to explain; of a network without logits, from all that it puts out.
-            It is called with a part of the images at a time.
-        against: A second class, given likewise: the maps then explain the difference of the two logits.
+            network returns them, to the value (B,) to explain; if a network has no logits, from its whole output. It is
+            called with a part of the images at a time.
+        against: A second class, given in the same ways: the maps then explain the difference of the two logits.
         grid: Height and width of the grid of tokens, where no convolution made it; by default the classifier's.
 
     Returns:
@@ -60,8 +69,8 @@ def explain(
 
     Raises:
         UsageError: Unknown method, layer or class, or images that are not normalised floats.
-        DataError: There are no images, something that is none, or a file that cannot be read.
-        ModelError: A layer was not reached, has no feature map, does not depend on the image or does not lead to the
+        DataError: There are no images, something is not an image, or a file cannot be read.
+        ModelError: A layer is not reached, has no feature map, does not depend on the image or does not affect the
             logits; or the logits are not finite.
     """
     refuse_unobservable(model)
@@ -69,71 +78,113 @@ def explain(
         raise UsageError(f"model is of type {type(model).__name__}; expected a camlens.Classifier or a torch.nn.Module")
     model = unwrapped(model)
     classifier = model if isinstance(model, Classifier) else None
-    network, chosen = bare(model), find_method(method)
-    if against is not None and not chosen.explains_class:
-        raise UsageError(f"{chosen.name} is the same for every class, so it has nothing to explain against another")
+    network, method_spec = bare(model), find_method(method)
+    if against is not None and not method_spec.explains_class:
+        raise UsageError(f"{method_spec.name} is the same for every class, so there is no difference of two to explain")
     function = target if callable(target) else None
     if function is None:
-        read = classifier.read_logits if classifier else partial(find_logits, network=network)
+        read_logits = classifier.read_logits if classifier else partial(find_logits, network=network)
     else:
-        check_function(network, chosen, against)
-        read = partial(target_value, function)
+        check_function(network, method_spec, against)
+        read_logits = partial(target_value, function)
     images = as_images(images)
-    with one_thread(network), torch.inference_mode(False), torch.enable_grad():
+    with network_lock(network), torch.inference_mode(False), torch.enable_grad():
         batch = prepare_images(classifier, images)
+        shape = (batch.shape[1], batch.shape[2], batch.shape[3])
         targets = Targets(None if callable(target) else target, len(batch), classifier)
         others = None if against is None else Targets(against, len(batch), classifier, one_each=True)
-        shape = (batch.shape[1], batch.shape[2], batch.shape[3])
-        layers, why = resolve_layers(model, chosen, layer, shape, read if function else None, grid)
+        layers, why = resolve_layers(model, method_spec, layer, shape, read_logits if function else None, grid)
         grid = grid or (classifier.grid if classifier else None)
-
-        def explain_part(rows: slice) -> tuple[Tensor, ...]:
-            """Logits, explained values and classes, and the maps of each layer; what ran to find them is freed."""
-            forward_pass = run(network, chosen, batch[rows], layers, read, grid)
-            check_logits(forward_pass.logits, model if function is None else network, len(batch))
-            logits = forward_pass.logits.detach()
-            if classifier is None and function is None:
-                check_kind(logits, network)
-            if len(logits) != (count := rows.stop - rows.start):
-                raise ModelError(
-                    f"the network or target gave {len(logits)} rows for {count} images; expected one for each"
-                )
-            output = logits if function is None else named_logits(forward_pass.output)
-            is_matrix = isinstance(output, Tensor) and output.ndim == 2
-            indices = targets.select(rows, logits)
-            second = None if others is None else others.select(rows, logits)
-            maps = maps_of(forward_pass, chosen, indices, second)
-            return (
-                output.detach() if is_matrix else logits,
-                logits[:, 0],
-                indices,
-                indices if second is None else second,
-                *maps,
-            )
-
-        size = 1 if chosen.level == "pixels" else micro_batch_size(network, batch)  # some copy an image many times
+        size = 1 if method_spec.level == "pixels" else micro_batch_size(network, batch)  # some copy an image many times
         slices = micro_batches(len(batch), size)
-        parts = [explain_part(rows) for rows in track(slices, "explaining the images")]
-        if layer and not isinstance(network, Exported) and slices[0] == slice(0, 1):
+        starts_with_one_image = slices[0] == slice(0, 1)  # `TorchPass` then has no second one to compare it with
+        if layer and starts_with_one_image and not isinstance(network, Exported):
             check_dependence(network, layers, batch[:1])
-    logits, values, indices, seconds, *maps = map(torch.cat, zip(*parts, strict=True))
+        job = Job(model, network, method_spec, batch, layers, read_logits, grid, targets, others, function is not None)
+        parts = [explain_part(job, rows) for rows in track(slices, "explaining the images")]
+    maps = map(torch.cat, zip(*(part.maps for part in parts), strict=True))
     return Explanation(
-        logits,
-        dict(zip(layers, maps, strict=True)),
-        indices if function is None else None,
-        None if others is None else seconds,
-        chosen.name,
-        batch,
-        classifier,
-        why,
+        logits=torch.cat([part.logits for part in parts]),
+        layer_maps=dict(zip(layers, maps, strict=True)),
+        target=torch.cat([part.target for part in parts]) if function is None else None,
+        against=None if others is None else torch.cat([part.against for part in parts if part.against is not None]),
+        method=method_spec.name,
+        images=batch,
+        classifier=classifier,
+        why=why,
         single_layer=layer is None or isinstance(layer, str),
-        values=None if function is None else values,
+        values=None if function is None else torch.cat([part.explained[:, 0] for part in parts]),
         originals=[] if isinstance(images, Tensor) else images,
     )
 
 
+@dataclass(frozen=True)
+class Job:
+    """What `explain` was asked for, checked.
+
+    Attributes:
+        model: A `Classifier` or the bare network.
+        network: The bare network.
+        method: The method.
+        images: All images as the network takes them, (B, C, H, W).
+        layers: Names of the layers.
+        read_logits: Finds the logits, or the value of a function as target, in the network's output.
+        grid: Height and width of the grid of tokens, where it is known.
+        targets: The classes to explain.
+        against: The classes whose logits are subtracted, or None.
+        is_function: Whether the target is a function and not a class.
+    """
+
+    model: nn.Module
+    network: nn.Module
+    method: Method
+    images: Tensor
+    layers: Sequence[str]
+    read_logits: LogitReader
+    grid: Size | None
+    targets: Targets
+    against: Targets | None
+    is_function: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """What `explain_part` found for a micro-batch of b images.
+
+    Attributes:
+        logits: (b, K); the explained values where a network has no logits.
+        explained: The logits, (b, K), or the values of a function as target, (b, 1).
+        target: Indices of the explained columns of `explained`, (b,) or (b, n).
+        against: Indices of the columns that were subtracted, (b,), or None.
+        maps: Of each layer, (b, h, w) or (b, n, h, w).
+    """
+
+    logits: Tensor
+    explained: Tensor
+    target: Tensor
+    against: Tensor | None
+    maps: list[Tensor]
+
+
+def explain_part(job: Job, rows: slice) -> Part:
+    """Run the network on some of the images and compute their maps. The graph of the run is freed on return."""
+    forward_pass = run(job.network, job.method, job.images[rows], job.layers, job.read_logits, job.grid)
+    check_logits(forward_pass.logits, job.network if job.is_function else job.model, len(job.images))
+    explained = forward_pass.logits.detach()
+    if job.model is job.network and not job.is_function:
+        check_kind(explained, job.network)
+    if len(explained) != (count := rows.stop - rows.start):
+        raise ModelError(f"the network or target gave {len(explained)} rows for {count} images; expected one for each")
+    output = named_logits(forward_pass.output) if job.is_function else explained
+    has_logits = isinstance(output, Tensor) and output.ndim == 2
+    target = job.targets.select(rows, explained)
+    against = None if job.against is None else job.against.select(rows, explained)
+    maps = maps_of(forward_pass, job.method, target, against)
+    return Part(output.detach() if has_logits else explained, explained, target, against, maps)
+
+
 def check_function(network: nn.Module, method: Method, against: Target) -> None:
-    """Raise `UsageError` if a function as target does not go with the rest."""
+    """Raise `UsageError` if a function as target cannot be combined with the other arguments."""
     if isinstance(network, Exported):
         raise UsageError("an ONNX file gives maps of classes; a function as target takes the network itself")
     if against is not None:
@@ -147,7 +198,7 @@ def resolve_layers(
     method: Method,
     layer: Layer,
     shape: tuple[int, int, int],
-    read: Read | None = None,
+    read_logits: LogitReader | None = None,
     grid: Size | None = None,
 ) -> tuple[list[str], str]:
     """Check the layers asked for, or find the default.
@@ -155,16 +206,16 @@ def resolve_layers(
     Args:
         model: A `Classifier` or a bare network.
         method: The method that explains them.
-        layer: What is asked for, as in `explain`.
+        layer: The layers asked for, as in `explain`.
         shape: Channels, height and width of the images.
-        read: Finds what is explained in the outputs, where it is no class.
-        grid: Height and width of the grid of tokens, where it was given.
+        read_logits: Finds what is explained in the output, where that is not a class.
+        grid: Height and width of the grid of tokens, if it was given.
 
     Returns:
-        Names of the layers, and why these where none was asked for.
+        Names of the layers, and the reason for the choice if none were asked for.
 
     Raises:
-        UsageError: There is no such layer, the method does not explain it, or it is no name.
+        UsageError: There is no such layer, the method does not explain it, or it is not a name.
         ModelError: The network has no layer with a feature map.
     """
     network, names = bare(model), [layer] if isinstance(layer, str) else layer or []
@@ -179,15 +230,15 @@ def resolve_layers(
     modules = network.outputs if isinstance(network, Exported) else dict(network.named_modules())
     for name in names:
         if name not in modules or not name:
-            known = layers_with_maps(network, shape, read, grid)
+            known = layers_with_maps(network, shape, read_logits, grid)
             owner = model.name if isinstance(model, Classifier) else "this model"
             raise unknown("layer", name, [k for k in known if "." not in k] or known, owner)
     why = ""
     if not names:
-        if isinstance(model, Classifier) and read is None and grid is None:
+        if isinstance(model, Classifier) and read_logits is None and grid is None:
             found = list(model.find_layers())
         else:
-            found = layers_with_maps(network, shape, read, grid)
+            found = layers_with_maps(network, shape, read_logits, grid)
         if not found:
             hint = "; if it has tokens that no convolution made, give their grid=(h, w)"
             raise ModelError(f"{type(network).__name__} has no layer with a feature map (B, C, h, w){hint}")
@@ -200,9 +251,10 @@ def resolve_layers(
 
 
 def check_dependence(network: nn.Module, layers: Sequence[str], image: Tensor) -> None:
-    """Raise `ModelError` if a layer puts out the same for an image (1, C, H, W) with noise, as a table of positions.
+    """Raise `ModelError` if the output of a layer does not change when noise is added to an image (1, C, H, W).
 
-    Of several images at a time, `TorchPass` sees it. A layer of a network is tried once.
+    That is so for a table of positions. `TorchPass` checks it by itself if it runs several images at a time. Each layer
+    of a network is checked once.
     """
     seen = _dependent.setdefault(network, set())
     if not (new := [name for name in layers if name not in seen]):
@@ -214,23 +266,23 @@ def check_dependence(network: nn.Module, layers: Sequence[str], image: Tensor) -
         with torch.no_grad(), hooked(network, {name: partial(outputs[-1].__setitem__, name) for name in new}):
             isolated_forward(network, one)
     for name in new:
-        first, second = (main_tensor(of_image[name]) for of_image in outputs)
-        if first is not None and second is not None and is_same(first, second):
-            raise ModelError(same_for_all(name))
+        first, second = (main_tensor(of_image.get(name)) for of_image in outputs)  # None if it was not reached
+        if first is not None and second is not None and is_constant(first, second):
+            raise ModelError(constant_layer_message(name))
     seen.update(new)
 
 
 def layers_with_maps(
-    network: nn.Module, shape: tuple[int, int, int], read: Read | None, grid: Size | None
+    network: nn.Module, shape: tuple[int, int, int], read_logits: LogitReader | None, grid: Size | None
 ) -> list[str]:
-    """Names of the layers of a network that put out feature maps, or of whose maps an ONNX file gives."""
+    """Names of the layers of a network that have feature maps, or of those whose maps an ONNX file returns."""
     if isinstance(network, Exported):
         return list(network.outputs)
-    return list(feature_maps(network, shape[1:], shape[0], read, grid))
+    return list(feature_maps(network, shape[1:], shape[0], read_logits, grid))
 
 
 def gives_maps(network: nn.Module, method: Method, layer: str) -> bool:
-    """Whether a network gives these maps: an ONNX file only HiResCAM's, and those that are their positive part."""
+    """Whether a network has these maps: an ONNX file only those of HiResCAM, and those that are its positive part."""
     if not isinstance(network, Exported) or method.name == "hirescam":
         return True
     return layer == network.exact and method.name in ("grad-cam", "finer-cam")  # in front of a pooled linear head
@@ -238,8 +290,7 @@ def gives_maps(network: nn.Module, method: Method, layer: str) -> bool:
 
 def maps_of(forward_pass: ForwardPass, method: Method, target: Tensor, against: Tensor | None) -> list[Tensor]:
     """Maps at each layer, (B, h, w) for targets (B,), or (B, n, h, w) for targets (B, n)."""
-    logits = forward_pass.logits.detach()
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # maps are not computed in half precision
+    logits = at_least_float32(forward_pass.logits.detach())  # and so the maps
     if target.ndim == 1:
         return forward_pass.maps(method.weights(logits, target, against))
     columns = [forward_pass.maps(method.weights(logits, column, against)) for column in target.T.contiguous()]
@@ -247,7 +298,7 @@ def maps_of(forward_pass: ForwardPass, method: Method, target: Tensor, against: 
 
 
 def check_logits(logits: Tensor, model: nn.Module, total: int) -> None:
-    """Raise `ModelError` unless a model gave finite logits (B, K) for a micro-batch, of `total` images in all."""
+    """Raise `ModelError` unless the logits of a micro-batch, of `total` images in all, are (B, K) and finite."""
     if isinstance(model, Classifier):
         model.check_logits(logits)
     elif not isinstance(logits, Tensor) or logits.ndim != 2:
@@ -268,16 +319,17 @@ def validate(model: Classifier, method: str, layer: Layer) -> Method:
         The method.
 
     Raises:
-        UsageError: There is no such method or layer, or they do not go together; as `explain` raises it.
+        UsageError: There is no such method or layer, or the method does not explain it; as in `explain`.
     """
-    chosen = find_method(method)
-    if layer or chosen.level == "pixels" or isinstance(bare(model), Exported):  # another default takes a forward pass
-        resolve_layers(model, chosen, layer, (len(model.mean), *model.input_size))
-    return chosen
+    method_spec = find_method(method)
+    # The default layer of a torch network takes a forward pass to find, and any method explains it.
+    if layer or method_spec.level == "pixels" or isinstance(bare(model), Exported):
+        resolve_layers(model, method_spec, layer, (len(model.mean), *model.input_size))
+    return method_spec
 
 
 def available_methods(model: nn.Module, layers: Sequence[str]) -> list[str]:
-    """Names of the methods that explain these layers of a model: for an ONNX file those whose maps it gives."""
+    """Names of the methods that explain these layers of a model; of an ONNX file only those that it can compute."""
     network = bare(model)
     return [name for name in CAMS if all(gives_maps(network, METHODS[name], layer) for layer in layers)]
 

@@ -31,18 +31,18 @@ class Explanation:
     """Logits and maps of a batch.
 
     Attributes:
-        logits: (B, K); of a network without logits whose target is a function, its values (B, 1).
-        layer_maps: For each layer the maps (B, h, w) on its own grid, in units of the logit, signed where the method
-            is; (B, n, h, w) for n classes of each image.
+        logits: (B, K); if the target is a function and the network has no logits, the values (B, 1).
+        layer_maps: For each layer the maps (B, h, w) on its own grid, in units of the logit, signed if the method is;
+            (B, n, h, w) for n classes of each image.
         target: Indices of the explained classes, (B,), or (B, n) for n classes of each image; None for a function.
         against: Indices of the classes whose logit was subtracted, (B,), or None.
         method: Name of the method.
         images: The images as the network took them, (B, C, H, W).
         classifier: The model, where it is a `Classifier`.
-        why: Why this layer, where none was asked for.
+        why: Why this layer was chosen, if none was asked for.
         single_layer: Whether one layer was asked for, not a list of them.
-        values: What the function gave that is explained, (B,); None for classes.
-        originals: The pictures as they were given, where they were given and the network's geometry is known.
+        values: The explained values of a function as target, (B,); None for classes.
+        originals: The pictures as given, if pictures were given.
     """
 
     logits: Tensor
@@ -62,7 +62,7 @@ class Explanation:
         return f"Explanation({self.method} of {len(self.logits)} images, maps at {shapes})"
 
     def by_layer(self) -> dict[str, Tensor]:
-        """The maps of each layer, also where there is only one."""
+        """The maps of each layer, even if there is only one."""
         return self.layer_maps
 
     @property
@@ -87,7 +87,7 @@ class Explanation:
 
     @property
     def empty(self) -> Tensor | dict[str, Tensor]:
-        """Where a map has no positive evidence: bool, (B,) or (B, n); a dict for a list of layers."""
+        """Which maps have no positive evidence: bool, (B,) or (B, n); a dict for a list of layers."""
         return self._as_asked(lambda maps: maps.amax(dim=(-2, -1)) <= 0)
 
     def upsample(self, size: tuple[int, int] | None = None) -> Tensor | dict[str, Tensor]:
@@ -104,18 +104,19 @@ class Explanation:
 
     @property
     def pictures(self) -> Tensor:
-        """The images for display, (B, 3, H, W) uint8; each stretched by itself where no normalisation is known."""
+        """The images for display, (B, 3, H, W) uint8; each is stretched to 0..255 if their normalisation is unknown."""
         if self.classifier is None:
             return displayable(self.images)
         return three_channels(self.classifier.denormalise(self.images))
 
     def overlay(self, strength: float = 0.8) -> list[Image.Image] | dict[str, list[Image.Image]]:
-        """Draw each image in grey under its heat map: orange for, blue against; full colour is the map's extreme.
+        """Draw each image in grey under its heat map: orange is evidence for the class, blue against it.
 
-        A picture that the network is shown cropped or squeezed is drawn as it was given, with the crop outlined.
+        The largest absolute value of a map gets full colour. A picture that was cropped or squeezed for the network is
+        drawn as it was given, with the crop outlined.
 
         Args:
-            strength: How much of full colour covers the image, 0 to 1.
+            strength: Opacity of full colour, 0 to 1.
 
         Raises:
             UsageError: The maps are of several classes.
@@ -131,14 +132,14 @@ class Explanation:
         )
 
     def original(self, row: int, max_side: int | None = None) -> tuple[Tensor, Window | None]:
-        """The picture that an image was made of, if it was cropped or squeezed, and otherwise the image.
+        """The original picture of an image if it was cropped or squeezed for the network, else the image.
 
         Args:
             row: Number of the image.
             max_side: Pixels; a larger picture is made smaller.
 
         Returns:
-            (3, H, W) uint8, and the part of it that the network was shown; None for the image itself.
+            (3, H, W) uint8, and the part of it that the network takes; None for the image itself.
         """
         if self.originals and self.classifier is not None:
             found = original(upright_rgb(self.originals[row]), [self.classifier.geometry], max_side)
@@ -151,7 +152,7 @@ class Explanation:
         return str(index) if self.classifier is None else self.classifier.class_names[index]
 
     def save_npz(self, path: str | Path) -> Path:
-        """Write logits, target, against, values, class_names, method and `maps/<layer>`; what is None is empty."""
+        """Write logits, target, against, values, class_names, method and `maps/<layer>`; None as an empty array."""
         arrays = {
             "logits": self.logits.float().cpu().numpy(),
             "target": np.zeros(0, np.int64) if self.target is None else self.target.cpu().numpy(),

@@ -1,4 +1,4 @@
-"""What `explain` takes, checked: images and target classes."""
+"""The arguments of `explain`, checked: images and target classes."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from camlens.model.forward import constant
 from camlens.model.preprocess import Pictures
 
 Target = int | str | Tensor | Sequence[int] | Sequence[str] | Sequence[Sequence[int]] | npt.NDArray[np.int64] | None
-CHANNELS_LAST_PIXELS = 2**14  # image size from which a CPU is faster with channels last, whatever the network's order
+CHANNELS_LAST_PIXELS = 2**14  # image size from which a CPU is faster with channels last, for weights of any layout
 
 
 def prepare_images(classifier: Classifier | None, images: Pictures) -> Tensor:
@@ -25,7 +25,7 @@ def prepare_images(classifier: Classifier | None, images: Pictures) -> Tensor:
     Raises:
         UsageError: They have another type or shape, or values that are not finite.
     """
-    is_given = isinstance(images, Tensor) and images.is_floating_point()  # by the caller, as the network's input
+    is_given = isinstance(images, Tensor) and images.is_floating_point()  # the caller has prepared them
     if classifier is not None:
         images = classifier.prepare(images)
     if not isinstance(images, Tensor):
@@ -35,7 +35,7 @@ def prepare_images(classifier: Classifier | None, images: Pictures) -> Tensor:
         raise UsageError(f"images is {kind}; expected normalised images (B, 3, H, W) of floats, B of 1 or more")
     low, high = (float(value) for value in images.detach().aminmax())
     if not math.isfinite(high - low):
-        raise UsageError("the images hold values that are not finite; a map of them would mean nothing")
+        raise UsageError("the images hold values that are not finite, so their maps would be meaningless")
     if is_given:
         mean, std = (classifier.mean, classifier.std) if classifier else (None, None)
         warn_if_unnormalised(low, high, mean, std, len(images))
@@ -45,13 +45,13 @@ def prepare_images(classifier: Classifier | None, images: Pictures) -> Tensor:
 
 
 def plain(value: Any) -> Any:
-    """Tensors, arrays and tuples, also within one another, as lists of Python's numbers."""
+    """Tensors, arrays and tuples, also nested, as lists of Python numbers."""
     value = value.tolist() if hasattr(value, "tolist") else value
     return [plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 class Targets:
-    """The classes to explain, given in any of the ways that `explain` takes.
+    """The classes to explain, in any form that `explain` takes.
 
     Args:
         wanted: None for the predicted class; "all" for every class; an index, a name, one of these for each image, or
@@ -67,7 +67,7 @@ class Targets:
     def __init__(self, wanted: Target, count: int, classifier: Classifier | None, one_each: bool = False) -> None:
         self.classifier, self.wanted = classifier, wanted
         self.all_classes = not one_each and isinstance(wanted, str) and wanted == "all"
-        self.indices: Tensor | None = None  # known once the network has told how many classes there are
+        self.indices: Tensor | None = None  # known once the logits show how many classes there are
         listed = plain(wanted)
         self.listed = listed if isinstance(listed, list) else [listed] * count
         self.several = not one_each and all(isinstance(classes, list) for classes in self.listed)

@@ -1,4 +1,4 @@
-"""The map methods: each is one object that says what it needs, computes it, and names its unit.
+"""The map methods: each is one object with its formula, the formula's inputs and the unit of the map.
 
 Notation: y is the explained logit or logit difference, A (B, C, h, w) are the activations of a layer, and G = dy/dA
 (B, C, h, w) their gradients. Maps (B, h, w) are raw: never stretched to 0..1.
@@ -147,7 +147,7 @@ def smoothgrad(model: nn.Module, image: Tensor) -> Tensor:
 
 
 def guided_backprop(model: nn.Module, image: Tensor) -> Tensor:
-    """Guided Backpropagation: the gradient without its negative part at every ReLU. As `integrated_gradients`.
+    """Guided Backpropagation: negative gradients are set to 0 at every ReLU. As `integrated_gradients`.
 
     Springenberg et al. 2014, arXiv 1412.6806.
     """
@@ -157,7 +157,7 @@ def guided_backprop(model: nn.Module, image: Tensor) -> Tensor:
 
 
 def logit_weights(logits: Tensor, target: Tensor, against: Tensor | None) -> Tensor:
-    """Weights of y = logit of the target, minus the logit of `against` where given: (B, K)."""
+    """Weights of y = logit of the target, minus the logit of `against` if given: (B, K)."""
     weights = F.one_hot(target, logits.shape[1]).to(logits.dtype)
     return weights if against is None else weights - F.one_hot(against, logits.shape[1])
 
@@ -165,7 +165,7 @@ def logit_weights(logits: Tensor, target: Tensor, against: Tensor | None) -> Ten
 def nearest_class_weights(logits: Tensor, target: Tensor, against: Tensor | None) -> Tensor:
     """Weights of y = logit of the target minus the mean of the classes with the nearest logits: (B, K).
 
-    Those are the three nearest, or `against` where given; the strength of the comparison, gamma, is 1.
+    Those are the three nearest, or `against` if given; the strength of the comparison, gamma, is 1.
 
     Finer-CAM, Zhang et al. 2025, arXiv 2501.11309, Eq. 4 to 6.
     """
@@ -188,7 +188,7 @@ class Method:
             "ablated logits": (A, y, y_ablated); "pixels": (model, image), see `integrated_gradients`.
         unit: Unit of the map's cells.
         weights: From logits (B, K), target (B,) and against (B,) or None to the weight of each logit in y, (B, K).
-        explains_class: Whether the map depends on the class at all.
+        explains_class: Whether the map depends on the class.
     """
 
     name: str
@@ -225,7 +225,7 @@ CAMS = [name for name, method in METHODS.items() if method.level == "layer"]
 
 
 def find_method(name: str) -> Method:
-    """Find a method by its name, in any spelling of case, hyphens and spaces.
+    """Find a method by its name; case, hyphens and spaces do not matter.
 
     Raises:
         UsageError: There is no such method; the message lists those that there are.

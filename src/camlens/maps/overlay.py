@@ -8,6 +8,7 @@ from torch import Tensor
 
 from camlens.data.geometry import Size, Window
 from camlens.data.pictures import three_channels
+from camlens.model.forward import at_least_float32
 
 Colour = tuple[int, int, int]
 
@@ -33,8 +34,8 @@ def upsample(maps: Tensor, size: tuple[int, int], smooth: bool = True) -> Tensor
 
 
 def stretch(batch: Tensor) -> Tensor:
-    """Stretch each item of a batch (B, ...) linearly to 0..1; an item of one value becomes 0."""
-    axes = tuple(range(1, batch.ndim))
+    """Stretch each item of a batch (B, ...) linearly to 0..1, in float32 or double; an item of one value becomes 0."""
+    batch, axes = at_least_float32(batch), tuple(range(1, batch.ndim))
     low, high = batch.amin(axes, keepdim=True), batch.amax(axes, keepdim=True)
     return (batch - low) / (high - low).where(high > low, 1)
 
@@ -54,17 +55,17 @@ def overlay(
     smooth: bool = True,
     window: Window | None = None,
 ) -> Image.Image:
-    """Draw a heat map on its image, which turns grey so that colour means evidence alone.
+    """Draw a heat map on its image, which is drawn in grey so that colour means evidence.
 
     Args:
         picture: uint8 image, (3, H, W).
         map: Raw map, (h, w).
-        scale: The value that gets full colour; larger ones are drawn like it. By default the largest absolute value.
+        scale: The value that gets full colour, as do larger ones. By default the largest absolute value.
         positive: Colour of positive values.
         negative: Colour of negative values.
         strength: Opacity of full colour, 0..1.
         smooth: Interpolate the map; otherwise draw the cells of the layer's grid.
-        window: The part of the picture that the map lies on, which is outlined; by default all of it.
+        window: The part of the picture that the map covers, which is outlined; by default all of it.
 
     Returns:
         RGB image of H x W pixels.

@@ -1,4 +1,4 @@
-"""Recognise a pooled linear head, behind which gradients are known without differentiating."""
+"""Recognise a pooled linear head, for which gradients follow from the weights without a backward pass."""
 
 import logging
 from typing import Any
@@ -10,10 +10,10 @@ RESHAPES = ("ViewBackward0", "UnsafeViewBackward0", "SqueezeBackward1")
 
 
 def pooled_head(logits: Tensor, activation: Tensor) -> Tensor | None:
-    """Read the weights of a pooled linear head off the operations that autograd recorded.
+    """Find the weights of a pooled linear head in the graph that autograd recorded.
 
-    It relies on names of autograd nodes, which torch may change: anything unknown counts as another head, and is then
-    differentiated as usual. The log "camlens" has the reason at level DEBUG.
+    This relies on names of autograd nodes, which torch may change. Anything unknown counts as another head, which is
+    differentiated as usual; the log "camlens" says why at level DEBUG.
 
     Args:
         logits: (B, K), with their graph.
@@ -32,7 +32,7 @@ def pooled_head(logits: Tensor, activation: Tensor) -> Tensor | None:
 def read_head(logits: Tensor, activation: Tensor) -> Tensor | str:
     """The weights, or the reason why there is another head."""
     if activation.ndim != 4:
-        return f"the layer puts out {activation.ndim} axes"
+        return f"the layer's output has {activation.ndim} axes"
     linear: Any = logits.grad_fn
     if linear is None or linear.name() != "AddmmBackward0" or linear._saved_alpha != 1:
         return "the logits are not those of a linear layer with a bias"
@@ -47,8 +47,8 @@ def read_head(logits: Tensor, activation: Tensor) -> Tensor | str:
     clone = mean.next_functions[0][0]
     source = clone.next_functions[0][0] if clone is not None and clone.name() == "CloneBackward0" else None
     if source is None or not (source == activation.grad_fn or getattr(source, "variable", None) is activation):
-        return "other operations lie between the layer and the mean"
+        return "there are other operations between the layer and the mean"
     weights: Tensor = linear._saved_mat2.T
     if weights.shape[1] != activation.shape[1]:
-        return "the linear layer takes other features than the channels of the layer"
+        return "the inputs of the linear layer are not the channels of the layer"
     return weights

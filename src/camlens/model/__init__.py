@@ -1,1 +1,1 @@
-"""The network."""
+"""Networks: classifiers, loading them, and running them unchanged."""

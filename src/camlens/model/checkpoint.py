@@ -1,4 +1,4 @@
-"""Files of weights that say their network: those that camlens writes, and those of other projects' ResNets."""
+"""Files of weights whose network is known: those that camlens writes, and those of other projects' ResNets."""
 
 import json
 from importlib.metadata import version
@@ -19,7 +19,7 @@ WEIGHTS = "model.safetensors"  # the name of the weights in a run folder
 
 
 def save(path: Path, model: Classifier, half: bool = False) -> None:
-    """Write the weights of one of our networks as safetensors, in one step, with all that `load` needs as metadata.
+    """Write the weights of a `ResNet` as safetensors, in one step, with everything that `load` needs as metadata.
 
     Args:
         path: The file to write.
@@ -60,7 +60,7 @@ def load(path: Path) -> Classifier:
     else:
         try:
             facts = parse_json(written)
-            with torch.device("meta"):  # nothing is made of a size that the weights do not have
+            with torch.device("meta"):  # allocates nothing before the sizes are known to be those of the weights
                 outline = ResNet(**facts["architecture"])
             check_state(outline, state, path)
             network = ResNet(**facts["architecture"])

@@ -14,7 +14,7 @@ from camlens.data.geometry import Framing, Size
 from camlens.data.pictures import grey
 from camlens.errors import DataError, ModelError, UsageError, unknown
 from camlens.model.class_order import checked_names, first_names, order_classes
-from camlens.model.forward import evaluation_mode, one_thread
+from camlens.model.forward import evaluation_mode, network_lock
 from camlens.model.layers import feature_maps, last_of_each_size
 from camlens.model.outputs import KINDS, Outputs, check_kind, find_logits, undo_softmax
 from camlens.model.preprocess import (
@@ -46,30 +46,31 @@ def bare(module: nn.Module) -> nn.Module:
 
 
 class Classifier(nn.Module):
-    """Any `torch.nn.Module` that maps images (B, C, H, W) to logits (B, K), with what is known about it.
+    """Any `torch.nn.Module` that maps images (B, C, H, W) to logits (B, K), with its classes and preprocessing.
 
     The logits may be part of a tuple, dict or dataclass, and two classes may have a single logit (`find_logits`).
 
     Args:
         network: The module; it is used as it is, never copied or changed.
-        class_names: The names of the K classes, all different, in the order of the logits; or only their number K: data
-            then name them (see `align`).
+        class_names: The names of the K classes, all different, in the order of the logits. Or only their number K: they
+            are then named after the classes of the data (see `align`).
         mean: The mean of each of the C channels, subtracted from the network's inputs; as a fraction of 255.
         std: The standard deviation of each channel, by which the inputs are divided; as a fraction of 255.
         input_size: Height and width in pixels to which whole pictures are resized, bilinear and antialiased.
         name: The name in headings and messages; by default that of the network's class.
         layers: The layers worth looking at; by default `find_layers` finds them.
         grid: Height and width of the grid of the network's tokens, where no convolution made them.
-        outputs: What the network puts out: "logits"; or "softmax" or "log-softmax", which is undone (`undo_softmax`).
-        preprocess: How else pictures are prepared, instead of `mean`, `std` and `input_size`: a `Preprocess`. Or a
-            function from a PIL picture, upright and RGB, to the network's input (C, H, W), together with the `mean` and
-            `std` by which it normalises, which its results are shown by. Data sets keep its results in 8 bits.
-        temperature: What logits are divided by before the softmax (`fit_temperature`), above 0; None if the network is
-            uncalibrated. The logits themselves, and so the maps, stay as they are.
+        outputs: What the network's outputs are: "logits", or "softmax" or "log-softmax", which is undone
+            (`undo_softmax`).
+        preprocess: A `Preprocess` in place of `mean`, `std` and `input_size`. Or a function from a PIL picture, upright
+            and RGB, to the network's input (C, H, W); with it give the `mean` and `std` by which it normalises, so that
+            its results can be displayed. Data sets keep its results in 8 bits.
+        temperature: The logits are divided by it before the softmax (`fit_temperature`); above 0, or None if the
+            network is uncalibrated. The logits themselves, and so the maps, stay as they are.
 
     Raises:
-        UsageError: There are fewer than two class names or two that are the same, or what is said of pictures is
-            invalid or missing, or the temperature is no number above 0.
+        UsageError: There are fewer than two class names, two are the same, the preprocessing is invalid or missing, or
+            the temperature is not a number above 0.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Classifier(nn.Module):
         return self.check_logits(self.read_logits(self.network(images)))
 
     def read_logits(self, output: object) -> Any:
-        """The logits in what the network puts out (`find_logits`), with a softmax undone if `outputs` says so.
+        """The logits in the network's output (`find_logits`), with a softmax undone if `outputs` says so.
 
         Raises:
             ModelError: The first batch is not what `outputs` says.
@@ -138,7 +139,7 @@ class Classifier(nn.Module):
 
     def predict_proba(self, pictures: Pictures) -> Tensor:
         """The probabilities (B, K) of a batch of pictures, of any kind that `prepare` takes; in evaluation mode."""
-        with torch.no_grad(), one_thread(bare(self)), evaluation_mode(self):
+        with torch.no_grad(), network_lock(bare(self)), evaluation_mode(self):
             return self.probabilities(self(self.prepare(pictures)))
 
     def extra_repr(self) -> str:
@@ -161,18 +162,21 @@ class Classifier(nn.Module):
         return len(self.mean)
 
     def with_preprocess(self, **changes: Any) -> "Classifier":
-        """A copy around the same network that prepares pictures otherwise: fields of `Preprocess` that differ.
+        """A copy with the same network and other preprocessing.
+
+        Args:
+            **changes: Fields of `Preprocess` that differ.
 
         Raises:
             UsageError: A value is invalid, or pictures are prepared by a function.
         """
         if not isinstance(self.preprocess, Preprocess):
-            raise UsageError(f"{self.name} prepares pictures by a function of its own; change that instead")
+            raise UsageError(f"{self.name} prepares pictures by its own function; change that instead")
         changed = copy(self)
         changed._buffers, changed.preprocess = self._buffers.copy(), replace(self.preprocess, **changes)
         if self.temperature is not None and changed.preprocess != self.preprocess:
-            kept = f"{self.name} keeps its temperature {self.temperature:.4g}, fitted to pictures prepared otherwise"
-            log.warning(f"{kept}; camlens calibrate fits it to these, --temperature 1 leaves it out")
+            kept = f"{self.name} keeps its temperature {self.temperature:.4g}, fitted with other preprocessing"
+            log.warning(f"{kept}; camlens calibrate fits it again, --temperature 1 leaves it out")
         for name in ("mean", "std"):
             changed._buffers[name] = torch.tensor(getattr(changed.preprocess, name), device=self.device)
         return changed
@@ -218,7 +222,7 @@ class Classifier(nn.Module):
         return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), torch.float32)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Classifier":
-        """Move mean and standard deviation with the network, but keep them in float32: half would lose grey levels."""
+        """Move mean and standard deviation with the network, but keep them in float32: half precision loses levels."""
         mean, std = self.mean, self.std
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.mean = nn.Buffer(mean.to(self.mean.device), persistent=False)
@@ -248,7 +252,7 @@ class Classifier(nn.Module):
         return pixels.expand(-1, 3, -1, -1) if self.channels == 1 else pixels
 
     def prepare(self, pictures: Pictures) -> Tensor:
-        """Prepare pictures as `preprocess` says.
+        """Prepare pictures for the network.
 
         Args:
             pictures: PIL pictures of any mode and size, or images (B, C, h, w) uint8, or RGB; those of the network's
@@ -258,7 +262,7 @@ class Classifier(nn.Module):
             (B, C, H, W) floats of its type, on the network's device.
 
         Raises:
-            UsageError: There is no picture, or something that is not a picture.
+            UsageError: There are no pictures, or something is not a picture.
         """
         if isinstance(pictures, Tensor):
             is_float, channels = pictures.dtype != torch.uint8, self.channels
@@ -282,9 +286,9 @@ def align(
 ) -> tuple[Classifier, DatasetT]:
     """Give a classifier and a data set the same class names in the same order, without changing either.
 
-    A classifier without names of its own, or whose classes are only numbered, takes those of the data set. Otherwise
-    the data set takes the classes of the classifier, of which it may have images of some only. What is assumed is said
-    in a warning.
+    A classifier without class names, or whose classes are only numbered, takes those of the data set. Otherwise the
+    data set takes the classes of the classifier; it need not have images of all of them. A warning says what is
+    assumed.
 
     Args:
         model: The classifier.
@@ -297,7 +301,7 @@ def align(
         images with other class names.
 
     Raises:
-        DataError: The data set has classes that the classifier does not know, or it cannot be known which is which.
+        DataError: The data set has classes that the classifier does not know, or which is which is unknown.
     """
     data = data.prepared(model.geometry)
     if data.class_names == model.class_names and model.has_names and class_order is None:
@@ -311,7 +315,7 @@ def align(
         model = _named_after(model, data, class_order)
     elif numbered and present != (numeric := tuple(sorted(present, key=int))):
         log.warning(
-            f"{model.name} names its classes {first_names(numbers)}: those of {data.name} are taken by name, in the "
+            f"{model.name} names its classes {first_names(numbers)}: those of {data.name} are matched by name, in the "
             f"order {first_names(numeric)}; --class-order sorted takes {first_names(sorted(present))}, as "
             "torchvision's ImageFolder does"
         )
@@ -339,7 +343,7 @@ def _named_after(model: Classifier, data: Dataset, class_order: str | Sequence[s
     names, assumed = order_classes(data.class_names, data.present_classes(), count, class_order, model.name)
     if model.has_names and model.class_names not in (names, tuple(map(str, range(count)))):
         raise DataError(
-            f"{model.name} names its classes itself ({first_names(model.class_names)}), other than the class order "
+            f"{model.name} has class names of its own ({first_names(model.class_names)}), not those of the class order "
             f"({first_names(names)}); leave --class-order out"
         )
     if assumed:

@@ -1,4 +1,4 @@
-"""The network in an ONNX file that `camlens export` wrote, which gives maps besides its logits."""
+"""The network in an ONNX file that `camlens export` wrote, which returns maps in addition to its logits."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from camlens.model.classifier import Classifier
 from camlens.model.preprocess import Preprocess
 
 FLOATS = "tensor(float)"  # what onnxruntime calls float32
-KEY = "camlens"  # of the file's metadata: what a classifier knows, and the outputs that are maps, as JSON
+KEY = "camlens"  # in the file's metadata: what a `Classifier` needs, and which outputs are maps, as JSON
 
 
 class Exported(nn.Module):
@@ -25,7 +25,7 @@ class Exported(nn.Module):
         session: An `onnxruntime.InferenceSession`.
         outputs: For each layer, the name of the output with its HiResCAM maps, (B, K, h, w) in units of the logit.
         exact: The layer, if any, that is followed by a mean over all places and a linear layer.
-        digest: A hash of the file, which tells it from other files.
+        digest: A hash of the file.
     """
 
     def __init__(self, session: Any, outputs: dict[str, str], exact: str, digest: bytes) -> None:
@@ -79,7 +79,7 @@ def load(path: Path) -> Classifier:
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # onnxruntime has a class for each kind of damage
-        raise ModelError(f"{path} is no ONNX file that onnxruntime can run: {error}") from error
+        raise ModelError(f"{path} is not an ONNX file that onnxruntime can run: {error}") from error
     try:
         facts = parse_json(session.get_modelmeta().custom_metadata_map[KEY])
         check_ends(session, list(facts["outputs"].values()))
@@ -92,11 +92,11 @@ def load(path: Path) -> Classifier:
 
 
 def check_ends(session: Any, maps: Sequence[str]) -> None:
-    """Raise `ValueError` unless a session takes images alone, and puts out logits and these maps."""
+    """Raise `ValueError` unless the only input of a session is images, and its outputs are logits and these maps."""
     inputs = [(each.name, each.type, len(each.shape)) for each in session.get_inputs()]
     outputs = {each.name: (each.type, len(each.shape)) for each in session.get_outputs()}
     if inputs != [("images", FLOATS, 4)]:
-        raise ValueError(f"it takes {inputs}; expected images (B, 3, H, W) alone, {FLOATS}")
+        raise ValueError(f"its inputs are {inputs}; expected images (B, 3, H, W) alone, {FLOATS}")
     for name, rank in {"logits": 2, **dict.fromkeys(maps, 4)}.items():
         if outputs.get(name) != (FLOATS, rank):
             raise ValueError(f"its output {name!r} is {outputs.get(name)}; expected {FLOATS} of {rank} dimensions")

@@ -26,8 +26,8 @@ A_BLOCK = "layer1.0.conv1.weight"  # that every ResNet has
 def recognise(state: State, path: Path) -> tuple[Classifier, State]:
     """Recognise the ResNet of another project.
 
-    Weights do not say how the network computes with them, how images were normalised or what the classes are called;
-    what is usual is assumed, and a warning says all of it.
+    Weights do not say how the network computes with them, how images were normalised or what the classes are called.
+    The usual is assumed, and a warning lists these assumptions.
 
     Args:
         state: The tensors by name.
@@ -37,7 +37,7 @@ def recognise(state: State, path: Path) -> tuple[Classifier, State]:
         A classifier without these weights, and the weights under its own names.
 
     Raises:
-        ModelError: The names of the tensors are of no ResNet.
+        ModelError: The names of the tensors are not those of a ResNet.
     """
     prefix = next((key.removesuffix(A_BLOCK) for key in state if key.endswith(A_BLOCK)), "")
     state = under_prefix(state, prefix, path)
@@ -45,8 +45,8 @@ def recognise(state: State, path: Path) -> tuple[Classifier, State]:
     found = as_resnet(state, path)
     if found is None:
         raise ModelError(
-            f"{path} does not say which network it belongs to: camlens did not write it, and its names are of no "
-            f"ResNet of torchvision, timm or kuangliu/pytorch-cifar; "
+            f"{path} does not say which network it belongs to: camlens did not write it, and its names are not those "
+            f"of a ResNet of torchvision, timm or kuangliu/pytorch-cifar; "
             f"give the network too: --model module:function --weights {path.name}, or name one that its library loads: "
             "--model timm:NAME, torchvision:NAME, hf:NAME or hf:FOLDER"
         )
@@ -59,7 +59,7 @@ def recognise(state: State, path: Path) -> tuple[Classifier, State]:
     parts += ["the stride on 3x3 convolutions"] if isinstance(network.layer1[0], Bottleneck) else []
     log.warning(
         f"{path.name} is a {name}{' of kuangliu/pytorch-cifar' if kuangliu else ''} for {classes} classes; "
-        f"what weights do not say is assumed: {', '.join(parts)}; pictures {preprocess}; "
+        f"assumed, as weights do not say it: {', '.join(parts)}; pictures {preprocess}; "
         f"{'the classes of CIFAR-10' if cifar10 else 'class names from the data'}. If it was trained otherwise, give "
         f"the network: --model module:function --weights {path.name}"
     )
@@ -67,10 +67,10 @@ def recognise(state: State, path: Path) -> tuple[Classifier, State]:
 
 
 def as_resnet(state: State, source: Path) -> tuple[ResNet, State] | None:
-    """One of our networks, and the weights of another project's under its names; None if these are of no ResNet.
+    """A `ResNet` for the weights of another project, and these under its names; None if they are not of a ResNet.
 
     Raises:
-        ModelError: They are of a ResNet of other shapes.
+        ModelError: The weights are of a ResNet with other shapes.
     """
     if "linear.weight" in state:
         state = {k.replace(".shortcut.", ".downsample.").replace("linear.", "fc."): v for k, v in state.items()}
@@ -88,14 +88,14 @@ def as_resnet(state: State, source: Path) -> tuple[ResNet, State] | None:
         len(stem),
         "small" if stem.shape[-1] == 3 else "imagenet",
     )
-    with torch.device("meta"):  # nothing is made of a size that the weights do not have
+    with torch.device("meta"):  # allocates nothing before the sizes are known to be those of the weights
         outline = ResNet(*how)
     check_state(outline, state, source)
     return ResNet(*how), state
 
 
 def same_resnet(model: Classifier) -> ResNet | None:
-    """One of our networks that computes what a classifier's does, with its weights; None if none does."""
+    """A `ResNet` that computes the same as a classifier's network, with its weights; None if there is none."""
     network = bare(model)
     if isinstance(network, ResNet):
         return network
@@ -107,5 +107,5 @@ def same_resnet(model: Classifier) -> ResNet | None:
         with torch.no_grad():
             logits, expected = same(images), network(images)
         return same if torch.allclose(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.std())) else None
-    except Exception:  # a network may raise anything, also that its weights have other shapes: it is another one
+    except Exception:  # a network may raise anything, and weights of other shapes mean that it is another one
         return None

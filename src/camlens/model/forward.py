@@ -1,4 +1,4 @@
-"""Running a network without changing it, in batches of the size that suits the device."""
+"""Running a network without changing it, and the size of the batches in which to run it."""
 
 import math
 import threading
@@ -19,7 +19,7 @@ PARAMETERS_PER_IMAGE = 6_000_000  # a network with n times as many parameters ge
 
 _NORMS = nn.modules.batchnorm._BatchNorm
 CHECKPOINTED = (
-    "the network checkpoints its activations: parts of it run again afterwards, without what camlens set up; switch "
+    "the network uses gradient checkpointing: parts of it run again later, without what camlens has set up; switch "
     "this off: set_grad_checkpointing(False) in timm, gradient_checkpointing_disable() in Hugging Face's networks"
 )
 
@@ -27,8 +27,8 @@ _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _locks_lock, _compiled_lock = threading.Lock(), threading.RLock()
 
 
-def one_thread(network: nn.Module) -> threading.RLock:
-    """The lock of a network, held as a context while its modes, hooks and parameters are not its own.
+def network_lock(network: nn.Module) -> threading.RLock:
+    """The lock of a network, to hold as a context while its modes, hooks or parameters are changed for a while.
 
     Compiled networks share one: how compiled code runs is set for the whole process.
 
@@ -97,6 +97,11 @@ def constant(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """A tensor of floats in float32, or in double if it is: half precision would lose what is computed from it."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def isolated_forward(network: nn.Module, images: Tensor) -> Any:
     """The network's output for `images`, in evaluation mode; the network is left as it was.
 
@@ -108,16 +113,18 @@ def isolated_forward(network: nn.Module, images: Tensor) -> Any:
     """
     state = {key: constant(parameter) for key, parameter in network.named_parameters()}
     state |= {key: buffer.clone() for key, buffer in network.named_buffers()}
-    norms = {name: in_order for name, module in network.named_modules() if name and isinstance(module, _NORMS)}
+    norms = {
+        name: match_gradient_layout for name, module in network.named_modules() if name and isinstance(module, _NORMS)
+    }
     with evaluation_mode(network), uncompiled(network), no_checkpoints(), hooked(network, norms):
         return functional_call(network, state, (images,))
 
 
-def in_order(output: Any) -> None:
-    """Lay out the gradient of a batch normalisation like its output.
+def match_gradient_layout(output: Any) -> None:
+    """Give the gradient of a batch normalisation the memory layout of its output.
 
-    torch 2.13 differentiates it wrongly on a CPU for one image where one is a view of tokens and the other contiguous
-    (docs/experiments.md).
+    torch 2.13 differentiates it wrongly on a CPU for one image if one of them is a view of tokens and the other is
+    contiguous (docs/experiments.md).
     """
     if isinstance(output, Tensor) and output.requires_grad and output.ndim == 4:
         is_last = output.is_contiguous(memory_format=torch.channels_last)

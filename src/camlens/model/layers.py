@@ -1,4 +1,4 @@
-"""The layers of a network that put out feature maps, and where the feature map lies in a layer's output."""
+"""The layers of a network that have feature maps, and where the feature map is in a layer's output."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -15,23 +15,25 @@ from camlens.model.forward import (
     constant,
     hooked,
     isolated_forward,
+    network_lock,
     no_checkpoints,
-    one_thread,
     refuse_unobservable,
 )
 from camlens.model.outputs import find_logits
 
+View = Callable[[Tensor], Tensor | None]  # a tensor of the shape of a layer's output, as a feature map (B, C, h, w)
+
 MAX_EXTRA_TOKENS = 8  # tokens before those of the image: class, distillation, registers
 MAX_DISTORTION = 1.5  # ratio by which a feature map's proportions may differ from the image's
-LOCALITY = {3: 1.15, 4: 2.0}  # how much more cells of a changed quarter must change, of tokens and odd proportions
+LOCALITY = {3: 1.15, 4: 2.0}  # least `_locality`, by the axes of the output: tokens, or a map of odd proportions
 SPATIAL = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Upsample)  # (B, C, h, w)
-ROUNDING = 1000.0  # how many times the precision of its numbers a gradient may be wrong
+ROUNDING = 1000.0  # error of a gradient that is put down to rounding, in units of the precision of its numbers
 LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @contextmanager
 def spatial_sizes(network: nn.Module, count: int) -> Iterator[list[Size]]:
-    """Collect height and width of what convolutions and poolings put out for `count` images while the network runs.
+    """Collect the height and width of the outputs of convolutions and poolings for `count` images, during the body.
 
     The latest comes last; each size is there once.
     """
@@ -49,7 +51,7 @@ def spatial_sizes(network: nn.Module, count: int) -> Iterator[list[Size]]:
 
 
 def main_tensor(output: object) -> Tensor | None:
-    """The tensor that a layer puts out, alone or as the first of a tuple or list."""
+    """The tensor in a layer's output: the output itself, or the first item of a tuple or list."""
     first = output[0] if isinstance(output, tuple | list) and output else output
     return first if isinstance(first, Tensor) else None
 
@@ -59,13 +61,13 @@ def as_grid(output: object, image_size: Size, seen: Sequence[Size] = (), grid: S
 
     Args:
         output: (B, C, h, w); (B, h, w, C), as in Swin; or tokens (B, extra + h w, C), as in ViT.
-        image_size: Height and width of the image. Where nothing else says which of these it is, its proportions do.
-        seen: Sizes of the feature maps in front of it (`spatial_sizes`). Tokens are the cells of one of these, or of
-            one that was halved, as in Swin; and up to 8 extra tokens in front of them.
+        image_size: Height and width of the image. If nothing else shows which of these forms it is, its proportions do.
+        seen: Sizes of the feature maps before it (`spatial_sizes`). Tokens are the cells of one of these, or of one
+            that was halved, as in Swin; up to 8 extra tokens may come first.
         grid: Height and width of the grid of the tokens, where it is known.
 
     Returns:
-        A view (B, C, h, w), or None if the output is no feature map.
+        A view (B, C, h, w), or None if the output is not a feature map.
     """
     if not isinstance(output, Tensor) or not output.numel():
         return None
@@ -79,14 +81,14 @@ def as_grid(output: object, image_size: Size, seen: Sequence[Size] = (), grid: S
 
 
 def _channels_last(shape: Sequence[int], image_size: Size, seen: list[Size]) -> bool | None:
-    """Whether the channels of an output of four axes come last; None if it is no feature map."""
+    """Whether the channels of an output of four axes come last; None if it is not a feature map."""
     first, last = (shape[2], shape[3]), (shape[1], shape[2])
     known = [size for size in reversed(seen) if size in (first, last)]
     if known:
         return known[0] != first
     counts = range(MAX_EXTRA_TOKENS + 1)
     if first[0] == first[1] and any(first[0] - h * w in counts for h, w in seen):
-        return None  # from each token to each: attention
+        return None  # attention weights, (B, heads, tokens, tokens)
     if _distortion(first, image_size) <= MAX_DISTORTION:
         return False
     return True if _distortion(last, image_size) <= MAX_DISTORTION else None
@@ -118,10 +120,12 @@ def _distortion(grid: Sequence[int], image_size: Size) -> float:
     return max(high, wide) / min(high, wide)
 
 
-def cut_free(output: Tensor) -> tuple[Tensor, Tensor]:
-    """A layer's output as a tensor that gradients can be taken of, and a copy to pass on: what follows may be in place.
+def differentiable(output: Tensor) -> tuple[Tensor, Tensor]:
+    """Make gradients with respect to a layer's output possible, even where the network switches gradients off.
 
-    This holds too where the network itself switches gradients off, as in front of a frozen backbone.
+    Returns:
+        The output as a tensor that requires a gradient, and a copy of it to pass on, since the next operation may work
+        in place.
     """
     with torch.inference_mode(False), torch.enable_grad():
         kept = output if output.requires_grad else constant(output).requires_grad_()
@@ -140,23 +144,23 @@ def feature_maps(
     network: nn.Module,
     input_size: Size,
     channels: int = 3,
-    read: Callable[[Any], Any] | None = None,
+    read_logits: Callable[[Any], Any] | None = None,
     grid: Size | None = None,
 ) -> dict[str, Size]:
-    """Find the modules worth looking at, by one pass forward and back of two images of noise.
+    """Find the modules worth looking at, by one forward and one backward pass of two images of noise.
 
-    These are the modules that put out a feature map of more than one cell, which has a row for each image and depends
-    on it, no finer than one before it, and on whose cells the logits depend. So the last block of a ViT whose logits
-    come from its class token is left out, with all that lies inside it; and so are branches inside a block that are
-    coarser than what it puts out, auxiliary heads, and tokens in another order than their places. If a container
-    passes on the output of its last child, both are listed.
+    These are the modules whose output is a feature map of more than one cell, which has a row for each image and
+    depends on it, which is no finer than an earlier one, and on whose cells the logits depend. So the last block of a
+    ViT whose logits come from its class token is left out, with everything inside it; and so are branches inside a
+    block that are coarser than its output, auxiliary heads, and tokens that are not in the order of their places. If
+    a container passes on the output of its last child, both are listed.
 
     Args:
         network: The network, without wrappers (`camlens.model.classifier.bare`). It is left as it was.
         input_size: Height and width of its input.
         channels: Number of channels of its input.
-        read: Finds the logits in what it puts out; by default `find_logits`.
-        grid: Height and width of the grid of tokens, where no convolution tells it.
+        read_logits: Finds the logits in its output; by default `find_logits`.
+        grid: Height and width of the grid of tokens, if no convolution shows it.
 
     Returns:
         The names of the modules with height and width of their feature maps, in the order in which they end.
@@ -165,68 +169,29 @@ def feature_maps(
         ModelError: The network does not take images of this size.
     """
     refuse_unobservable(network)
-    read = read or partial(find_logits, network=network)
-    outputs: dict[str, Tensor] = {}
-    sizes: dict[str, Size] = {}
-    views: dict[str, Callable[[Tensor], Tensor | None]] = {}
-    counts: set[int] = set()  # of tokens
-    scattered: set[str] = set()  # modules whose tokens are in another order than their places
-    with_parameters = {
-        name for name, module in network.named_modules() if name and next(module.parameters(), None) is not None
-    }
-    learned = not with_parameters  # whether one of these has run
-
-    def record(name: str, seen: list[Size], output: object) -> object:
-        nonlocal learned
-        learned |= name in with_parameters
-        outputs.pop(name, None)  # of several calls the last counts
-        sizes.pop(name, None)
-        tensor = main_tensor(output)
-        if tensor is None or tensor.ndim < 3 or len(tensor) != 2 or torch.equal(tensor[0], tensor[1]):
-            return None  # as the tokens of windows, or a table of positions
-        if not learned:
-            return None  # the images themselves, padded or scaled
-        if tensor.ndim == 3:
-            counts.add(tensor.shape[1])
-        elif tensor.shape[2] in counts and tensor.shape[2] == tensor.shape[3] and tuple(tensor.shape[2:]) not in seen:
-            return None  # attention, from each token to each
-        view = partial(as_grid, image_size=input_size, seen=tuple(seen), grid=grid)
-        cells = view(tensor)
-        if cells is None or cells[0, 0].numel() == 1:
-            return None
-        sizes[name], views[name] = (cells.shape[2], cells.shape[3]), view
-        is_plain = tensor.ndim == 4 and _distortion(sizes[name], input_size) <= MAX_DISTORTION
-        if not is_plain and _locality(cells.detach()) < LOCALITY[tensor.ndim]:
-            del sizes[name]
-            scattered.add(name)
-            return None
-        if tensor.requires_grad and all(tensor is not other for other in outputs.values()):
-            outputs[name] = tensor
-            return None
-        kept, copy = cut_free(tensor)
-        outputs[name] = copy if tensor.requires_grad else kept
-        return replaced(output, copy)  # what one module passes on from another goes on by its own way
-
+    read_logits = read_logits or partial(find_logits, network=network)
     names = [name for name, module in network.named_modules() if name and not isinstance(module, nn.Identity)]
     try:
         with ExitStack() as stack:
-            for context in (one_thread(network), torch.inference_mode(False), torch.enable_grad()):
+            for context in (network_lock(network), torch.inference_mode(False), torch.enable_grad()):
                 stack.enter_context(context)
-            seen = stack.enter_context(spatial_sizes(network, 2))
-            stack.enter_context(hooked(network, {name: partial(record, name, seen) for name in names}))
+            recorder = _Recorder(network, input_size, grid, stack.enter_context(spatial_sizes(network, 2)))
+            stack.enter_context(hooked(network, {name: partial(recorder.record, name) for name in names}))
             noise = torch.randn(3, channels, *input_size, generator=torch.Generator().manual_seed(0))
             upper, left = input_size[0] // 2, input_size[1] // 2
             noise[1], noise[1, :, :upper, :left] = noise[0], noise[2, :, :upper, :left]  # another quarter
             noise = noise[:2].to(next(network.parameters(), noise)).requires_grad_()
-            logits = read(isolated_forward(network, noise))
+            logits = read_logits(isolated_forward(network, noise))
+            outputs, sizes = recorder.outputs, recorder.sizes
             gradients = _gradients(logits, {"": noise, **outputs})
-            matters = {name: _any_cell(gradients[name], views[name]) for name in sizes}
+            matters = {name: _any_cell(gradients[name], recorder.views[name]) for name in sizes}
             if not any(matters.values()):
                 matters = dict.fromkeys(sizes, True)  # a head of zeros, or nothing to differentiate
             found: dict[str, Size] = {}
             for name, size in sizes.items():
                 is_finer = math.prod(size) > min(map(math.prod, found.values()), default=math.inf)
-                if matters[name] and not is_finer and not _lies_aside(network, name, sizes, matters, scattered):
+                is_ruled_out = _ruled_out_by_block(network, name, sizes, matters, recorder.scattered)
+                if matters[name] and not is_finer and not is_ruled_out:
                     found[name] = size
             return _without_side_branches(found, noise, outputs, gradients)
     except CamlensError:
@@ -238,8 +203,98 @@ def feature_maps(
         ) from error
 
 
+class _Recorder:
+    """Records which modules of a network have an output that can be viewed as a feature map, while it runs two images.
+
+    The images differ in their upper left quarter. Of a module that is called several times, the last call counts.
+
+    Args:
+        network: The network.
+        input_size: Height and width of the images.
+        grid: Height and width of the grid of tokens, where it is known.
+        seen: The sizes that `spatial_sizes` collects in the same pass.
+
+    Attributes:
+        outputs: Of each module with a feature map, the tensor to differentiate by.
+        sizes: Height and width of its feature map.
+        views: How its output is viewed as a feature map; of the scattered modules too.
+        scattered: The modules whose tokens are not in the order of their places.
+    """
+
+    def __init__(self, network: nn.Module, input_size: Size, grid: Size | None, seen: list[Size]) -> None:
+        self.input_size, self.grid, self.seen = input_size, grid, seen
+        self.outputs: dict[str, Tensor] = {}
+        self.sizes: dict[str, Size] = {}
+        self.views: dict[str, View] = {}
+        self.scattered: set[str] = set()
+        self.token_counts: set[int] = set()
+        modules = dict(network.named_modules())
+        self.with_parameters = {
+            name for name, module in modules.items() if name and next(module.parameters(), None) is not None
+        }
+        self.reached_parameters = not self.with_parameters
+
+    def record(self, name: str, output: object) -> object:
+        """Record the output of a module; returns what to pass on in its place, or None to pass on the output."""
+        self.reached_parameters |= name in self.with_parameters
+        self.outputs.pop(name, None)
+        self.sizes.pop(name, None)
+        tensor = main_tensor(output)
+        if tensor is None or not self.may_be_features(tensor):
+            return None
+        view = partial(as_grid, image_size=self.input_size, seen=tuple(self.seen), grid=self.grid)
+        cells = view(tensor)
+        if cells is None or cells[0, 0].numel() == 1:  # a single cell shows nothing
+            return None
+        self.views[name] = view
+        if not self.is_in_place(tensor, cells):
+            self.scattered.add(name)
+            return None
+        self.sizes[name] = cells.shape[2], cells.shape[3]
+        return self.keep(name, tensor, output)
+
+    def may_be_features(self, tensor: Tensor) -> bool:
+        """Whether an output may hold what the network has computed of each image."""
+        if tensor.ndim < 3 or len(tensor) != 2:
+            return False  # vectors, or rows that are not images, as the tokens of windows
+        if torch.equal(tensor[0], tensor[1]):
+            return False  # it does not depend on the image, as a table of positions
+        if not self.reached_parameters:
+            return False  # these are still the images themselves, padded or scaled
+        if tensor.ndim == 3:
+            self.token_counts.add(tensor.shape[1])
+            return True
+        is_square = tensor.shape[2] == tensor.shape[3]
+        is_attention = is_square and tensor.shape[2] in self.token_counts and tuple(tensor.shape[2:]) not in self.seen
+        return not is_attention  # weights of each token for each token look like a square map
+
+    def is_in_place(self, tensor: Tensor, cells: Tensor) -> bool:
+        """Whether the cells (2, C, h, w) of an output are at the same places as in the image.
+
+        An output of four axes with the image's proportions needs no check. Tokens may be in any order, and other
+        proportions may mean that the axes are not height and width; so of these the quarter that the images differ in
+        must change most.
+        """
+        if tensor.ndim == 4 and _distortion(cells.shape[2:], self.input_size) <= MAX_DISTORTION:
+            return True
+        return _locality(cells.detach()) >= LOCALITY[tensor.ndim]
+
+    def keep(self, name: str, tensor: Tensor, output: object) -> object:
+        """Keep a tensor to differentiate by; returns the output with a copy of it if one is needed, else None.
+
+        A copy is needed if the tensor requires no gradient, or if another module has returned the same tensor, whose
+        gradient must be separate.
+        """
+        if tensor.requires_grad and all(tensor is not other for other in self.outputs.values()):
+            self.outputs[name] = tensor
+            return None
+        kept, copy = differentiable(tensor)
+        self.outputs[name] = copy if tensor.requires_grad else kept
+        return replaced(output, copy)
+
+
 def _locality(cells: Tensor) -> float:
-    """How much more feature maps (2, C, h, w) of two images differ in the upper left quarter, where the images do."""
+    """The ratio by which feature maps (2, C, h, w) change more in the upper left quarter, where the images differ."""
     change = (cells[0] - cells[1]).float().abs().mean(dim=0)  # (h, w)
     h, w = change.shape[0] // 2, change.shape[1] // 2
     upper, left = slice(0, h or 1), slice(0, w or 1)
@@ -248,7 +303,7 @@ def _locality(cells: Tensor) -> float:
     return float(change[upper, left].mean()) / elsewhere if elsewhere else math.inf
 
 
-def _any_cell(gradient: Tensor | None, view: Callable[[Tensor], Tensor | None]) -> bool:
+def _any_cell(gradient: Tensor | None, view: View) -> bool:
     """Whether the gradient of a layer's output has a value other than 0 in a cell of the image."""
     cells = None if gradient is None else view(gradient)
     return cells is not None and bool(cells.any())
@@ -267,9 +322,11 @@ def _gradients(logits: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor | No
 def _without_side_branches(
     found: dict[str, Size], noise: Tensor, outputs: dict[str, Tensor], gradients: dict[str, Tensor | None]
 ) -> dict[str, Size]:
-    """Leave out the last layers by which not all goes that the logits know of the images, as an auxiliary head.
+    """Drop trailing layers that do not carry the whole gradient from logits to image, such as auxiliary heads.
 
-    If that is none of them, as where branches meet in the logits, all are kept.
+    All that the logits know of an image passes through the last layer of the trunk, but only a part of it through a
+    side branch. If no layer carries the whole gradient, as where branches meet only in the logits, all are
+    kept.
     """
     whole, kept, tolerance = gradients[""], dict(found), min(0.05, ROUNDING * torch.finfo(noise.dtype).eps)
     while kept and whole is not None and gradients[list(kept)[-1]] is not None:
@@ -281,19 +338,32 @@ def _without_side_branches(
     return found
 
 
-def _lies_aside(
+def _ruled_out_by_block(
     network: nn.Module, name: str, sizes: dict[str, Size], matters: dict[str, bool], scattered: set[str]
 ) -> bool:
-    """Whether a module is part of a block that does not matter or is scattered, or coarser or in other rows than it."""
+    """Whether one of the blocks around a module shows that its feature map is not worth listing.
+
+    Args:
+        network: The network.
+        name: The module.
+        sizes: Sizes of the feature maps by module.
+        matters: Whether the logits depend on the cells of each of these modules.
+        scattered: The modules whose tokens are not in the order of their places.
+    """
     child, within_live_item = name, False
     while "." in child:
         parent = child.rpartition(".")[0]
         if isinstance(network.get_submodule(parent), LISTS):
+            # A list runs its items in turn. One that matters keeps what is inside it, even if the module around the
+            # list, whose output is that of the last item, does not matter.
             within_live_item |= matters.get(child, False)
         else:
+            # The logits do not depend on the cells of the block, so what is inside has no other way to them.
             is_unused = not within_live_item and not matters.get(parent, True)
+            # A coarser or rearranged map inside a block is a side branch: the block brings it back to its own grid.
             size = sizes.get(parent, sizes[name])
-            is_other = size != sizes[name] and math.prod(size) >= math.prod(sizes[name])  # coarser, or rearranged
+            is_other = size != sizes[name] and math.prod(size) >= math.prod(sizes[name])
+            # Inside a block that mixes up the order of its tokens, a map that looks in order is so by chance.
             if is_unused or is_other or parent in scattered:
                 return True
         child = parent

@@ -1,4 +1,4 @@
-"""Networks that timm, torchvision or Hugging Face's transformers know by name, loaded by these libraries themselves."""
+"""Networks that timm, torchvision or Hugging Face's transformers know by name, loaded by these libraries."""
 
 import importlib
 import logging
@@ -16,12 +16,12 @@ from camlens.model.preprocess import FLAGS, Function, Preprocess, normalisation_
 
 log = logging.getLogger("camlens")
 
-EXTRAS = {"timm": "timm", "torchvision": "torchvision", "hf": "transformers"}  # of camlens, and what each installs
+EXTRAS = {"timm": "timm", "torchvision": "torchvision", "hf": "transformers"}  # extra of camlens: the library
 CACHES = {"timm": "~/.cache/huggingface", "torchvision": "~/.cache/torch", "hf": "~/.cache/huggingface"}
 
 
 def is_of_library(spec: str) -> bool:
-    """Whether a library is to load what a user names: `timm:NAME`, `torchvision:NAME` or `hf:NAME`."""
+    """Whether a user names a network of a library: `timm:NAME`, `torchvision:NAME` or `hf:NAME`."""
     return spec.partition(":")[0] in EXTRAS
 
 
@@ -34,8 +34,8 @@ def load(spec: str, changes: Mapping[str, Any] | None = None) -> Classifier:
         changes: Fields of `Preprocess` that differ from what the library says.
 
     Raises:
-        ModelError: The library is not installed, does not know the name or cannot download the weights; or this is no
-            classifier.
+        ModelError: The library is not installed, does not know the name or cannot download the weights; or the network
+            is not a classifier.
         UsageError: A changed field is invalid.
     """
     extra, _, name = spec.partition(":")
@@ -44,7 +44,7 @@ def load(spec: str, changes: Mapping[str, Any] | None = None) -> Classifier:
     except ModuleNotFoundError as error:
         raise ModelError(f"{spec} needs {error.name}; install it with: pip install 'camlens[{extra}]'") from error
     except Exception as error:  # a RuntimeError where torchvision was built for another torch
-        why = f"cannot be imported beside torch {torch.__version__}: {_in_a_line(error)}"
+        why = f"cannot be imported with torch {torch.__version__}: {_in_a_line(error)}"
         raise ModelError(f"{spec} needs {EXTRAS[extra]}, which {why}") from error
     try:
         model = LOADERS[extra](library, name, changes or {})
@@ -52,7 +52,7 @@ def load(spec: str, changes: Mapping[str, Any] | None = None) -> Classifier:
     except CamlensError as error:
         raise type(error)(f"{spec}: {error}") from error
     except OSError as error:  # offline, or no such file
-        where = f"without the internet it loads what lies in {CACHES[extra]}, as copied from a machine that has it"
+        where = f"without internet access it loads from {CACHES[extra]}, which can be copied from another machine"
         raise ModelError(f"{EXTRAS[extra]} cannot load {name!r}: {_in_a_line(error)}; {where}") from error
     except Exception as error:  # each library raises its own kinds
         raise ModelError(f"{EXTRAS[extra]} cannot load {name!r}: {_in_a_line(error)}") from error
@@ -64,7 +64,7 @@ def _from_timm(timm: Any, name: str, _: Mapping[str, Any]) -> Classifier:
     network = timm.create_model(name, pretrained=True)
     about, classes = network.pretrained_cfg, network.num_classes
     if not classes:
-        raise ModelError("it has no classes, and gives features; name a classifier")
+        raise ModelError("it has no classes and returns features; name a classifier")
     info, names = None, None
     if labels := about.get("label_names"):
         info = timm.data.CustomDatasetInfo(labels, about.get("label_descriptions"))
@@ -98,10 +98,10 @@ def _from_hugging_face(transformers: Any, name: str, changes: Mapping[str, Any])
     where = {"pretrained_model_name_or_path": name, "trust_remote_code": False}
     network, found = transformers.AutoModelForImageClassification.from_pretrained(**where, output_loading_info=True)
     if missing := sorted(found["missing_keys"]):
-        raise ModelError(f"it has no weights for {', '.join(missing[:4])}, so it is no classifier; name one")
+        raise ModelError(f"it has no weights for {', '.join(missing[:4])}, so it is not a classifier; name one")
     if getattr(network.config, "problem_type", None) == "multi_label_classification":
         log.warning(
-            f"{name} is trained for several labels an image: the class with the largest logit is its prediction"
+            f"{name} is trained for several labels per image: the class with the largest logit is its prediction"
         )
     labels = [network.config.id2label.get(index, "LABEL_0") for index in range(network.config.num_labels)]
     names = _class_names(name, None if "LABEL_0" in labels else labels, max(2, len(labels)))
@@ -143,7 +143,7 @@ def _prepared(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> dict[str, Any]:
-    """How pictures are prepared, as arguments of `Classifier`: as read off a source, or by the library's function."""
+    """The preprocessing as arguments of `Classifier`: a `Preprocess` if it can be read, else the library's function."""
     try:
         return {"preprocess": read(source)}
     except UsageError as error:
@@ -152,7 +152,7 @@ def _prepared(
 
 
 def _class_names(model: str, names: Sequence[str] | None, classes: int) -> Sequence[str] | int:
-    """Class names, with their index where several classes share one, as ImageNet's two cranes; or their number."""
+    """Class names, with the index where classes share a name, as ImageNet's two cranes do; or their number."""
     if names is None:
         log.warning(f"{model} has no names for its {classes} classes: they come from the data")
         return classes

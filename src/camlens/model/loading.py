@@ -61,7 +61,7 @@ def load(
     elif path.is_dir():
         path = path / WEIGHTS
         if not path.exists():
-            raise ModelError(f"{model} is no run folder: it has no {WEIGHTS}")
+            raise ModelError(f"{model} is not a run folder: it has no {WEIGHTS}")
     elif spec in shipped():
         path = SHIPPED / f"{spec}.safetensors"
     elif path.suffix not in SUFFIXES and ":" in spec:
@@ -73,14 +73,14 @@ def load(
             f"timm:NAME, torchvision:NAME, hf:NAME or the name of a shipped network ({names})"
         )
     if weights is not None:
-        raise UsageError(f"--weights goes with module:function; {spec} has its own")
+        raise UsageError(f"--weights is for module:function; {spec} has its own weights")
     loaded = exported.load(path) if path.suffix == ".onnx" else checkpoint.load(path)
     loaded.name = spec if spec in shipped() else name_of(path)
     return loaded.with_preprocess(**changes) if changes else loaded
 
 
 def name_of(path: Path) -> str:
-    """What a model in a run folder or file is called: the end of its path, which tells two models of a kind apart."""
+    """The name of a model in a run folder or file: the last two parts of its path, since many files have one name."""
     path = path.parent if path.name == WEIGHTS else path
     parts = path.parts if path.name not in ("", "..") else path.resolve().parts
     return Path(*parts[-2:]).as_posix()
@@ -100,8 +100,8 @@ def find_network(spec: str) -> tuple[nn.Module, tuple[int, int, int]]:
 def _from_function(spec: str, weights: Path | None, changes: dict[str, Any]) -> Classifier:
     """The classifier that a user's function makes, with the weights of a file if one is given.
 
-    A bare network is assumed to be shown pictures as is usual for ImageNet, but for the fields of `Preprocess` in
-    `changes`, and to have numbered classes; a warning says so.
+    A bare network is assumed to take pictures prepared as is usual for ImageNet, except for the fields of `Preprocess`
+    in `changes`, and to have numbered classes; a warning says so.
     """
     made = _call(spec).eval()
     if weights is not None:
@@ -115,14 +115,14 @@ def _from_function(spec: str, weights: Path | None, changes: dict[str, Any]) -> 
             logits = find_logits(made(torch.zeros(1, *shape).to(next(made.parameters(), torch.empty(0)))), bare(made))
     except Exception as error:  # a network may raise anything
         raise ModelError(
-            f"{spec} gave a bare network that does not take {'x'.join(map(str, shape))} images; say which with "
+            f"{spec} returned a bare network that does not take {'x'.join(map(str, shape))} images; say which with "
             f"{FLAGS}, or let it return camlens.Classifier(network, class_names=..., preprocess=...) ({error})"
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
-        raise ModelError(f"{spec} gave a network whose output is not logits (B, K)")
+        raise ModelError(f"{spec} returned a network whose output is not logits (B, K)")
     log.warning(
-        f"{spec} gave a bare network: it is shown pictures {preprocess}, and class names come from the data; say "
-        f"otherwise with {FLAGS}, or let it return a camlens.Classifier"
+        f"{spec} returned a bare network: pictures are {preprocess}, and class names come from the data; to change "
+        f"this give {FLAGS}, or let it return a camlens.Classifier"
     )
     return Classifier(made, logits.shape[1], preprocess=preprocess)
 
@@ -141,5 +141,5 @@ def _call(spec: str) -> nn.Module:
     except Exception as error:  # so may a function
         raise ModelError(f"{spec}() failed: {type(error).__name__}: {error}") from error
     if not isinstance(made, nn.Module):
-        raise ModelError(f"{spec} gave a {type(made).__name__}; expected a camlens.Classifier or a torch.nn.Module")
+        raise ModelError(f"{spec} returned a {type(made).__name__}; expected a camlens.Classifier or a torch.nn.Module")
     return made

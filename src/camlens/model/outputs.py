@@ -1,4 +1,4 @@
-"""What a network puts out, and the logits in it."""
+"""The output of a network, and the logits in it."""
 
 import dataclasses
 import logging
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from camlens.errors import ModelError, UsageError
+from camlens.model.forward import at_least_float32
 
 Outputs = Literal["logits", "softmax", "log-softmax"]
 KINDS: tuple[Outputs, ...] = get_args(Outputs)
@@ -20,27 +21,27 @@ _said: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
 
 def say_once(network: nn.Module, note: str) -> None:
-    """Log a note on a network, the first time that it is made."""
+    """Log a note about a network, unless it was logged before."""
     if note not in (said := _said.setdefault(network, set())):
         said.add(note)
         log.warning(note)
 
 
 def named_logits(output: Any) -> Any:
-    """The attribute or entry `logits` of an output, as of Hugging Face's networks; without one the output as it is."""
+    """The attribute or entry `logits` of an output, as Hugging Face's networks have it; else the output as it is."""
     named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     return output if named is None else named
 
 
 def find_logits(output: Any, network: nn.Module, classes: int | None = None) -> Any:
-    """Find the logits in what a network puts out; what is assumed is logged, once for each network.
+    """Find the logits in the output of a network. Assumptions are logged, once for each network.
 
-    These are the output itself, its attribute or entry `logits`, or else the first tensor (B, K) of a tuple, list, dict
-    or dataclass. One logit y for each image becomes two, (0, y): of two classes, the second has the probability
-    sigmoid(y).
+    The logits are the output itself, its attribute or entry `logits`, or else the first tensor (B, K) of a tuple, list,
+    dict or dataclass. One logit y for each image becomes two, (0, y), so that the second of two classes has the
+    probability sigmoid(y).
 
     Args:
-        output: What the network puts out.
+        output: The network's output.
         network: The network.
         classes: The number K of classes; None if it is not known.
 
@@ -59,9 +60,7 @@ def find_logits(output: Any, network: nn.Module, classes: int | None = None) -> 
     found = [part for part in found if classes is None or part.shape[1] in widths]
     if len(found) > 1:
         shapes = ", ".join(str(tuple(part.shape[1:])) for part in found)
-        say_once(
-            network, f"{name} puts out several tensors, with {shapes} for each image: the first is taken as logits"
-        )
+        say_once(network, f"{name} returns several tensors, with {shapes} for each image: the first is taken as logits")
     output = found[0] if found else output
     one = isinstance(output, Tensor) and (output.ndim == 1 or output.shape[1:] == (1,)) and output.is_floating_point()
     if one and classes in (None, 2):
@@ -72,7 +71,7 @@ def find_logits(output: Any, network: nn.Module, classes: int | None = None) -> 
 
 
 def kind_of_outputs(outputs: Tensor) -> Outputs:
-    """Tell what outputs (B, K) are by their values: probabilities and their logarithms add up to 1."""
+    """Find out from the values of outputs (B, K) what they are: probabilities add up to 1."""
     values = outputs.detach().float()
     kinds: dict[Outputs, Tensor] = {"softmax": values, "log-softmax": values.exp()}
     for kind, probabilities in kinds.items():
@@ -82,46 +81,46 @@ def kind_of_outputs(outputs: Tensor) -> Outputs:
 
 
 def check_kind(outputs: Tensor, network: nn.Module, expected: Outputs = "logits") -> None:
-    """Look at a first batch of outputs (B, K): log that they are probabilities, if logits are expected.
+    """Check the first batch of outputs (B, K), and log a warning if they are probabilities instead of logits.
 
     Raises:
-        ModelError: They are not the probabilities that are expected.
+        ModelError: Probabilities or their logarithms are expected, and these are something else.
     """
     kind, name = kind_of_outputs(outputs), type(network).__name__
     if kind == expected:
         return
     if expected != "logits":
-        raise ModelError(f"{name} puts out {kind}, not {expected}: leave outputs (--outputs) out, or say {kind}")
+        raise ModelError(f"{name} returns {kind}, not {expected}: leave outputs (--outputs) out, or say {kind}")
     effects = {
-        "softmax": "probabilities (softmax) instead of logits: as softmax is taken of them again, confidences and "
+        "softmax": "probabilities (softmax) instead of logits: as softmax is applied again, confidences and "
         "calibration error are wrong, and maps explain probabilities, so they fade where the network is sure",
         "log-softmax": "logarithms of probabilities (log-softmax) instead of logits: confidences and calibration error "
-        "are right, but maps hold the evidence for all classes, and fade where the network is sure",
+        "are right, but maps mix the evidence for all classes, and fade where the network is sure",
     }
-    say_once(
-        network, f'{name} puts out {effects[kind]}; undo it with --outputs {kind}, or Classifier(outputs="{kind}")'
-    )
+    say_once(network, f'{name} returns {effects[kind]}; undo it with --outputs {kind}, or Classifier(outputs="{kind}")')
 
 
 def undo_softmax(outputs: Tensor, kind: Outputs) -> Tensor:
-    """Logits (B, K) less their mean over the classes of each image; a softmax removes this mean for good.
+    """Logits (B, K) from probabilities, up to a constant for each image, which a softmax removes for good.
+
+    The constant is chosen so that the mean over the classes is 0.
 
     Args:
-        outputs: (B, K), as a network puts them out.
+        outputs: (B, K), the network's output.
         kind: What they are; "logits" are returned as they are.
     """
     if kind == "logits":
         return outputs
-    logs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    logs = at_least_float32(outputs)
     logs = logs.clamp(min=torch.finfo(logs.dtype).tiny).log() if kind == "softmax" else logs
     return logs - logs.mean(dim=1, keepdim=True)
 
 
 def target_value(target: Callable[[Any], Tensor], output: Any) -> Tensor:
-    """What a callable gives for a network's output, or for the logits that it names: (B, 1).
+    """The value (B, 1) that a function as target returns for a network's output, or for the logits named in it.
 
     Raises:
-        UsageError: It gives something other than one number for each image.
+        UsageError: It returns something other than one number for each image.
     """
     value = target(named_logits(output))
     if isinstance(value, Tensor) and value.ndim == 1 and value.is_floating_point():

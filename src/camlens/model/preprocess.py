@@ -1,4 +1,4 @@
-"""From pictures to the pixels that a network takes. PIL pictures and tensors go through the same steps."""
+"""From pictures to a network's input. PIL pictures and tensors go through the same steps."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -21,9 +21,10 @@ Pictures = Tensor | Image.Image | Sequence[Image.Image]
 Function = Callable[[Image.Image], Tensor]
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of each channel
-TOLERANCE = 0.02  # by which the pixels of a function of the user's may leave 0..1: bicubic interpolation overshoots
+TOLERANCE = 0.02  # by which the pixels of a user's function may leave 0..1: bicubic interpolation overshoots
 FLAGS = "--resize 64 --crop 56 --interpolation bilinear --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"  # how to say it
-MAX_LEVELS, MOST = 1.5, 0.999  # by which so many pixels of a library's own may differ: it may round between steps
+# A library may round between its steps: this fraction of the pixels must agree to so many levels.
+MIN_AGREEING, MAX_LEVELS = 0.999, 1.5
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Preprocess(Geometry):
         std: Standard deviation of each channel, as a fraction of 255.
 
     Raises:
-        UsageError: A value is none of these, or the images would have different sizes.
+        UsageError: A value is invalid, or the images would have different sizes.
     """
 
     mean: Sequence[float] = IMAGENET[0]
@@ -59,12 +60,12 @@ class Preprocess(Geometry):
         return Geometry(**{field.name: getattr(self, field.name) for field in fields(Geometry)})
 
     def facts(self) -> dict[str, Any]:
-        """What a file of weights must say besides mean, std and input size: nothing for a whole picture, bilinear."""
+        """What a file of weights holds besides mean, std and input size: nothing for a whole picture, bilinear."""
         return {} if self.geometry == geometry_of(self.size) else {"preprocess": asdict(self.geometry)}
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> "Preprocess":
-        """Read mean, std, input size and `facts` from what a file of weights says."""
+        """The opposite of `facts`, from all metadata of a file of weights."""
         height, width = facts["input_size"]
         shape = facts.get("preprocess") or {"resize": (height, width), "crop": None}
         return cls(**shape, mean=facts["mean"], std=facts["std"])
@@ -77,15 +78,15 @@ class Preprocess(Geometry):
             transforms: A `torchvision.transforms._presets.ImageClassification`.
 
         Raises:
-            UsageError: It is something else, such as transforms of your own.
+            UsageError: It is something else, such as your own transforms.
         """
         try:
             size, crop = _sides(transforms.resize_size), _sides(transforms.crop_size)
             interpolation, mean, std = transforms.interpolation, transforms.mean, transforms.std
         except AttributeError as error:
             raise UsageError(
-                f"{type(transforms).__name__} is no preset of torchvision's weights for classification; give "
-                "transforms of your own as a function: Classifier(..., preprocess=transforms, mean=..., std=...)"
+                f"{type(transforms).__name__} is not a preset of torchvision's weights for classification; give "
+                "your own transforms as a function: Classifier(..., preprocess=transforms, mean=..., std=...)"
             ) from error
         name = str(getattr(interpolation, "value", interpolation)).removesuffix("-exact")  # Pillow has one "nearest"
         return _agreeing(cls(size, crop, name, mean=mean, std=std), transforms)
@@ -99,7 +100,7 @@ class Preprocess(Geometry):
                 timm's defaults.
 
         Raises:
-            UsageError: It has no input size, or a crop mode with borders or with other proportions.
+            UsageError: It has no input size, or a crop mode that adds borders or changes the proportions.
         """
         given: Sequence[int] = config.get("input_size") or ()
         if len(given) != 3:
@@ -121,7 +122,7 @@ class Preprocess(Geometry):
         """Read an image processor of Hugging Face's transformers: `AutoImageProcessor.from_pretrained(...)`.
 
         Args:
-            processor: The processor. It is run once, to see that what was read is what it does.
+            processor: The processor. It is run, to check that it does what was read.
 
         Raises:
             UsageError: It does more than resize, crop and normalise.
@@ -152,7 +153,8 @@ class Preprocess(Geometry):
 def normalisation_of(processor: Any) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation by which an image processor of transformers normalises, as fractions of 255.
 
-    They are those that it says, or else those by which it changes black and white: EfficientNet's divides twice.
+    They are the ones that it declares, unless black and white come out otherwise: EfficientNet's processor divides
+    twice.
     """
     does = getattr(processor, "do_normalize", False)  # MobileViT's does not
     factor = processor.rescale_factor if getattr(processor, "do_rescale", False) else 1.0
@@ -180,19 +182,23 @@ def _sides(size: int | Sequence[int]) -> int | Size:
 
 
 def _agreeing(preprocess: Preprocess, function: Any) -> Preprocess:
-    """What was read of a library's object, if this gives the same images but for rounding."""
+    """The preprocessing read from a library's object, if it gives the same images up to rounding.
+
+    Raises:
+        UsageError: It gives other images.
+    """
     for size in ((180, 231), (301, 200)) if callable(function) else ():
         picture = probe(size)
         ours, theirs = np.asarray(preprocess.apply(picture)).transpose(2, 0, 1), function(picture).float()
         mean, std = (torch.tensor(values)[:, None, None] for values in (preprocess.mean, preprocess.std))
         theirs = ((theirs * std + mean) * 255).numpy()
-        if ours.shape != theirs.shape or (abs(ours - theirs) <= MAX_LEVELS).mean() < MOST:
-            raise UsageError(f"it does more with pictures than it says ({preprocess} was read); {_AS_FUNCTION}")
+        if ours.shape != theirs.shape or (abs(ours - theirs) <= MAX_LEVELS).mean() < MIN_AGREEING:
+            raise UsageError(f"it does more with pictures than it declares ({preprocess} was read); {_AS_FUNCTION}")
     return preprocess
 
 
 def probe(size: Size) -> Image.Image:
-    """A picture with black, white and all between, smooth and rough, by which transforms are tried."""
+    """A picture for testing transforms, with all levels from black to white, smooth and rough."""
     (y, x), channel = np.mgrid[: size[0], : size[1]], np.arange(3)
     waves = np.sin(x[..., None] / (7 + 4 * channel) + channel) + np.sin(y[..., None] / (11 - 2 * channel))
     noise = np.random.default_rng(0).normal(0, 0.1, waves.shape)
@@ -201,7 +207,7 @@ def probe(size: Size) -> Image.Image:
 
 @dataclass(frozen=True)
 class Custom:
-    """A function of the user's own that prepares a picture, with what is needed to show its result.
+    """A user's function that prepares a picture, with the normalisation that is needed to display its result.
 
     Args:
         function: From an upright RGB picture to the network's input, (C, H, W) of floats, always of one size.
@@ -210,7 +216,7 @@ class Custom:
         size: Height and width of its results; None to find out.
 
     Raises:
-        UsageError: The function does not do so; the message says what to do.
+        UsageError: The results of the function are invalid; the message says what to do.
     """
 
     function: Function
@@ -251,11 +257,11 @@ class Custom:
 
     @property
     def geometry(self) -> Framing:
-        """Itself: what it shows of a picture is not known."""
+        """Itself, since it is unknown which part of a picture it shows."""
         return self
 
     def window(self, size: Size) -> Window | None:
-        """None: not known."""
+        """None, as it is unknown which part of a picture it shows."""
         return None
 
     @property
@@ -264,12 +270,12 @@ class Custom:
         return 3 if len(self.mean) == 1 else len(self.mean)
 
     def pixels(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
-        """The network's input, to half a level of 255: (C, H, W)."""
+        """The network's input with its normalisation undone, in 8 bits: (C, H, W)."""
         pixels = (self._fractions(self.function(picture)) * 255).round().clamp(0, 255).byte()
         return pixels.expand(self.channels, -1, -1).numpy()
 
     def apply(self, picture: Image.Image) -> Image.Image:
-        """The same in colours; of more than three channels the first three."""
+        """As `pixels`, but as an RGB picture; of more than three channels the first three."""
         pixels = three_channels(torch.from_numpy(self.pixels(picture))[None])[0]
         return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
@@ -277,7 +283,7 @@ class Custom:
         return "prepared by its own function"
 
     def facts(self) -> dict[str, Any]:
-        """A function cannot be written into a file."""
+        """Raise `UsageError`: a function cannot be written to a file."""
         raise UsageError("preprocess is a function, which a file cannot hold; give a camlens.Preprocess to save it")
 
     def _fractions(self, result: Tensor) -> Tensor:
@@ -291,7 +297,7 @@ def as_preprocess(
     std: Sequence[float] | None,
     input_size: Size | None,
 ) -> Preprocess | Custom:
-    """What `Classifier` is told of how pictures are prepared. Raises `UsageError` if it is too little or too much."""
+    """The preprocessing from the arguments of `Classifier`. Raises `UsageError` if they are missing or conflict."""
     if isinstance(preprocess, Preprocess):
         if mean is not None or std is not None or input_size is not None:
             raise UsageError("preprocess says mean, std and input size itself; leave them out")
@@ -323,17 +329,17 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
 def to_pixels(pictures: Pictures, size: Size | Framing) -> Tensor:
     """Make images of one size from pictures of any size.
 
-    Pillow resizes all of them, so a picture, its file and its pixels give the same images.
+    All are resized by Pillow, so a picture, its file and its pixels give the same images.
 
     Args:
         pictures: PIL pictures of any mode, or uint8 images (B, C, H, W).
         size: Height h and width w of the images, or a geometry with this size.
 
     Returns:
-        (B, C, h, w) uint8; C is 3 for pictures, or what a function of the user's own gives.
+        (B, C, h, w) uint8; C is 3, except for a user's function.
 
     Raises:
-        UsageError: There is no picture, or something that is not a picture.
+        UsageError: There are no pictures, or something is not a picture.
     """
     geometry = geometry_of(size)
     if isinstance(pictures, Tensor):
@@ -342,7 +348,7 @@ def to_pixels(pictures: Pictures, size: Size | Framing) -> Tensor:
 
 
 def to_pictures(pictures: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:
-    """The pictures, upright and in RGB. Raises `UsageError` if there is none, or something that is no picture."""
+    """The pictures, upright and in RGB. Raises `UsageError` if there are none, or something is not a picture."""
     pictures = [pictures] if isinstance(pictures, Image.Image) else list(pictures)
     if not pictures or not all(isinstance(picture, Image.Image) for picture in pictures):
         kinds = ", ".join(sorted({type(picture).__name__ for picture in pictures})) or "nothing"

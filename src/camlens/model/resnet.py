@@ -1,6 +1,6 @@
 """ResNet-18, 34, 50, 101 and 152 (He et al. 2015, arXiv 1512.03385), as rows of one table.
 
-Parameters are named as in torchvision, so its state dicts load. The head is a global mean, so any input size does.
+Parameters are named as in torchvision, so its state dicts load. The head is a global mean, so any input size works.
 """
 
 from typing import Literal
@@ -15,7 +15,7 @@ Stem = Literal["small", "imagenet"]
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution that is computed on a CPU as one matrix product where the CPU kernels are slow or wrong.
+    """A convolution that is computed as one matrix product where the kernels of a CPU are slow or wrong.
 
     Slow, in training on small grids: the kernels pad each row to 16 or 32 cells, so most of their work is on zeros.
 
@@ -49,7 +49,7 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> Conv
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
-    """What the skip branch needs where the shape changes: a 1x1 convolution and a BatchNorm."""
+    """The layers of the skip branch if the shape changes, a 1x1 convolution and a BatchNorm; else None."""
     changes = stride > 1 or inputs != outputs
     return nn.Sequential(convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)) if changes else None
 
@@ -139,7 +139,7 @@ class ResNet(nn.Module):
         if width < 1 or classes < 1:
             raise UsageError(f"a ResNet of width {width} for {classes} classes; both must be 1 or more")
         block, depths = RESNETS[name]
-        channels = width * block.expansion  # that the first stage puts out
+        channels = width * block.expansion  # of the first stage's output
         self.architecture: dict[str, str | int] = {"name": name, "classes": classes, "width": width, "stem": stem}
         self.small = stem == "small"
         self.conv1 = convolution(3, width, 3) if self.small else convolution(3, width, 7, 2)

@@ -1,4 +1,4 @@
-"""Files of state dicts: what of them is read, and how they are loaded into a network."""
+"""Files of state dicts: reading the weights, and loading them into a network."""
 
 import logging
 import pickle
@@ -19,13 +19,13 @@ log = logging.getLogger("camlens")
 
 State = dict[str, Tensor]
 
-# Where training scripts keep the weights. Of several the first are taken: averaged ones are what projects evaluate.
+# Where training scripts keep the weights. The first one found is used: projects evaluate averaged weights.
 CONTAINERS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "ema_state", "ema", "state_dict", "model_state_dict",
     "model_state", "model", "net", "network", "module", "weights", "params",
 )  # fmt: skip
-DEEPEST = 3  # dicts around a state dict; a file may hold itself
-HARMLESS = (  # types of what they keep beside the weights
+MAX_DEPTH = 3  # dicts around a state dict; a malicious file may contain itself
+HARMLESS = (  # types of what they keep in addition to the weights
     "argparse.Namespace", "types.SimpleNamespace", "datetime.datetime", "datetime.timedelta",
     "numpy.dtype", "numpy.ndarray",
     *(f"{core}.multiarray.{name}" for core in ("numpy.core", "numpy._core") for name in ("scalar", "_reconstruct")),
@@ -34,8 +34,8 @@ HARMLESS = (  # types of what they keep beside the weights
 )  # fmt: skip
 
 
-class Beside:
-    """Stands for a value of a harmless type beside the weights: nothing of it is made or run."""
+class Placeholder:
+    """Stands for a value of a harmless type that is not part of the weights: it is not created, and no code is run."""
 
     def __init__(self, *arguments: object) -> None:
         pass
@@ -45,9 +45,9 @@ class Beside:
 
 
 def read_state(path: Path) -> State:
-    """Read the tensors of a `.safetensors` file, or of a file of `torch.save`, from where training scripts keep them.
+    """Read the tensors of a `.safetensors` file, or of a checkpoint that a training script wrote with `torch.save`.
 
-    Besides tensors, such a file may hold numbers, words and the types in `HARMLESS`.
+    In addition to tensors, a checkpoint may hold numbers, strings and the types in `HARMLESS`.
 
     Raises:
         ModelError: The file is missing, or holds something else.
@@ -58,15 +58,15 @@ def read_state(path: Path) -> State:
         if path.suffix == ".safetensors":
             return checked_tensors(safetensors.torch.load_file(path))
         check_archive(path)
-        with torch.serialization.safe_globals([(Beside, name) for name in HARMLESS]):
+        with torch.serialization.safe_globals([(Placeholder, name) for name in HARMLESS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each reader raises its own kinds; all mean that this is no such file
+    except Exception as error:  # each reader raises its own kinds; all mean that this is not a file of weights
         reason = str(error) or type(error).__name__
         if isinstance(error, pickle.UnpicklingError):
             unknown = re.search(r"GLOBAL ([\w.]+)", reason)
             what = unknown[1] if unknown else "more than tensors"
             reason = f"it holds {what}, which is not run; save network.state_dict() alone"
-        raise ModelError(f"{path} is no file of weights: {reason}") from error
+        raise ModelError(f"{path} is not a file of weights: {reason}") from error
     found = dict(find_states(content))
     if not isinstance(content, dict) or not found:
         raise ModelError(f"{path} holds no state dict (names to tensors)")
@@ -78,11 +78,11 @@ def read_state(path: Path) -> State:
     try:
         return checked_tensors(found[taken])
     except ValueError as error:
-        raise ModelError(f"{path} is no file of weights: {error}") from error
+        raise ModelError(f"{path} is not a file of weights: {error}") from error
 
 
 def check_archive(path: Path) -> None:
-    """Raise `ValueError` for an archive that `torch.save` did not write: its parts expand to more than the file has."""
+    """Raise `ValueError` for an archive that expands to more than its size, which `torch.save` never writes."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
@@ -91,18 +91,18 @@ def check_archive(path: Path) -> None:
 
 
 def checked_tensors(state: State) -> State:
-    """Tensors by name as they are. Raises `ValueError` if one is no plain tensor, or is expanded from few numbers."""
+    """Check tensors by name and return them. Raises `ValueError` if one is not plain, or expanded from few numbers."""
     for name, tensor in state.items():
         if tensor.layout is not torch.strided or tensor.is_quantized:
-            raise ValueError(f"{name} is {tensor.layout}, and no plain tensor")
+            raise ValueError(f"{name} is {tensor.layout}, not a plain tensor")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError(f"{name} is {tuple(tensor.shape)}, expanded from fewer numbers")
     return state
 
 
 def find_states(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, State]]:
-    """The state dicts in what a training script saved, by their place in it: "ema.state_dict"; those to take first."""
-    if not isinstance(content, dict) or depth > DEEPEST:
+    """The state dicts in a checkpoint with their place, like "ema.state_dict"; the preferred one comes first."""
+    if not isinstance(content, dict) or depth > MAX_DEPTH:
         return
     if all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
         if content:
@@ -113,10 +113,10 @@ def find_states(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple
 
 
 def load_state(network: nn.Module, state: State, source: Path) -> None:
-    """Load a state dict into a network, whatever comes before its names; nothing is loaded in part.
+    """Load a state dict into a network completely or not at all, ignoring a prefix of its names.
 
-    The prefix, such as DataParallel's `module.`, is the one under which most of the network's names are. What lies
-    outside it is left out, and a note lists it.
+    The prefix, such as DataParallel's `module.`, is the one under which most of the network's names are. Names without
+    it are left out, and a note lists them.
 
     Args:
         network: The network.
@@ -124,13 +124,13 @@ def load_state(network: nn.Module, state: State, source: Path) -> None:
         source: The file that they come from, for messages.
 
     Raises:
-        ModelError: The message lists what is missing, extra or of another shape.
+        ModelError: Tensors are missing, extra or of another shape; the message lists them.
     """
     network.load_state_dict(network.state_dict() | check_state(network, state, source))
 
 
 def check_state(network: nn.Module, state: State, source: Path) -> State:
-    """The tensors that `load_state` loads, by the network's names. Raises `ModelError` if they are not all of them."""
+    """The tensors that `load_state` loads, by the network's names. Raises as `load_state`."""
     own = network.state_dict()
     state = under_prefix(state, find_prefix(state, own), source)
     reshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
@@ -147,7 +147,7 @@ def check_state(network: nn.Module, state: State, source: Path) -> State:
 
 
 def find_prefix(state: State, own: Collection[str]) -> str:
-    """The prefix under which most of a network's own names are in a state dict; "" if none of them is there."""
+    """The prefix under which most of a network's names are in a state dict; "" if it has none of them."""
     parts = [key.split(".") for key in state]
     splits = [(".".join([*key[:n], ""]), ".".join(key[n:])) for key in parts for n in range(len(key))]
     counts = Counter(prefix for prefix, name in splits if name in own)
@@ -155,7 +155,7 @@ def find_prefix(state: State, own: Collection[str]) -> str:
 
 
 def under_prefix(state: State, prefix: str, source: Path) -> State:
-    """The tensors under a prefix by their names after it; a note lists the others, which are left out."""
+    """The tensors under a prefix, by their names without it; a note lists the others, which are left out."""
     taken = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if left := [key for key in state if not key.startswith(prefix)]:
         log.warning(f"{Path(source).name}: taking what is under {prefix}, leaving out {len(left)} ({_first(left)})")
@@ -163,5 +163,5 @@ def under_prefix(state: State, prefix: str, source: Path) -> State:
 
 
 def _first(keys: list[str]) -> str:
-    keys = sorted(keys, key=lambda key: key.endswith("num_batches_tracked"))  # counters tell least
+    keys = sorted(keys, key=lambda key: key.endswith("num_batches_tracked"))  # counters say the least
     return ", ".join(keys[:6]) + (f", … {len(keys) - 6} more" if len(keys) > 6 else "")

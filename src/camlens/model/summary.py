@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from camlens.errors import ModelError
-from camlens.model.forward import isolated_forward, one_thread
+from camlens.model.forward import isolated_forward, network_lock
 
 Shape = tuple[int, ...]
 Field = tuple[tuple[int, int], tuple[int, int]]  # (size, step) in pixels, each (vertical, horizontal)
@@ -38,10 +38,10 @@ class Row:
         name: The module's name in the network.
         kind: The name of its class.
         shape: The shape of its output, without the batch.
-        parameters: The number of its own parameters, without those of its children; 0 at every call but the first.
+        parameters: The number of its own parameters, without those of its children; 0 in all calls but the first.
         multiply_adds: For one image, children included.
         receptive_field: Height and width in input pixels of what one output cell depends on; None if that is
-            everything or the output is no feature map.
+            everything or the output is not a feature map.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Summary:
         if detail:
             lines.append(f"Multiply-adds per image: {self.multiply_adds:,}")
         numbers = torch.Size(self.input_shape).numel()
-        activations = 2 * sum(torch.Size(row.shape).numel() for row in self.rows)  # each is met again going backward
+        activations = 2 * sum(torch.Size(row.shape).numel() for row in self.rows)  # with their gradients
         sizes = {
             "Input size (MB)": numbers,
             "Forward/backward pass size (MB)": activations,
@@ -117,7 +117,7 @@ def summarise(network: nn.Module, input_shape: Shape) -> Summary:
 
     alone = not list(network.children())  # otherwise the whole network needs no row
     with ExitStack() as stack:
-        stack.enter_context(one_thread(network))
+        stack.enter_context(network_lock(network))
         for name, module in network.named_modules():
             if not isinstance(module, CONTAINERS) and (name or alone):
                 stack.enter_context(module.register_forward_pre_hook(before))
@@ -134,7 +134,7 @@ def summarise(network: nn.Module, input_shape: Shape) -> Summary:
 
 
 class ReceptiveField(TorchDispatchMode):
-    """While it is active, follows through every operation which pixels of `image` each cell of a tensor depends on.
+    """Tracks, while active, which pixels of `image` each cell of a tensor depends on, through every operation.
 
     A convolution or pooling with kernel k and dilation d widens the field by (k - 1) d steps, and a stride s makes the
     steps s times larger (Araujo et al., Distill 2019); an operation on several tensors has the largest of their
@@ -178,8 +178,8 @@ def widened(operation: str, args: Any, seen: list[Field]) -> Field | None:
 def window(operation: str, args: Any) -> tuple[Any, Any, Any] | None:
     """Kernel, stride and dilation of an operation.
 
-    They are ones if it works on each place by itself. None means that a place of the output may depend on every place
-    of the input, or that nothing better is known.
+    They are ones if it works on each place independently. None means that a place of the output may depend on every
+    place of the input, or that nothing better is known.
     """
     args = (*args, *[None] * 7)  # PyTorch leaves out trailing arguments that have their default
     if operation == "convolution":

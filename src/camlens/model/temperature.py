@@ -1,34 +1,34 @@
-"""Probabilities from logits, and the temperature that makes them as sure as they are right.
+"""Probabilities from logits, and the temperature that calibrates them.
 
 Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv 1706.04599, Section 4.2: p = softmax(z / T) with one
-T > 0 for all images and classes. The order of the classes, and so every prediction, stays.
+T > 0 for all images and classes. The order of the classes, and so every prediction, stays the same.
 """
 
 from dataclasses import dataclass
 from math import inf
 from numbers import Real
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from camlens.errors import DataError, UsageError
+from camlens.model.forward import at_least_float32
 
-MIN_IMAGES = 100  # fewer tell too little of a temperature
+MIN_IMAGES = 100  # with fewer, a temperature is too uncertain
 MAX_UNCERTAINTY = 0.25  # standard error of a temperature as a fraction of it, above which it is refused
 STEPS = 200  # of Newton's method and bisection, at most; about 8 are usual
 
 
 @dataclass(frozen=True)
 class FittedTemperature:
-    """A temperature, and what it was fitted on.
+    """A fitted temperature.
 
     Attributes:
         value: T, above 0. Below 1 the network is surer than its logits say, above 1 less sure.
         standard_error: Of T, from the images alone; above 0.
         images: Their number.
         loss: Mean negative log-likelihood of their labels with T, in nats.
-        raw_loss: The same without.
+        raw_loss: Mean negative log-likelihood without T.
     """
 
     value: float
@@ -50,15 +50,15 @@ def describe(temperature: float | None) -> str:
 
 
 def check_temperature(temperature: float | None) -> float | None:
-    """A temperature as it is. Raises `UsageError` unless it is a number above 0 or None."""
+    """Check a temperature and return it. Raises `UsageError` unless it is a number above 0 or None."""
     if temperature is None or (isinstance(temperature, Real) and 0 < temperature < inf):
         return temperature
     raise UsageError(f"temperature is {temperature}; expected a number above 0, or None for uncalibrated")
 
 
 def scale(logits: Tensor, temperature: float | None) -> Tensor:
-    """Logits divided by the temperature, in float32 or double; as they are without one."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    """Logits divided by the temperature if there is one, in float32 or double."""
+    logits = at_least_float32(logits)
     return logits if temperature is None else logits / temperature
 
 
@@ -111,7 +111,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> FittedTemperature:
     error = float((g.square().mean() / count).sqrt() / curvature) / b**2
     if not error <= MAX_UNCERTAINTY / b:
         raise DataError(
-            f"{count:,} images, {int((z.amax(dim=1) > 0).sum()):,} of them wrong, do not tell the temperature: "
+            f"{count:,} images, {int((z.amax(dim=1) > 0).sum()):,} of them wrong, do not determine the temperature: "
             f"{1 / b:.3g} with a standard error of {error:.2g}; {few}"
         )
     losses = [float(F.cross_entropy(scaled, labels)) for scaled in (b * z, z)]

@@ -17,7 +17,7 @@ from camlens.data.dataset import Dataset
 from camlens.data.geometry import geometry_of
 from camlens.errors import ModelError, whole_number
 from camlens.model.classifier import Classifier, bare
-from camlens.model.forward import evaluation_mode, micro_batch_size, one_thread, uncompiled
+from camlens.model.forward import evaluation_mode, micro_batch_size, network_lock, uncompiled
 from camlens.model.outputs import Outputs
 from camlens.progress import announce, track
 from camlens.runtime.prediction_cache import PredictionCache, Rows
@@ -236,7 +236,7 @@ def _run(
         The predictions for each batch that is not empty. The features are NaN if the linear layer does not compute the
         logits, and None if there is no linear layer.
     """
-    with one_thread(bare(model)), evaluation_mode(model), _recorded_heads(model, features) as recorded:
+    with network_lock(bare(model)), evaluation_mode(model), _recorded_heads(model, features) as recorded:
         for images in batches:
             if before_batch:
                 before_batch()

@@ -1,1 +1,1 @@
-"""For people: figures, the error report, the explorer and the export."""
+"""Output: figures, the error report, the explorer, the page of doubtful labels and the export."""

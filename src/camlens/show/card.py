@@ -1,4 +1,4 @@
-"""The model card of a run: what its config.json, metrics.csv and metrics.json say, as Markdown for people."""
+"""The model card of a run: the contents of config.json, metrics.csv and metrics.json as Markdown."""
 
 import html
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def percent(share: float | None) -> str:
 
 
 def plain(value: object) -> str:
-    """A value as text of a table's cell, in which nothing is markup."""
+    """A value as the text of a table cell, with markup escaped."""
     text = ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
     return "".join(
         f"\\{letter}" if letter in r"\|*`[" else letter for letter in html.escape(" ".join(text.split()), False)

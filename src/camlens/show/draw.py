@@ -23,7 +23,7 @@ from camlens.show.parquet import write_table
 
 PER_CLASS = 10  # images of each class in an overview
 MAX_CLASSES = 100  # in an overview
-MAX_SIDE = 512  # pixels of a picture among errors
+MAX_SIDE = 512  # largest side in pixels of a picture in the gallery
 
 
 def overview(sets: Sequence[Dataset], seed: int, folder: Path) -> Path:
@@ -31,7 +31,7 @@ def overview(sets: Sequence[Dataset], seed: int, folder: Path) -> Path:
 
     Args:
         sets: The splits.
-        seed: Chooses the images.
+        seed: Random seed for choosing the images.
         folder: Where to write it.
     """
     first = sets[0]
@@ -81,12 +81,12 @@ def gallery(
     Args:
         evaluation: Of the data set.
         indices: The errors to draw, (E,).
-        facts: Which errors these are, in words.
-        folder: Where to write them.
+        facts: Describes which errors these are.
+        folder: Where to write the files.
         layers: By default the model's last two.
         method: Of the maps for prediction and label.
         ending: "png" or "pdf".
-        raw: Whether to write the raw maps, maps.npz, too.
+        raw: Whether to write the raw maps too, to maps.npz.
     """
     model, data = evaluation.model, evaluation.data
     maps = explain_errors(evaluation, indices, list(layers or model.find_layers()[-2:]), method)
@@ -119,9 +119,9 @@ def picture(title: str, image: Image.Image, found: PictureExplanation, method: s
     Args:
         title: Heading.
         image: The picture.
-        found: What the classifier predicts for it, and the maps.
+        found: The prediction and the maps.
         method: The method that was asked for, or "all".
-        framing: How the classifier was shown it.
+        framing: How the picture was prepared for the classifier.
     """
     window = framing.window((image.height, image.width))
     shown = framing.apply(image) if window is None else image

@@ -1,7 +1,7 @@
 """Every colour of the figures and of the report page.
 
-Blue is the label, orange the prediction, and so is the evidence for each; a contrast runs from blue to orange;
-everything else is ink and grey. Blue and orange can be told apart with any common colour blindness.
+Blue stands for the label and the evidence for it, orange for the prediction and its evidence; a contrast runs from blue
+to orange; everything else is ink and grey. Blue and orange can be distinguished with any common colour blindness.
 """
 
 from camlens.maps.overlay import BLUE, ORANGE, Colour

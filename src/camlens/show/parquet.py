@@ -1,4 +1,4 @@
-"""Parquet: a row for each image, for any program that reads tables. It takes pyarrow, the extra `parquet`."""
+"""Parquet: a table with a row for each image. It needs pyarrow, the extra `parquet`."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'camlens[parquet]'"
 ROWS = 10_000  # of a row group
-FACTS = b"camlens"  # the key of the schema's metadata under which a JSON object says what the table is of
+FACTS = b"camlens"  # key of the schema's metadata for a JSON object that describes the table
 
 
 def write_table(found: Evaluation | ErrorAnalysis, path: Path) -> list[Path]:
-    """Write what is known of every image, replacing `path` in one step.
+    """Write a table of all images, replacing `path` in one step.
 
     Args:
-        found: An evaluation, or an analysis, which has the columns of `analysis_columns` too.
+        found: An evaluation, or an analysis, which adds the columns of `analysis_columns`.
         path: The file.
 
     Returns:
-        The file; nothing without pyarrow. Then no file is left there, since an older one is of something else.
+        The file; nothing without pyarrow. An older file is then removed, since it belongs to other results.
     """
     if find_spec("pyarrow") is None:
         path.unlink(missing_ok=True)
@@ -52,13 +52,13 @@ def write_table(found: Evaluation | ErrorAnalysis, path: Path) -> list[Path]:
 
 
 def about(evaluation: Evaluation) -> dict[str, Any]:
-    """Whose predictions a table holds. Its `logits` and `probabilities` are in the order of `class_names`."""
+    """Describe whose predictions a table holds; its `logits` and `probabilities` are in the order of `class_names`."""
     model, data = evaluation.model, evaluation.data
     return {"model": model.name, "data": data.name, "split": data.split, "class_names": list(data.class_names)}
 
 
 def prediction_columns(evaluation: Evaluation) -> dict[str, pyarrow.Array]:
-    """Index, path, label, prediction, logits, probabilities and, where the evaluation has them, features."""
+    """Index, path, label, prediction, logits, probabilities and, if the evaluation has them, features."""
     import pyarrow
 
     names = evaluation.data.class_names
@@ -74,7 +74,7 @@ def prediction_columns(evaluation: Evaluation) -> dict[str, pyarrow.Array]:
 
 
 def analysis_columns(analysis: ErrorAnalysis) -> dict[str, pyarrow.Array]:
-    """Group, words, edits and, where labels are doubted, doubt.
+    """Group, words, edits and, if there is a second opinion on the labels, doubt.
 
     `group` is the sentence of the group that an image is in, right or wrong; of several, the most certain. `words` are
     those of the first model's errors and null for correct images; `edits` are the names of those that correct an error,
@@ -108,7 +108,7 @@ def named(classes: Tensor, names: Sequence[str]) -> pyarrow.Array:
 
 
 def vectors(values: Tensor) -> pyarrow.Array:
-    """A tensor (N, n) as lists of n float32, without a copy if it is one on the CPU."""
+    """A tensor (N, n) as lists of n float32, without a copy if it is float32 on the CPU."""
     import pyarrow
 
     flat = values.to("cpu", torch.float32).contiguous().view(-1)
@@ -116,10 +116,10 @@ def vectors(values: Tensor) -> pyarrow.Array:
 
 
 def read_table(path: Path) -> tuple[pyarrow.Table, dict[str, Any]]:
-    """A table that camlens wrote, and what it is of.
+    """A table that camlens wrote, and its description.
 
     Raises:
-        DataError: There is no such file, or it is none of camlens.
+        DataError: There is no such file, or camlens did not write it.
         UsageError: pyarrow is not installed.
     """
     try:

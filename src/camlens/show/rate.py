@@ -12,10 +12,10 @@ from camlens.train.trainer import prepare
 
 
 def write_range_test(settings: RunSettings, data: Dataset) -> tuple[RateTest, list[Path]]:
-    """Do the range test for a run with these settings, and write rate.csv and rate.png into its folder, but no run.
+    """Do the range test for a run with these settings, and write rate.csv and rate.png to its folder, but no run.
 
     Args:
-        settings: Those of the run. It is compiled only if they say so: the test is short.
+        settings: The settings of the run. As the test is short, the network is compiled only if they say so.
         data: The training split.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Learning: `camlens.train(data, recipe, out)`, and the modules it is made of."""
+"""Training: the modules of `camlens.train(data, recipe, out)`, which itself is in `camlens.training_run`."""
 
 import sys
 

@@ -1,6 +1,6 @@
 """How training computes: precision, compilation and memory layout.
 
-The choice depends on what the device reports and on the size of the run, never on a timing: the same seed gives the
+The choice depends on what the device reports and on the size of the run, never on a timing: so the same seed gives the
 same weights on one machine, however busy it is.
 """
 
@@ -35,7 +35,7 @@ def choose_compute(device: torch.device, images: int, **fixed: bool) -> tuple[Co
     Args:
         device: Where the run computes.
         images: Number of images of each size that the run sees, over all epochs.
-        **fixed: Fields of `ComputeOptions` that are not to be chosen.
+        **fixed: Fields of `ComputeOptions` that are given instead of chosen.
 
     Returns:
         The options, and the reason for each of their fields.
@@ -86,5 +86,5 @@ def choose_compiled(device: torch.device, images: int) -> tuple[bool, str]:
         return False, f"the run sees fewer than {MIN_IMAGES_TO_COMPILE:,} images of each size"
     compiler, find = ("triton", find_spec) if device.type == "cuda" else ("g++", shutil.which)
     if find(compiler) is None:
-        return False, f"{compiler} is not there"
+        return False, f"{compiler} is not installed"
     return True, f"the run sees {MIN_IMAGES_TO_COMPILE:,} images or more of each size"

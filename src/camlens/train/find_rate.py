@@ -1,7 +1,7 @@
-"""The learning-rate range test: the losses of steps at ever higher rates, and the peak rate that they propose.
+"""The learning-rate range test: the losses of steps at increasing rates, and the peak rate to train with.
 
-Smith 2015, arXiv 1506.01186, section 3.3. The rate rises exponentially and the proposal is a tenth of the rate of the
-lowest loss, as in fastai.
+Smith 2015, arXiv 1506.01186, section 3.3. The rate increases exponentially, and a tenth of the rate with the lowest
+loss is proposed, as in fastai.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,9 +15,9 @@ from camlens.errors import CamlensError
 from camlens.progress import track
 from camlens.train.trainer import Trainer
 
-RATES = np.geomspace(1e-4, 10, 200)  # one a step
-DIVERGED = 4.0  # the test ends at so many times the first loss
-WINDOW = np.hanning(23)[1:-1]  # over which losses are averaged, about half a power of ten in rates
+RATES = np.geomspace(1e-4, 10, 200)  # one for each step
+DIVERGED = 4.0  # the test ends at this multiple of the first loss
+WINDOW = np.hanning(23)[1:-1]  # weights by which losses are averaged, over about half a power of ten in rates
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,9 +27,9 @@ class RateTest:
     """The result of a range test.
 
     Attributes:
-        rates: (n,), the learning rate of each step, rising.
+        rates: (n,), the learning rate of each step, increasing.
         losses: (n,), the training loss of each step.
-        smoothed: (n,), the same averaged over neighbouring steps.
+        smoothed: (n,), the losses averaged over neighbouring steps.
     """
 
     rates: Floats
@@ -47,7 +47,7 @@ class RateTest:
         return float(f"{self.rates[self.lowest] / 10:.1e}") if self.lowest else np.nan
 
     def in_words(self) -> str:
-        """The result as a line for people."""
+        """The result as a line of text."""
         at, proposed = f"{self.rates[self.lowest]:.2g}", f"--set learning_rate={self.proposal:g}"
         if not self.lowest:
             return f"no learning rate from {at} lowered the loss, so none is proposed"
@@ -56,7 +56,7 @@ class RateTest:
 
 
 def find_rate(trainer: Trainer) -> RateTest:
-    """Do the range test with the network, images and recipe of a run that has not begun. Nothing is written.
+    """Do the range test with the network, images and recipe of a run that has not started. Nothing is written.
 
     Args:
         trainer: It cannot be used for training afterwards.
@@ -75,12 +75,12 @@ def losses_at(rates: Floats, trainer: Trainer) -> Iterator[float]:
 
 
 def range_test(rates: Floats, losses: Iterable[float]) -> RateTest:
-    """Take losses until they diverge, and smooth them.
+    """Collect losses until they diverge, and smooth them.
 
     Args:
-        rates: (n,), rising.
-        losses: At most n losses, computed as they are taken; those from the first that is not finite or above
-            `DIVERGED` times the first loss are left out.
+        rates: (n,), increasing.
+        losses: At most n losses, computed on demand. The first one that is not finite, or above `DIVERGED` times the
+            first loss, ends the test and is left out.
 
     Raises:
         CamlensError: The first loss is not finite.

@@ -1,6 +1,6 @@
-"""Training batches: images lie on the device as uint8 if memory holds them, and whole batches are augmented there.
+"""Training batches: images are kept on the device as uint8 if they fit in memory, and augmented there in batches.
 
-Every random number depends on the seed and the place in training alone, so that a resumed run draws the same.
+Every random number depends only on the seed and the position in training, so that a resumed run draws the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from camlens.train.recipe import Recipe
 
 
 def random_generator(seed: int, *position: int) -> torch.Generator:
-    """Random numbers that depend on the seed and the place in training, for example the epoch."""
+    """Random numbers that depend on the seed and the position in training, for example the epoch."""
     mixed = seed
     for number in position:
         mixed = (mixed * 1_000_003 + number + 1) % 2**62
@@ -35,13 +35,13 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images to learn from.
+    """A batch of training images.
 
     Args:
         images: (B, 3, H, W), 0 to 255.
         labels: (B,) int64.
-        partner_labels: (B,) int64, of the images that were mixed in.
-        lam: Weight of `labels`, 0 to 1; 1 - `lam` is that of `partner_labels`.
+        partner_labels: (B,) int64, labels of the images that were mixed in.
+        lam: Weight of `labels`, 0 to 1; `partner_labels` have 1 - `lam`.
         weight: Weight of this process's part of the batch in the mean over all processes, about 1.
         indices: (B,) int64, of the images in the data.
     """
@@ -61,9 +61,9 @@ class TrainLoader:
     Args:
         data: The training split.
         indices: (n,) int64, the images to learn from.
-        batch_size: Images a step, over all processes.
-        seed: Decides order and augmentation.
-        augmentation: How the images are changed.
+        batch_size: Images per step, over all processes.
+        seed: Determines order and augmentation.
+        augmentation: How the images are augmented.
         device: Where the batches are made.
         processes: Each gets its part of every batch.
 
@@ -90,25 +90,25 @@ class TrainLoader:
         self.resident: Tensor | None = None  # the resized images, if they are all on the device
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return len(self.bounds) - 1
 
     @property
     def local_batch_size(self) -> int:
-        """Images of a full batch that this process gets."""
+        """Number of images of a full batch that this process gets."""
         return len(range(self.batch_size)[self.local_part(0, self.batch_size)])
 
     def local_part(self, start: int, end: int) -> slice:
-        """The part that this process gets of the places `start` to `end` in an epoch."""
+        """The part of the positions `start` to `end` in an epoch that this process gets."""
         rank, world_size = self.processes.rank, self.processes.world_size
         return slice(*(start + (end - start) * number // world_size for number in (rank, rank + 1)))
 
     def order(self, epoch: int) -> Tensor:
-        """The images in the order of an epoch, (n,) int64; what is behind the last of `bounds` is left out."""
+        """The images in the order of an epoch, (n,) int64; those after the last of `bounds` are not used."""
         return self.indices[epoch_order(len(self.indices), self.seed, epoch)]
 
     def resize(self, side: int) -> None:
-        """Use images of this size from now on. Those of a data set in memory are kept on the device as a whole."""
+        """Use images of this size from now on. If the data set is in memory, all are kept on the device."""
         if self.resized.size != (side, side):
             self.resized, self.resident = self.data.resized((side, side)), None
         if self.resident is None and isinstance(self.resized, InMemoryDataset):
@@ -159,8 +159,8 @@ class TrainLoader:
 def batch_bounds(count: int, batch_size: int, world_size: int = 1) -> list[int]:
     """Where the batches of `count` images start, and where the last one ends.
 
-    One image left over makes no batch: BatchNorm has no variance to learn from it. Statistics of few images are
-    noise, so if less than half a batch is left over, the last two batches are made equal.
+    A single remaining image makes no batch, since BatchNorm cannot compute its variance. Statistics of few images are
+    noisy, so if less than half a batch remains, the last two batches are made equal.
     """
     full, rest = divmod(count, batch_size)
     bounds = [number * batch_size for number in range(full + 1)]
@@ -181,11 +181,11 @@ def split_held_out(data: Dataset, recipe: Recipe, seed: int, world_size: int = 1
     order = torch.randperm(len(data), generator=random_generator(seed))
     count = max(1, round(len(data) * recipe.holdout)) if recipe.holdout else 0
     train, held_out = order[count:], order[:count]
-    images = f"{data.name} has {len(train)} training images besides the {count} held out"
+    images = f"{data.name} has {len(train)} training images in addition to the {count} held out"
     if len(train) < 2 * world_size:
         raise DataError(f"{images}, fewer than two for each of {world_size} processes; start fewer or give more images")
     if recipe.batch_size < 2 * world_size:
-        fewer = f"a batch of {recipe.batch_size} gives {world_size} processes fewer than two images each"
+        fewer = f"a batch of {recipe.batch_size} has fewer than two images for each of {world_size} processes"
         raise UsageError(f"{fewer}; set a larger one: --set batch_size={2 * world_size}")
     if len(train) < recipe.batch_size:
         smaller = f"--set batch_size={max(2, len(train) // 4)}"

@@ -1,4 +1,4 @@
-"""The metrics of a run in TensorBoard or Weights & Biases, written by these libraries themselves."""
+"""The metrics of a run in TensorBoard or Weights & Biases, written by these libraries."""
 
 import math
 import os
@@ -15,8 +15,8 @@ class TensorBoard:
     Args:
         folder: The run folder.
         config: What is trained and how.
-        rows: Metrics of the epochs that are done. They are written anew: so those are hidden that a stopped run wrote
-            after its last checkpoint, and none are missing if it was not logged from the start.
+        rows: Metrics of the finished epochs. They are written again: this hides what a stopped run wrote after its last
+            checkpoint, and adds what is missing if it was not logged from the start.
     """
 
     def __init__(self, folder: RunFolder, config: RunConfig, rows: list[Row]) -> None:
@@ -41,12 +41,12 @@ class WeightsAndBiases:
     """Logs the scalars of each epoch to a run of Weights & Biases, in the project "camlens" or $WANDB_PROJECT.
 
     Args:
-        folder: The run folder. Its wandb-id.txt names the run that a resumed one goes on with.
+        folder: The run folder. Its wandb-id.txt holds the id of the run that a resumed one continues.
         config: What is trained and how.
-        rows: Metrics of the epochs that are done; those that the run lacks are written.
+        rows: Metrics of the finished epochs; those that the run does not have are written.
 
     Raises:
-        CamlensError: Weights & Biases starts no run.
+        CamlensError: Weights & Biases does not start a run.
     """
 
     def __init__(self, folder: RunFolder, config: RunConfig, rows: list[Row]) -> None:
@@ -58,13 +58,13 @@ class WeightsAndBiases:
         try:
             self.run: Any = wandb.init(project=project, dir=folder.path, config=how, id=begun, resume="allow")
         except wandb.Error as error:
-            raise CamlensError(f"--log wandb: {error}; WANDB_MODE=offline logs into the run folder alone") from error
+            raise CamlensError(f"--log wandb: {error}; WANDB_MODE=offline logs only to the run folder") from error
         write_text(known, f"{self.run.id}\n")
         for row in rows:
             self.write(row)
 
     def write(self, row: Row) -> None:
-        """Write the metrics of an epoch, unless the run has them."""
+        """Write the metrics of an epoch, unless the run has them already."""
         if row["epoch"] >= self.run.step:
             self.run.log(scalars(row), step=row["epoch"])
 
@@ -83,7 +83,7 @@ def open_log(name: str, folder: RunFolder, config: RunConfig, rows: list[Row]) -
         name: A row of `LOGS`.
         folder: The run folder.
         config: What is trained and how.
-        rows: Metrics of the epochs that are done.
+        rows: Metrics of the finished epochs.
 
     Raises:
         UsageError: There is no such log, or its library is not installed.

@@ -1,8 +1,8 @@
 """The margin of each training image in each epoch: the logit of its label less the largest other logit.
 
-A network learns wrong labels late, against the images that look alike, so their margins, averaged over the epochs, are
-low: AUM, Pleiss et al. 2020, "Identifying Mislabeled Data using the Area Under the Margin Ranking", arXiv 2001.10528.
-The logits are those of the steps of training, so margins cost no pass over the images.
+A network learns wrong labels late, because similar images have other labels, so their mean margins over the epochs are
+low: AUM, Pleiss et al. 2020, "Identifying Mislabeled Data using the Area Under the Margin Ranking", arXiv
+2001.10528. The logits are those of the training steps, so margins need no extra pass over the images.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from camlens.runtime.processes import Processes
 
 
 def margins(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The margin of each image, and its rival: the class with the largest logit besides the label.
+    """The margin of each image, and its rival: the class with the largest logit other than the label.
 
     Args:
         logits: (B, K), or probabilities.
         labels: (B,) int64.
 
     Returns:
-        Margins (B,), below 0 where another class is above the label, and rivals (B,) int64.
+        Margins (B,), negative where another class has a larger logit than the label, and rivals (B,) int64.
     """
     places = labels[:, None]
     others, rivals = logits.scatter(1, places, -math.inf).max(dim=1)
@@ -37,15 +37,15 @@ def margins(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class MarginHistory:
-    """Margins and rivals of N training images while they are learned from.
+    """Margins and rivals of N training images, collected during training.
 
     Args:
         count: N.
-        device: Where the steps are taken. Nothing waits for it before an epoch ends.
+        device: The device of the training steps. Nothing waits for it before an epoch ends.
 
     Attributes:
-        epochs: Of each finished epoch (2, N) float32: margins, and rivals as numbers; nan for an image left out.
-        current: The same of this epoch, of all processes up to the last `collect`.
+        epochs: For each finished epoch (2, N) float32: margins, and rivals as numbers; nan for an image left out.
+        current: As an item of `epochs`, for this epoch, of all processes up to the last `collect`.
     """
 
     def __init__(self, count: int, device: torch.device) -> None:
@@ -54,33 +54,33 @@ class MarginHistory:
         self.steps = torch.zeros(2, count, device=device)  # of this process since the last `collect`
 
     def add(self, indices: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Note the images of a step: their indices (B,), logits (B, K) and labels (B,), on the device."""
+        """Record the images of a step: their indices (B,), logits (B, K) and labels (B,), on the device."""
         self.steps.index_copy_(1, indices, torch.stack(margins(logits.detach().float(), labels)))
 
     def collect(self, processes: Processes) -> None:
-        """Add what all processes noted since the last call. No two had the same image: the sum is the union."""
+        """Add what all processes have recorded since the last call; no two of them have the same image."""
         self.current += processes.sum(self.steps)
         self.steps.zero_()
 
     def judge(self, indices: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Note the images that are held out, which every process has predicted."""
+        """Record the held-out images, which every process has predicted."""
         found = torch.stack(margins(logits, labels)).to(self.current)
         self.current.index_copy_(1, indices.to(self.current.device), found)
 
     def finish_epoch(self, seen: Tensor) -> None:
-        """End the epoch, in which the images with these indices (n,) were learned from or judged."""
+        """End the epoch, in which the images with these indices (n,) were learned from or held out."""
         row = torch.full_like(self.current, math.nan, device="cpu")
         row[:, seen] = self.current.cpu()[:, seen]
         self.epochs.append(row)
         self.current.zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The contents of a checkpoint."""
         epochs = torch.stack(self.epochs) if self.epochs else torch.empty(0, *self.current.shape)
         return {"margins": epochs, "epoch_margins": self.current}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned; epochs of a checkpoint that has no margins are nan."""
+        """Continue from a result of `state_dict`; epochs of a checkpoint without margins are nan."""
         unknown = torch.full((len(state["rows"]), *self.current.shape), math.nan)
         self.epochs = list(state.get("margins", unknown))
         self.current.copy_(state.get("epoch_margins", torch.tensor(math.nan)))
@@ -88,13 +88,13 @@ class MarginHistory:
 
 @dataclass(frozen=True)
 class Margins:
-    """The margins of a run, as its margins.npz holds them.
+    """The margins of a run, the contents of its margins.npz.
 
     Attributes:
         margins: (epochs, N) float32, in logits; nan for an image that was left out of an epoch.
-        rivals: (epochs, N) int64, the class with the largest logit besides the label; -1 for an image left out.
-        labels: (N,) int64, with which the run was trained.
-        held_out: (N,) bool, where an image was judged after each epoch and not learned from.
+        rivals: (epochs, N) int64, the class with the largest logit other than the label; -1 for an image left out.
+        labels: (N,) int64, the labels that the run was trained with.
+        held_out: (N,) bool, whether an image was held out: predicted after each epoch and not learned from.
     """
 
     margins: Tensor
@@ -131,4 +131,4 @@ class Margins:
                 held_out=found["held_out"].bool().expand(count),
             )
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise CamlensError(f"{path} is damaged ({error}); train anew in another --out") from error
+            raise CamlensError(f"{path} is damaged ({error}); train again in another --out") from error

@@ -16,14 +16,14 @@ ITERATIONS = 5
 class Muon(torch.optim.Optimizer):
     """Muon for the kernels of convolutions, each as a matrix (outputs, inputs * height * width).
 
-    `torch.optim.Muon` takes matrices alone and multiplies them in bfloat16, which takes minutes a step on a processor
-    that has no instructions for it. Here all is float32, with fewer products: see `orthogonalise`.
+    `torch.optim.Muon` takes only matrices and multiplies them in bfloat16, which takes minutes per step on a processor
+    without instructions for it. Here everything is in float32, with fewer products: see `orthogonalise`.
 
     Args:
-        kernels: Parameters of two or more dimensions, of which the first one is the outputs.
+        kernels: Parameters of two or more dimensions; the first one is the outputs.
         lr: The learning rate.
         momentum: Nesterov momentum, 0 to below 1.
-        weight_decay: What a step takes off the weights, as a multiple of `lr` (decoupled).
+        weight_decay: Each step multiplies the weights by 1 - `lr` * `weight_decay` (decoupled).
     """
 
     def __init__(self, kernels: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.1) -> None:
@@ -31,7 +31,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Change each kernel that has a gradient."""
+        """Update each kernel that has a gradient."""
         assert closure is None, "the loss is computed outside"
         for group in self.param_groups:
             for kernel in group["params"]:
@@ -51,8 +51,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(matrix: Tensor) -> Tensor:
     """The nearest matrix with orthonormal rows or columns, roughly: U V^T of the singular value decomposition U S V^T.
 
-    Newton-Schulz iteration X <- (a + b A + c A^2) X with A = X X^T, as Muon has it. The factors are polynomials of the
-    first A alone, so they are multiplied with each other, on the shorter side of X, and once with X.
+    Newton-Schulz iteration X <- (a + b A + c A^2) X with A = X X^T, as in Muon. The factors are polynomials of the
+    first A alone, so they are multiplied with each other, on the shorter side of X, and then once with X.
 
     Args:
         matrix: (M, N).

@@ -1,4 +1,4 @@
-"""Recipes: what is trained and how, as rows of data."""
+"""Recipes: what is trained and how, as rows of a table."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from camlens.data.augment import Augmentation
 from camlens.errors import UsageError, unknown
 from camlens.model.resnet import RESNETS, Stem
 
-OLD_NAMES = {  # of fields; still read
+OLD_NAMES = {  # of fields; still accepted
     "batch": "batch_size",
     "rate": "learning_rate",
     "decay": "weight_decay",
     "smoothing": "label_smoothing",
     "average": "ema_decay",
 }
-# in config.json; to be changed together with `learning_rate_at` and `ema_decay_at`
+# written to config.json; change these together with `learning_rate_at` and `ema_decay_at`
 LEARNING_RATES = {
     "linear": "linear warmup, linear decay to 0",
     "cosine": "cosine warmup from peak / 25, cosine decay to peak / 250,000",
 }
-MUON_DECAY = 0.1  # a step takes off this multiple of its learning rate
+MUON_DECAY = 0.1  # weight decay of Muon
 EMA_DECAY = "min(ema_decay, (1 + step) / (10 + step))"
 
 
@@ -47,21 +47,21 @@ class Recipe:
         min_steps: With few images, epochs are added until the run has this many steps; 0 adds none.
         sizes: Image sides in pixels, one for each equal part of the epochs (progressive resizing). The last epoch
             always has the last size, which becomes the network's input size.
-        batch_size: Images a step, over all processes.
-        learning_rate: Its peak, reached after the fraction `warmup` of all steps.
-        warmup: Fraction of all steps.
-        schedule: How the learning rate rises and falls: "linear", or "cosine" as torch's `OneCycleLR`.
-        muon_rate: Peak learning rate of `Muon` (momentum 0.9, weight decay `MUON_DECAY`, schedule as `learning_rate`),
-            by which the kernels of convolutions learn and all else by SGD; 0: all learn by SGD.
+        batch_size: Images per step, over all processes.
+        learning_rate: Peak learning rate, reached after the fraction `warmup` of all steps.
+        warmup: Fraction of all steps in which the learning rate increases.
+        schedule: Shape of the learning rate: "linear", or "cosine" as torch's `OneCycleLR`.
+        muon_rate: Peak rate of `Muon` for convolution kernels (momentum 0.9, weight decay `MUON_DECAY`, schedule as
+            `learning_rate`); the other parameters use SGD. 0 disables Muon.
         momentum: Nesterov momentum of SGD.
-        weight_decay: Of matrices and kernels that learn by SGD, not of biases and normalisation layers.
+        weight_decay: Weight decay of SGD, for matrices and kernels but not for biases and normalisation layers.
         label_smoothing: Probability that is spread over all classes.
-        ema_decay: Decay a step of the exponential moving average of the weights; 0 for none.
-        flip: Mirror each image in every other epoch; this and the next six as in `Augmentation`.
+        ema_decay: Decay per step of the exponential moving average of the weights; 0 for none.
+        flip: Mirror each image in every other epoch; this and the next six fields are those of `Augmentation`.
         crop: Largest shift in pixels, at the last size.
         cutout: Side in pixels of a square that is set to the mean colour, at the last size; 0 for none.
-        mixup: Parameter of the beta distribution by which images are mixed; 0 for none.
-        cutmix: The same for images of which a part is replaced; 0 for none.
+        mixup: Parameter of the beta distribution of the weights in MixUp; 0 for none.
+        cutmix: Parameter of the beta distribution of the areas in CutMix; 0 for none.
         distort: Probability that an image is distorted, 0 to 1.
         jpeg: Probability that an image is compressed as JPEG, 0 to 1.
         holdout: Fraction of the training images that is held out to choose the best epoch; with 0 the last is kept.
@@ -131,12 +131,12 @@ class Recipe:
 
     @property
     def augmentation(self) -> Augmentation:
-        """How the training images are changed."""
+        """How the training images are augmented."""
         return Augmentation(self.flip, self.crop, self.cutout, self.mixup, self.cutmix, self.distort, self.jpeg)
 
     @property
     def schedule_in_words(self) -> str:
-        """The formulas of `learning_rate_at` and `ema_decay_at`."""
+        """The formulas of `learning_rate_at` and `ema_decay_at` as text."""
         return f"learning rate: {LEARNING_RATES[self.schedule]}; EMA decay: {EMA_DECAY}"
 
     def learning_rate_at(self, progress: float) -> float:
@@ -150,7 +150,7 @@ class Recipe:
         return self.learning_rate * height
 
     def ema_decay_at(self, step: int) -> float:
-        """The decay of the moving average after `step` steps: lower at first, so that a short run forgets its start.
+        """The decay of the moving average after `step` steps, lower at first so that a short run forgets its start.
 
         As in TensorFlow's `ExponentialMovingAverage` with `num_updates`.
         """
@@ -158,7 +158,7 @@ class Recipe:
 
 
 def is_like(value: object, like: object) -> bool:
-    """Whether a value is of the type of another; a whole number does for one with a point."""
+    """Whether a value has the type of another; an int also counts as a float."""
     if isinstance(like, tuple):
         return isinstance(value, tuple | list) and all(is_like(part, like[0]) for part in value)
     kinds = int | float if isinstance(like, float) else type(like)
@@ -210,10 +210,10 @@ def change_recipe(recipe: Recipe, changes: Iterable[str]) -> Recipe:
 
     Args:
         recipe: The recipe to start from.
-        changes: One string a field, "field=value". If `epochs` is among them, `min_steps` adds none.
+        changes: One string "field=value" for each field. If `epochs` is among them, `min_steps` becomes 0.
 
     Raises:
-        UsageError: A field is unknown, or its value does not fit.
+        UsageError: A field is unknown, or its value is invalid.
     """
     before, values = vars(recipe), dict[str, Any]()
     for change in changes:
@@ -237,7 +237,7 @@ def recipe_from_json(values: dict[str, Any]) -> Recipe:
     try:
         return Recipe(**{**values, "sizes": tuple(values["sizes"])})
     except (TypeError, KeyError) as error:
-        raise UsageError(f"the run's recipe is of another version: {error}; start anew in another --out") from error
+        raise UsageError(f"the run's recipe is of another version: {error}; start again in another --out") from error
 
 
 def _parse(name: str, text: str, like: object) -> object:

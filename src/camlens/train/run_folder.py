@@ -26,7 +26,7 @@ from camlens.train.compute import ComputeOptions, choose_compute
 from camlens.train.recipe import RECIPES, Recipe, change_recipe, recipe_from_json
 
 Row = dict[str, float | int]  # of metrics.csv
-OLD_NAMES = {"pace": "compute", "pace_reasons": "compute_reasons"}  # of keys in config.json; still read
+OLD_NAMES = {"pace": "compute", "pace_reasons": "compute_reasons"}  # of keys in config.json; still accepted
 
 
 def library_versions() -> dict[str, str]:
@@ -39,20 +39,20 @@ class RunConfig:
     """The contents of config.json.
 
     Args:
-        recipe: What is trained and how, with the epochs that these images take.
-        seed: Start of all random choices.
+        recipe: What is trained and how, with the number of epochs for these images.
+        seed: Random seed.
         init: The model whose weights training starts from; empty for random weights.
-        data: Source, split, number, classes and checksum of the training images.
+        data: Source, split, number, classes and checksum of the training images (`describe_data`).
         processes: Number of processes.
         device: Type of the device: "cpu", "cuda" or "mps".
         launch: torchrun's id of the job; empty without torchrun.
         compute: Precision, compilation and memory layout.
-        compute_reasons: Why, by field of `compute`.
+        compute_reasons: The reason for each field of `compute`.
         schedule: The formulas of learning rate and EMA decay; empty in files of older versions.
-        versions: Those of camlens, torch and Python.
+        versions: Versions of camlens, torch and Python.
         platform: Operating system and processor.
-        hardware: What computes, in words; empty in files of older versions.
-        labels: The file of labels that replaced the data's own; empty for these.
+        hardware: Description of the hardware; empty in files of older versions.
+        labels: The file of labels that replaced the data's; empty for the data's own labels.
     """
 
     recipe: Recipe
@@ -92,7 +92,7 @@ class RunConfig:
         return cls(**content)
 
     def differences(self, other: RunConfig) -> list[str]:
-        """What must stay when a run is resumed and is different in `other`: "recipe.epochs: 20 before, 2 now"."""
+        """The settings that differ in `other` but must not when resuming: "recipe.epochs: 20 before, 2 now"."""
         before, now = self.to_json(), other.to_json()
         pairs: dict[str, tuple[Any, Any]] = {}
         for part in ("recipe", "data"):
@@ -156,7 +156,7 @@ class RunFolder:
         except FileNotFoundError:
             raise UsageError(f"{self} holds no run to resume; start one without --resume") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CamlensError(f"{self.config} is damaged ({error!r}); start anew in another --out") from error
+            raise CamlensError(f"{self.config} is damaged ({error!r}); start again in another --out") from error
 
     def write_config(self, config: RunConfig) -> None:
         """Create the folder, write config.json and remove the temporary files of killed processes."""
@@ -167,7 +167,7 @@ class RunFolder:
         write_json(self.config, config.to_json())
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """The rows of metrics.csv, one an epoch; none before the first has ended."""
+        """The rows of metrics.csv, one for each epoch; none before the first epoch has ended."""
         if not self.metrics.exists():
             return []
         try:
@@ -177,12 +177,12 @@ class RunFolder:
             raise CamlensError(f"{self.metrics} is damaged: {error}") from error
 
     def write_metrics(self, rows: list[Row]) -> None:
-        """Write metrics.csv, one row an epoch; nan for what older versions did not measure."""
+        """Write metrics.csv, one row for each epoch; nan for what older versions did not measure."""
         columns = list(rows[-1])
         write_csv(self.metrics, [columns, *([row.get(name, math.nan) for name in columns] for row in rows)])
 
     def read_checkpoint(self) -> dict[str, Any] | None:
-        """The state in checkpoint.pt; None if none was written yet.
+        """The state in checkpoint.pt; None if it was not written yet.
 
         Raises:
             CamlensError: It is damaged, or missing from a run that had one.
@@ -195,31 +195,31 @@ class RunFolder:
             if not isinstance(state, dict) or not state:
                 raise CamlensError(
                     f"cannot resume from {self.checkpoint}: it holds {state!r:.60}, not the state of a run; put the "
-                    "right one back, or start anew in another --out"
+                    "right one back, or start again in another --out"
                 )
             return state
         if self.weights.exists() and not self.metrics.exists():
             raise CamlensError(
-                f"cannot resume {self}: {self.checkpoint.name} and {self.metrics.name} are gone, though "
-                f"{self.weights.name} is there; put them back, or start anew in another --out"
+                f"cannot resume {self}: {self.checkpoint.name} and {self.metrics.name} are missing, although "
+                f"{self.weights.name} exists; put them back, or start again in another --out"
             )
         if rows := self.read_metrics():
             raise CamlensError(
-                f"cannot resume {self}: its {self.checkpoint.name} is gone, though {len(rows)} epochs were trained; "
-                "put it back, or start anew in another --out"
+                f"cannot resume {self}: its {self.checkpoint.name} is missing after {len(rows)} epochs; "
+                "put it back, or start again in another --out"
             )
         return None
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
         """Replace checkpoint.pt in one step."""
-        content = io.BytesIO()  # torch would turn a full disk into an error of its own
+        content = io.BytesIO()  # for a full disk, torch would raise an error of its own
         torch.save(state, content)
         with replacing(self.checkpoint) as temporary:
-            temporary.write_bytes(content.getvalue())  # Python 3.12.1 crashes on `getbuffer` where the disk is full
+            temporary.write_bytes(content.getvalue())  # Python 3.12.1 crashes on `getbuffer` if the disk is full
 
 
 def was_trained_on(model: Path, images: Dataset) -> bool | None:
-    """Whether the run in a folder, or beside a file of weights, had these images to train on; None: there is no run."""
+    """Whether the run in a folder, or with a weights file, was trained on these images; None if there is no run."""
     try:
         trained = RunFolder(model if model.is_dir() else model.parent).read_config() if model.exists() else None
     except CamlensError:  # the config.json of something else
@@ -234,13 +234,13 @@ class RunSettings:
     Args:
         folder: The run folder.
         recipe: What is trained and how.
-        seed: Start of all random choices.
+        seed: Random seed.
         source: How the user named the data; empty for the data's own name.
         init: The model whose weights training starts from; empty for random weights.
         labels: A file of labels for the training images (`read_labels`); empty for the data's own.
         device: "cpu", "cuda", "cuda:1" or "mps".
-        compute: Fields of `ComputeOptions` that the user fixes; the others are the resumed run's if it was trained on
-            a device of this type, and are otherwise chosen for the device.
+        compute: Fields of `ComputeOptions` that the user sets; the others are the resumed run's if it was trained on a
+            device of this type, and are otherwise chosen for the device.
         previous: config.json of the run to resume; None for a new run.
     """
 
@@ -255,7 +255,7 @@ class RunSettings:
     previous: RunConfig | None = None
 
     def make_config(self, data: Dataset, train_images: int, processes: int) -> RunConfig:
-        """Describe the run as config.json will, and compare it with the run to resume.
+        """Make the contents of config.json, and compare them with the run to resume.
 
         Args:
             data: The training split.
@@ -271,9 +271,20 @@ class RunSettings:
         compute, reasons = choose_compute(device, recipe.epochs * train_images // len(set(recipe.sizes)), **fixed)
         if kept:
             reasons |= {name: why for name, why in kept.compute_reasons.items() if name not in self.compute}
-        what = recipe, self.seed, self.init, describe_data(data, self.source), processes, device.type, launch_id()
-        hardware = describe_device(self.device)
-        config = RunConfig(*what, compute, reasons, recipe.schedule_in_words, hardware=hardware, labels=self.labels)
+        config = RunConfig(
+            recipe=recipe,
+            seed=self.seed,
+            init=self.init,
+            data=describe_data(data, self.source),
+            processes=processes,
+            device=device.type,
+            launch=launch_id(),
+            compute=compute,
+            compute_reasons=reasons,
+            schedule=recipe.schedule_in_words,
+            hardware=describe_device(self.device),
+            labels=self.labels,
+        )
         if self.labels:
             config.data["labels_sha256"] = hashlib.sha256(data.labels.numpy().tobytes()).hexdigest()
         if previous is None:
@@ -282,7 +293,7 @@ class RunSettings:
             problem = f"cannot resume {self.folder} with other settings ({'; '.join(changed)})"
             raise UsageError(f"{problem}; use another --out for them")
         if previous.schedule not in ("", config.schedule):
-            message = "%s goes on with another schedule than it was started with (%s before, %s now)"
+            message = "%s continues with another schedule than it was started with (%s before, %s now)"
             logging.getLogger("camlens").warning(message, self.folder, previous.schedule, config.schedule)
         begun_on = {name: getattr(previous, name) for name in ("versions", "platform", "hardware")}
         return replace(config, **begun_on)
@@ -304,8 +315,8 @@ def resolve_settings(
 ) -> RunSettings:
     """Decide whether the run in the folder is resumed, and complete the settings.
 
-    It is resumed if the user asks for it, or if torchrun has restarted a process of this very run. What is not given is
-    then taken from its config.json.
+    It is resumed if the user asks for it, or if torchrun has restarted a process of this run. Settings that are not
+    given are then those of its config.json.
 
     Args:
         folder: The run folder.
@@ -316,12 +327,12 @@ def resolve_settings(
         init: By default the resumed run's, or empty.
         labels: By default the resumed run's, or empty.
         device: Where to compute.
-        compute: Fields of `ComputeOptions` that are fixed.
+        compute: Fields of `ComputeOptions` that the user sets.
         resume: Whether the user asks to resume.
         processes: The main process reads the folder.
 
     Raises:
-        UsageError: There is no run to resume, a new run would overwrite one, or the seed is no whole number.
+        UsageError: There is no run to resume, a new run would overwrite one, or the seed is not a whole number.
         CamlensError: The config.json is damaged.
     """
     previous = processes.call_on_main(_previous_run, folder, resume, processes.any(was_restarted()))
@@ -343,4 +354,4 @@ def _previous_run(folder: RunFolder, resume: bool, restarted: bool) -> RunConfig
         return None
     if restarted and (previous := folder.read_config()).launch == launch_id():
         return previous
-    raise UsageError(f"{folder} holds a run already; go on with it by --resume, or give another --out")
+    raise UsageError(f"{folder} holds a run already; resume it with --resume, or give another --out")

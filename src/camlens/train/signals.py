@@ -1,4 +1,4 @@
-"""Signals while a network is trained: the current step is finished and saved, then training stops."""
+"""Signals during training: the current step is finished and saved, then training stops."""
 
 import math
 import signal
@@ -11,14 +11,14 @@ from typing import Any
 
 from camlens.errors import CamlensError
 
-SAME_SIGNAL = 1.0  # seconds in which two signals count as one: Ctrl-C reaches a process itself and through torchrun
+SAME_SIGNAL = 1.0  # seconds in which two signals count as one: Ctrl-C arrives directly and through torchrun
 
 
 class Stopped(CamlensError):
-    """A signal ended the run, and the checkpoint holds its last step.
+    """A signal stopped the run, and the checkpoint holds its last step.
 
     Args:
-        message: What is shown.
+        message: The error message.
         number: The signal.
     """
 
@@ -31,10 +31,10 @@ class Stopped(CamlensError):
 def collect_signals(received: list[int]) -> Iterator[None]:
     """Append the numbers of SIGINT and SIGTERM to a list when they arrive, so that the current step can be finished.
 
-    A second signal, later than `SAME_SIGNAL`, is handled as it was before. If a signal has arrived and the body ends
-    without an error, it is raised again. In other threads than the main one, no signal is collected.
+    A second signal, later than `SAME_SIGNAL`, gets the handler from before. If a signal has arrived and the body ends
+    without an error, the signal is raised again. Signals are collected only in the main thread.
     """
-    first = math.inf  # when the first signal arrived
+    first = math.inf  # time of the first signal
 
     def receive(number: int, frame: FrameType | None) -> None:
         nonlocal first
@@ -45,7 +45,7 @@ def collect_signals(received: list[int]) -> Iterator[None]:
         received.append(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    handlers: dict[int, Any] = {number: signal.signal(number, receive) for number in numbers}  # those from before
+    handlers: dict[int, Any] = {number: signal.signal(number, receive) for number in numbers}  # from before
     try:
         yield
     finally:

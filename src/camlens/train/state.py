@@ -33,12 +33,12 @@ class TrainState:
         ema: The exponential moving average of its weights.
         optimiser: SGD over the network's parameters, except those of `muon`.
         muon: Muon over the kernels of convolutions, if the recipe has it.
-        margins: The margins of the training images; None if the recipe mixes images, as no logit is of one alone then.
+        margins: The margins of the training images; None if the recipe mixes images, so that no logit is of one image.
         classifier: The result: the moving average, or the network if the recipe has none.
-        step: Steps done.
+        step: Number of finished steps.
         epoch_loss: Sum of the losses of this epoch's steps.
         epoch_accuracy: Sum of their accuracies, each 0 to 1.
-        epoch_seconds: Time of this epoch's steps.
+        epoch_seconds: Duration of this epoch's steps.
         best_accuracy: Accuracy on the held-out images of the epoch that is kept.
         best_loss: Its mean cross-entropy on them.
         rows: Metrics of the finished epochs.
@@ -64,23 +64,23 @@ class TrainState:
             return [tensor.detach() for tensor in found if tensor.is_floating_point() is floating]
 
         self.average_weights, self.weights = (tensors(n, True) for n in (self.ema.module, self.network))
-        # of the batches that BatchNorm has seen
+        # BatchNorm counts its batches
         self.average_counts, self.counts = (tensors(n, False) for n in (self.ema.module, self.network))
 
     @property
     def optimisers(self) -> list[torch.optim.Optimizer]:
-        """All that change weights in a step."""
+        """SGD, and Muon if the recipe has it."""
         return [self.optimiser, self.muon] if self.muon else [self.optimiser]
 
     @property
     def epoch(self) -> int:
-        """Epochs done."""
+        """Number of finished epochs."""
         return len(self.rows)
 
     def update_average(self, decay: float) -> None:
         """Move the average by 1 - `decay` towards the network; the first time, all the way.
 
-        `AveragedModel.update_parameters` copies its own counter to a GPU in each step, and so waits for it.
+        `AveragedModel.update_parameters` would copy its counter to a GPU in each step, and so wait for the GPU.
         """
         move = get_ema_multi_avg_fn(decay if self.ema.n_averaged else 0.0)
         move(self.average_weights, self.weights, self.ema.n_averaged)
@@ -88,7 +88,7 @@ class TrainState:
         self.ema.n_averaged += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds, tensors and numbers. The keys are those of the file format."""
+        """The contents of a checkpoint, tensors and numbers. The keys are part of the file format."""
         return {
             "network": self.network.state_dict(),
             "average": self.ema.state_dict(),
@@ -107,7 +107,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned. Raises many kinds of errors for the state of another network."""
+        """Continue from a result of `state_dict`. Raises errors of many kinds for the state of another network."""
         self.network.load_state_dict(state["network"])
         self.ema.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -117,7 +117,7 @@ class TrainState:
             self.margins.load_state_dict(state)
         self.step, self.rows = state["step"], state["rows"]
         self.epoch_loss, self.epoch_seconds = state["epoch_loss"], state["epoch_seconds"]
-        # older files have no accuracy of the epoch's steps, those of the first version no best_loss
+        # older files have no epoch_accuracy, and those of the first version no best_loss
         self.epoch_accuracy = state.get("epoch_accuracy", math.nan if self.epoch_loss else 0.0)
         self.best_accuracy, self.best_loss = state["best"], state.get("best_loss", math.inf)
         self.classifier.mean.copy_(state["mean"])
@@ -128,11 +128,11 @@ def create_train_state(config: RunConfig, statistics: ChannelStatistics, device:
     """The state before the first step.
 
     Args:
-        config: Recipe, classes, seed of the random weights and their memory layout.
+        config: Gives recipe, classes, memory layout, and the seed of the random weights.
         statistics: Mean and standard deviation of each channel of the training images, as fractions of 255.
         device: Where the network computes.
-        init: The model to take the weights and the channel statistics from, as `loading.load` takes it; empty for
-            random weights.
+        init: The model to take weights and channel statistics from, as `loading.load` takes it; empty for random
+            weights.
 
     Raises:
         UsageError: `init` is not of the recipe's architecture, or `sync_norm` has no GPU.
@@ -161,13 +161,13 @@ def create_train_state(config: RunConfig, statistics: ChannelStatistics, device:
 
 
 def load_init(network: ResNet, init: str, class_names: tuple[str, ...]) -> ChannelStatistics:
-    """Load another model's weights into the network, those of the last layer only if the classes are the same.
+    """Load another model's weights into the network; those of the last layer only if the classes are the same.
 
     Returns:
-        Mean and standard deviation of each channel by which the other model normalises its inputs.
+        Mean and standard deviation of each channel with which the other model normalises its inputs.
 
     Raises:
-        UsageError: It is of another architecture.
+        UsageError: The other model has another architecture.
     """
     other = loading.load(init)
     source, kind = same_resnet(other), type(bare(other)).__name__
@@ -175,13 +175,13 @@ def load_init(network: ResNet, init: str, class_names: tuple[str, ...]) -> Chann
     if source is None or actual != {key: value for key, value in network.architecture.items() if key != "classes"}:
         changes = " ".join(f"--set {'network' if key == 'name' else key}={value}" for key, value in actual.items())
         raise UsageError(
-            f"{init} is {actual.get('name', kind)}, not what the recipe trains"
+            f"{init} is {actual.get('name', kind)}, not the network of the recipe"
             + (f"; add {changes}" if actual else f" (one of {', '.join(RESNETS)}), give weights of one of those")
         )
     state = source.state_dict()
     if other.class_names != class_names:
         state |= {key: value for key, value in network.state_dict().items() if key.startswith("fc.")}
-        message = "starting from %s with a fresh last layer for %d classes"
+        message = "starting from %s with a new last layer for %d classes"
         logging.getLogger("camlens").warning(message, init, len(class_names))
     network.load_state_dict(state)
     return other.mean.tolist(), other.std.tolist()

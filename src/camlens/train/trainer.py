@@ -29,7 +29,7 @@ from camlens.train.run_folder import Row, RunConfig, RunFolder, RunSettings, res
 from camlens.train.signals import Stopped, collect_signals
 from camlens.train.state import TrainState, create_train_state
 
-LOSS_EVERY = 10  # steps; reading a loss waits for the device, which then stands idle
+LOSS_EVERY = 10  # steps; reading a loss waits for the device, which is then idle
 SAVE_EVERY = 120.0  # seconds
 
 
@@ -37,15 +37,15 @@ SAVE_EVERY = 120.0  # seconds
 class Trainer:
     """Trains one network into a run folder; `prepare` makes one from the settings and the data.
 
-    Order, augmentation and schedule depend on the seed and the step alone, so a run that is stopped at any step and
-    resumed goes the same way as one that is not.
+    Order, augmentation and schedule depend only on the seed and the step, so a run that is stopped at any step and
+    resumed gives the same result as one that is not stopped.
 
     Args:
         folder: Where the run is written.
         config: Recipe, compute options and more, as config.json holds them.
         loader: The batches to learn from.
-        held_out: (n,) int64, the images of `loader.data` by which the best epoch is chosen.
-        state: What a step changes.
+        held_out: (n,) int64, the images of `loader.data` that choose the best epoch.
+        state: Everything that a step changes.
         network: The network of `state`, with its gradients averaged over the processes.
         processes: The processes that train together. Each takes its part of every batch; the main one writes.
         save_every: Seconds between two checkpoints.
@@ -66,20 +66,23 @@ class Trainer:
         self.recipe, self.compute = self.config.recipe, self.config.compute
         self.compiled: Callable[..., Any] = self.network
         if self.compute.compiled:
-            # a CUDA graph: one launch instead of hundreds, for which the GPU waits
+            # a CUDA graph: one launch instead of hundreds that the GPU would wait for
             graphs = self.loader.device.type == "cuda" and self.processes.world_size == 1
             mode = "reduce-overhead" if graphs else "default"
             self.compiled = torch.compile(self.network, dynamic=False, mode=mode)
         self.total_steps = len(self.loader) * self.recipe.epochs
-        self.losses: list[Tensor] = []  # and accuracies (2,) of the steps since the last `read_losses`, on the device
-        self.signals: list[int] = []  # that have arrived
-        self.clock = self.saved_at = time.monotonic()  # `clock`: when seconds were last added to the epoch's
+        self.losses: list[
+            Tensor
+        ] = []  # loss and accuracy (2,) of each step since the last `read_losses`, on the device
+        self.signals: list[int] = []  # those received
+        self.clock = self.saved_at = time.monotonic()  # `clock`: until when the epoch's seconds are counted
 
     def fit(self) -> Classifier:
         """Train to the end of the recipe.
 
         Returns:
-            The network of the epoch that was best on the held-out images, calibrated; of the last if none are held out.
+            The network of the epoch that was best on the held-out images, calibrated; of the last epoch if there are
+            none.
 
         Raises:
             CamlensError: A loss or a weight is not finite, or a file cannot be written.
@@ -98,7 +101,7 @@ class Trainer:
                     self.stop_if_asked()
                 self.read_losses()
                 self.finish_epoch(*self.evaluate())
-            if self.processes.is_main:  # the others may not have the file with the best weights
+            if self.processes.is_main:  # other machines may not have the file with the best weights
                 self.state.classifier.network.load_state_dict(loading.load(self.folder.path).network.state_dict())
             self.processes.broadcast(self.state.classifier.network)
             self.calibrate()
@@ -117,13 +120,13 @@ class Trainer:
                 group["lr"] = rate * share
 
     def train_step(self, batch: Batch) -> None:
-        """One step of the optimiser and of the moving average; loss and accuracy stay on their device."""
+        """One step of the optimiser and of the moving average; loss and accuracy stay on the device."""
         state = self.state
         state.network.train()
         images = state.classifier.normalise(batch.images)
         if self.compute.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        # the last batch of an epoch is smaller: it would be compiled for itself
+        # the last batch of an epoch is smaller, and would be compiled separately
         network = self.compiled if len(images) == self.loader.local_batch_size else self.network
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.compute.bf16):
             logits = network(images)  # (B, K)
@@ -149,13 +152,13 @@ class Trainer:
         return loss * batch.weight
 
     def accuracy(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The fraction of images that are right, with both labels of mixed images, weighted as the loss is."""
+        """The fraction of images that are right, with both labels of mixed images, weighted like the loss."""
         both = torch.stack([batch.partner_labels, batch.labels])
         partner_right, right = (logits.argmax(dim=1) == both).float().mean(dim=1)
         return torch.lerp(partner_right, right, batch.lam) * batch.weight
 
     def record_step(self) -> None:
-        """Show the progress; now and then, read the losses and save a checkpoint."""
+        """Show the progress; from time to time read the losses and save a checkpoint."""
         state = self.state
         number = state.step - state.epoch * len(self.loader)  # of the step in its epoch, from 1
         if number == 1 or state.step % LOSS_EVERY == 0:
@@ -168,7 +171,7 @@ class Trainer:
         self.progress.step(note=f"epoch {state.epoch + 1}, {speed:,.0f} images/s, loss {loss:.3f}")
 
     def read_losses(self) -> None:
-        """Add the losses, the accuracies, the margins and the time since the last call to the epoch's.
+        """Add losses, accuracies, margins and time since the last call to those of the epoch.
 
         Raises:
             CamlensError: A loss is not finite.
@@ -209,8 +212,8 @@ class Trainer:
     def _check(self, finite: bool, what: str, step: int) -> None:
         if not finite:
             raise CamlensError(
-                f"{what} at step {step}; what was saved in {self.folder} before stays as it was. Try a lower learning "
-                f"rate and another --out: --set learning_rate={self.recipe.learning_rate / 4:g}"
+                f"{what} at step {step}; {self.folder} keeps what was saved before. Try a lower learning rate and "
+                f"another --out: --set learning_rate={self.recipe.learning_rate / 4:g}"
             )
 
     def stop_if_asked(self) -> None:
@@ -218,11 +221,11 @@ class Trainer:
         if self.processes.any(bool(self.signals)):
             self.read_losses()
             self.save_checkpoint()
-            message = f"stopped at step {self.state.step} of {self.total_steps}, which {self.folder} holds"
+            message = f"stopped at step {self.state.step} of {self.total_steps}, which is saved in {self.folder}"
             raise Stopped(message, *self.signals[:1])
 
     def evaluate(self) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy of the result on the held-out images; nan if none are held out."""
+        """Mean cross-entropy and accuracy of the result on the held-out images; nan if there are none."""
         self.processes.broadcast(self.state.classifier.network)
         logits, labels = self.predict_held_out()
         if self.state.margins:
@@ -249,8 +252,8 @@ class Trainer:
     def finish_epoch(self, loss: float, accuracy: float) -> None:
         """Write the epoch's metrics, its weights if they are the best so far, and a checkpoint.
 
-        An epoch can be shorter than writing a checkpoint takes, so except after the first and the last epoch, one is
-        written only if it is due. Without held-out images, the last weights are written, with each checkpoint.
+        Writing a checkpoint can take longer than an epoch, so one is written after the first and the last epoch, and
+        otherwise only if it is due. Without held-out images, the latest weights are written with each checkpoint.
 
         Args:
             loss: Mean cross-entropy on the held-out images.
@@ -296,7 +299,7 @@ class Trainer:
 def prepare(
     settings: RunSettings, data: Dataset, *, save_every: float = SAVE_EVERY, processes: Processes = SINGLE_PROCESS
 ) -> Trainer:
-    """Read or create all that a run needs. Nothing is written before `Trainer.fit`.
+    """Read or create everything that a run needs. Nothing is written before `Trainer.fit`.
 
     Args:
         settings: Recipe, run folder, the run to resume and more, from `resolve_settings`.
@@ -305,8 +308,8 @@ def prepare(
         processes: The processes that train together.
 
     Raises:
-        DataError: There are too few images, or all of one class.
-        UsageError: Recipe, data, processes and the run to resume do not fit each other.
+        DataError: There are too few images, or all are of one class.
+        UsageError: Recipe, data, processes and the run to resume are inconsistent.
         CamlensError: The checkpoint to resume from is damaged or missing.
     """
     if len(data.class_names) < 2:
@@ -334,7 +337,7 @@ def train(recipe: Recipe, data: Dataset, out: Path, seed: int = 0, **settings: A
         recipe: What is trained and how.
         data: The training split.
         out: The run folder.
-        seed: Start of all random choices.
+        seed: Random seed.
         **settings: More arguments of `resolve_settings`, for example `resume=True`.
 
     Returns:

@@ -1,8 +1,8 @@
-"""The error report, served: the same page, and one address that says what the network predicts for any picture.
+"""The error report as a web server: the same page, and an address that predicts and explains any picture.
 
-`POST /explain` takes the file of a picture as its body, or `?image=17` for an image of the data set; `layer`, `method`
-and `class` choose the maps. The answer is JSON (`camlens.show.report.schema.Answer`). Nothing of it is kept, in memory
-or on disk.
+`POST /explain` takes a picture file as its body, or `?image=17` for an image of the data set; `layer`, `method` and
+`class` choose the maps. The response is JSON (`camlens.show.report.schema.Answer`). Pictures are kept neither in memory
+nor on disk.
 """
 
 from camlens.show.explorer.answer import Explorer, prepare

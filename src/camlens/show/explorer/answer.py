@@ -1,4 +1,4 @@
-"""What the explorer answers: a network's prediction for one picture, with maps and the nearest training images."""
+"""The explorer's answer for one picture: the prediction, maps and the nearest training images."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from camlens.analyse.evaluation import evaluate
 from camlens.analyse.explanations import METHOD, compute_maps, explain_predictions
 from camlens.analyse.training_images import NeighbourSearch
 from camlens.data.dataset import Dataset, InMemoryDataset
-from camlens.data.decoder import decoder
+from camlens.data.decoder_process import decoder
 from camlens.data.pictures import original
 from camlens.errors import UsageError
 from camlens.files import out_folder
@@ -27,16 +27,16 @@ from camlens.show.report.render import render_identity, render_predictions, rend
 from camlens.show.report.schema import Answer, ChosenLayer, Facts, Live, ReportFacts
 
 MAX_PIXELS = 50_000_000
-MAX_SIDE = 320  # pixels, to which larger pictures are made smaller for the page
+MAX_SIDE = 320  # pixels; larger pictures are made smaller for the page
 NEAREST = 6  # training images
 
 
 class Explorer:
-    """Answers what a network predicts for a single picture.
+    """Predicts and explains single pictures.
 
     Args:
         model: The classifier.
-        data: The evaluated images, whose numbers can be asked for.
+        data: The evaluated images, which can be requested by number.
         train: The training images, or None.
         train_features: Their features, (M, C), or None.
     """
@@ -49,23 +49,30 @@ class Explorer:
         """Predict and explain a picture.
 
         Args:
-            picture: Number of an image of the data set, or the content of a picture's file.
-            layer: A layer to explain besides the last; "" for the last if a method is given, otherwise none.
+            picture: Number of an image of the data set, or the content of a picture file.
+            layer: A layer to explain in addition to the last; "" for the last if a method is given, otherwise none.
             method: Method at that layer; "" for the report's.
             class_name: A class that must be explained; "" for none.
 
         Raises:
-            DataError: The file is no picture.
+            DataError: The file is not a picture.
             UsageError: There is no such image, layer, method or class.
         """
         image, frames = (self.image(picture), 1) if isinstance(picture, int) else decoder.decode(picture, MAX_PIXELS)
         number = picture if isinstance(picture, int) else None
         label = None if number is None else int(self.data.labels[number])
         file = "your picture" if number is None else self.data.files[number]
-        model, labels, size = self.model, torch.tensor([label or 0]), f"{image.height}x{image.width}"
-        pixels = model.denormalise(model.prepare(image)).cpu()
-        about = (self.data.name, self.data.split, model.class_names, labels, (file,), size, pixels)
-        data = InMemoryDataset(*about, geometry=model.geometry)
+        model = self.model
+        data = InMemoryDataset(
+            name=self.data.name,
+            split=self.data.split,
+            class_names=model.class_names,
+            labels=torch.tensor([label or 0]),
+            files=(file,),
+            original_size=f"{image.height}x{image.width}",
+            pixels=model.denormalise(model.prepare(image)).cpu(),
+            geometry=model.geometry,
+        )
         evaluation, last = evaluate(model, data, batch_size=1, features=True), model.find_layers()[-1]
         wanted = model.class_index(class_name) if class_name else None
         explained = explain_predictions(evaluation, torch.tensor([0]), [last], wanted)
@@ -111,7 +118,7 @@ def prepare(
 ) -> tuple[Explorer, str]:
     """Make an explorer and its page.
 
-    The report in the folder `out` is used if it is of this model and these images; otherwise it is written there.
+    The report in the folder `out` is used if it is of this model and these images; otherwise a new one is written.
     """
     model, test = align(model, test)
     train = None if train is None else align(model, train)[1]

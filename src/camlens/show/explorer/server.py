@@ -1,4 +1,4 @@
-"""The explorer's web server: the page, and one address that answers for any picture, guarded against other sites."""
+"""The explorer's web server: the page, and an address that explains any picture, protected against other sites."""
 
 import asyncio
 import ipaddress
@@ -23,29 +23,29 @@ from camlens.show.report.page import content_security_policy
 
 MAX_BYTES = 10_000_000  # of a picture's file
 MAX_WAITING = 8  # pictures that may wait for the network
-MAX_RECEIVING = 64  # requests whose pictures are being received; one more, and the first is broken off
+MAX_RECEIVING = 64  # requests whose pictures are being received; with one more, the first one is cancelled
 TIMEOUT = 30  # seconds for a picture to arrive
 
 
 class TooBusy(HTTPException):
-    """More is asked than can be answered soon."""
+    """There are more requests than can be answered soon."""
 
     def __init__(self) -> None:
         super().__init__(503, "too many pictures at once; try again in a second", {"Retry-After": "1"})
 
 
 class RequestHandler:
-    """Receives many pictures at a time and gives them to the explorer one by one.
+    """Receives many pictures at a time and passes them to the explorer one by one.
 
     Args:
-        explorer: Answers for a picture.
+        explorer: Explains a picture.
         page: The HTML of the page.
     """
 
     def __init__(self, explorer: Explorer, page: str) -> None:
         self.explorer, self.page = explorer, page
-        self.worker = ThreadPoolExecutor(1)  # a network uses all cores as it is
-        self.receiving: list[asyncio.Future[tuple[bytes, int]]] = []  # the longest at it first
+        self.worker = ThreadPoolExecutor(1)  # one network already uses all cores
+        self.receiving: list[asyncio.Future[tuple[bytes, int]]] = []  # the oldest first
         self.waiting = 0
 
     async def home(self, _request: Request) -> Response:
@@ -78,7 +78,7 @@ class RequestHandler:
         """The body of the request."""
         reading = asyncio.ensure_future(read_body(request))
         self.receiving.append(reading)
-        if len(self.receiving) > MAX_RECEIVING:  # slow ones must not keep everyone else out
+        if len(self.receiving) > MAX_RECEIVING:  # slow requests must not block all others
             self.receiving.pop(0).cancel()
         try:
             content, size = await asyncio.wait_for(reading, TIMEOUT)
@@ -87,7 +87,7 @@ class RequestHandler:
         except asyncio.TimeoutError as error:
             raise HTTPException(408, f"the picture did not arrive within {TIMEOUT} seconds") from error
         except ClientDisconnect as error:
-            raise HTTPException(400, "the picture was broken off") from error
+            raise HTTPException(400, "the connection broke while the picture was sent") from error
         finally:
             if reading in self.receiving:
                 self.receiving.remove(reading)
@@ -99,7 +99,7 @@ class RequestHandler:
 async def read_body(request: Request) -> tuple[bytes, int]:
     """The first `MAX_BYTES` of a request's body, and the length of all of it.
 
-    The rest is received too, and dropped, so that the sender reads the answer.
+    The rest is received and discarded, since the sender reads the response only afterwards.
     """
     content, size = bytearray(), 0
     async for part in request.stream():
@@ -115,12 +115,12 @@ async def answer_with_error(_request: Request, error: Exception) -> Response:
 
 
 class Guard:
-    """Refuses requests that were not meant for this server or come from another site's page; sets security headers.
+    """Refuses requests that are for another host name or come from another site's page; sets security headers.
 
-    Without the check of the Host header, any web site could let its own name point here (DNS rebinding).
+    Without the check of the Host header, any web site could make its own name point here (DNS rebinding).
 
     Args:
-        app: What answers the other requests.
+        app: Answers the other requests.
         host: Name or address at which the server listens.
     """
 
@@ -178,7 +178,7 @@ def is_loopback(host: str) -> bool:
 
 
 def make_app(explorer: Explorer, page: str, host: str) -> ASGIApp:
-    """What answers the requests: the page, and the explorer, guarded."""
+    """The web application: the page and the explorer, behind `Guard`."""
     handler = RequestHandler(explorer, page)
     routes = [Route("/", handler.home), Route("/explain", handler.explain, methods=["POST"])]
     application = Starlette(routes=routes, exception_handlers={HTTPException: answer_with_error})
@@ -187,13 +187,13 @@ def make_app(explorer: Explorer, page: str, host: str) -> ASGIApp:
 
 
 def serve(explorer: Explorer, page: str, host: str, port: int, on_ready: Callable[[str], None]) -> None:
-    """Serve until a signal arrives; requests that have begun are finished first.
+    """Serve until a signal arrives; running requests are finished first.
 
     Args:
-        explorer: Answers for a picture.
+        explorer: Explains a picture.
         page: The HTML of the page.
         host: Name or address to listen at.
-        port: Port to listen at; 0 for any that is free.
+        port: Port to listen at; 0 for any free one.
         on_ready: Called with the address, "http://127.0.0.1:8000".
 
     Raises:

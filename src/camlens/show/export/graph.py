@@ -1,4 +1,4 @@
-"""A network that gives its maps with its logits, as a torch module and as an ONNX graph."""
+"""A network that returns its maps together with its logits, as a torch module and as an ONNX graph."""
 
 import logging
 import warnings
@@ -22,14 +22,14 @@ from camlens.model.temperature import probabilities
 
 
 class NetworkWithMaps(nn.Module):
-    """A network that gives logits, probabilities and the HiResCAM maps of its last layer and, optionally, of layer3.
+    """A network that returns logits, probabilities and HiResCAM maps of its last layer and, optionally, of layer3.
 
     Args:
         model: A classifier with logits W mean_ij(A) + b, where A is the output of its last layer.
-        layer3: Whether to give the maps of layer3 too; the network is then a `ResNet`.
+        layer3: Whether to return the maps of layer3 too; the network must then be a `ResNet`.
 
     Raises:
-        ModelError: Its head is another one.
+        ModelError: The network has another head.
     """
 
     def __init__(self, model: Classifier, layer3: bool) -> None:
@@ -41,7 +41,7 @@ class NetworkWithMaps(nn.Module):
             W = TorchPass(self.network, METHODS["hirescam"], images, [self.layer]).layers[0].head
         if W is None:
             raise ModelError(
-                f"behind {self.layer} of {model.name} lies more than a mean over all places and a linear layer, so its "
+                f"after {self.layer}, {model.name} has more than a mean over all places and a linear layer, so its "
                 "maps cannot be part of the graph"
             )
         self.W = nn.Buffer(W.detach())  # (K, C)
@@ -66,7 +66,7 @@ class NetworkWithMaps(nn.Module):
 
 
 def blocks_backward(blocks: nn.Sequential, x: Tensor, G: Tensor) -> Tensor:
-    """Backward pass through residual blocks, written as a forward pass because ONNX has no other.
+    """Backward pass through residual blocks, written as a forward pass because ONNX has no backward pass.
 
     Args:
         blocks: Residual blocks in evaluation mode.

@@ -25,7 +25,7 @@ from camlens.model.resnet import ResNet
 from camlens.progress import Work, track
 from camlens.show.export.graph import quiet_exporter, trace
 
-CALIBRATION_IMAGES = 512  # training images, from which the ranges of the activations are read for int8
+CALIBRATION_IMAGES = 512  # training images, for the ranges of the activations in int8
 COMPARED_IMAGES = 512  # test images, on which a file in float32 is compared
 MAX_DIFFERENCE = 1e-3  # of logits and maps in float32
 MAX_ACCURACY_LOSS = 0.003  # in int8
@@ -53,7 +53,7 @@ def write(
         path: The file.
         test: Images to compare on: all of them in int8, otherwise `COMPARED_IMAGES`.
         train: Images to calibrate int8 on.
-        layer3: Write the maps of layer3 too; the network is one of our ResNets.
+        layer3: Write the maps of layer3 too; the network must then be a `ResNet`.
         int8: Quantise the convolutions.
 
     Returns:
@@ -62,10 +62,11 @@ def write(
     Raises:
         UsageError: These options or this network cannot be exported.
         ModelError: There is no pooled linear head, the file differs from the network or, in int8, loses significantly
-            more than `MAX_ACCURACY_LOSS` or its maps correlate by less than `MIN_MAP_CORRELATION`. Then none is left.
+            more than `MAX_ACCURACY_LOSS` or its maps correlate by less than `MIN_MAP_CORRELATION`. Then no file is
+            written.
     """
     if int8 and layer3:
-        raise UsageError("the maps of layer3 are exported in float32 alone; drop --int8 or --layer layer3")
+        raise UsageError("the maps of layer3 are exported only in float32; drop --int8 or --layer layer3")
     if int8 and train is None:
         raise UsageError("--int8 is calibrated on training images, but the data has none")
     network, layer = bare(model), model.find_layers()[-1]
@@ -115,14 +116,14 @@ def quantise(graph: onnx.ModelProto, model: Classifier, train: Dataset) -> onnx.
 
     Args:
         graph: The graph in float32.
-        model: The classifier that it was made of, which prepares the images.
+        model: The classifier that it was made from, which prepares the images.
         train: Images to calibrate the activations on.
     """
     with tempfile.TemporaryDirectory() as folder, quiet_exporter():
         before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(graph, before)
-        # Weights in int8 and nodes that quantise and dequantise (QDQ) are onnxruntime's defaults. Of the weights 7 bits
-        # are used: CPUs without VNNI add two products in 16 bits, which would overflow.
+        # Weights in int8 and nodes that quantise and dequantise (QDQ) are onnxruntime's defaults. Weights use only 7
+        # bits, since CPUs without VNNI add two products in 16 bits, which would overflow.
         settings = {"op_types_to_quantize": ["Conv", "Add", "MaxPool"], "activation_type": QuantType.QUInt8}
         settings |= {"per_channel": True, "reduce_range": True}
         quantize_static(before, after, CalibrationImages(model, train), **settings)
@@ -136,7 +137,7 @@ def compare(model: Classifier, exported: Classifier, test: Dataset, count: int, 
         model: The network.
         exported: The file, loaded.
         test: Test images.
-        count: At least how many of them to take, evenly spaced; all of them if there are fewer.
+        count: The least number of images to use, evenly spaced; all if there are fewer.
         batch_size: Images at a time.
     """
     model, test = align(model, test)
@@ -193,6 +194,6 @@ def loses_too_much(comparison: Comparison) -> bool:
 
 
 def changes_in_words(comparison: Comparison) -> str:
-    """What the file gets wrong that the network gets right, and the other way round."""
+    """How many images only the network gets right, and how many only the file, as text."""
     changed, images = comparison["changed"], comparison["images"]
     return f"it loses {changed['lost']:,} of {images:,} images and gains {changed['gained']:,}"

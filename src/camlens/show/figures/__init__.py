@@ -1,1 +1,1 @@
-"""The figures: from arrays to sheets. Nothing here knows a model or a data set."""
+"""The figures: from arrays to sheets. They do not depend on models or data sets."""

@@ -13,7 +13,7 @@ from camlens.show.figures.sheet import MARGIN, TO_PREDICTION, Sheet, shorten, te
 from camlens.show.palette import BAR, EMPTY_CELL, INK, LABEL, LINE, PAPER, PREDICTION, SOFT
 
 Curve = npt.NDArray[np.float64]
-LABELLED_CLASSES = 100  # with more, names of classes cannot be read
+LABELLED_CLASSES = 100  # with more, names of classes would be illegible
 
 
 def confusion(title: str, matrix: npt.NDArray[Any], class_names: Sequence[str]) -> Sheet:
@@ -46,7 +46,7 @@ def confusion(title: str, matrix: npt.NDArray[Any], class_names: Sequence[str]) 
 
 
 def draw_cells(axes: Axes, matrix: npt.NDArray[Any], cell: float, size: float) -> None:
-    """Colour the cells by the square root of their number of errors; in larger cells the number is written."""
+    """Colour the cells by the square root of their number of errors, and write the number into larger cells."""
     errors = matrix * (1 - np.eye(len(matrix)))
     colours = TO_PREDICTION(0.85 * np.sqrt(errors / max(errors.max(), 1)))
     colours[errors == 0] = to_rgba(EMPTY_CELL)
@@ -101,7 +101,7 @@ def curves(title: str, rows: Sequence[dict[str, float]]) -> Sheet:
 
     Args:
         title: Heading.
-        rows: Rows of the run's metrics.csv, one an epoch; nan where there is no value, such as without held-out images.
+        rows: Rows of the run's metrics.csv, one for each epoch; nan if there is no value, as without held-out images.
     """
     sheet = Sheet(760, 320, title)
     epochs, sizes = ([row[name] for row in rows] for name in ("epoch", "size"))
@@ -141,9 +141,9 @@ def learning_rates(title: str, facts: str, rates: Curve, losses: Curve, smoothed
     Args:
         title: Heading.
         facts: Line of text below the heading.
-        rates: (n,) learning rates, rising.
+        rates: (n,) learning rates, increasing.
         losses: (n,) losses at these rates.
-        smoothed: (n,) the same, smoothed.
+        smoothed: (n,) smoothed losses.
         proposal: A learning rate to mark; nan for none.
     """
     sheet = Sheet(560, 340, title)
@@ -162,7 +162,7 @@ def learning_rates(title: str, facts: str, rates: Curve, losses: Curve, smoothed
 
 
 def plot_axes(sheet: Sheet, x: float, y: float, width: float, height: float) -> Axes:
-    """A coordinate system with two quiet axes and nothing else."""
+    """A coordinate system with only two unobtrusive axes."""
     axes = sheet.axes(x, y, width, height)
     axes.set_facecolor(PAPER)
     axes.spines[["top", "right"]].set_visible(False)

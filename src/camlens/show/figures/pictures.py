@@ -1,4 +1,4 @@
-"""Pictures and the heat maps that explain them: of a data set, of its errors, of any picture."""
+"""Figures of pictures and heat maps: of a data set, of its errors, of any picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ def overview(
         title: Heading.
         facts: Line of text below the heading.
         class_names: K names.
-        counts: For each class, how many images it has, in words.
+        counts: For each class, its number of images as text.
         pictures: For each class some images, (n, 3, H, W) uint8.
     """
     side, gap = 64, 6
@@ -90,11 +90,11 @@ def overview(
 
 
 def misclassified(title: str, facts: str, cases: Sequence[Case], columns: int = 6) -> Sheet:
-    """Draw the pictures alone, each with its label (blue) and the prediction (orange).
+    """Draw only the pictures, each with its label (blue) and the prediction (orange).
 
     Args:
         title: Heading.
-        facts: Which errors these are, in words.
+        facts: Describes which errors these are.
         cases: The images.
         columns: The largest number of pictures side by side.
     """
@@ -120,7 +120,7 @@ def gradcam(
 
     Args:
         title: Heading.
-        facts: Which errors these are, in words.
+        facts: Describes which errors these are.
         cases: E images.
         maps: For each layer the raw maps for the prediction, for the label, and of their contrast, (E, 3, h, w).
         method: Name of the method of the maps for a class.
@@ -157,7 +157,7 @@ def gradcam(
 
 
 def explained(subject: ExplainedPicture, maps: dict[str, Tensor], method: str) -> Sheet:
-    """Draw a picture beside its heat map at each layer, interpolated and in the cells of the layer.
+    """Draw a picture next to its heat map at each layer, interpolated and in the cells of the layer.
 
     Args:
         subject: The picture.
@@ -192,9 +192,9 @@ def explained(subject: ExplainedPicture, maps: dict[str, Tensor], method: str) -
 
 
 def methods(subject: ExplainedPicture, maps: dict[str, dict[str, Tensor]]) -> Sheet:
-    """Draw a picture as every method explains it: a column for each method, a row for each layer.
+    """Draw a picture with the maps of every method: a column for each method, a row for each layer.
 
-    Each map has a scale of its own.
+    Each map has its own scale.
 
     Args:
         subject: The picture.
@@ -249,7 +249,7 @@ def draw_case(sheet: Sheet, x: float, y: float, case: Case, gap: float, file_wid
 
 
 def height_of(picture: Tensor, width: float) -> float:
-    """Height of the box of a picture (3, H, W): a wide one leaves no empty bands, a tall one is as high as wide."""
+    """Height of the box of a picture (3, H, W): that of a wide picture, and a square for a tall one."""
     return round(width * min(1.0, picture.shape[1] / picture.shape[2]))
 
 
@@ -290,12 +290,12 @@ def draw_probabilities(sheet: Sheet, y: float, subject: ExplainedPicture) -> Non
 
 
 def shared_scale(maps: Tensor) -> float:
-    """The value that gets full colour: 90 % of the maps (..., h, w) stay within it, so outliers fade none."""
+    """The value that gets full colour: 90 % of the maps (..., h, w) stay below it, so outliers do not fade others."""
     return float(maps.abs().amax(dim=(-2, -1)).float().quantile(0.9)) or 1.0
 
 
 def percent(probability: float) -> str:
-    """A probability in words: "88 %", "2.1 %", "< 0.1 %"."""
+    """A probability as text: "88 %", "2.1 %", "< 0.1 %"."""
     if probability < 0.001:
         return "< 0.1 %"
     digits = 1 if probability < 0.1 or 0.995 <= probability < 1 else 0

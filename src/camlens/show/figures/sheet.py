@@ -1,4 +1,4 @@
-"""A sheet of paper on which pictures, text and bars are placed to the pixel."""
+"""A sheet on which pictures, text and bars are placed to the pixel."""
 
 import functools
 import logging
@@ -105,7 +105,7 @@ class Sheet:
         self.text(x + width, y + 8, ends[1], 6, SOFT, ha="right")
 
     def save(self, path: Path) -> Path:
-        """Write the sheet as a .png, .pdf or .svg file, as the name says, replacing `path` in one step."""
+        """Write the sheet as a .png, .pdf or .svg file, depending on the name, replacing `path` in one step."""
         with Work(f"drawing {path.name}"), replacing(path) as file, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
             self.figure.savefig(file, dpi=DPI, facecolor=PAPER)
@@ -127,7 +127,7 @@ def text_width(text: str, size: float, weight: str = "normal") -> float:
 
 
 def shorten(text: str, width: float, size: float, weight: str = "normal") -> str:
-    """The text, shortened in its middle until it fits into `width` units: similar names often differ at the end."""
+    """Shorten a text in its middle until it fits into `width` units, since similar names often differ at the end."""
     room = 0.95 * width  # drawn glyphs are a little wider than their outlines
     shown, kept = text, len(text)
     while kept > 0 and text_width(shown, size, weight) > room:

@@ -1,4 +1,4 @@
-"""The page of the most doubtful labels: each picture with its label, how it was learned, and the nearest pictures.
+"""The page of the most doubtful labels: each picture with its label, its margins, and the nearest pictures.
 
 The suggested class is shown only after a person's own choice: it is wrong in more than a quarter of the cases, and
 people tend to agree with suggestions.
@@ -41,7 +41,7 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """What the page shows of an image."""
+    """An image on the page."""
 
     index: int
     file: str

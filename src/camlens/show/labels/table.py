@@ -1,4 +1,4 @@
-"""`labels.csv`: every training image by falling doubt in its label."""
+"""`labels.csv`: all training images, the most doubtful label first."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ COLUMNS = ("index", "path", "label", "suggested", "doubt")
 
 
 def write_table(ranked: RankedLabels, path: Path) -> None:
-    """Write the table. `camlens train --labels` takes it, and obeys the column `label` alone."""
+    """Write the table. `camlens train --labels` reads it, but only its columns `index`, `path` and `label`."""
     names, files = ranked.data.class_names, ranked.data.files
     doubts, suggested, labels = ranked.doubt.tolist(), ranked.suggested.tolist(), ranked.data.labels.tolist()
     rows = ((i, files[i], names[labels[i]], names[suggested[i]], f"{doubts[i]:.6f}") for i in ranked.order.tolist())

@@ -24,9 +24,9 @@ class GroupRow(TypedDict):
     conditions: list[str]
     images: int
     errors: int
-    rate: float  # fraction wrong, by cross-fitting
+    rate: float  # error rate, by cross-fitting
     interval: list[float]  # 95 %
-    elsewhere: float  # fraction wrong of the other images of the class, or of all
+    elsewhere: float  # error rate of the other images of the class, or of all
     indices: list[int]  # of its images in the data
 
 
@@ -105,7 +105,7 @@ def list_effect(effect: Effect) -> EffectRow:
 
 
 def render_common(analysis: ErrorAnalysis) -> schema.CommonFacts | None:
-    """What the page shows of groups and shortcuts; None if neither was looked for."""
+    """Groups and shortcuts for the page; None if they were not searched for."""
     if analysis.groups is None or analysis.shortcuts is None:
         return None
     errors = analysis.indices[: len(analysis.words.lists)]

@@ -18,7 +18,7 @@ MAX_SIDE = 64  # pixels of an edited picture
 
 
 def render_experiments(analysis: ErrorAnalysis) -> schema.ExperimentFacts | None:
-    """What the page shows of the experiments; None if there were none."""
+    """The experiments for the page; None if there were none."""
     if analysis.experiments is None:
         return None
     trials, places = analysis.experiments.trials, analysis.experiments.places

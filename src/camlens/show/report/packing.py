@@ -1,4 +1,4 @@
-"""Pictures and maps as the page holds them: pictures side by side on sheets, maps as integers."""
+"""Pictures and maps in the page's format: pictures side by side on sheets, maps as integers."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ from camlens.data.geometry import Size, Window
 from camlens.data.pictures import resize, three_channels
 from camlens.show.report import schema
 
-LOSSLESS_SIDE = 64  # pixels, up to which pictures are packed without loss
+LOSSLESS_SIDE = 64  # pixels; larger pictures are packed with loss
 PER_SHEET = 256  # pictures on a sheet
 COLUMNS = 16  # of a sheet
 
@@ -39,7 +39,7 @@ def pack_maps(layer: str, maps: Tensor, precise: bool) -> schema.Layer:
 
 
 def pack_photos(photos: Sequence[tuple[Tensor, list[Window]]], max_side: int) -> schema.Pictures:
-    """Put pictures (3, h, w) uint8 of any proportions on sheets, each with what each model is shown of it."""
+    """Put pictures (3, h, w) uint8 of any proportions on sheets, each with the part that each model takes of it."""
     frames, places = [], torch.zeros(len(photos), 3, max_side, max_side, dtype=torch.uint8)
     for place, (picture, _) in zip(places, photos, strict=True):
         factor = min(1.0, max_side / max(picture.shape[1:]))
@@ -61,7 +61,7 @@ def pack_pictures(
         count: Number of all pictures.
         size: Their height and width in pixels.
         max_side: Pixels; larger pictures are made smaller.
-        lossless_side: Pixels, up to which pictures are packed without loss.
+        lossless_side: Pixels; larger pictures are packed with loss.
     """
     factor = min(1.0, max_side / max(size))
     height, width = (max(1, round(side * factor)) for side in size)

@@ -1,4 +1,4 @@
-"""The error report: one HTML file that shows what a classifier gets wrong, and why, and needs nothing else."""
+"""The error report: one self-contained HTML file that shows what a classifier gets wrong, and why."""
 
 import hashlib
 import json
@@ -56,23 +56,23 @@ def report(
     Args:
         model: The classifier.
         data: The images to evaluate, in any form that `camlens.evaluate` takes.
-        out: The file. What is predicted is kept beside it, so that another call goes on where one was stopped.
-        train: The images that it was trained on, likewise; without them the page shows no training images.
+        out: The file. Predictions are kept in its folder, so that a stopped call can be continued by another one.
+        train: The images that it was trained on, in the same forms; without them the page shows no training images.
         second: Another classifier of the same classes: the page then shows what it fixed and what it broke.
         batch_size: Images predicted at a time, at most.
-        quick: Whether to leave out what is tried: small edits, places, averaging, groups and shortcuts.
-        edits: Edits of your own, as `camlens.analyse` takes them.
-        opinion: A second opinion on the labels, likewise.
+        quick: Whether to leave out the experiments: small edits, places, averaging, groups and shortcuts.
+        edits: Your own edits, as `camlens.analyse` takes them.
+        opinion: A second opinion on the labels, as `camlens.analyse` takes it.
         columns: A CSV file with properties of the images, by which errors may be grouped (docs/report.md).
-        train_doubt: How doubtful the labels of the training images are, likewise.
+        train_doubt: How doubtful the labels of the training images are, as `camlens.analyse` takes it.
         processes: The processes that share the images; the main one writes the report.
 
     Returns:
-        The path of the page. The same for programs is beside it: .json, and .parquet if pyarrow is installed, which
-        `camlens.open_report` reads.
+        The path of the page. In the same folder are files for programs, .json and, if pyarrow is installed, .parquet,
+        which `camlens.open_report` reads.
 
     Raises:
-        DataError: Labels or images do not fit the network, or the columns are about other images.
+        DataError: Labels or images do not fit the network, or the columns are for other images.
     """
     path = path_of("out", out)
     if not path.name or path.is_dir():
@@ -88,7 +88,7 @@ def report(
 
 
 def warn_of_replacing(path: Path, models: Sequence[Classifier]) -> None:
-    """Warn that the page that lies there is of other networks, before one of these takes its place."""
+    """Warn if the page at `path` is of other networks, before it is replaced by that of these."""
     if (facts := read_facts(path)) is None:
         return
     there, here = facts.get("models", []), [fingerprint_weights(model)[:16] for model in models]
@@ -99,7 +99,7 @@ def warn_of_replacing(path: Path, models: Sequence[Classifier]) -> None:
 
 
 def write_report(analysis: ErrorAnalysis, path: Path) -> Path:
-    """Write the page of an analysis, report.json and, with pyarrow, report.parquet beside it; the path of the page."""
+    """Write the page of an analysis, with .json and, if pyarrow is installed, .parquet next to it; returns `path`."""
     page, listing = to_html(render_facts(analysis)), list_errors(analysis)
     write_table(analysis, path.with_suffix(".parquet"))
     write_json(path.with_suffix(".json"), listing)
@@ -108,7 +108,7 @@ def write_report(analysis: ErrorAnalysis, path: Path) -> Path:
 
 
 def to_html(facts: ReportFacts) -> str:
-    """The page. Names and files, which come from outside, are escaped so that no tag can begin in them."""
+    """The page. Names and files, which are untrusted, are escaped so that they cannot contain a tag."""
     text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -126,7 +126,7 @@ def to_html(facts: ReportFacts) -> str:
 
 
 def read_facts(path: Path) -> ReportFacts | None:
-    """The JSON in the file of a page; None if the file is missing, damaged or no page."""
+    """The JSON in a page's file; None if the file is missing, damaged or not a page."""
     try:
         text = path.read_text(encoding="utf-8")
         facts: Any = parse_json(text.split(FACTS_TAG, 1)[1].split("</script>", 1)[0])
@@ -136,10 +136,10 @@ def read_facts(path: Path) -> ReportFacts | None:
 
 
 def content_security_policy(live: bool) -> str:
-    """The page's Content-Security-Policy: its own style sheet and script, by their hashes, and no request.
+    """The page's Content-Security-Policy: only its own style sheet and script, by their hashes, and no requests.
 
     Args:
-        live: Whether the page is served and may ask the server it came from.
+        live: Whether the page is served and may send requests to its server.
     """
     style, code = (encode(hashlib.sha256(text.encode()).digest()) for text in (style_sheet(), script()))
     return (
@@ -165,17 +165,17 @@ def script() -> str:
 
 
 def bundle(modules: Mapping[str, str]) -> str:
-    """Join ES modules into one classic script, since a page that is opened from a disk cannot load modules.
+    """Join ES modules into one classic script, since a page that is opened from a file cannot load modules.
 
-    Each module becomes a function that returns its exports, called after those that it imports from. The syntax is
+    Each module becomes a function that returns its exports, called after the modules it imports from. The syntax is
     limited to `import { a, b } from "./module.js";` and `export` before a function or a `const` of one name.
 
     Args:
         modules: Source of each module by its name.
 
     Raises:
-        ValueError: A module imports what is not exported, modules import each other in a circle, or an import or
-            export is written in another way.
+        ValueError: A module imports a name that is not exported, there is a circle of imports, or an import or export
+            has another form.
     """
     exports = {name: EXPORT.findall(text) for name, text in modules.items()}
     sources = {name: [source for _, source in IMPORT.findall(text)] for name, text in modules.items()}

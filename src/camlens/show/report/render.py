@@ -24,7 +24,7 @@ THUMBNAIL_SIDE = 64  # pixels of a training image
 
 
 def render_facts(analysis: ErrorAnalysis) -> schema.ReportFacts:
-    """What the page shows of an analysis."""
+    """The JSON of the page for an analysis."""
     data, indices, training = analysis.test, analysis.indices, analysis.training
     evidence: schema.TrainingImages | None = None
     if training is not None and analysis.train is not None:
@@ -57,7 +57,7 @@ def render_facts(analysis: ErrorAnalysis) -> schema.ReportFacts:
 
 
 def render_identity(test: str, train: str | None) -> schema.IdentityFacts:
-    """Which network and images a page is about, from the fingerprints of an analysis."""
+    """The network and the images of a page, from the fingerprints of an analysis."""
     return {"id": test[:16], "learned": None if train is None else train[:16], "camlens": version("camlens")}
 
 
@@ -84,7 +84,7 @@ def render_model(explained: ExplainedPredictions) -> schema.ModelFacts:
 
 
 def render_predictions(explained: ExplainedPredictions) -> schema.PredictionFacts:
-    """What a model predicts for the images, and the maps behind it."""
+    """A model's predictions for the images, and their maps."""
     last = list(explained.maps)[-1:]
     return {
         "prediction": explained.classes[:, 0].tolist(),
@@ -101,7 +101,7 @@ def render_predictions(explained: ExplainedPredictions) -> schema.PredictionFact
 def render_training_images(
     kinds: dict[str, RankedImages], train: Dataset, doubt: Tensor | None = None
 ) -> schema.TrainingImages:
-    """Lists of training images by kind; each of these images once as a small picture, with the doubt in its label."""
+    """Lists of training images by kind, and each of these once, as a small picture with the doubt in its label."""
     used = torch.cat([ranked.indices.flatten() for ranked in kinds.values()]).unique()
     used = used[used >= 0]
     position = {index: number for number, index in enumerate(used.tolist())} | {-1: -1}
@@ -132,7 +132,7 @@ def render_plane(analysis: ErrorAnalysis) -> schema.Plane | None:
 
 
 def render_sample(analysis: ErrorAnalysis) -> schema.SampleFacts:
-    """Images drawn at random; those that are not listed as errors with their pictures."""
+    """Images drawn at random, with pictures of those that are not listed as errors."""
     evaluation, data, drawn = analysis.evaluation, analysis.test, draw_images(analysis.evaluation)
     others = drawn[~torch.isin(drawn, analysis.indices)]
     return {
@@ -147,7 +147,7 @@ def render_sample(analysis: ErrorAnalysis) -> schema.SampleFacts:
 
 
 def pack_images(analysis: ErrorAnalysis, indices: Tensor) -> schema.Pictures:
-    """Images of the data set; as photos where a model is shown them cropped or squeezed."""
+    """Images of the data set; as original pictures if a model takes them cropped or squeezed."""
     data = analysis.test
     geometries = [explained.evaluation.model.geometry for explained in analysis.explanations]
     with quiet_pillow(), ThreadPoolExecutor() as pool:  # reads the files of the photos

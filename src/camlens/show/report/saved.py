@@ -1,4 +1,4 @@
-"""`open_report`: what was saved of a report or an evaluation, read back."""
+"""`open_report`: read a saved report or evaluation."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SAVED = {"report.json": "report.parquet", "metrics.json": "predictions.parquet"}
 
 @dataclass(frozen=True)
 class SavedReport:
-    """A report, or an evaluation, as it lies on the disk.
+    """A saved report or evaluation.
 
     Attributes:
         path: Its JSON file.
-        summary: The content: of report.json (docs/report.md), or of metrics.json.
-        table_path: Its table, which is there if pyarrow was installed when it was written.
+        summary: The content of report.json (docs/report.md) or of metrics.json.
+        table_path: Its table, which exists if pyarrow was installed when it was written.
     """
 
     path: Path
@@ -37,10 +37,10 @@ class SavedReport:
 
     @cached_property
     def images(self) -> pyarrow.Table:
-        """A row for each image, with the columns of docs/report.md. It is read when it is first asked for.
+        """A row for each image, with the columns of docs/report.md. It is read at the first access.
 
         Raises:
-            DataError: There is no table, it cannot be read, or it is of another report.
+            DataError: There is no table, it cannot be read, or it belongs to another report.
             UsageError: pyarrow is not installed.
         """
         table, facts = read_table(self.table_path)
@@ -71,14 +71,14 @@ class SavedReport:
 
 
 def open_report(path: str | Path) -> SavedReport:
-    """Read back what `camlens report` or `camlens evaluate` saved.
+    """Read the results that `camlens report` or `camlens evaluate` saved.
 
     Args:
-        path: The folder, or one of the files in it: the page, the .json or the .parquet. Of a folder that holds both,
-            the report.
+        path: The folder, or one of the files in it: the page, the .json or the .parquet. If a folder has both, the
+            report is read.
 
     Raises:
-        DataError: There is none, or it cannot be read.
+        DataError: There are no such results, or they cannot be read.
     """
     given = path_of("path", path)
     if given.is_dir():

@@ -1,7 +1,7 @@
-"""The JSON between Python and the page's script, described once.
+"""The JSON between Python and the page's script.
 
-`Facts` is the JSON in a report's page, `Answer` what the explorer's server returns for one image. E errors are listed
-in the order of `ErrorAnalysis.indices`; n classes of each are explained. Binary data are base64, little-endian.
+`Facts` is the JSON in a report's page, `Answer` that of the explorer's server for one image. E errors are listed in the
+order of `ErrorAnalysis.indices`; n classes of each are explained. Binary data are base64, little-endian.
 """
 
 from typing import Literal, TypedDict
@@ -18,10 +18,10 @@ class Sheets(TypedDict):
 
 
 class Pictures(Sheets, total=False):
-    """Pictures that fill these places; or, where a network crops or squeezes them, pictures as they were given."""
+    """Pictures that fill these places; or original pictures, if a network crops or squeezes them."""
 
     frames: list[list[int]]  # height and width of each in its place, from its top left corner
-    windows: list[list[list[float]]]  # for each and each model, what it is shown: top, left, bottom, right in 0 to 1
+    windows: list[list[list[float]]]  # for each and each model, the part it takes: top, left, bottom, right in 0 to 1
 
 
 class Layer(TypedDict):
@@ -41,7 +41,7 @@ class ChosenLayer(Layer):
 
 
 class PredictionFacts(TypedDict):
-    """What a model predicts for the images."""
+    """A model's predictions for the images."""
 
     prediction: list[int]  # (E,) classes
     classes: list[list[int]]  # (E, n) explained classes, the most probable first
@@ -60,7 +60,7 @@ ReliabilityBin = TypedDict(
 
 
 class ModelFacts(PredictionFacts):
-    """A model's metrics beside its predictions."""
+    """A model's metrics, in addition to its predictions."""
 
     name: str
     weights: str  # fingerprint of them
@@ -191,7 +191,7 @@ class Plane(TypedDict):
 
 
 class Live(TypedDict):
-    """What can be asked for when the page is served."""
+    """The choices of a page that is served."""
 
     methods: list[str]
     method: str  # by default
@@ -199,7 +199,7 @@ class Live(TypedDict):
 
 
 class IdentityFacts(TypedDict):
-    """Which network and images a page is about, so that an outdated one is recognised."""
+    """The network and the images of a page, so that an outdated page is recognised."""
 
     id: str  # fingerprint of the network and the test images
     learned: str | None  # fingerprint of the network and the training images
@@ -227,13 +227,13 @@ class ReportFacts(IdentityFacts):
 
 
 class Facts(ReportFacts, total=False):
-    """The same when the page is served."""
+    """The JSON in a page that is served."""
 
     live: Live
 
 
 class Answer(TypedDict):
-    """What the explorer returns for one image: the lists have one entry. A refusal has the key `error` alone."""
+    """The explorer's response for one image: lists have one entry. An error response has only the key `error`."""
 
     index: int | None  # in the data set; None for an uploaded picture
     file: str

@@ -1,4 +1,4 @@
-"""Decoding pictures that anybody may send, in a process of its own with a deadline (`camlens.data.decode`)."""
+"""Decoding untrusted pictures in a separate process with a deadline; what it runs is `camlens.data.decode`."""
 
 import atexit
 import os
@@ -13,12 +13,12 @@ from camlens.data.decode import ANSWER, REQUEST
 from camlens.errors import DataError
 
 DEADLINE = 10.0  # seconds for a picture
-START = 60.0  # seconds for the process to start, on a busy machine
+START = 60.0  # seconds for the process to start; a busy machine is slow
 SOURCE = Path(__file__).parents[2]  # where the process finds camlens too
 
 
 class Decoder:
-    """Decodes one picture at a time, in a process that is started for the first and kept for the next."""
+    """Decodes one picture at a time, in a process that is started for the first picture and kept for the next ones."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
@@ -47,7 +47,7 @@ class Decoder:
                 head = process.stdout.read(ANSWER.size)
                 width, height, frames, size = ANSWER.unpack(head) if len(head) == ANSWER.size else (0, 0, 0, 0)
                 body = process.stdout.read(size)
-            except OSError:  # it ended before it had read all
+            except OSError:  # it ended before it had read everything
                 body, size = b"", 0
             finally:
                 late = not timer.is_alive()
@@ -55,13 +55,13 @@ class Decoder:
             if not size or len(body) < size:
                 self.stop()
                 reason = f"takes longer than {deadline:g} seconds to decode" if late else "cannot be decoded"
-                raise DataError(f"the picture {reason}; save it anew as PNG or JPEG")
+                raise DataError(f"the picture {reason}; save it again as PNG or JPEG")
         if not frames:
             raise DataError(body.decode())
         return Image.frombytes("RGB", (width, height), body), frames
 
     def started(self) -> "subprocess.Popen[bytes]":
-        """The process. Raises `DataError` if it does not start."""
+        """The process, which is started if it is not running. Raises `DataError` if it does not start."""
         if self.process is None or self.process.poll() is not None:
             self.stop()
             paths = [str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]

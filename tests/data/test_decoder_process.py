@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from camlens.data.decode import MAX_SCANS, count_scans, decode_picture
-from camlens.data.decoder import Decoder
+from camlens.data.decoder_process import Decoder
 from camlens.data.pictures import read_picture
 from camlens.errors import DataError
 
@@ -70,7 +70,7 @@ def test_the_process_refuses_in_the_same_words_and_goes_on(decoder):
 
 def test_a_picture_that_takes_longer_is_given_up(decoder):
     slow = file_of(Image.new("RGB", (5000, 5000)))
-    with pytest.raises(DataError, match=r"takes longer than 0.01 seconds to decode; save it anew as PNG or JPEG"):
+    with pytest.raises(DataError, match=r"takes longer than 0.01 seconds to decode; save it again as PNG or JPEG"):
         decoder.decode(slow, MOST, 0.01)
     assert decoder.decode(file_of(noise()), MOST)[0].size == (20, 40)
 

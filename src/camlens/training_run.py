@@ -1,4 +1,8 @@
-"""A run from the data to its curves and metrics: `camlens.train`."""
+"""`camlens.train`: a whole run, from the data to its weights, learning curves, metrics and model card.
+
+It uses the modules of the package `camlens.train`, which neither evaluate nor draw, with `camlens.analyse` and
+`camlens.show`.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +36,9 @@ class Run:
     Attributes:
         model: The network of the epoch that was best on the held-out images, of the last epoch if none are held out.
         folder: The run folder, which `camlens.load` takes.
-        epochs: The rows of metrics.csv, one an epoch.
+        epochs: The rows of metrics.csv, one for each epoch.
         evaluation: The predictions for the test images; None if the data has none.
-        files: What was written.
+        files: The files that were written.
     """
 
     model: Classifier
@@ -75,29 +79,29 @@ def train(
     """Train a network into a run folder and evaluate it on the test images; with torchrun, on many processes.
 
     Args:
-        data: A name, folder or .csv file as `camlens train --data` takes it, or the training images; by default the
-            resumed run's, or "cifar10".
-        recipe: A row of `camlens.train.recipe.RECIPES` by its name, or a recipe; by default the resumed run's, or
+        data: A name, folder or .csv file as `camlens train --data` takes it, or the training images as a data set; by
+            default the resumed run's, or "cifar10".
+        recipe: The name of a recipe in `camlens.train.recipe.RECIPES`, or a recipe; by default the resumed run's, or
             "quick".
         out: The run folder, which must not hold a run unless it is resumed.
-        test: The test images; by default those of `data`, if that is no data set.
+        test: The test images; by default those of `data`, unless that is a data set.
         init: Model to start from, as `camlens.load` takes it; other classes get a new last layer.
         labels: A .npy or .csv file of labels for the training images, as `camlens train --labels` takes it; by default
             the resumed run's, or none.
-        seed: Start of all random choices; by default the resumed run's, or 0.
-        resume: Whether to go on with the run in `out`.
-        device: "cpu", "cuda" or "mps"; "auto" for the fastest that is there.
-        compute: Fields of `camlens.train.compute.ComputeOptions` that are not to be chosen, like {"bf16": False}.
-        log: "tensorboard" or "wandb", to log each epoch there as well.
+        seed: Random seed; by default the resumed run's, or 0.
+        resume: Whether to resume the run in `out`.
+        device: "cpu", "cuda" or "mps"; "auto" for the fastest one available.
+        compute: Fields of `camlens.train.compute.ComputeOptions` to set instead of choosing them, like {"bf16": False}.
+        log: "tensorboard" or "wandb", to log each epoch there too.
         save_every: Seconds between two checkpoints.
         data_dir: Where to look for CIFAR-10 first, and to download it to.
         skip_unreadable: Leave out pictures of a folder that cannot be read, instead of failing.
         changes: Changed fields of the recipe as `--set` takes them, like ["epochs=3"].
-        **fields: The same by their names, like epochs=3.
+        **fields: Changed fields of the recipe by name, like epochs=3.
 
     Raises:
         DataError: There is no such data, too few images, or all are of one class.
-        UsageError: The recipe, a change, the device or the run to resume is unknown or does not fit the others.
+        UsageError: The recipe, a change, the device or the run to resume is unknown or inconsistent with the others.
         CamlensError: A loss or a weight is not finite, or a file is damaged or cannot be written.
         Stopped: After SIGINT or SIGTERM; the last step is saved.
 
@@ -135,7 +139,7 @@ def in_text(value: object) -> str:
 
 
 def relabelled(data: Dataset, settings: RunSettings) -> Dataset:
-    """The training images with the labels of the settings' file, if there is one."""
+    """The training images, with the labels of the settings' file if there is one."""
     return data.with_labels(read_labels(Path(settings.labels), data)) if settings.labels else data
 
 
@@ -148,7 +152,7 @@ def load_data(settings: RunSettings, data_dir: Path | None, skip_unreadable: boo
 
 
 def finish(trainer: Trainer, test: Dataset | None, log: str | None = None) -> Run:
-    """Train to the end, draw the learning curves, also when training is stopped, and evaluate on the test images."""
+    """Train to the end, draw the learning curves (even if training is stopped), and evaluate on the test images."""
     folder, processes = trainer.folder, trainer.processes
     try:
         with ExitStack() as stack:
@@ -176,7 +180,7 @@ def finish(trainer: Trainer, test: Dataset | None, log: str | None = None) -> Ru
 def draw_curves(trainer: Trainer) -> None:
     """Draw the metrics of the run's epochs, once there are any."""
     if trainer.processes.is_main and (rows := trainer.folder.read_metrics()):
-        from camlens.show.figures import charts  # a second, which only the process that draws needs
+        from camlens.show.figures import charts  # takes a second to import, and only this process draws
 
         title = f"{trainer.recipe.network} on {trainer.loader.data.name}"
         charts.curves(title, rows).save(trainer.folder.curves)
