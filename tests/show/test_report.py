@@ -136,7 +136,7 @@ def test_what_a_second_model_fixed_and_broke(tmp_path):
         and f"breaks {broken} " in facts["findings"][0]
     )
     assert [model["name"] for model in facts["models"]] == ["tiny (first)", "tiny (second)"]
-    assert facts["findings"][0].startswith("tiny (second) fixed") and a.name == "tiny"
+    assert facts["findings"][0].startswith("tiny (second) corrects") and a.name == "tiny"
     with pytest.raises(DataError, match="does not have the classes of tiny in the same order"):
         names = (NAMES[1], NAMES[0], NAMES[2])
         camlens.report(a, data, tmp_path / "b.html", second=classifier(names=names))
