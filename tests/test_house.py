@@ -64,6 +64,11 @@ def test_no_modules_import_each_other():
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
+@pytest.mark.parametrize("path", FILES.values(), ids=FILES)
+def test_a_file_is_read_in_one_go(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
+
+
 def test_every_folder_has_its_floor():
     folders = {p.name for p in SOURCE.iterdir() if p.is_dir() and p.name != "__pycache__"}
     files = {p.stem for p in SOURCE.glob("*.py")} - {"__init__", "__main__"}

@@ -13,7 +13,7 @@ from camlens.errors import ModelError
 from camlens.maps.explain import explain
 from camlens.maps.methods import CAMS
 from camlens.model.classifier import Classifier
-from camlens.model.layers import as_grid
+from camlens.model.grids import as_grid
 from camlens.model.resnet import ResNet
 
 

@@ -20,7 +20,8 @@ from camlens.maps.overlay import stretch, upsample
 from camlens.maps.pooled_head import pooled_head
 from camlens.model.exported import Exported
 from camlens.model.forward import at_least_float32, hooked, isolated_forward, micro_batch_size, no_checkpoints
-from camlens.model.layers import View, as_grid, differentiable, main_tensor, replaced, spatial_sizes
+from camlens.model.grids import View, as_grid, main_tensor, spatial_sizes
+from camlens.model.layers import differentiable, replaced
 from camlens.model.outputs import find_logits
 from camlens.progress import track
 

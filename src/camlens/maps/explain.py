@@ -26,7 +26,8 @@ from camlens.model.forward import (
     network_lock,
     refuse_unobservable,
 )
-from camlens.model.layers import feature_maps, main_tensor
+from camlens.model.grids import main_tensor
+from camlens.model.layers import feature_maps
 from camlens.model.outputs import check_kind, find_logits, named_logits, target_value
 from camlens.progress import track
 

@@ -1,8 +1,8 @@
-"""The layers of a network that have feature maps, and where the feature map is in a layer's output."""
+"""The layers of a network that have feature maps."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -19,105 +19,12 @@ from camlens.model.forward import (
     no_checkpoints,
     refuse_unobservable,
 )
+from camlens.model.grids import View, as_grid, has_proportions, main_tensor, spatial_sizes
 from camlens.model.outputs import find_logits
 
-View = Callable[[Tensor], Tensor | None]  # a tensor of the shape of a layer's output, as a feature map (B, C, h, w)
-
-MAX_EXTRA_TOKENS = 8  # tokens before those of the image: class, distillation, registers
-MAX_DISTORTION = 1.5  # ratio by which a feature map's proportions may differ from the image's
 LOCALITY = {3: 1.15, 4: 2.0}  # least `_locality`, by the axes of the output: tokens, or a map of odd proportions
-SPATIAL = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Upsample)  # (B, C, h, w)
 ROUNDING = 1000.0  # error of a gradient that is put down to rounding, in units of the precision of its numbers
 LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-
-@contextmanager
-def spatial_sizes(network: nn.Module, count: int) -> Iterator[list[Size]]:
-    """Collect the height and width of the outputs of convolutions and poolings for `count` images, during the body.
-
-    The latest comes last; each size is there once.
-    """
-    seen: list[Size] = []
-
-    def note(output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and len(output) == count and output.shape[2:].numel() > 1:
-            size = (output.shape[2], output.shape[3])
-            if size in seen:
-                seen.remove(size)
-            seen.append(size)
-
-    with hooked(network, {name: note for name, module in network.named_modules() if isinstance(module, SPATIAL)}):
-        yield seen
-
-
-def main_tensor(output: object) -> Tensor | None:
-    """The tensor in a layer's output: the output itself, or the first item of a tuple or list."""
-    first = output[0] if isinstance(output, tuple | list) and output else output
-    return first if isinstance(first, Tensor) else None
-
-
-def as_grid(output: object, image_size: Size, seen: Sequence[Size] = (), grid: Size | None = None) -> Tensor | None:
-    """View the output of a layer as a feature map.
-
-    Args:
-        output: (B, C, h, w); (B, h, w, C), as in Swin; or tokens (B, extra + h w, C), as in ViT.
-        image_size: Height and width of the image. If nothing else shows which of these forms it is, its proportions do.
-        seen: Sizes of the feature maps before it (`spatial_sizes`). Tokens are the cells of one of these, or of one
-            that was halved, as in Swin; up to 8 extra tokens may come first.
-        grid: Height and width of the grid of the tokens, where it is known.
-
-    Returns:
-        A view (B, C, h, w), or None if the output is not a feature map.
-    """
-    if not isinstance(output, Tensor) or not output.numel():
-        return None
-    if output.ndim == 4:
-        layout = _channels_last(output.shape, image_size, [*seen, *([grid] if grid else [])])
-        return None if layout is None else output.permute(0, 3, 1, 2) if layout else output
-    if output.ndim == 3 and (size := _token_grid(output.shape[1], image_size, seen, grid)) is not None:
-        extra = output.shape[1] - math.prod(size)
-        return output[:, extra:].transpose(1, 2).view(len(output), output.shape[2], *size)
-    return None
-
-
-def _channels_last(shape: Sequence[int], image_size: Size, seen: list[Size]) -> bool | None:
-    """Whether the channels of an output of four axes come last; None if it is not a feature map."""
-    first, last = (shape[2], shape[3]), (shape[1], shape[2])
-    known = [size for size in reversed(seen) if size in (first, last)]
-    if known:
-        return known[0] != first
-    counts = range(MAX_EXTRA_TOKENS + 1)
-    if first[0] == first[1] and any(first[0] - h * w in counts for h, w in seen):
-        return None  # attention weights, (B, heads, tokens, tokens)
-    if _distortion(first, image_size) <= MAX_DISTORTION:
-        return False
-    return True if _distortion(last, image_size) <= MAX_DISTORTION else None
-
-
-def _token_grid(tokens: int, image_size: Size, seen: Sequence[Size], grid: Size | None) -> Size | None:
-    """Height and width of the grid whose cells these tokens are, or None."""
-    if grid is not None and math.prod(grid) <= tokens <= math.prod(grid) + MAX_EXTRA_TOKENS:
-        return grid
-    if not seen:  # patches that no convolution made: a class token at most, and the proportions of the image
-        height, width = image_size
-        for count in (tokens, tokens - 1):
-            h = max(1, round(math.sqrt(count * height / width)))
-            if count > 1 and count % h == 0 and h * width == count // h * height:
-                return h, count // h
-        return None
-    latest = list(reversed(seen))
-    halved = [(math.ceil(h / 2**n), math.ceil(w / 2**n)) for h, w in latest for n in range(6)]
-    for extra in range(MAX_EXTRA_TOKENS + 1):
-        for size in latest if extra else latest + halved:
-            if math.prod(size) == tokens - extra > 1:
-                return size
-    return None
-
-
-def _distortion(grid: Sequence[int], image_size: Size) -> float:
-    """The ratio by which the proportions of a grid differ from those of the image, at least 1."""
-    high, wide = grid[0] * image_size[1], grid[1] * image_size[0]
-    return max(high, wide) / min(high, wide)
 
 
 def differentiable(output: Tensor) -> tuple[Tensor, Tensor]:
@@ -275,7 +182,7 @@ class _Recorder:
         proportions may mean that the axes are not height and width; so of these the quarter that the images differ in
         must change most.
         """
-        if tensor.ndim == 4 and _distortion(cells.shape[2:], self.input_size) <= MAX_DISTORTION:
+        if tensor.ndim == 4 and has_proportions(cells.shape[2:], self.input_size):
             return True
         return _locality(cells.detach()) >= LOCALITY[tensor.ndim]
 

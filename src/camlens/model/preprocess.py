@@ -23,8 +23,7 @@ Function = Callable[[Image.Image], Tensor]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of each channel
 TOLERANCE = 0.02  # by which the pixels of a user's function may leave 0..1: bicubic interpolation overshoots
 FLAGS = "--resize 64 --crop 56 --interpolation bilinear --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"  # how to say it
-# A library may round between its steps: this fraction of the pixels must agree to so many levels.
-MIN_AGREEING, MAX_LEVELS = 0.999, 1.5
+MIN_AGREEING, MAX_LEVELS = 0.999, 1.5  # fraction of the pixels that must agree to so many levels of a library's own
 
 
 @dataclass(frozen=True)
@@ -153,8 +152,7 @@ class Preprocess(Geometry):
 def normalisation_of(processor: Any) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation by which an image processor of transformers normalises, as fractions of 255.
 
-    They are the ones that it declares, unless black and white come out otherwise: EfficientNet's processor divides
-    twice.
+    They are those that it declares, unless black and white come out otherwise: EfficientNet's divides twice.
     """
     does = getattr(processor, "do_normalize", False)  # MobileViT's does not
     factor = processor.rescale_factor if getattr(processor, "do_rescale", False) else 1.0
@@ -182,11 +180,7 @@ def _sides(size: int | Sequence[int]) -> int | Size:
 
 
 def _agreeing(preprocess: Preprocess, function: Any) -> Preprocess:
-    """The preprocessing read from a library's object, if it gives the same images up to rounding.
-
-    Raises:
-        UsageError: It gives other images.
-    """
+    """The preprocessing read from a library's object. Raises `UsageError` if the object gives other images."""
     for size in ((180, 231), (301, 200)) if callable(function) else ():
         picture = probe(size)
         ours, theirs = np.asarray(preprocess.apply(picture)).transpose(2, 0, 1), function(picture).float()

@@ -272,19 +272,10 @@ class RunSettings:
         if kept:
             reasons |= {name: why for name, why in kept.compute_reasons.items() if name not in self.compute}
         config = RunConfig(
-            recipe=recipe,
-            seed=self.seed,
-            init=self.init,
-            data=describe_data(data, self.source),
-            processes=processes,
-            device=device.type,
-            launch=launch_id(),
-            compute=compute,
-            compute_reasons=reasons,
-            schedule=recipe.schedule_in_words,
-            hardware=describe_device(self.device),
-            labels=self.labels,
-        )
+            recipe=recipe, seed=self.seed, init=self.init, labels=self.labels, data=describe_data(data, self.source),
+            processes=processes, device=device.type, launch=launch_id(), hardware=describe_device(self.device),
+            compute=compute, compute_reasons=reasons, schedule=recipe.schedule_in_words,
+        )  # fmt: skip
         if self.labels:
             config.data["labels_sha256"] = hashlib.sha256(data.labels.numpy().tobytes()).hexdigest()
         if previous is None:
