@@ -75,7 +75,7 @@ def test_long_runs_are_compiled_where_a_compiler_is(processor, monkeypatch):
     )
     monkeypatch.setattr(compute.shutil, "which", lambda _name: None)
     chosen, reasons = choose_compute(CPU, MIN_IMAGES_TO_COMPILE)
-    assert not chosen.compiled and reasons["compiled"] == "g++ is not there"
+    assert not chosen.compiled and reasons["compiled"] == "g++ is not installed"
 
 
 def test_what_is_decided_is_not_chosen(processor):
