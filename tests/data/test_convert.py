@@ -237,7 +237,7 @@ def test_floats_that_were_normalised_by_others_and_stay_within_0_to_1_are_warned
     floats = (PIXELS / 255 - 0.5) / 0.5  # -1 to 1
     imagenet = model(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), input_size=(16, 16))
     reach = (
-        "reach from 0.18 to 0.71 of 0 .black. to 1 .white.: as if they had been normalised by other values; give the Class"
+        "reach from 0.18 to 0.71 of 0 .black. to 1 .white.: as if they had been normalised by other values; give the"
     )
     with pytest.warns(UserWarning, match=f"12 images {reach}"):
         function(imagenet, loader(Torch(floats)))
@@ -258,15 +258,14 @@ def test_a_network_without_normalisation_is_given_what_it_takes():
 
 
 def test_what_a_loader_leaves_out_is_counted(caplog):
-    assert "the loader returned 10 images, but its data set has 12" in notes(caplog, loader(Torch(FLOATS), drop_last=True))
+    said = notes(caplog, loader(Torch(FLOATS), drop_last=True))
+    assert "the loader returned 10 images, but its data set has 12" in said
 
 
 def test_data_that_fill_the_memory_say_how_large_they_are(caplog, monkeypatch):
     assert "held in memory" not in notes(caplog, loader(Torch(FLOATS)))
     monkeypatch.setenv("CAMLENS_MEMORY", "0.000009")
-    assert "12 images are held in memory, 9.2e-06 GB: only a folder or a .csv" in notes(
-        caplog, loader(Torch(FLOATS))
-    )
+    assert "12 images are held in memory, 9.2e-06 GB: only a folder or a .csv" in notes(caplog, loader(Torch(FLOATS)))
 
 
 def test_transforms_of_training_are_noticed(caplog):
@@ -313,7 +312,7 @@ WRONG = {
     "another class": (lambda: (ARRAYS, ["bird"] * COUNT), "does not know bird"),
     "too few labels": (lambda: (ARRAYS, LABELS[:5]), r"12 images, but labels \(5,\); expected one for each"),
     "splits": (lambda: {"train": [], "test": []}, "the data have the parts train, test; give one of them"),
-    "three things": (lambda: [(PICTURES[0], 1, "a.png")], "an item of the data has 3 parts; expected an image and its label"),
+    "three things": (lambda: [(PICTURES[0], 1, "a.png")], "an item of the data has 3 parts; expected an image and its"),
     "a number": (lambda: 5, "images is of type int; expected files, PIL pictures"),
     "whole numbers": (lambda: (ARRAYS.astype(int), LABELS), r"an image is \(16, 16, 3\) int64; expected files"),
     "five axes": (lambda: [(PIXELS[None], 1)], r"an image is \(1, 12, 3, 16, 16\) uint8"),

@@ -162,7 +162,7 @@ def _check_md5(path: Path, raw: bytes, expected: str, remedy: str) -> None:
 
 
 class _Recorded:
-    """A call in a pickle, recorded and not made: so a malicious file is harmless, and numpy's version does not matter."""
+    """A call in a pickle, recorded and not made: a malicious file is harmless, and numpy's version does not matter."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments

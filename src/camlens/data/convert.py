@@ -45,7 +45,7 @@ def as_dataset(
 ) -> Dataset:
     """Make a data set of labelled images in any form, for a network.
 
-    Pictures are prepared for the network. Floats are taken as its normalised input and kept in 8 bits; a warning says so.
+    Pictures are prepared for the network. Floats are taken as its normalised input and kept in 8 bits, with a warning.
 
     Args:
         data: A data set, which is returned as it is; a value of `--data`; or images with labels in any form that
@@ -149,8 +149,8 @@ class Floats:
         how = f"the network's mean {mean} and standard deviation {std}"
         if self.outside > MAX_OUTSIDE * self.count:
             raise DataError(
-                f"{said}: with {how} undone, {100 * self.outside / self.count:.0f} % of them are not in 0 to 1, so they "
-                "were normalised by other values. Give the Classifier the mean and std of the data, or give PIL pictures"
+                f"{said}: with {how} undone, {100 * self.outside / self.count:.0f} % of them are not in 0 to 1, so "
+                "they were normalised by other values. Give the Classifier their mean and std, or give PIL pictures"
             )
         if not warn_if_unnormalised(self.low, self.high, self.mean, self.std, self.images):
             log.warning(f"{said}: taken as normalised already, by {how}")

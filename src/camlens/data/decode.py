@@ -1,8 +1,8 @@
 """Decoding one picture; also a program, `python -m camlens.data.decode`, to decode untrusted pictures.
 
-The program reads pictures from standard input and writes pixels to standard output. `camlens.data.decoder_process` runs it,
-so that a picture that takes too long can be given up, and one that takes too much memory or crashes a decoder ends only
-the program.
+The program reads pictures from standard input and writes pixels to standard output. `camlens.data.decoder_process`
+runs it, so that a picture that takes too long can be given up, and one that takes too much memory or crashes a decoder
+ends only the program.
 """
 
 import io

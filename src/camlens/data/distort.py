@@ -1,8 +1,8 @@
 """Random distortions of whole batches of images on their device, as augmentation.
 
-Each image gets one operation with a random strength, as in TrivialAugment (Müller and Hutter 2021, arXiv 2103.10158). The
-operations are the affine and the linear colour operations of RandAugment (Cubuk et al. 2019, arXiv 1909.13719), with its
-strengths.
+Each image gets one operation with a random strength, as in TrivialAugment (Müller and Hutter 2021, arXiv 2103.10158).
+The operations are the affine and the linear colour operations of RandAugment (Cubuk et al. 2019, arXiv 1909.13719),
+with its strengths.
 """
 
 import math

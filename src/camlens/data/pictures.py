@@ -196,7 +196,7 @@ def original(
 
 
 def three_channels(pixels: Tensor) -> Tensor:
-    """Images (B, C, H, W) with any number of channels as RGB (B, 3, H, W): the first three, or else the mean in grey."""
+    """Images (B, C, H, W) with any number of channels as RGB (B, 3, H, W): the first three, or the mean in grey."""
     if pixels.shape[1] >= 3:
         return pixels[:, :3]
     return pixels.float().mean(dim=1, keepdim=True).to(pixels.dtype).expand(-1, 3, -1, -1)

@@ -5,16 +5,15 @@ before the layers requires a gradient, so autograd records and differentiates on
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
-from typing import Any
 
 import torch
 from torch import Tensor, einsum, nn
-from torch.overrides import TorchFunctionMode
 
 from camlens.data.geometry import Size
 from camlens.errors import ModelError
+from camlens.maps.explained_logit import ExplainedLogit
 from camlens.maps.methods import Method
 from camlens.maps.overlay import stretch, upsample
 from camlens.maps.pooled_head import pooled_head
@@ -22,11 +21,8 @@ from camlens.model.exported import Exported
 from camlens.model.forward import at_least_float32, hooked, isolated_forward, micro_batch_size, no_checkpoints
 from camlens.model.grids import View, as_grid, main_tensor, spatial_sizes
 from camlens.model.layers import differentiable, replaced
-from camlens.model.outputs import find_logits
+from camlens.model.outputs import LogitReader, find_logits
 from camlens.progress import track
-
-LogitReader = Callable[[Any], Tensor]  # from a network's output to its logits (B, K), or another explained value (B, 1)
-RELUS = (torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, nn.functional.relu, nn.functional.relu_)
 
 
 class TorchPass:
@@ -302,39 +298,6 @@ class PixelPass:
         except ModuleNotFoundError as error:
             name = self.method.name
             raise ModelError(f"{name} needs {error.name}; install it with: pip install 'camlens[captum]'") from error
-
-
-class ExplainedLogit(nn.Module):
-    """Maps images (B, 3, H, W) to y (B,), for weights (1, K) of the logits.
-
-    captum computes in float32 or double, and the network gets the images in its own `dtype`.
-
-    captum's Guided Backpropagation overrides the gradient of ReLU modules only; a functional ReLU would silently give
-    the plain gradient. So every ReLU is run as a module here.
-    """
-
-    def __init__(self, network: nn.Module, weights: Tensor, read_logits: LogitReader, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.network, self.weights, self.read_logits, self.dtype = network, weights, read_logits, dtype
-        self.relu = nn.ReLU()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute y."""
-        with ReluAsModule(self.relu):
-            logits = self.read_logits(isolated_forward(self.network, images.to(self.dtype)))
-        return (logits * self.weights).sum(dim=1)
-
-
-class ReluAsModule(TorchFunctionMode):
-    """Within this context every ReLU is computed by a module."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the module in place of a ReLU, and any other function as it is."""
-        return self.module(args[0]) if func in RELUS else func(*args, **(kwargs or {}))
 
 
 ForwardPass = TorchPass | OnnxPass | PixelPass

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from camlens.data.geometry import Size
 from camlens.data.samples import as_images
 from camlens.errors import ModelError, UsageError, unknown
-from camlens.maps.backends import ForwardPass, LogitReader, constant_layer_message, is_constant, run
+from camlens.maps.backends import ForwardPass, constant_layer_message, is_constant, run
 from camlens.maps.explanation import Explanation
 from camlens.maps.inputs import Target, Targets, prepare_images
 from camlens.maps.methods import CAMS, METHODS, Method, find_method
@@ -28,7 +28,7 @@ from camlens.model.forward import (
 )
 from camlens.model.grids import main_tensor
 from camlens.model.layers import feature_maps
-from camlens.model.outputs import check_kind, find_logits, named_logits, target_value
+from camlens.model.outputs import LogitReader, check_kind, find_logits, named_logits, target_value
 from camlens.progress import track
 
 Layer = str | Sequence[str] | None

@@ -17,15 +17,7 @@ from camlens.model.class_order import checked_names, first_names, order_classes
 from camlens.model.forward import evaluation_mode, network_lock
 from camlens.model.layers import feature_maps, last_of_each_size
 from camlens.model.outputs import KINDS, Outputs, check_kind, find_logits, undo_softmax
-from camlens.model.preprocess import (
-    Custom,
-    Function,
-    Pictures,
-    Preprocess,
-    as_preprocess,
-    to_pictures,
-    to_pixels,
-)
+from camlens.model.preprocess import Custom, Function, Pictures, Preprocess, as_preprocess, to_pictures, to_pixels
 from camlens.model.temperature import check_temperature, describe, probabilities
 
 log = logging.getLogger("camlens")

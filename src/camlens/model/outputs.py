@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from camlens.errors import ModelError, UsageError
 from camlens.model.forward import at_least_float32
 
+LogitReader = Callable[[Any], Tensor]  # from a network's output to its logits (B, K), or another explained value (B, 1)
 Outputs = Literal["logits", "softmax", "log-softmax"]
 KINDS: tuple[Outputs, ...] = get_args(Outputs)
 SUM_TOLERANCE = 5e-3  # by which probabilities in half precision may miss 1
