@@ -142,12 +142,12 @@ def predict_cached(
     The .safetensors file holds `logits` (N, K) and `features` (N, C), both float32.
 
     Args:
-        model: As in `predict`.
-        data: Likewise.
+        model: The classifier.
+        data: The data set.
         cache: Where the file is, and the processes that share the images.
         file: The file's path in the folder of the cache.
-        batch_size: As in `predict`.
-        features: Likewise.
+        batch_size: Largest number of images in a batch.
+        features: Whether to return the inputs of the last linear layer too.
         key: `fingerprint(model, data)`, if it is known already.
         announced: Whether to say beforehand how long it takes, by a sample.
 
@@ -185,7 +185,7 @@ def predict_cached(
 
 
 def _seconds_of(model: Classifier, data: Dataset, indices: Tensor) -> float:
-    """Seconds that the prediction of an image takes, by these."""
+    """Seconds that the prediction of an image takes, estimated from these images."""
     began = time.monotonic()
     predict(model, data, len(indices), features=True, indices=indices)
     return (time.monotonic() - began) / len(indices)
@@ -219,8 +219,8 @@ def _bytes(tensors: Iterable[Tensor]) -> Iterator[bytes]:
         yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def puts_out(head_output: Tensor, logits: Tensor, outputs: Outputs) -> bool:
-    """Whether a linear layer put out the logits: as they are, as the second of two, or in front of a softmax."""
+def is_head(head_output: Tensor, logits: Tensor, outputs: Outputs) -> bool:
+    """Whether a linear layer's output is the logits: all of them, the second of two, or those before a softmax."""
     if outputs != "logits":
         return torch.allclose(head_output - head_output.mean(dim=1, keepdim=True), logits, atol=1e-3)
     return head_output is logits or torch.equal(head_output, logits[:, 1:])
@@ -246,7 +246,7 @@ def _run(
             for head_input, head_output in recorded[-1:]:
                 if head_input.ndim == 2:
                     found = head_input.half().float().cpu()
-                    if not puts_out(head_output, output, model.outputs):
+                    if not is_head(head_output, output, model.outputs):
                         found.fill_(torch.nan)
             recorded.clear()
             yield Predictions(output.float().cpu(), found)
