@@ -85,7 +85,6 @@ def kill_a_process(number: int, folder: Path) -> bool:
 
 def together(words: list[str], out: Path, killed: bool) -> dict[str, Any]:
     """Do a command's work on both machines."""
-    began = time.monotonic()
     running = [launch(number, [*words, "--out", str(out)], int(killed)) for number in (0, 1)]
     was_killed = killed and kill_a_process(1, out)
     said = [process.communicate(timeout=600)[0] for process in running]
@@ -94,7 +93,7 @@ def together(words: list[str], out: Path, killed: bool) -> dict[str, Any]:
     wrote = [text.count("wrote ") for text in said]
     if wrote != [1, 0]:
         raise SystemExit(f"{words[0]}: the machines wrote {wrote} times\n" + "\n".join(said))
-    return {"seconds": round(time.monotonic() - began, 1), "goes_on": any("predicted before" in text for text in said)}
+    return {"goes_on": any("predicted before" in text for text in said)}
 
 
 def alone(words: list[str], out: Path) -> None:
