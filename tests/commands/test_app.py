@@ -116,6 +116,26 @@ def test_a_command_that_is_stopped_while_it_draws_leaves_no_half_file(pictures, 
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_a_signal_that_a_library_turns_into_an_error_stops_the_command(pictures, tmp_path):
+    """As CPython does while it imports a module in C."""
+    code = """if True:
+        import signal
+        from matplotlib.figure import Figure
+        def savefig(self, path, **how):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt as error:
+                raise ImportError("initialization failed") from error
+        Figure.savefig = savefig
+    """
+    process = start(tmp_path / "said.txt", "data", "--data", pictures, "--out", tmp_path / "out", before=code)
+    process.join(60)
+    said = (tmp_path / "said.txt").read_text(encoding="utf-8")
+    assert process.exitcode == 128 + signal.SIGTERM
+    assert "stopped" in said and "ImportError" not in said
+
+
 def test_nothing_long_is_silent(run, pictures, tmp_path, monkeypatch):
     """With no patience, everything is long. What is shown of it does not mix with the answer."""
     monkeypatch.setattr("camlens.progress.PATIENCE", 0.0)

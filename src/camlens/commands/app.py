@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
@@ -116,15 +116,22 @@ class Command(TyperCommand):
             print_error(f"{error}; resume with: {resume_command()}" if isinstance(error, Stopped) else str(error))
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            print_error("stopped")
-            sys.exit(128 + (received_signals or [signal.SIGINT])[0])
+            stop()
         except Exception as error:
+            if received_signals:  # the interrupt came while a module in C was imported, which makes it an ImportError
+                stop()
             if os.environ.get("CAMLENS_DEBUG"):
                 raise
             print_error(f"{type(error).__name__}: {error} (CAMLENS_DEBUG=1 shows where)")
             sys.exit(1)
         if received_signals:  # the interrupt was raised in a library's callback, which ignored it
             sys.exit(128 + received_signals[0])
+
+
+def stop() -> NoReturn:
+    """Exit after a signal."""
+    print_error("stopped")
+    sys.exit(128 + (received_signals or [signal.SIGINT])[0])
 
 
 def resume_command() -> str:
