@@ -28,24 +28,43 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, kernels: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.1) -> None:
         super().__init__(kernels, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.orthogonal_steps: Callable[[list[Tensor]], list[Tensor]] = orthogonal_steps
+
+    def compile(self) -> None:
+        """Run the products of a step as one CUDA graph: hundreds of small kernels, for which a GPU would wait."""
+        self.orthogonal_steps = torch.compile(orthogonal_steps, backend="cudagraphs", dynamic=False)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Update each kernel that has a gradient."""
         assert closure is None, "the loss is computed outside"
         for group in self.param_groups:
-            for kernel in group["params"]:
-                if kernel.grad is None:
-                    continue
-                state = self.state[kernel]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(kernel)
-                average = state["momentum_buffer"].lerp_(kernel.grad, 1 - group["momentum"])
-                direction = kernel.grad.lerp(average, group["momentum"])
-                outputs, rest = len(kernel), kernel[0].numel()
-                rate = group["lr"] * math.sqrt(max(1.0, outputs / rest))
-                kernel.mul_(1 - group["lr"] * group["weight_decay"])
-                kernel.sub_(rate * orthogonalise(direction.flatten(1)).view(kernel.shape))
+            kernels = [kernel for kernel in group["params"] if kernel.grad is not None]
+            if not kernels:
+                continue
+            for kernel in kernels:
+                if "momentum_buffer" not in self.state[kernel]:
+                    self.state[kernel]["momentum_buffer"] = torch.zeros_like(kernel)
+            gradients = [kernel.grad for kernel in kernels]
+            averages = [self.state[kernel]["momentum_buffer"] for kernel in kernels]
+            torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+            steps = self.orthogonal_steps(list(torch._foreach_lerp(gradients, averages, group["momentum"])))
+            torch._foreach_mul_(kernels, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_sub_(kernels, steps, alpha=group["lr"])
+
+
+def orthogonal_steps(directions: list[Tensor]) -> list[Tensor]:
+    """The steps of kernels at a learning rate of 1.
+
+    Each direction (outputs, inputs, height, width) is orthogonalised as a matrix, and then multiplied by
+    sqrt(max(1, rows / columns)), as Jordan does.
+    """
+    matrices = [direction.flatten(1) for direction in directions]
+    scales = [math.sqrt(max(1.0, len(matrix) / matrix.shape[1])) for matrix in matrices]
+    return [
+        scale * orthogonalise(matrix).view(direction.shape)
+        for scale, matrix, direction in zip(scales, matrices, directions, strict=True)
+    ]
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:

@@ -70,6 +70,8 @@ class Trainer:
             graphs = self.loader.device.type == "cuda" and self.processes.world_size == 1
             mode = "reduce-overhead" if graphs else "default"
             self.compiled = torch.compile(self.network, dynamic=False, mode=mode)
+            if self.state.muon and self.loader.device.type == "cuda":
+                self.state.muon.compile()
         self.total_steps = len(self.loader) * self.recipe.epochs
         self.losses: list[
             Tensor
