@@ -60,34 +60,43 @@ def orthogonal_steps(directions: list[Tensor]) -> list[Tensor]:
     sqrt(max(1, rows / columns)), as Jordan does.
     """
     matrices = [direction.flatten(1) for direction in directions]
-    scales = [math.sqrt(max(1.0, len(matrix) / matrix.shape[1])) for matrix in matrices]
     return [
-        scale * orthogonalise(matrix).view(direction.shape)
-        for scale, matrix, direction in zip(scales, matrices, directions, strict=True)
+        math.sqrt(max(1.0, len(matrix) / matrix.shape[1])) * orthogonal.view(direction.shape)
+        for direction, matrix, orthogonal in zip(directions, matrices, orthogonalise(matrices), strict=True)
     ]
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """The nearest matrix with orthonormal rows or columns, roughly: U V^T of the singular value decomposition U S V^T.
+def orthogonalise(matrices: list[Tensor]) -> list[Tensor]:
+    """The nearest matrices with orthonormal rows or columns, roughly: U V^T of singular value decompositions U S V^T.
 
     Newton-Schulz iteration X <- (a + b A + c A^2) X with A = X X^T, as in Muon. The factors are polynomials of the
-    first A alone, so they are multiplied with each other, on the shorter side of X, and then once with X.
+    first A alone, so they are multiplied with each other, on the shorter side of X, and then once with X. All A of one
+    size are iterated together.
 
     Args:
-        matrix: (M, N).
+        matrices: Each (M, N), of any M and N.
 
     Returns:
-        (M, N) float32 with singular values of about 0.7 to 1.2.
+        For each of them (M, N) float32 with singular values of about 0.7 to 1.2.
     """
-    if matrix.shape[0] > matrix.shape[1]:
-        return orthogonalise(matrix.T).T
-    first: Tensor = matrix.float() / matrix.norm().clamp(min=1e-7)
-    gram = first @ first.T
-    product = torch.eye(len(gram), device=gram.device)
+    tall = [matrix.shape[0] > matrix.shape[1] for matrix in matrices]
+    wide = [matrix.T if turned else matrix for matrix, turned in zip(matrices, tall, strict=True)]
+    firsts = [matrix.float() / matrix.norm().clamp(min=1e-7) for matrix in wide]
+    found: dict[int, Tensor] = {}
+    for side in sorted({len(first) for first in firsts}):
+        members = [index for index, first in enumerate(firsts) if len(first) == side]
+        products = _product_of_factors(torch.stack([firsts[index] @ firsts[index].T for index in members]))
+        found |= {index: product @ firsts[index] for index, product in zip(members, products, strict=True)}
+    return [found[index].T if turned else found[index] for index, turned in enumerate(tall)]
+
+
+def _product_of_factors(gram: Tensor) -> Tensor:
+    """The product of the factors a + b A + c A^2 of all iterations, for each first A: (n, M, M)."""
+    product = torch.eye(gram.shape[1], device=gram.device).expand_as(gram)
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
-        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal().add_(a)
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
         product = factor @ product
         gram = factor @ gram @ factor
-    return product @ first
+    return product

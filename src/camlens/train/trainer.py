@@ -136,13 +136,14 @@ class Trainer:
         for optimiser in state.optimisers:
             optimiser.zero_grad()
         loss.backward()
+        # before the optimisers, whose CUDA graph may take the memory of the logits
+        self.losses.append(torch.stack([loss.detach(), self.accuracy(logits, batch)]))
+        if state.margins:
+            state.margins.add(batch.indices, logits, batch.labels)
         for optimiser in state.optimisers:
             optimiser.step()
         state.update_average(self.recipe.ema_decay_at(state.step))
         state.step += 1
-        self.losses.append(torch.stack([loss.detach(), self.accuracy(logits, batch)]))
-        if state.margins:
-            state.margins.add(batch.indices, logits, batch.labels)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """The cross-entropy with both labels of mixed images, weighted by this process's part of the batch."""
