@@ -16,8 +16,8 @@ from camlens.train.recipe import RECIPES
 TITLE = "# Results\n\nMade by `python benchmarks/report.py` from `benchmarks/results/*.json`.\n"
 SECTIONS = [
     "recipes", "experiments", "train", "kill", "kill_reports", "exits", "machines", "fuzz", "finetune", "page",
-    "explorer", "why", "groups", "shortcut", "duplicates", "labels", "maps", "maps-gpu", "preprocessing", "strangers",
-    "scale", "versions",
+    "explorer", "why", "groups", "shortcut", "duplicates", "labels", "corrections", "maps", "maps-gpu", "preprocessing",
+    "strangers", "scale", "versions",
 ]  # fmt: skip
 TABLES = {"training speed": ("training-speed", "train")}  # in docs: its template and its result
 DOCS = [ROOT / "docs" / "train.md"]
@@ -46,6 +46,7 @@ environment.filters |= {
     "hardware": hardware,
     "between": between,
     "number": format,
+    "fields": lambda recipe: ", ".join(f"{name} {value}" for name, value in recipe.items()),
     "percent": lambda share: f"{100 * share:.2f} %",
     "spread": lambda values, spec: between(values["median"], (values["min"], values["max"]), spec),
 }
