@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, add_training_facts, arguments, tiny_pictures, tiny_run, training_machine, write
+from common import ROOT, add_training_facts, arguments, read, tiny_pictures, tiny_run, training_machine, write
 from PIL import Image
 from recipes import recipe_of
 
@@ -31,6 +31,7 @@ def card(facts: dict[str, Any]) -> str:
     percent = "{:.2f} %".format
     in_words = f"{facts['machine']['cores']} cores of {facts['machine']['cpu']}, {', '.join(facts['machine']['units'])}"
     low, high = (percent(100 * edge) for edge in facts["interval"])
+    price = read("jpeg")
     lines = [
         f"# {NAME}",
         "",
@@ -48,6 +49,8 @@ def card(facts: dict[str, Any]) -> str:
         f"| software | {', '.join(f'{name} {version}' for name, version in facts['software'].items())}, "
         f"commit {facts['commit'][:12]} |",
         f"| as JPEG | {percent(100 * facts['jpeg_accuracy'])} right, saved by Pillow (quality 75, 4:2:0) |",
+        f"| what `jpeg` costs | {points(price['as they are'])} points of accuracy on the test images as they are, "
+        f"{points(price['as JPEG'])} on those saved as JPEG: one pair of runs of another recipe (docs/experiments.md) |",
         f"| calibration | {facts['calibration']}; mean confidence {percent(100 * facts['confidence'])} |",
         f"| data | CIFAR-10, python version, md5 {cifar10.ARCHIVE_MD5} |",
         f"| file | matrices in float16, biases, norms and their statistics in float32; sha256 {facts['sha256']} |",
@@ -64,6 +67,12 @@ def card(facts: dict[str, Any]) -> str:
         "sure of itself on pictures of none of them.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def points(gain: dict[str, Any]) -> str:
+    """A difference of accuracies in points, with its interval."""
+    low, high = gain["interval"]
+    return f"{100 * gain['difference']:+.2f} (95 % interval {100 * low:+.2f} to {100 * high:+.2f})"
 
 
 def as_jpeg(data: InMemoryDataset) -> InMemoryDataset:
