@@ -50,7 +50,7 @@ def card(facts: dict[str, Any]) -> str:
         f"commit {facts['commit'][:12]} |",
         f"| as JPEG | {percent(100 * facts['jpeg_accuracy'])} right, saved by Pillow (quality 75, 4:2:0) |",
         f"| what `jpeg` costs | {points(price['as they are'])} points of accuracy on the test images as they are, "
-        f"{points(price['as JPEG'])} on those saved as JPEG: one pair of runs of another recipe (docs/experiments.md) |",
+        f"{points(price['as JPEG'])} on those saved as JPEG: a pair of runs of another recipe (docs/experiments.md) |",
         f"| calibration | {facts['calibration']}; mean confidence {percent(100 * facts['confidence'])} |",
         f"| data | CIFAR-10, python version, md5 {cifar10.ARCHIVE_MD5} |",
         f"| file | matrices in float16, biases, norms and their statistics in float32; sha256 {facts['sha256']} |",
