@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Option
 
 from camlens.commands.console import console
-from camlens.data.sources import FOLDER, NAMES, load_split, split_to_evaluate, splits_of
+from camlens.data.sources import NAMES, PATH_FORMS, load_split, split_to_evaluate, splits_of
 from camlens.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ Std = Annotated[
     str | None,
     Option(metavar="R,G,B", help="Standard deviations to normalise with.", show_default="the model's, or ImageNet's"),
 ]
-DATA_HELP = f"{', '.join(NAMES)}, or {FOLDER}."
+DATA_HELP = f"{', '.join(NAMES)}, or {PATH_FORMS}."
 Data = Annotated[str, Option(help=DATA_HELP)]
 DataDir = Annotated[Path | None, Option(help="Folder to look for CIFAR-10 in first, and to download it to.")]
 

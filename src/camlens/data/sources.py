@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from camlens.data.dataset import Dataset
     from camlens.data.geometry import Framing, Size
 
-FOLDER = "a folder with train/<class>/* and test/<class>/*, or a .csv file with the columns path and label"
+PATH_FORMS = "a folder with train/<class>/* and test/<class>/*, or a .csv file with the columns path and label"
 
 
 class Request(NamedTuple):
@@ -136,5 +136,5 @@ def _find(source: str) -> Source:
     if found := SOURCES.get(source) or SOURCES.get(Path(source).suffix.lower()):
         return found
     if not Path(source).is_dir():
-        raise DataError(f"no data {source!r}; give {', '.join(NAMES)} or {FOLDER}")
+        raise DataError(f"no data {source!r}; give {', '.join(NAMES)} or {PATH_FORMS}")
     return Source(_folder, _folder_splits)

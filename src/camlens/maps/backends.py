@@ -24,6 +24,8 @@ from camlens.model.layers import differentiable, replaced
 from camlens.model.outputs import LogitReader, find_logits
 from camlens.progress import track
 
+COPIES_ON_GPU = 128  # of an image, where a method runs the network once for each channel
+
 
 class TorchPass:
     """A micro-batch in a torch network. The network is left as it was.
@@ -106,8 +108,9 @@ class TorchPass:
                 y = (self.logits.detach() * weights).sum(dim=1)
                 ablated = [(layer.ablated_logits * weights[:, None]).sum(dim=2) for layer in self.layers]
                 return list(zip(A, [y] * len(A), ablated, strict=True))
-            case _:
+            case "activations":
                 return list(zip(A, strict=True))
+        raise NotImplementedError(f"{self.method.name} needs {self.method.needs}")
 
     def gradients(self, weights: Tensor) -> list[Tensor]:
         """dy/dA of each layer, (B, C, h, w), in one backward pass.
@@ -217,7 +220,7 @@ class CapturedLayer:
             return self.logits[:, None] - self.activations.mean(dim=(2, 3))[:, :, None] * self.head.T
         can_copy_at_layer = self.can_copy_at_layer()
         channels = torch.arange(self.activations.shape[1], device=self.images.device)
-        parts = channels.split(micro_batch_size(self.network, self.images))
+        parts = channels.split(copies_per_run(self.network, self.images))
         logits = []
         for image, output in zip(self.images.split(1), self.output.split(1), strict=True):
             for part in track(parts, "ablating the channels"):
@@ -254,10 +257,16 @@ class CapturedLayer:
                 continue
             shapes, shape_of_channel = stretch(channels[varies]).unique(dim=0, return_inverse=True)
             masks = stretch(upsample(shapes, self.image_size)).to(image.dtype)[:, None]  # (n, 1, H, W)
-            parts = track(masks.split(micro_batch_size(self.network, self.images)), "masking the image by each channel")
+            parts = track(masks.split(copies_per_run(self.network, self.images)), "masking the image by each channel")
             logits = torch.cat([self.read_logits(isolated_forward(self.network, image * part)) for part in parts])
             masked[row, varies] = logits[shape_of_channel]
         return masked
+
+
+def copies_per_run(network: nn.Module, images: Tensor) -> int:
+    """How many copies of an image to run at once: on a CPU as many as images, on a GPU enough to keep it busy."""
+    size = micro_batch_size(network, images)
+    return size if images.device.type == "cpu" else max(size, COPIES_ON_GPU)
 
 
 class OnnxPass:
@@ -303,7 +312,7 @@ class PixelPass:
 ForwardPass = TorchPass | OnnxPass | PixelPass
 
 
-def run(
+def run_forward(
     network: nn.Module,
     method: Method,
     images: Tensor,
@@ -311,7 +320,7 @@ def run(
     read_logits: LogitReader,
     grid: Size | None,
 ) -> ForwardPass:
-    """Run a micro-batch in the way that suits the network and the method."""
+    """Run a micro-batch with the backend that suits the network and the method."""
     if isinstance(network, Exported):
         return OnnxPass(network, method, images, layers)
     if method.level == "pixels":

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from camlens.data.geometry import Size
 from camlens.data.samples import as_images
 from camlens.errors import ModelError, UsageError, unknown
-from camlens.maps.backends import ForwardPass, constant_layer_message, is_constant, run
+from camlens.maps.backends import ForwardPass, constant_layer_message, is_constant, run_forward
 from camlens.maps.explanation import Explanation
 from camlens.maps.inputs import Target, Targets, prepare_images
 from camlens.maps.methods import CAMS, METHODS, Method, find_method
@@ -93,7 +93,7 @@ def explain(
         batch = prepare_images(classifier, images)
         shape = (batch.shape[1], batch.shape[2], batch.shape[3])
         targets = Targets(None if callable(target) else target, len(batch), classifier)
-        others = None if against is None else Targets(against, len(batch), classifier, one_each=True)
+        against_targets = None if against is None else Targets(against, len(batch), classifier, one_each=True)
         layers, why = resolve_layers(model, method_spec, layer, shape, read_logits if function else None, grid)
         grid = grid or (classifier.grid if classifier else None)
         size = 1 if method_spec.level == "pixels" else micro_batch_size(network, batch)  # some copy an image many times
@@ -101,14 +101,24 @@ def explain(
         starts_with_one_image = slices[0] == slice(0, 1)  # `TorchPass` then has no second one to compare it with
         if layer and starts_with_one_image and not isinstance(network, Exported):
             check_dependence(network, layers, batch[:1])
-        job = Job(model, network, method_spec, batch, layers, read_logits, grid, targets, others, function is not None)
+        job = Job(
+            model=model,
+            method=method_spec,
+            images=batch,
+            layers=layers,
+            read_logits=read_logits,
+            grid=grid,
+            targets=targets,
+            against=against_targets,
+            is_function=function is not None,
+        )
         parts = [explain_part(job, rows) for rows in track(slices, "explaining the images")]
     maps = map(torch.cat, zip(*(part.maps for part in parts), strict=True))
     return Explanation(
         logits=torch.cat([part.logits for part in parts]),
         layer_maps=dict(zip(layers, maps, strict=True)),
         target=torch.cat([part.target for part in parts]) if function is None else None,
-        against=None if others is None else torch.cat([part.against for part in parts if part.against is not None]),
+        against=None if against is None else torch.cat([part.against for part in parts if part.against is not None]),
         method=method_spec.name,
         images=batch,
         classifier=classifier,
@@ -125,7 +135,6 @@ class Job:
 
     Attributes:
         model: A `Classifier` or the bare network.
-        network: The bare network.
         method: The method.
         images: All images as the network takes them, (B, C, H, W).
         layers: Names of the layers.
@@ -137,7 +146,6 @@ class Job:
     """
 
     model: nn.Module
-    network: nn.Module
     method: Method
     images: Tensor
     layers: Sequence[str]
@@ -169,11 +177,12 @@ class Part:
 
 def explain_part(job: Job, rows: slice) -> Part:
     """Run the network on some of the images and compute their maps. The graph of the run is freed on return."""
-    forward_pass = run(job.network, job.method, job.images[rows], job.layers, job.read_logits, job.grid)
-    check_logits(forward_pass.logits, job.network if job.is_function else job.model, len(job.images))
+    network = bare(job.model)
+    forward_pass = run_forward(network, job.method, job.images[rows], job.layers, job.read_logits, job.grid)
+    check_logits(forward_pass.logits, network if job.is_function else job.model, len(job.images))
     explained = forward_pass.logits.detach()
-    if job.model is job.network and not job.is_function:
-        check_kind(explained, job.network)
+    if job.model is network and not job.is_function:
+        check_kind(explained, network)
     if len(explained) != (count := rows.stop - rows.start):
         raise ModelError(f"the network or target gave {len(explained)} rows for {count} images; expected one for each")
     output = named_logits(forward_pass.output) if job.is_function else explained

@@ -30,7 +30,7 @@ MUON_DECAY = 0.1  # weight decay of Muon
 EMA_DECAY = "min(ema_decay, (1 + step) / (10 + step))"
 
 
-def field(default: Any, valid: Callable[[Recipe], bool], expected: str) -> Any:
+def checked(default: Any, valid: Callable[[Recipe], bool], expected: str) -> Any:
     """A field of a recipe with its range: the check, and what the error message says was expected."""
     return dataclasses.field(default=default, metadata={"valid": valid, "expected": expected})
 
@@ -72,32 +72,32 @@ class Recipe:
     """
 
     network: str = "resnet18"
-    width: int = field(64, lambda r: 1 <= r.width <= 4096, "1 to 4096 channels")
+    width: int = checked(64, lambda r: 1 <= r.width <= 4096, "1 to 4096 channels")
     stem: Stem = "small"
-    epochs: int = field(12, lambda r: r.epochs >= 1, "1 or more")
-    min_steps: int = field(0, lambda r: r.min_steps >= 0, "0 for none, or a number above")
-    sizes: tuple[int, ...] = field(
+    epochs: int = checked(12, lambda r: r.epochs >= 1, "1 or more")
+    min_steps: int = checked(0, lambda r: r.min_steps >= 0, "0 for none, or a number above")
+    sizes: tuple[int, ...] = checked(
         (32,),
         lambda r: 8 <= min(r.sizes, default=0) <= max(r.sizes) <= 4096,
         "sides of 8 pixels or more, like 16,24,32, 4096 at most",
     )
-    batch_size: int = field(128, lambda r: r.batch_size >= 2, "2 or more images")
-    learning_rate: float = field(0.2, lambda r: 0 < r.learning_rate < inf, "a number above 0")
-    warmup: float = field(0.2, lambda r: 0 <= r.warmup <= 1, "a fraction from 0 to 1")
+    batch_size: int = checked(128, lambda r: r.batch_size >= 2, "2 or more images")
+    learning_rate: float = checked(0.2, lambda r: 0 < r.learning_rate < inf, "a number above 0")
+    warmup: float = checked(0.2, lambda r: 0 <= r.warmup <= 1, "a fraction from 0 to 1")
     schedule: Literal["linear", "cosine"] = "linear"
-    muon_rate: float = field(0.0, lambda r: 0 <= r.muon_rate < inf, "0 for none, or a number above")
-    momentum: float = field(0.9, lambda r: 0 < r.momentum < 1, "a number above 0 and below 1")
-    weight_decay: float = field(5e-4, lambda r: 0 <= r.weight_decay < 1, "a number from 0 to below 1")
-    label_smoothing: float = field(0.1, lambda r: 0 <= r.label_smoothing < 1, "a probability from 0 to below 1")
-    ema_decay: float = field(0.99, lambda r: 0 <= r.ema_decay < 1, "a decay from 0 to below 1")
+    muon_rate: float = checked(0.0, lambda r: 0 <= r.muon_rate < inf, "0 for none, or a number above")
+    momentum: float = checked(0.9, lambda r: 0 < r.momentum < 1, "a number above 0 and below 1")
+    weight_decay: float = checked(5e-4, lambda r: 0 <= r.weight_decay < 1, "a number from 0 to below 1")
+    label_smoothing: float = checked(0.1, lambda r: 0 <= r.label_smoothing < 1, "a probability from 0 to below 1")
+    ema_decay: float = checked(0.99, lambda r: 0 <= r.ema_decay < 1, "a decay from 0 to below 1")
     flip: bool = True
-    crop: int = field(4, lambda r: r.crop_fits(), "pixels, from 0 to less than the image's side")
-    cutout: int = field(0, lambda r: 0 <= r.cutout <= r.sizes[-1], "pixels, from 0 to the image's side")
-    mixup: float = field(0.0, lambda r: 0 <= r.mixup < inf, "0 for none, or a number above")
-    cutmix: float = field(0.0, lambda r: 0 <= r.cutmix < inf, "0 for none, or a number above")
-    distort: float = field(0.0, lambda r: 0 <= r.distort <= 1, "a probability from 0 to 1")
-    jpeg: float = field(0.0, lambda r: 0 <= r.jpeg <= 1, "a probability from 0 to 1")
-    holdout: float = field(0.1, lambda r: 0 <= r.holdout < 1, "a fraction from 0 to below 1")
+    crop: int = checked(4, lambda r: r.crop_fits(), "pixels, from 0 to less than the image's side")
+    cutout: int = checked(0, lambda r: 0 <= r.cutout <= r.sizes[-1], "pixels, from 0 to the image's side")
+    mixup: float = checked(0.0, lambda r: 0 <= r.mixup < inf, "0 for none, or a number above")
+    cutmix: float = checked(0.0, lambda r: 0 <= r.cutmix < inf, "0 for none, or a number above")
+    distort: float = checked(0.0, lambda r: 0 <= r.distort <= 1, "a probability from 0 to 1")
+    jpeg: float = checked(0.0, lambda r: 0 <= r.jpeg <= 1, "a probability from 0 to 1")
+    holdout: float = checked(0.1, lambda r: 0 <= r.holdout < 1, "a fraction from 0 to below 1")
     sync_norm: bool = False
 
     def __post_init__(self) -> None:

@@ -115,11 +115,10 @@ class Trainer:
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of SGD, and that of Muon in proportion."""
-        recipe = self.recipe
-        for optimiser in self.state.optimisers:
-            share = 1.0 if optimiser is self.state.optimiser else recipe.muon_rate / recipe.learning_rate
-            for group in optimiser.param_groups:
-                group["lr"] = rate * share
+        for group in self.state.optimiser.param_groups:
+            group["lr"] = rate
+        for group in self.state.muon.param_groups if self.state.muon else []:
+            group["lr"] = rate * self.recipe.muon_rate / self.recipe.learning_rate
 
     def train_step(self, batch: Batch) -> None:
         """One step of the optimiser and of the moving average; loss and accuracy stay on the device."""
