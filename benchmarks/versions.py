@@ -25,15 +25,21 @@ PROCESSES = 3  # of each version, one after the other
 def workloads(images: Path) -> dict[str, Callable[[], Any]]:
     """What is measured, by name; runs with the version that is on the path.
 
-    images: a file with uint8 test images (N, 3, 32, 32), labels, and the same of training images
+    Args:
+        images: A folder with a file images.pt: uint8 test images (N, 3, 32, 32), labels, and the same of training
+            images; and a folder "pictures" of JPEG files.
     """
     import camlens
+    from camlens.analyse.evaluation import evaluate
+    from camlens.data import folder as folder_of_pictures
 
     model = camlens.load()
-    pixels, labels, train_pixels, train_labels = torch.load(images)
+    pixels, labels, train_pixels, train_labels = torch.load(images / "images.pt")
     batch = model.prepare(pixels[:128])
     pairs, train = (list(zip(*both, strict=True)) for both in ((pixels, labels), (train_pixels, train_labels)))
     quick = {"quick": True} if "quick" in inspect.signature(camlens.report).parameters else {}  # no experiments
+
+    pictures = images / "pictures"
 
     def report() -> None:
         with tempfile.TemporaryDirectory() as folder:  # a new one: nothing is read from before
@@ -44,6 +50,7 @@ def workloads(images: Path) -> dict[str, Callable[[], Any]]:
         "maps at layer4, ten classes": lambda: camlens.explain(model, batch, "hirescam", "layer4", "all"),
         "maps at layer3": lambda: camlens.explain(model, batch, layer="layer3"),
         "maps at layers 1 to 4": lambda: camlens.explain(model, batch, "hirescam", LAYERS),
+        "evaluation of a small folder": lambda: evaluate(model, folder_of_pictures.load(pictures, "test", (32, 32))),
         "error report, quick": report,
     }
 
@@ -129,6 +136,20 @@ def cifar10_images(path: Path, count: int, train: int) -> None:
     torch.save((*parts[0], *parts[1]), path)
 
 
+def write_pictures(root: Path, count: int) -> None:
+    """Write JPEG files into a folder for each class of the shipped network."""
+    from PIL import Image
+
+    import camlens
+
+    names = camlens.load().class_names
+    for number in range(count):
+        place = root / "test" / names[number % 10] / f"{number:04}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        noise = torch.randint(256, (12, 12, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
+        Image.fromarray(noise.numpy()).resize((64, 64)).save(place, quality=85)
+
+
 def noise_images(path: Path, count: int = 6) -> None:
     """Write noise for the smoke test."""
     pixels, labels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8), torch.arange(count) % 10
@@ -147,11 +168,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        images = Path(folder) / "images.pt"
+        images = Path(folder)
         if options.smoke:
-            noise_images(images)
+            noise_images(images / "images.pt")
         else:
-            cifar10_images(images, 2000, 5000)
+            cifar10_images(images / "images.pt", 500, 1000)
+        write_pictures(images / "pictures", 20 if options.smoke else 1000)
         names = [*workloads(images)]
         rounds, processes = (1, 1) if options.smoke else (options.rounds, PROCESSES)
         result = measure([options.old, ROOT], images, names, rounds, processes)
