@@ -6,13 +6,16 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
+from torch.utils import data
 
 from camlens.data.decode import FORMATS, check_decodable, readable_formats, upright_rgb
 from camlens.data.geometry import WHOLE, Framing, Size, Window, geometry_of
@@ -97,7 +100,23 @@ def read_sizes(
         Height and width of the pictures, by index, and the errors of files that cannot be read.
     """
 
-    def look(file: str) -> Size | DataError:
+    look = partial(_sizes, root, whole)
+    # in processes, as Pillow holds the interpreter's lock while it reads a header
+    loader = data.DataLoader(cast("data.Dataset[str]", files), 100, num_workers=os.cpu_count() or 1, collate_fn=look)
+    sizes, errors, same = dict[int, Size](), list[DataError](), dict[Size, Size]()  # one tuple for equal sizes
+    with quiet_pillow():
+        for index, found in enumerate(track(chain.from_iterable(loader), description, len(files))):
+            if isinstance(found, DataError):
+                errors.append(found)
+            else:
+                sizes[index] = same.setdefault(found, found)
+    return sizes, errors
+
+
+def _sizes(root: Path, whole: bool, files: Sequence[str]) -> list[Size | DataError]:
+    """The size of each picture file, or its error; see `read_sizes`."""
+    found = list[Size | DataError]()
+    for file in files:
         try:
             with _opened(root / file) as image:
                 if whole:
@@ -105,18 +124,10 @@ def read_sizes(
                 # of other formats, Pillow decodes the whole picture for it
                 exif = image.getexif() if image.format == "JPEG" else {}
                 turned = exif.get(ExifTags.Base.Orientation, 1) in range(5, 9)
-                return (image.width, image.height) if turned else (image.height, image.width)
+                found.append((image.width, image.height) if turned else (image.height, image.width))
         except DataError as error:
-            return error
-
-    sizes, errors, same = dict[int, Size](), list[DataError](), dict[Size, Size]()  # one tuple for equal sizes
-    with quiet_pillow():
-        for index, found in enumerate(track(in_threads(look, files), description, len(files))):
-            if isinstance(found, DataError):
-                errors.append(found)
-            else:
-                sizes[index] = same.setdefault(found, found)
-    return sizes, errors
+            found.append(error)
+    return found
 
 
 def in_threads(function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
