@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from camlens.analyse.training_labels import (
     FOLDS,
+    LEFT_OUT,
     fit_logistic,
     fraction_below,
     nearest_others,
@@ -71,6 +72,18 @@ def test_a_logistic_regression_is_where_its_gradient_is_zero():
     residual = fitted(features).double().softmax(dim=1) - torch.nn.functional.one_hot(labels, 3)
     assert (residual.T @ scaled + 2 * fitted.weight.double()).abs().max() < 0.02  # of a sum over 300 images
     assert residual.sum(dim=0).abs().max() < 0.02
+
+
+def test_images_left_out_of_a_fit_do_not_count():
+    features, _, labels = clusters()
+    left_out = torch.arange(300) % 5 == 0
+    fitted = fit_logistic(features, labels.masked_fill(left_out, LEFT_OUT), 3)
+    others = labels.where(~left_out, (labels + 1) % 3)
+    again = fit_logistic(features, others.masked_fill(left_out, LEFT_OUT), 3)
+    assert torch.equal(fitted.weight, again.weight) and torch.equal(fitted.bias, again.bias)
+    scaled = ((features - features.mean(dim=0)) / features.std(dim=0, correction=0)).double()
+    residual = fitted(features).double().softmax(dim=1) - torch.nn.functional.one_hot(labels, 3)
+    assert (residual[~left_out].T @ scaled[~left_out] + fitted.weight.double()).abs().max() < 0.02
 
 
 def test_each_image_is_judged_by_the_other_folds():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camlens.analyse.training_images import NeighbourSearch
-from camlens.data.dataset import Dataset
+from camlens.data.dataset import BATCH_SIZE, Dataset
 from camlens.errors import CamlensError, DataError, ModelError, UsageError
 from camlens.model.classifier import Classifier
 from camlens.progress import track
@@ -19,6 +19,7 @@ from camlens.train.run_folder import RunFolder, describe_data
 FOLDS = 5
 STRENGTH = 1.0  # of the L2 penalty of the logistic regression, as with scikit-learn's C=1
 MAX_STEPS = 200  # of L-BFGS
+LEFT_OUT = -1  # in place of a label
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,9 @@ def predict_out_of_fold(features: Tensor, labels: Tensor, classes: int, seed: in
     folds[shuffled] = torch.arange(len(labels)) % FOLDS  # stratified, as `shuffled` is in the order of the classes
     probabilities = torch.empty(len(labels), classes, dtype=torch.float64)
     for fold in track(folds.unique(), "fitting to the other folds"):
-        inside = folds == fold
-        regression = fit_logistic(features[~inside], labels[~inside], classes)
-        probabilities[inside] = regression(features[inside]).double().softmax(dim=1)
+        regression = fit_logistic(features, labels.masked_fill(folds == fold, LEFT_OUT), classes)
+        for indices in (folds == fold).nonzero()[:, 0].split(BATCH_SIZE):
+            probabilities[indices] = regression(features[indices]).double().softmax(dim=1)
     return probabilities
 
 
@@ -182,30 +183,35 @@ def fit_logistic(features: Tensor, labels: Tensor, classes: int, strength: float
     """Fit a multinomial logistic regression by L-BFGS.
 
     It minimises the sum of the cross-entropies plus `strength` / 2 times the sum of the squared weights, on features
-    scaled to mean 0 and standard deviation 1; the biases are not penalised.
+    scaled to mean 0 and standard deviation 1; the biases are not penalised. The features are scaled block by block in
+    each step, so that memory-mapped ones are never in memory as a whole.
 
     Args:
         features: (n, C).
-        labels: (n,) int64.
+        labels: (n,) int64; `LEFT_OUT` for images that are left out, except that their features count for the scale.
         classes: K.
         strength: Of the penalty, above 0.
     """
     std, mean = torch.std_mean(features, dim=0, correction=0)
-    scaled = (features - mean) / std.clamp(min=1e-6)
     weight = torch.zeros(classes, features.shape[1], requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
+    regression, count = Logistic(weight, bias, mean, std.clamp(min=1e-6)), int((labels != LEFT_OUT).sum())
     optimiser = torch.optim.LBFGS([weight, bias], max_iter=MAX_STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        penalty = strength * weight.square().sum() / (2 * len(labels))
-        value: Tensor = F.cross_entropy(F.linear(scaled, weight, bias), labels) + penalty
-        value.backward()
+        penalty = strength * weight.square().sum() / (2 * count)
+        penalty.backward()
+        value = penalty.detach()
+        for rows, of_rows in zip(features.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True):
+            of_block = F.cross_entropy(regression(rows), of_rows, ignore_index=LEFT_OUT, reduction="sum") / count
+            of_block.backward()
+            value += of_block.detach()
         return value
 
     with torch.enable_grad():
         optimiser.step(loss)
-    return Logistic(weight.detach(), bias.detach(), mean, std.clamp(min=1e-6))
+    return Logistic(weight.detach(), bias.detach(), mean, regression.std)
 
 
 @dataclass(frozen=True)
