@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import camlens
+from tiny import classifier, images
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -77,3 +80,10 @@ def canvas():
         return np.array(values, np.uint8).reshape(height, width, 4)[..., :3]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory):
+    """The page of a tiny network on 150 images, with 90 training images."""
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    return camlens.report(classifier(), images(150), path, images(90, "train"))

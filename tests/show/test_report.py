@@ -1,6 +1,5 @@
 import base64
 import io
-import json
 import re
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,18 +14,8 @@ from camlens.analyse.marks import read_marks
 from camlens.errors import DataError
 from camlens.maps.overlay import overlay
 from camlens.show.figures.pictures import percent
+from camlens.show.report.page import read_facts as facts_of
 from tiny import NAMES, Net, classifier, images, pixels_of
-
-
-def facts_of(path):
-    return json.loads(re.search(r'id="facts">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL).group(1))
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    return camlens.report(
-        classifier(), images(150), tmp_path_factory.mktemp("report") / "report.html", images(90, "train")
-    )
 
 
 def raw_map(facts, layer, number, c):
@@ -260,15 +249,6 @@ def test_what_changes_an_error_is_shown_as_pictures_the_mildest_first(tab, repor
     assert all((names[edit] in others) == (place not in places) for place, edit in enumerate(edits))
 
 
-def test_the_table_of_edits(tab, report):
-    facts = facts_of(report)
-    page = tab(report)
-    rows = page.locator("#kinds tbody tr").all_inner_texts()
-    assert [row.split("\t")[0] for row in rows] == [kind["name"] for kind in facts["experiments"]["kinds"]]
-    page.get_by_text("each edit by itself").click()
-    assert page.locator("#rates tbody tr").count() == 31
-
-
 def test_the_probabilities_are_listed(tab, report):
     facts = facts_of(report)
     page = tab(report, f"#image={facts['images']['index'][4]}")
@@ -355,40 +335,6 @@ def test_two_models_side_by_side(tab, tmp_path, canvas):
     assert page.locator(".views canvas").count() == 7, "the picture, and three of each model"
     assert "better says" in page.locator("#card").inner_text()
     assert not np.array_equal(canvas(page, 3), canvas(page, 6))
-
-
-def test_training_images_are_named_and_open_large(tab, axe, report):
-    facts = facts_of(report)
-    page = tab(report, f"#image={facts['images']['index'][0]}", bypass_csp=True)
-    number = facts["evidence"]["lists"]["nearest"][0][1]
-    file, score = facts["evidence"]["file"][number], facts["evidence"]["scores"]["nearest"][0][1]
-    shown = page.locator("[data-kind=nearest] figure").nth(1)
-    assert file.rsplit("/", 1)[1] in shown.inner_text()
-    shown.get_by_role("button").click()
-    large = page.locator("#large")
-    assert large.locator("h2").inner_text() == file and large.locator(".picture").count() == 2
-    index = facts["evidence"]["index"][number]
-    assert f"Number {index} of the training images; cosine of its features" in large.inner_text()
-    assert f"{abs(score):.2f}" in large.inner_text() and not axe(page)
-    page.keyboard.press("Escape")
-    assert large.is_hidden() and page.locator("#card").is_visible()
-
-
-def test_classes_are_named_on_the_plane(tab, report):
-    page = tab(report)
-    page.evaluate("""() => {
-        window.written = [];
-        const drawn = CanvasRenderingContext2D.prototype.fillText;
-        CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
-            if (this.canvas.id === "plane") window.written.push([text, ...place]);
-            return drawn.call(this, text, ...place);
-        };
-    }""")
-    page.locator("#sort").select_option("loss")
-    written = page.evaluate("window.written")
-    assert sorted(name for name, *_ in written) == sorted(NAMES)
-    heights = sorted(y for *_, y in written)
-    assert all(0 < x < 600 and 0 < y < 600 for _, x, y in written) and len(set(heights)) == 3
 
 
 def test_a_report_of_another_network_is_not_replaced_without_a_word(tmp_path, caplog):

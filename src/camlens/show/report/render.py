@@ -20,7 +20,8 @@ from camlens.show.report.experiments import render_experiments
 from camlens.show.report.packing import PER_SHEET, encode, pack_maps, pack_photos, pack_pictures, round_values
 
 MAX_SIDE = 160  # pixels of a picture
-THUMBNAIL_SIDE = 64  # pixels of a training image
+THUMBNAIL_SIDE = 64  # pixels of a training image, if there are more than `MAX_LARGE`
+MAX_LARGE = 1000  # training images that are packed as large as the errors; more would make the page slow to load
 
 
 def render_facts(analysis: ErrorAnalysis) -> schema.ReportFacts:
@@ -105,13 +106,14 @@ def render_training_images(
     used = torch.cat([ranked.indices.flatten() for ranked in kinds.values()]).unique()
     used = used[used >= 0]
     position = {index: number for number, index in enumerate(used.tolist())} | {-1: -1}
+    max_side = MAX_SIDE if len(used) <= MAX_LARGE else THUMBNAIL_SIDE
     lists = {kind: [[position[k] for k in row] for row in ranked.indices.tolist()] for kind, ranked in kinds.items()}
     return {
         "index": used.tolist(),
         "file": [train.files[index] for index in used.tolist()],
         "label": train.labels[used].tolist(),
         "doubt": None if doubt is None else round_values(doubt[used], 4),
-        "pictures": pack_pictures(train.batches(PER_SHEET, used), len(used), train.size, THUMBNAIL_SIDE, 0),
+        "pictures": pack_pictures(train.batches(PER_SHEET, used), len(used), train.size, max_side, 0),
         "lists": lists,
         "scores": {kind: round_values(ranked.scores, 3) for kind, ranked in kinds.items()},
     }

@@ -4,23 +4,26 @@ import { byId, el, fixed, integer, svg, wholePercent } from "./dom.js";
 import { classNames, data, errorCount, findings, firstModel, models, secondModel } from "./schema.js";
 
 export function drawHead() {
-  const maps = `; maps by HiResCAM at ${firstModel.layers.map((layer) => layer.name).join(" and ")}, in logits`;
-  const inputs = `${integer(data.n)} ${data.split} images of ${data.size.replace("x", "×")}`;
-  byId("about").append(
-    `${integer(firstModel.parameters)} parameters, input ${firstModel.input}; ${inputs}, ${classNames.length} classes` +
-    (errorCount ? maps : ""));
-  byId("figures").append(...models.flatMap(measures).map(([value, name]) =>
-    el("div", {}, el("dt", {}, name), el("dd", {}, value))));
-  byId("findings").append(...findings.map((text) => el("li", {}, text)));
+  byId("result").textContent = `${models.map(result).join("; ")}.`;
+  byId("findings").append(...findings.map((text) => el("li", {}, text.replaceAll(" %", "\u00a0%"))));
+  byId("setup").append(...setup().map((text) => el("li", {}, text)));
 }
 
-/* What was measured of a model: values with their names. */
-function measures(model) {
-  const [low, high] = model.interval.map((fraction) => fixed(100 * fraction, 2));
+/* How many images a model misclassifies, as a sentence; `number` is its place among the models. */
+function result({ name, errors, accuracy, interval }, number) {
+  const images = number ? "" : ` of ${integer(data.n)} ${data.split} images`;
+  const [estimate, low, high] = [accuracy, ...interval].map((fraction) => fixed(100 * fraction, 2));
+  return `${name} misclassifies ${errors ? integer(errors) : "none"}${images}: accuracy ${estimate}\u00a0% ` +
+    `(95\u00a0% interval ${low} to ${high}\u00a0%)`;
+}
+
+/* What was evaluated, and how the maps were made. */
+function setup() {
+  const maps = firstModel.layers.map((layer) => layer.name).join(" and ");
   return [
-    [`${fixed(100 * model.accuracy, 2)} %`, `${secondModel ? model.name : "accuracy"} (${low} to ${high})`],
-    [integer(model.errors), model.errors === 1 ? "error" : "errors"],
-    ...(secondModel ? [] : [[`${fixed(100 * model.ece, 1)} %`, "calibration error"]]),
+    ...models.map(({ name, parameters, input }) => `${name}: ${integer(parameters)} parameters, input ${input}`),
+    `${data.name}: ${integer(data.n)} ${data.split} images of ${data.size.replace("x", "×")}, ${classNames.length} classes`,
+    ...(errorCount ? [`heat maps: HiResCAM at ${maps}, in logits`] : []),
   ];
 }
 

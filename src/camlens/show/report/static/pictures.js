@@ -1,6 +1,7 @@
 /* Pictures, which lie side by side on large sheets. */
 
 import { el } from "./dom.js";
+import { inputSize } from "./schema.js";
 
 /* The sheet of a picture, and where it lies there in pixels. */
 export function placeOf({ per, columns, size, sheets, frames }, number) {
@@ -32,7 +33,7 @@ export function picture([pictures, number], alt) {
     backgroundSize: `${(100 * wide) / width}% ${(100 * high) / height}%`,
     backgroundPosition: `${along(left, wide - width)}% ${along(top, high - height)}%`,
   };
-  const sharp = Math.max(...size) <= 64 ? " sharp" : "";
+  const sharp = Math.max(...size) <= 64 && size[0] === inputSize[0] ? " sharp" : ""; // not a reduced photo
   return el("span", { class: `picture ${cssClassOf(source)}${sharp}`, role: "img", "aria-label": alt, style });
 }
 

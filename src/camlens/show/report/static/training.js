@@ -8,8 +8,8 @@ const DOUBTED = 0.95; // fraction of the training labels that are doubted less, 
 
 /* Each kind of list with its heading, and what its scores are. */
 const KINDS = [
-  ["towards", (label, prediction) => ["Training images that pulled towards ", asPrediction(prediction)], "gradient"],
-  ["away", (label) => ["and towards ", asLabel(label)], "gradient"],
+  ["towards", (label, prediction) => ["Most influential training images for the prediction ", asPrediction(prediction)], "loss gradients"],
+  ["away", (label) => ["Most influential training images for the label ", asLabel(label)], "loss gradients"],
   ["nearest", () => ["Nearest training images"], "features"],
 ];
 
@@ -24,7 +24,7 @@ export function trainingImages(row) {
   return KINDS.filter(([kind]) => training.lists[kind]).map(([kind, heading, of]) => {
     const scores = training.scores[kind][trainingRow];
     const tiles = training.lists[kind][trainingRow].filter((number) => number >= 0)
-      .map((number, place) => tile(row, training, number, `cosine of its ${of} with that of the error: ${signed(scores[place])}`));
+      .map((number, place) => tile(row, training, number, `cosine similarity of the ${of}: ${signed(scores[place])}`));
     return el("div", { class: "evidence", "data-kind": kind }, el("h3", {}, ...heading(...names)), el("div", {}, tiles));
   });
 }
@@ -42,26 +42,27 @@ function tile(row, training, number, score) {
   return el("figure", { title: file },
     enlarging(row, training, number, score),
     el("figcaption", {}, labelOf(row, training, number), el("br"), fileName(file),
-      isDoubted(training, number) ? [el("br"), el("b", {}, "label doubted")] : []));
+      isDoubted(training, number) ? [el("br"), el("b", {}, "doubtful label")] : []));
 }
 
-/* A training image as a button that shows it large. */
+/* A training image as a button that enlarges it. */
 export const enlarging = (row, training, number, score) => el("button", {
   type: "button", class: "enlarge", onclick: () => enlarge(row, training, number, score),
-}, picture([training.pictures, number], `training image ${fileName(training.file[number])}, shown large when pressed`));
+}, picture([training.pictures, number], `training image ${fileName(training.file[number])}, enlarge`));
 
+/* Show a training image large, beside the image of the card. A click on a picture or outside closes the dialog. */
 function enlarge(row, training, number, score) {
-  const dialog = byId("large"), index = images.index[row];
-  const doubt = training.doubt?.[number];
-  const error = el("figure", {}, picture(pictureOf(row), "the error"), el("figcaption", {},
-    index < 0 ? "your picture" : ["this image, ", asLabel(classNames[images.label[row]])]));
-  const known = el("figure", {}, picture([training.pictures, number], "the training image"), el("figcaption", {},
-    "training image, ", labelOf(row, training, number), doubt === undefined || doubt === null ? "" :
-      `; its label is more doubtful than ${percent(doubt)} of the training labels`));
+  const dialog = byId("large"), doubt = training.doubt?.[number];
+  const doubted = doubt == null ? "" : `; its label is more doubtful than ${percent(doubt)} of the training labels`;
+  const shown = images.index[row] < 0 ? "your picture" : ["this image, label ", asLabel(classNames[images.label[row]])];
   dialog.replaceChildren(
     el("button", { type: "button", class: "close", "aria-label": "close", onclick: () => dialog.close() }, "×"),
     el("h2", { id: "large-title" }, training.file[number]),
-    el("div", { class: "pair" }, error, known),
-    el("p", { class: "key" }, `Number ${training.index[number]} of the training images`, score ? `; ${score}.` : "."));
+    el("p", { class: "key" }, `training image ${training.index[number]}`, score ? `; ${score}` : "", doubted),
+    el("div", { class: "pair" },
+      el("figure", {}, picture([training.pictures, number], "the training image"),
+        el("figcaption", {}, "training image, label ", labelOf(row, training, number))),
+      el("figure", {}, picture(pictureOf(row), "the image of the card"), el("figcaption", {}, shown))));
+  dialog.onclick = ({ target }) => { if (target.matches("dialog, .picture")) dialog.close(); };
   dialog.showModal();
 }
