@@ -1,5 +1,6 @@
 """Training on two processes, started by torchrun as a user does."""
 
+import copy
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from camlens.data.sources import load_split
 from camlens.model.resnet import ResNet
 from camlens.runtime.processes import Processes
 from camlens.train.loader import TrainLoader
+from camlens.train.margins import Margins
 from camlens.train.run_folder import RunFolder
 from command_line import camlens
 
@@ -72,6 +74,16 @@ def saved(out):
     return torch.load(out / "checkpoint.pt", weights_only=True)
 
 
+def margins_of_two(logits, labels):
+    """The logit of the label minus that of the other of two classes, (n,)."""
+    return torch.stack([row[label] - row[1 - label] for row, label in zip(logits, labels.tolist(), strict=True)])
+
+
+def same_margins(*runs):
+    """Whether runs have the same margins.npz, byte by byte."""
+    return len({(run / "margins.npz").read_bytes() for run in runs}) == 1
+
+
 def wait_for(processes, until):
     while not until():
         assert all(process.poll() is None for process in processes), [p.communicate() for p in processes]
@@ -122,7 +134,7 @@ def test_two_processes_equal_one_that_accumulates_the_two_halves(folder, tmp_pat
     assert output.count("of 11 images") == 1, "one process reports"
 
     images = load_split(str(folder), "train", (12, 12))
-    learn = torch.randperm(95, generator=torch.Generator().manual_seed(0))[20:]
+    held_out, learn = torch.randperm(95, generator=torch.Generator().manual_seed(0)).tensor_split([20])
     how = Augmentation(crop=1, cutout=4)
     halves = [TrainLoader(images, learn, 15, 0, how, torch.device("cpu"), Processes(rank, 2)) for rank in (0, 1)]
     torch.manual_seed(0)
@@ -130,14 +142,20 @@ def test_two_processes_equal_one_that_accumulates_the_two_halves(folder, tmp_pat
     first = {name: p.detach().clone() for name, p in network.named_parameters()}
     mean, std = (torch.tensor(facts)[:, None, None] for facts in images.channel_statistics())
     speed = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
+    average, margins = copy.deepcopy(network).eval(), torch.full((4, 95), torch.nan)
     step = 0
     for epoch in range(4):
         for parts in zip(*(half.batches(epoch, 12, 1.0) for half in halves), strict=True):
             network.zero_grad()
             assert sorted(len(part.images) for part in parts) == [7, 8]
-            for part in parts:
+            for rank, part in enumerate(parts):
+                statistics = {name: b.clone() for name, b in network.named_buffers()}
                 logits = network((part.images / 255 - mean) / std)
+                assert margins[epoch, part.indices].isnan().all(), "each image is in one step of an epoch"
+                margins[epoch, part.indices] = margins_of_two(logits.detach(), part.labels)
                 (F.cross_entropy(logits, part.labels, label_smoothing=0.1, reduction="sum") / 15).backward()
+                if rank == 1:  # the first process keeps the statistics of its own images
+                    network.load_state_dict(statistics, strict=False)
             done = (step + 0.5) / 20
             now = learning_rate * min(done / 0.2, (1 - done) / 0.8)
             with torch.no_grad():
@@ -145,10 +163,20 @@ def test_two_processes_equal_one_that_accumulates_the_two_halves(folder, tmp_pat
                     slope = p.grad + (5e-4 * p if p.ndim > 1 else 0)
                     speed[name] = 0.9 * speed[name] + slope
                     p -= now * (slope + 0.9 * speed[name])
+                decay = min(0.9, (1 + step) / (10 + step)) if step else 0.0
+                for mean_value, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+                    mean_value.copy_(decay * mean_value + (1 - decay) * value)
             step += 1
+        with torch.no_grad():
+            logits = average((images.images(held_out) / 255 - mean) / std)
+        margins[epoch, held_out] = margins_of_two(logits, images.labels[held_out])
     assert max(float((p.detach() - first[name]).abs().max()) for name, p in network.named_parameters()) > 1e-2
     for name, p in network.named_parameters():
         torch.testing.assert_close(saved(tmp_path / "run")["network"][name], p.detach(), rtol=0, atol=1e-5)
+    found = Margins.load(tmp_path / "run" / "margins.npz")
+    torch.testing.assert_close(found.margins, margins, rtol=0, atol=1e-4)
+    assert torch.equal(found.rivals, (1 - images.labels).expand(4, 95)) and torch.equal(found.labels, images.labels)
+    assert found.held_out.nonzero()[:, 0].tolist() == sorted(held_out.tolist())
 
 
 def test_no_image_is_counted_twice(folder, undisturbed):
@@ -172,6 +200,7 @@ def test_a_killed_process_is_started_again_and_nothing_is_lost(folder, undisturb
     for part in ("network", "average"):
         assert all(torch.equal(a[part][key], value) for key, value in b[part].items())
     assert [row["train_loss"] for row in a["rows"]] == [row["train_loss"] for row in b["rows"]]
+    assert same_margins(tmp_path / "run", undisturbed)
 
 
 def test_a_finished_run_cannot_fail_on_its_way_out(finished):
@@ -199,6 +228,7 @@ def test_two_machines_that_count_their_restarts_apart(folder, undisturbed, tmp_p
     for machine in machines:
         finish(machine)
     assert all(torch.equal(saved(out)["network"][key], value) for key, value in saved(undisturbed)["network"].items())
+    assert same_margins(out, undisturbed)
 
 
 def test_a_signal_to_torchrun_stops_all_and_saves(folder, tmp_path):
@@ -216,6 +246,7 @@ def test_a_signal_to_torchrun_stops_all_and_saves(folder, tmp_path):
     subprocess.run([*again, "--resume"], check=True, capture_output=True, timeout=300)
     a, b = saved(tmp_path / "run"), saved(tmp_path / "undisturbed")
     assert all(torch.equal(a["network"][key], value) for key, value in b["network"].items())
+    assert same_margins(tmp_path / "run", tmp_path / "undisturbed")
 
 
 def test_another_number_of_processes_cannot_go_on(folder, undisturbed):
