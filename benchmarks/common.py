@@ -1,4 +1,4 @@
-"""What every benchmark states, where it writes its result, and what it runs on as a smoke test."""
+"""What every benchmark records, where it writes its result, and the data of its smoke test."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How well near-duplicates are told: python benchmarks/duplicates.py --judgements FOLDER
+"""How well near-duplicates are detected: python benchmarks/duplicates.py --judgements FOLDER
 
-On CIFAR-10, against people's judgements: meta/duplicates_cifar10.csv out of github.com/cvjena/cifair.
+On CIFAR-10, compared with people's judgements: meta/duplicates_cifar10.csv from github.com/cvjena/cifair.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Whether runs of two processes end well beside other work: python benchmarks/exits.py [--runs 60]
+"""Whether runs of two processes exit cleanly on a busy machine: python benchmarks/exits.py [--runs 60]
 
-Each run is started by torchrun, trains to its end, and must exit with 0: a process that is aborted after all was
-written counts as a failure, as it does for torchrun. Meanwhile every core computes something else, so that the threads
-of a process meet in other orders than on an idle machine.
+Each run is started by torchrun, trains to the end, and must exit with 0. A process that is aborted after all files were
+written counts as a failure, as it does for torchrun. Meanwhile every core runs other work, so that the threads of a
+process are scheduled in other orders than on an idle machine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What ideas gain in few epochs: python benchmarks/experiments.py [--device cuda] [--epochs 16] [--seeds 2]
+"""How much an idea improves short training: python benchmarks/experiments.py [--device cuda] [--epochs 16] [--seeds 2]
 
-Each idea changes one thing of the recipe `long` at 32x32. All learn from the same 10,000 training images of CIFAR-10
-and are evaluated on 5,000 others; the test images are not used. On a GPU all run at once, on a CPU one after the other.
+Each idea changes one thing in the recipe `long` at 32x32. All runs train on the same 10,000 training images of CIFAR-10
+and are evaluated on 5,000 other training images; the test images are not used. On a GPU all runs are trained at the
+same time, on a CPU one after the other.
 """
 
 from __future__ import annotations

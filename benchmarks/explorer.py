@@ -1,8 +1,9 @@
-"""How quick `camlens explore` is, and whether a crowd breaks it: python benchmarks/explorer.py [--uploads 1000]
+"""Response times of `camlens explore`, alone and under load: python benchmarks/explorer.py [--uploads 1000]
 
-The shipped network on CIFAR-10, served by the command itself. First one client asks alone; then sixteen upload pictures
-of several kinds and sizes as fast as they are answered. An answer is 200, or 503, after which the client tries again as
-it is told; anything else, a broken connection included, is a failure. The server's memory is read from /proc.
+The command serves the shipped network on CIFAR-10. First, one client sends requests alone; then sixteen clients upload
+pictures of several kinds and sizes, each as soon as its last request is answered. A response must be 200, or 503, after
+which the client waits for as long as the response says and tries again. Anything else, including a broken connection,
+is a failure. The server's memory is read from /proc.
 """
 
 from __future__ import annotations

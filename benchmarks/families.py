@@ -1,8 +1,8 @@
-"""What benchmarks/strangers.py tries: a small network, or two that differ in kind, of each family of image classifiers.
+"""The networks of benchmarks/strangers.py: one or two small ones of each family of image classifiers.
 
-Not among them are families of timm that give no classes (deepseek_vit, gemma4_vit, hieradet_sam2, mobilenetv5,
-qwen3_vit, vision_transformer_sam); of transformers DiNAT, which needs another package, ShieldGemma 2, which takes text
-too, and the wrapper of timm's networks.
+These families are left out: in timm, those without classes (deepseek_vit, gemma4_vit, hieradet_sam2, mobilenetv5,
+qwen3_vit, vision_transformer_sam); in transformers, DiNAT, which needs another package, ShieldGemma 2, which also takes
+text, and the wrapper of timm's networks.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What the recipe `finetune` makes of small folders: python benchmarks/finetune.py [--seeds 3]
+"""Accuracy of the recipe `finetune` on small folders: python benchmarks/finetune.py [--seeds 3]
 
-Folders of a few pictures a class, cut out of CIFAR-10 and enlarged, in colours that the shipped weights do not know or
-do. Three ways to train from these weights take turns: the recipe as it is; as it was before the moving average forgot
-its start; and that without an average. No choice was made on these pictures: the recipe's were made on images that come
-before them.
+The folders have a few pictures per class, cut out of CIFAR-10 and enlarged, with or without a change of colours that
+the shipped weights have not seen. Training starts from these weights in three ways, in turn: with the recipe as it is;
+as it was before its moving average forgot the start; and as it was then, without the average. The recipe was not tuned
+on these pictures, but on the images that come before them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Hands mutated files and requests to every reader: python benchmarks/fuzz.py [--inputs 100000] [--reader NAME]
+"""Passes mutated files and requests to every reader: python benchmarks/fuzz.py [--inputs 100000] [--reader NAME]
 
-Each input must end in a result or in a `CamlensError`, within 5 seconds and below 1 GB, with nothing executed. Fails
-where one does not; `--reader` with `--first N` tries that input again.
+Each input must lead to a result or a `CamlensError` within 5 seconds and with less than 1 GB, and nothing in it may be
+executed. The benchmark fails otherwise. `--reader` with `--first N` repeats a failing input.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
 """Whether groups of errors are found: python benchmarks/groups.py [--repeats 12] [--permutations 200]
 
-On 10,000 drawings of `shapes`, whose errors are drawn at random, class by class, with a planted group that is wrong 30
-points more often: by one property, by two, or by the place or area of the object, which no property says. Then how many
-groups are found where errors are dealt out at random within their classes. And what is found on CIFAR-10, if it is
-there.
+Three measurements:
+
+- On 10,000 drawings of `shapes`, the errors are drawn at random for each class. In a planted group the error rate is 30
+  points higher. The group is defined by one property, by two, or by the position or area of the object, which is not
+  among the properties.
+- How many groups are found if the errors are permuted within their classes.
+- The groups found on CIFAR-10, if it is available.
 """
 
 from __future__ import annotations

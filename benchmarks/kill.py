@@ -1,8 +1,8 @@
-"""Kills a real run again and again, and fills the disk under another: python benchmarks/kill.py [--kills 30]
+"""Kills a real run repeatedly, and fills the disk during another: python benchmarks/kill.py [--kills 30]
 
-Fails where fewer than two thirds of the kills came after the first checkpoint or a sixth during a save, where the
-weights at the end are not those of an undisturbed run, or where a full disk cost the old checkpoint. The full disk is a
-small memory file system, which only root can mount.
+Fails if fewer than two thirds of the kills came after the first checkpoint, or fewer than a sixth during a save; if the
+final weights are not those of an undisturbed run; or if the old checkpoint was lost on a full disk. The full disk is a
+small file system in memory, which only root can mount.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Kills evaluate, report and labels again and again: python benchmarks/kill_reports.py [--kills 30]
+"""Kills evaluate, report and labels repeatedly: python benchmarks/kill_reports.py [--kills 30]
 
-Each is killed at random moments of its life, by SIGKILL and SIGTERM in turn, and started again until it ends.
-Fails where a file at the end is not, byte by byte, that of an undisturbed command.
+Each command is killed at random times, alternately by SIGKILL and SIGTERM, and started again until it finishes. Fails
+if a file at the end differs in any byte from that of an undisturbed command.
 """
 
 from __future__ import annotations

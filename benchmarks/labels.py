@@ -1,9 +1,10 @@
-"""How well doubt finds wrong labels: python benchmarks/labels.py --cifar10n FOLDER [--run FOLDER]
+"""How well doubt detects wrong labels: python benchmarks/labels.py --cifar10n FOLDER [--run FOLDER]
 
-Truth: CIFAR-10's official training labels, where people's labels of the same images (CIFAR-10N, `aggregate.npy` in
-FOLDER) differ from them. The opinions are two networks' published out-of-sample probabilities (`out-of-sample.npz`
-there), so none has seen the labels that it judges. --run is a run folder that was trained on these labels by
-`camlens train --labels FOLDER/aggregate.npy`. Where the tool `aum` is installed, it reads the logits of the same steps.
+The ground truth is CIFAR-10's official training labels; the wrong labels are those that people gave the same images in
+CIFAR-10N (`aggregate.npy` in FOLDER), where the two differ. The opinions are the published out-of-sample probabilities
+of two networks (`out-of-sample.npz` in FOLDER), so neither network was trained on the labels that it judges. --run is a
+run folder trained on these labels by `camlens train --labels FOLDER/aggregate.npy`. If the tool `aum` is installed, it
+receives the logits of the same steps.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Two machines that share the work: python benchmarks/machines.py [--images 2000]
 
-Two network namespaces of Linux, joined by a virtual cable, stand for two machines that share a disk: each reaches the
-other by its address alone and runs a torchrun of its own, two processes on the first and one on the second. Fails where
-evaluate, report or labels do not give what one process gives alone. Each is done once more with a process on the second
-machine killed while it predicts, and started again by torchrun. Needs root and iproute2.
+The two machines are simulated by two network namespaces of Linux, connected by a virtual cable, on one disk. Each can
+reach the other only by its address and runs its own torchrun: two processes on the first and one on the second. Fails
+if the results of evaluate, report or labels differ from those of a single process. Each command is run a second time,
+in which a process on the second machine is killed while it predicts and is restarted by torchrun. Needs root and
+iproute2.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""What heat maps cost, beside other libraries: PYTHONPATH=PEERS python benchmarks/maps.py [--rounds N] [--device cuda]
+"""Cost of heat maps beside other libraries: PYTHONPATH=PEERS python benchmarks/maps.py [--rounds N] [--device cuda]
 
-`pip install --target PEERS --no-deps -r benchmarks/peers.txt` brings the peers. Each is used as its documentation does
-by default, on the same images with the same threads, in a process of its own, as its users run it: what one leaves
-behind in the memory allocator changes how fast the next one is, and where the memory of a process lies does too, so the
-rounds are spread over several processes of each. They take turns, one at a time, so that what else the machine does
-falls on all; a ratio is that of two times of one round.
+`pip install --target PEERS --no-deps -r benchmarks/peers.txt` installs the other libraries. Each is used as its
+documentation recommends by default, on the same images and with the same number of threads. Each runs in its own
+process, because the state of the memory allocator that one leaves behind would change the speed of the next; the
+placement of a process in memory also matters, so the rounds are spread over several processes of each. The libraries
+take turns, one at a time, so that other load on the machine affects all of them; a ratio compares two times of the same
+round.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What the error report costs beside an evaluation, and how soon it opens: python benchmarks/page.py [--repeats 3]
+"""Time of the error report compared with an evaluation, and time to open it: python benchmarks/page.py [--repeats 3]
 
-The shipped network on the 10,000 test images of CIFAR-10. The first report reads the features of the training images
-too; they are kept, so that the later ones take less. The page is opened in Chromium by Playwright, from a file.
+The shipped network on the 10,000 test images of CIFAR-10. The first report also computes the features of the training
+images; they are stored, so later reports take less time. Playwright opens the page in Chromium, from a file.
 """
 
 from __future__ import annotations

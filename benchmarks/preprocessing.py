@@ -1,8 +1,9 @@
-"""Whether pictures are prepared as libraries prepare them: PYTHONPATH=PEERS python benchmarks/preprocessing.py
+"""Whether camlens preprocesses pictures as other libraries do: PYTHONPATH=PEERS python benchmarks/preprocessing.py
 
-Every preset of torchvision's weights for classification, every kind of configuration of timm's pretrained networks and
-image processors of transformers, read off by `camlens.Preprocess`, on photos of several sizes, in levels of 255. What
-cannot be read off must be refused with words; it is then given as a function.
+Tests every preset of torchvision's classification weights, and every kind of configuration of timm's pretrained
+networks and of the image processors of transformers, as read by `camlens.Preprocess`, on photos of several sizes.
+Differences are in grey levels of 255. A configuration that cannot be read must be refused with a message; it is then
+given as a function.
 """
 
 from __future__ import annotations

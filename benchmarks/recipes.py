@@ -1,6 +1,6 @@
-"""Enters finished runs of recipes into RESULTS.md: python benchmarks/recipes.py RUN... [--remark TEXT]
+"""Adds finished runs of recipes to RESULTS.md: python benchmarks/recipes.py RUN... [--remark TEXT]
 
-Train them on an otherwise idle machine: camlens train --recipe cpu --out out/cpu
+Train the runs on an otherwise idle machine: camlens train --recipe cpu --out out/cpu
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Makes RESULTS.md and the tables in docs from results/*.json: python benchmarks/report.py
+"""Writes RESULTS.md and the tables in docs from results/*.json: python benchmarks/report.py
 
-The section of results/<name>.json is written by tables/<name>.md.jinja.
+The template tables/<name>.md.jinja writes the section of results/<name>.json.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Time and memory of an evaluation as the data grow: python benchmarks/scale.py [--counts 1000 10000 100000]
+"""Time and memory of an evaluation by number of images: python benchmarks/scale.py [--counts 1000 10000 100000]
 
-JPEG pictures of 64x64 are made on the spot, in two class folders, and evaluated by a narrow ResNet-18 at 32x32, each
-number in a process of its own. All are decoded as they are needed (CAMLENS_MEMORY=0); the first number is also held in
-memory, for comparison.
+JPEG pictures of 64x64 in two class folders are generated and evaluated by a narrow ResNet-18 at 32x32, each number of
+images in its own process. All pictures are decoded as they are needed (CAMLENS_MEMORY=0); for comparison, the first
+number of images is also evaluated in memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Makes torchvision importable beside a torch of another build, such as PyPI's beside torch for CPUs.
+"""Makes torchvision importable next to a torch of another build, such as PyPI's torchvision with torch for CPUs.
 
-It is told of the operators that it looks for, which nobody here calls. To be imported before camlens, as torchmetrics
-imports torchvision where there is one.
+It registers the operators that torchvision looks for at import, which are not called here. Import this module before
+camlens, because torchmetrics imports torchvision if it is installed.
 """
 
 import importlib.util

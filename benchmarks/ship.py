@@ -1,4 +1,4 @@
-"""Puts a trained run into the package, with its model card: python benchmarks/ship.py RUN [--remark TEXT]"""
+"""Copies a trained run into the package, with its model card: python benchmarks/ship.py RUN [--remark TEXT]"""
 
 from __future__ import annotations
 

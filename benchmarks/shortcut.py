@@ -1,9 +1,10 @@
 """Whether planted shortcuts are found: python benchmarks/shortcut.py [--seeds 60]
 
-Small networks learn drawings of `shapes` in which a mark of random class, place, size, colour and opacity lies on 25,
-50 or 100 % of the class's training images, and on none in testing; as many others learn drawings without a mark. A
-planted mark counts where pasting it shows that the network uses it. And what is found in the shipped network on
-CIFAR-10. Each seed is written as soon as it is done, and done once: to go on later, call it again.
+Small networks are trained on drawings of `shapes`. A mark of random class, position, size, colour and opacity is on 25,
+50 or 100 % of the training images of its class, and on no test image. As many other networks are trained on drawings
+without a mark. A planted mark counts only if pasting it shows that the network uses it. The shortcuts found in the
+shipped network on CIFAR-10 are also reported. The result of each seed is saved as soon as it is finished; run the
+command again to continue.
 """
 
 from __future__ import annotations

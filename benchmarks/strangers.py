@@ -1,9 +1,15 @@
-"""Whether other libraries' networks are shown rightly: PYTHONPATH=PEERS nice -n 19 python benchmarks/strangers.py
+"""Whether other libraries' networks are explained correctly: PYTHONPATH=PEERS python benchmarks/strangers.py
 
-A small network of each family of image classifiers of timm, torchvision and transformers, by `camlens.load`, against
-the library alone: pictures to one grey level, class names, logits; Grad-CAM and HiResCAM of the default layer by a hook
-and autograd; layers that depend on the image, with their cells in the places of its parts. Nothing is downloaded:
-random weights lie in the libraries' caches, as if downloaded. It goes on where it was stopped.
+A small network of each family of image classifiers in timm, torchvision and transformers is loaded by `camlens.load`
+and compared with the library alone:
+
+- pictures, within one grey level;
+- class names and logits;
+- Grad-CAM and HiResCAM of the default layer, computed with a hook and autograd;
+- layers, which must depend on the image, with their cells at the positions of its parts.
+
+Nothing is downloaded: random weights are stored in the libraries' caches as if they had been
+downloaded. A stopped benchmark continues when it is run again.
 """
 
 from __future__ import annotations

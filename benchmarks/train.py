@@ -1,11 +1,12 @@
-"""Training speed at equal work, and what bfloat16 pays: python benchmarks/train.py [--device cuda] [--repeats 5]
+"""Training speed at equal work, and the gain from bfloat16: python benchmarks/train.py [--device cuda] [--repeats 5]
 
-The same network on the same 32x32 images of CIFAR-10 with shift by up to 4 pixels and mirroring, batches of 128, SGD
-with Nesterov momentum. "The usual way" is that of kuangliu/pytorch-cifar and most scripts like it: PIL transforms in
-two DataLoader workers, eager float32, the loss read in every step. The others are camlens' own steps. All take turns.
+All train the same network on the same 32x32 images of CIFAR-10 with shifts of up to 4 pixels and mirroring, batches of
+128, and SGD with Nesterov momentum. "The usual way" is that of kuangliu/pytorch-cifar and most scripts like it: PIL
+transforms in two DataLoader workers, eager float32, and the loss read in every step. The others are the training steps
+of camlens. All take turns.
 
-The result is that of this kind of processor and stands beside those of others. ONEDNN_MAX_CPU_ISA=AVX512_CORE makes a
-processor compute as one that has neither AMX nor AVX512_BF16.
+The result holds for this kind of processor and is listed next to those of others. With ONEDNN_MAX_CPU_ISA=AVX512_CORE,
+a processor computes like one without AMX and AVX512_BF16.
 """
 
 from __future__ import annotations

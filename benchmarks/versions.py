@@ -1,7 +1,7 @@
 """Whether a change made camlens slower: python benchmarks/versions.py OLD [--rounds 15]
 
 OLD is another checkout of this repository, for example `git worktree add OLD v0.1.0`. Both versions do the same work by
-documented calls, each in processes of its own that take turns; a ratio is that of two times of one round.
+documented calls, each in its own processes, and take turns; a ratio compares two times of the same round.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What changes the shipped network's predictions on real pictures: python benchmarks/why.py
 
-CIFAR-10's test images: small edits of its errors and of matched correct images, covering the cell with the most
-evidence, and averaging over copies. Counts the images that all of it takes, in evaluations of the test set.
+Uses the test images of CIFAR-10: small edits of the errors and of matched correct images, covering the cell with the
+most evidence, and averaging over copies. The cost is the number of images predicted, in multiples of the test set.
 """
 
 from __future__ import annotations
