@@ -130,7 +130,7 @@ def test_explanations_are_what_the_library_explains(analysis):
 
 def test_what_there_is_without_training_images_features_or_errors():
     bare = camlens.analyse(classifier(), images(80))
-    assert bare.training is None and bare.projection is not None and "confident" in bare.findings[1]
+    assert bare.training is None and bare.projection is not None and "confidence" in bare.findings[1]
     lacks = "No related training images are shown: "
     assert bare.findings[-1] == lacks + "none were given, in a folder train/ or as train=."
     other = camlens.analyse(classifier(Net()), images(40), images(40, "train"))
@@ -238,7 +238,7 @@ def test_columns_of_the_users_take_part_in_groups(tmp_path):
     rows = "".join(f"{index},{'A' if bad else 'B'}\n" for index, bad in enumerate(wrong))
     (tmp_path / "columns.csv").write_text("index,camera\n" + rows, encoding="utf-8")
     groups = camlens.analyse(model, data, columns=tmp_path / "columns.csv").groups
-    assert groups.found[0].sentence.startswith("camera A pictures")
+    assert groups.found[0].sentence.startswith("camera A images")
     (tmp_path / "columns.csv").write_text("index,camera\n1000,A\n", encoding="utf-8")
     with pytest.raises(DataError, match="no image of noise, test, has the index '1000'"):
         camlens.analyse(model, data, columns=tmp_path / "columns.csv")

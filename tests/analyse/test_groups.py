@@ -62,8 +62,8 @@ def test_a_planted_group_is_named(kind):
     assert int(group.sum()) >= 60
     found = find_groups(labels, chance < torch.where(group, 0.45, 0.1), [brightness, sharpness, camera], NAMES)
     first = found.found[0]
-    beginning = {"one": "dark pictures of dog: ", "pair": "dark, sharp pictures of dog: "}
-    assert first.sentence.startswith(beginning.get(kind, "camera C pictures of cat: "))
+    beginning = {"one": "dark images of dog: ", "pair": "dark, sharp images of dog: "}
+    assert first.sentence.startswith(beginning.get(kind, "camera C images of cat: "))
     named = torch.zeros_like(group)
     named[first.indices] = True
     assert int((named & group).sum()) / int((named | group).sum()) > 0.6

@@ -66,14 +66,14 @@ def test_strata_are_weighted_by_their_number_of_images(evaluation):
     assert found.wrong[0] == pytest.approx(20 * 2 / 4 + 80 * 1 / 5)
     said = " ".join(found.in_words())
     assert "2 of 4 (6.8 to 93.2 %) of the marked errors" in said and "26 wrong labels" in said
-    assert "69.00 % are right" in said and "Doubt was right in 2 of 3" in said
+    assert "accuracy with corrected labels 69.00 %" in said and "whose label is doubted: 2 of 3" in said
 
 
 def test_marking_errors_alone_tells_no_accuracy(evaluation):
     found = judge(evaluation, {0: "wrong:dog", 1: "real"})
     assert found.accuracy is None and found.doubted is None
     said = " ".join(found.in_words())
-    assert "marking errors alone can only raise it" in said and "--opinion" in said
+    assert "marking only errors can only increase it" in said and "--opinion" in said
     assert "No errors are marked" in " ".join(judge(evaluation, {30: "right"}).in_words())
     assert found.to_json()["accuracy"] is None
 

@@ -12,9 +12,7 @@ def test_a_near_duplicate_is_a_reason_only_where_the_prediction_is_its_label():
     third = (3 - predictions[1] - evaluation.labels[errors[1]]) % 3
     words = describe_errors(evaluation, errors, None, None, torch.tensor([predictions[0], third, -1]))
     assert words.lists == [[DUPLICATE], [], []]
-    assert words.sentences[0] == (
-        f"A training image is almost the same picture, and its label is {NAMES[predictions[0]]}."
-    )
+    assert words.sentences[0] == (f"A near-duplicate among the training images has the label {NAMES[predictions[0]]}.")
     assert words.sentences[1:] == ["No small edits were tried."] * 2
 
 

@@ -17,4 +17,4 @@ def test_columns_fit_the_images_or_are_refused(run, pictures, tmp_path):
     assert f"wrote {out}/report.html\n      {out}/report.json\n      {out}/report.parquet\n" in camlens(*command)
     listing = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert listing["groups"] == [] and isinstance(listing["shortcuts"], list)
-    assert "No groups were looked for: 2 errors are too few" in (out / "report.html").read_text(encoding="utf-8")
+    assert "No groups were searched for: 2 errors are too few" in (out / "report.html").read_text(encoding="utf-8")

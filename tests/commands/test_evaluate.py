@@ -29,7 +29,7 @@ def test_evaluate(pictures, run, tmp_path):
     train = json.loads(camlens("evaluate", run, "--data", pictures, "--split", "train", "--out", tmp_path, "--json"))
     assert train["n"] == 60
     by_file = camlens("evaluate", "--model", run / "model.safetensors", "--data", pictures, "--out", tmp_path)
-    assert "88.89 % of 18 images right" in by_file
+    assert "88.89 % of 18 images correct" in by_file
 
 
 @pytest.mark.network
@@ -44,7 +44,7 @@ def test_processes_share_the_images(pictures, run, tmp_path, processes):
         command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("88.89 % of 18 images right") == 1, "one process prints"
+    assert done.stdout.count("88.89 % of 18 images correct") == 1, "one process prints"
     metrics = [json.loads((out / "metrics.json").read_text(encoding="utf-8")) for out in (alone, shared)]
     assert metrics[0]["confusion"] == metrics[1]["confusion"] and metrics[0]["errors"] == metrics[1]["errors"]
     predictions = []
@@ -106,7 +106,7 @@ def test_a_second_opinion_and_marks_at_random(run, pictures, tmp_path):
     errors = answer["wrong_among_errors"]["count"]
     assert errors == answer["wrong_among_errors"]["of"] == answer["doubt_was_right"]["count"]
     assert answer["accuracy"]["estimate"] == 1 and answer["wrong_labels"]["estimate"] == pytest.approx(errors)
-    assert "by right labels, 100.00 % are right" in camlens(*command, *more)
+    assert "accuracy with corrected labels 100.00 %" in camlens(*command, *more)
     of_right = answer["wrong_among_right"]["of"]
     place = next(number for number, line in enumerate(marks) if line.endswith(",right"))
     with_column = [

@@ -26,7 +26,7 @@ def test_train_leaves_a_run(run):
 
 def test_a_run_is_resumed_without_saying_all_again(pictures, run, tmp_path):
     before = (run / "model.safetensors").read_bytes()
-    assert "18 images right" in camlens("train", "--resume", "--out", run)
+    assert "18 images correct" in camlens("train", "--resume", "--out", run)
     assert (run / "model.safetensors").read_bytes() == before
     assert "recipe.epochs: 20 before, 2 now" in camlens(
         "train", "--resume", "--out", run, *SMALL, "--set", "epochs=2", code=2
@@ -82,12 +82,12 @@ def test_labels_of_a_file(pictures, tmp_path):
     other, out = np.arange(60) % 3, tmp_path / "run"
     np.save(tmp_path / "labels.npy", other)
     command = ["train", "--data", pictures, *SMALL, "--set", "epochs=1", "--labels", tmp_path / "labels.npy"]
-    assert "18 images right" in camlens(*command, "--out", out)
+    assert "18 images correct" in camlens(*command, "--out", out)
     with np.load(out / "margins.npz") as found:
         assert found["labels"].tolist() == other.tolist()
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     assert config["data"]["labels_sha256"] == hashlib.sha256(other.astype(np.int64).tobytes()).hexdigest()
-    assert "18 images right" in camlens("train", "--resume", "--out", out)
+    assert "18 images correct" in camlens("train", "--resume", "--out", out)
     np.save(tmp_path / "labels.npy", other[::-1])
     said = camlens("train", "--resume", "--out", out, code=2)
     assert "other settings" in said and "data.labels_sha256: " in said

@@ -51,7 +51,7 @@ def test_the_file_lists_groups_and_shortcuts(analysis, report):
     assert shortcut["pasted"] == {"value": 0.8, "control": 0.1, "interval": [0.6, 0.8], "images": 200}
     assert shortcut["files"] == [analysis.test.files[7], analysis.test.files[9]]
     assert shortcut["places"] == [[-3, 4, 6, 6]] * 2
-    assert "points of probability (elsewhere 0)" in shortcut["sentence"]
+    assert "points (covering another region 0)" in shortcut["sentence"]
 
 
 def test_the_page_has_them_with_pictures(analysis, report):
@@ -67,7 +67,7 @@ def test_a_sentence_chooses_its_errors(tab, report, analysis):
     sentences = page.locator("#groups button")
     assert sentences.first.inner_text().replace("\u00a0", " ") == analysis.groups.found[0].sentence
     sentences.first.click()
-    assert page.locator("#gallery-title").inner_text().endswith("errors, camera A pictures")
+    assert page.locator("#gallery-title").inner_text().endswith("errors, camera A images")
     assert page.locator("#card").is_hidden()
     page.get_by_role("button", name="all errors").click()
     assert sentences.first.get_attribute("aria-pressed") == "false"

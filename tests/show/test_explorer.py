@@ -337,7 +337,7 @@ def test_a_photo_is_uploaded(tab, canvas, server, tmp_path):
     page.locator("#upload").set_input_files(path)
     result = camlens.explain(classifier(), [photo(400, 300)], "hirescam", "late", "all")
     first, second = result.logits[0].argsort(descending=True).tolist()[:2]
-    page.locator(f"#card h2:has-text('Called {NAMES[first]}')").wait_for()
+    page.locator(f"#card h2:has-text('prediction {NAMES[first]}')").wait_for()
     assert "400 × 300, which the network sees at 16 × 16" in page.locator("#card").inner_text()
     assert page.locator(".views canvas").first.evaluate("c => c.width / c.height") == pytest.approx(4 / 3, abs=0.01)
     cells = result.maps[0, first] - result.maps[0, second]
@@ -355,7 +355,7 @@ def test_a_test_image_is_picked_and_the_link_shows_it_again(tab, server):
     page.locator("#number").fill(str(right))
     page.keyboard.press("Enter")
     page.locator(f"#card small:has-text('test image {right}')").wait_for()
-    assert "and called so with" in page.locator("#card h2").inner_text()
+    assert "correct prediction" in page.locator("#card h2").inner_text()
     page.locator("[data-control=method]").select_option("grad-cam")
     page.wait_for_function("() => location.hash.includes('grad-cam')")
     again = tab(server.address, "#" + page.url.split("#")[1])
@@ -385,5 +385,5 @@ def test_everyone_can_use_it(tab, axe, server, tmp_path):
     photo().save(tmp_path / "a.png")
     page = tab(server.address, viewport={"width": 1400, "height": 900}, bypass_csp=True)
     page.locator("#upload").set_input_files(tmp_path / "a.png")
-    page.locator("#card h2:has-text('Called')").wait_for()
+    page.locator("#card h2:has-text('prediction')").wait_for()
     assert not axe(page)

@@ -54,7 +54,7 @@ def test_the_page_says_of_the_marks_what_the_command_says(tab, report, tmp_path)
         page.get_by_role("button", name="judge 20").click()
         for index in drawn[20 * number - 20 : 20 * number]:
             label = int(data.labels[index])
-            assert page.locator("#blind h2").inner_text() == f"Is the label {NAMES[label]} right?"
+            assert page.locator("#blind h2").inner_text() == f"Is the label {NAMES[label]} correct?"
             assert page.locator("#blind .key").inner_text().endswith("of 20")
             decide(page, index, label)
         assert page.locator("#blind").is_hidden()
@@ -70,7 +70,7 @@ def test_the_page_says_of_the_marks_what_the_command_says(tab, report, tmp_path)
             "wrong", "right", "real", "ambiguous", "duplicate",
         }  # fmt: skip
         assert said(page)[1:] == judge(evaluation, at_random, doubt).in_words()
-        assert "by right labels" in said(page)[3] and "Doubt was right in" in said(page)[2]
+        assert "accuracy with corrected labels" in said(page)[3] and "whose label is doubted" in said(page)[2]
         page.reload()
         assert said(page)[0] == f"{20 * number} judged.", "judgements stay"
 

@@ -30,7 +30,7 @@ def test_the_table_of_edits(tab, report):
     page = tab(report)
     rows = page.locator("#kinds tbody tr").all_inner_texts()
     assert [row.split("\t")[0] for row in rows] == [kind["name"] for kind in facts["experiments"]["kinds"]]
-    page.get_by_text("each edit by itself").click()
+    page.get_by_text("each edit separately").click()
     assert page.locator("#rates tbody tr").count() == 31
 
 

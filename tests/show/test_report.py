@@ -103,7 +103,7 @@ def test_a_network_that_is_always_right(tmp_path):
     model, data = classifier(), images(20)
     right = data.with_labels(evaluate(model, data).predictions)
     facts = facts_of(camlens.report(model, right, tmp_path / "a.html", images(20, "train")))
-    assert facts["images"]["index"] == [] and facts["findings"] == ["All 20 images are right."]
+    assert facts["images"]["index"] == [] and facts["findings"] == ["All 20 images are classified correctly."]
 
 
 def test_what_a_second_model_fixed_and_broke(tmp_path):
@@ -143,11 +143,13 @@ def test_a_cell_shows_its_errors(tab, report):
     for label, prediction in ((0, 1), (2, 0)):
         pairs = zip(facts["images"]["index"], facts["images"]["label"], facts["models"][0]["prediction"], strict=True)
         wanted = [index for index, *pair in pairs if pair == [label, prediction]]
-        page.get_by_role("button", name=f"{NAMES[label]} called {NAMES[prediction]}: {len(wanted)} error").click()
+        page.get_by_role(
+            "button", name=f"label {NAMES[label]}, prediction {NAMES[prediction]}: {len(wanted)} error"
+        ).click()
         shown = page.locator("#grid [data-image]").evaluate_all("all => all.map(b => Number(b.dataset.image))")
         assert shown == wanted and len(wanted) > 1
         assert address(page)["label"] == str(label) and address(page)["prediction"] == str(prediction)
-    page.get_by_role("button", name=f"all called {NAMES[2]}").click()
+    page.get_by_role("button", name=f"all with prediction {NAMES[2]}").click()
     assert page.locator("#grid [data-image]").count() == facts["models"][0]["prediction"].count(2)
     page.get_by_role("button", name="all errors").click()
     assert page.locator("#grid [data-image]").count() == min(120, len(facts["images"]["index"]))
@@ -303,7 +305,7 @@ def test_marks_survive_a_reload_and_are_saved(tab, report, tmp_path):
     page = tab(report, f"#image={first}")
     page.get_by_role("button", name="ambiguous").click()
     page.keyboard.press("ArrowRight")
-    page.get_by_role("button", name="a real mistake").click()
+    page.get_by_role("button", name="a model error").click()
     page.keyboard.press("ArrowRight")
     label = facts["images"]["label"][2]
     page.locator("[data-control=wrong]").select_option(f"wrong:{NAMES[1 if label != 1 else 2]}")
@@ -327,13 +329,13 @@ def test_two_models_side_by_side(tab, tmp_path, canvas):
     shown = lambda: set(page.locator("#grid [data-image]").evaluate_all("all => all.map(b => Number(b.dataset.image))"))  # noqa: E731
     for name, chosen in (
         ("broken", right[0] & ~right[1]),
-        ("wrong by both", ~right[0] & ~right[1]),
-        ("fixed by better", ~right[0] & right[1]),
+        ("misclassified by both", ~right[0] & ~right[1]),
+        ("corrected by better", ~right[0] & right[1]),
     ):
         page.get_by_role("button", name=name).click()
         assert shown() == set(chosen.nonzero()[:, 0].tolist())
     assert page.locator(".views canvas").count() == 7, "the picture, and three of each model"
-    assert "better says" in page.locator("#card").inner_text()
+    assert "better predicts" in page.locator("#card").inner_text()
     assert not np.array_equal(canvas(page, 3), canvas(page, 6))
 
 

@@ -173,7 +173,7 @@ class Evaluation:
         images = "images" if present == classes else f"images of {present} of {classes} classes"
         return (
             f"{self.model.name} on {self.data.name}, {self.data.split}: {100 * self.accuracy:.2f} % of {count:,} "
-            f"{images} right (95 % interval {100 * low:.2f} to {100 * high:.2f}), {counted(errors, 'error')}\n"
+            f"{images} correct (95 % interval {100 * low:.2f} to {100 * high:.2f}), {counted(errors, 'error')}\n"
             f"{self.calibration_in_words()}"
         )
 

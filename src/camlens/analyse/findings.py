@@ -14,7 +14,7 @@ def summarise_errors(evaluation: Evaluation) -> list[str]:
     """Two sentences about a model's errors."""
     count = int(evaluation.wrong.sum())
     if not count:
-        return [f"All {len(evaluation.wrong):,} images are right."]
+        return [f"All {len(evaluation.wrong):,} images are classified correctly."]
     return [most_frequent_error(evaluation), confident_errors(evaluation)]
 
 
@@ -48,8 +48,8 @@ def most_frequent_error(evaluation: Evaluation) -> str:
     names, confusion = evaluation.data.class_names, evaluation.confusion.fill_diagonal_(0)
     label, prediction = divmod(int(confusion.argmax()), len(names))
     return (
-        f"{names[label]} called {names[prediction]} is the most frequent error: {int(confusion.max())} of "
-        f"{counted(int(confusion.sum()), 'error')}; the reverse happens "
+        f"The most frequent error is label {names[label]}, prediction {names[prediction]}: {int(confusion.max())} of "
+        f"{counted(int(confusion.sum()), 'error')}; the reverse occurs "
         f"{counted(int(confusion[prediction, label]), 'time')}."
     )
 
@@ -60,8 +60,8 @@ def confident_errors(evaluation: Evaluation) -> str:
     confident = int((evaluation.confidences[wrong] > CONFIDENT).sum())
     second = int((evaluation.logits[wrong].topk(2, dim=1).indices[:, 1] == evaluation.labels[wrong]).sum())
     return (
-        f"The network was more than {100 * CONFIDENT:.0f} % confident in {confident:,} of its "
-        f"{counted(int(wrong.sum()), 'error')}; in {second:,} of all errors, the label came second."
+        f"The confidence was above {100 * CONFIDENT:.0f} % in {confident:,} of {counted(int(wrong.sum()), 'error')}; "
+        f"in {second:,} of all errors, the label had the second-largest probability."
     )
 
 
@@ -73,7 +73,7 @@ def summarise_experiments(trials: Trials, places: Places, averaging: Averaging) 
 def edits_in_words(trials: Trials) -> str:
     """The edits that correct errors more often than they change correct images with the same margin."""
     if not trials.rates:
-        return "Small edits of errors are compared with nothing: no image is correct."
+        return "Small edits were not compared: no image is classified correctly."
     reasons = [rate for rate in trials.rates if rate.is_reason]
     corrected, changed = (100 * float(by_edit.any(dim=1).double().mean()) for by_edit in trials.of_pairs())
     any_edit = (
@@ -119,8 +119,8 @@ def compare_models(first: Evaluation, second: Evaluation) -> list[str]:
     return [
         f"{second.model.name} corrects {fixed:,} errors of {first.model.name} and breaks {broken:,} of its correct "
         f"predictions; {both:,} images are errors of both.",
-        "McNemar's test: if neither were better, these two numbers would differ by as much with probability "
+        "p-value of these two numbers by McNemar's test (hypothesis: neither model is better): "
         + (f"{p_value:.2g}." if p_value >= 1e-4 else "below 0.0001."),
-        f"{names[best]} gains most, {int(gained[best]):+d} correct images; {names[worst]} least, "
-        f"{int(gained[worst]):+d}.",
+        f"Change in correct images by class: largest for {names[best]} ({int(gained[best]):+d}), smallest for "
+        f"{names[worst]} ({int(gained[worst]):+d}).",
     ]

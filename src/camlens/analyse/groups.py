@@ -71,11 +71,11 @@ class Group:
 
     @property
     def sentence(self) -> str:
-        """The group in words: "dark pictures of dog: 31 % wrong against 9 % (58 pictures)"."""
+        """The group in words: "dark images of dog: 31 % errors against 9 % (58 images)"."""
         what = ", ".join(condition.words for condition in self.conditions)
         whose = "" if self.class_name is None else f" of {self.class_name}"
-        rates = f"{100 * self.rate:.0f} % wrong against {100 * self.elsewhere:.0f} %"
-        return f"{what} pictures{whose}: {rates} ({len(self.indices):,} pictures)"
+        rates = f"{100 * self.rate:.0f} % errors against {100 * self.elsewhere:.0f} %"
+        return f"{what} images{whose}: {rates} ({len(self.indices):,} images)"
 
 
 @dataclass(frozen=True)
@@ -163,12 +163,12 @@ def find_groups(
     errors = int(wrong.sum())
     if errors < MIN_ERRORS:
         reason = f"{errors} errors are too few to find what they have in common; at least {MIN_ERRORS} are needed"
-        return Groups([], 0, torch.inf, f"No groups were looked for: {reason}.")
+        return Groups([], 0, torch.inf, f"No groups were searched for: {reason}.")
     scopes = list(make_scopes(labels, properties))
     tried = sum(len(scope.conditions) for scope in scopes)
     if not tried:
         reason = f"no property divides them into parts of {MIN_IMAGES} or more"
-        return Groups([], 0, torch.inf, f"No groups were looked for among {len(labels):,} images: {reason}.")
+        return Groups([], 0, torch.inf, f"No groups were searched for among {len(labels):,} images: {reason}.")
     generator = torch.Generator().manual_seed(seed)
     threshold = permutation_threshold(scopes, labels, wrong, generator)
     folds = permute_within_classes(labels, torch.arange(len(labels))[:, None], 1, generator)[:, 0] % FOLDS

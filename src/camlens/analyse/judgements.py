@@ -133,21 +133,22 @@ class Judged:
             f"Wrong labels: {self.wrong_errors} of the marked errors, {self.wrong_right} of the marked correct images."
         ]
         if self.doubted is None:
-            sentences.append("No label is doubted without a second opinion (--opinion).")
+            sentences.append("Doubtful labels are not known without a second opinion (--opinion).")
         else:
-            sentences.append(f"Doubt was right in {self.doubted} of the marked images whose label is doubted.")
+            sentences.append(f"Wrong labels among the marked images whose label is doubted: {self.doubted}.")
         if self.accuracy is None or self.wrong is None:
             kind = "correct images" if self.wrong_errors.of else "errors"
             return [
                 *sentences,
-                f"No {kind} are marked, so the corrected accuracy is not known: marking errors alone can only raise it."
-                " Mark images at random, correct ones among them.",
+                f"No {kind} are marked, so the corrected accuracy is not known: marking only errors can only increase "
+                "it. Mark images drawn at random, including correct ones.",
             ]
         (accuracy, (low, high)), (wrong, (fewest, most)) = self.accuracy, self.wrong
         return [
             *sentences,
-            f"Of all images, if these were drawn at random: {wrong:,.0f} wrong labels ({fewest:,.0f} to {most:,.0f}); "
-            f"by right labels, {100 * accuracy:.2f} % are right ({100 * low:.2f} to {100 * high:.2f}).",
+            f"Estimate for all images, if these were drawn at random: {wrong:,.0f} wrong labels ({fewest:,.0f} to "
+            f"{most:,.0f}); accuracy with corrected labels {100 * accuracy:.2f} % "
+            f"({100 * low:.2f} to {100 * high:.2f}).",
         ]
 
 

@@ -27,7 +27,7 @@ from camlens.train.margins import margins
 from camlens.train.run_folder import was_trained_on
 
 WITHOUT_OPINION = (
-    "No label is called doubtful: the probabilities of one network alone say too little about its errors. "
+    "No label is listed as doubtful: the probabilities of one network alone say too little about its errors. "
     "With --opinion (another network, or a file of probabilities) labels are doubted if both together contradict them."
 )
 

@@ -100,15 +100,15 @@ class Shortcut:
         """The patch and the three effects in words."""
         name = self.class_name
         effects = [
-            f"Pasted into {self.pasted.images} images of other classes, it makes {percent(self.pasted.value)} of them "
-            f"{name} (other patches {percent(self.pasted.control)})",
-            f"covering it costs images of {name} {round(100 * self.covered.value)} points of probability (elsewhere "
-            f"{round(100 * self.covered.control)})",
+            f"Pasted into {self.pasted.images} images of other classes, it changes the prediction of "
+            f"{percent(self.pasted.value)} of them to {name} (other patches {percent(self.pasted.control)})",
+            f"covering it lowers the probability of {name} in its images by {round(100 * self.covered.value)} points "
+            f"(covering another region {round(100 * self.covered.control)})",
         ]
         if self.missing is not None:
             effects.append(
-                f"{percent(self.missing.value)} of the images with it are correct, {percent(self.missing.control)} "
-                "without it"
+                f"{percent(self.missing.value)} of the images with it are classified correctly, "
+                f"{percent(self.missing.control)} without it"
             )
         verdict = "A shortcut: a patch" if self.is_alarm else "A strong cue: is it part of the object? A patch"
         return f"{verdict} in images of {name}. {'; '.join(effects)}."

@@ -48,7 +48,7 @@ def describe_errors(
         candidates: list[str] = []  # sentences, the most important first
         if int(duplicate_labels[k]) == int(evaluation.predictions[index]):
             words.append(DUPLICATE)
-            candidates.append(f"A training image is almost the same picture, and its label is {prediction}.")
+            candidates.append(f"A near-duplicate among the training images has the label {prediction}.")
         if trials is not None and places is not None and k in rows:
             found, sentence = describe_trial(trials, places, rows[k], label)
             words += found

@@ -104,7 +104,7 @@ def gallery(
         strict=True,
     )
     cases = [Case(*of_case) for of_case in fields]
-    title = f"What {model.name} gets wrong on {data.name}"
+    title = f"Errors of {model.name} on {data.name}"
     with Work("drawing the errors"):
         paths = [
             pictures.misclassified(title, facts, cases).save(folder / f"misclassified.{ending}"),

@@ -116,7 +116,7 @@ def to_html(facts: ReportFacts) -> str:
     data = facts["data"]["name"]
     template = Environment(autoescape=True).from_string(read_static("page.html"))
     return template.render(
-        title=f"{first} and {others[0]} on {data}" if others else f"What {first} gets wrong on {data}",
+        title=f"{first} and {others[0]} on {data}" if others else f"Errors of {first} on {data}",
         split=facts["data"]["split"],
         policy=content_security_policy(live="live" in facts),
         facts=Markup(text),

@@ -54,12 +54,12 @@ function paintAll(ofModels, row) {
 
 function title(row) {
   const label = images.label[row], name = classNames[predicted(row)], { frames = 1 } = answers.get(row) ?? {};
-  const confidence = `with ${percent(probability(judgedModel(row), row, predicted(row)))}`.replace(" %", "\u00a0%");
-  let words = [asLabel(classNames[label]), ", called ", asPrediction(name), ` ${confidence}`];
-  if (label === null) words = ["Called ", asPrediction(name), ` ${confidence}`];
-  else if (label === predicted(row)) words = [asLabel(name), `, and called so ${confidence}`];
+  const confidence = ` (${percent(probability(judgedModel(row), row, predicted(row)))})`.replace(" %", "\u00a0%");
+  let words = ["label ", asLabel(classNames[label]), ", prediction ", asPrediction(name), confidence];
+  if (label === null) words = ["prediction ", asPrediction(name), confidence];
+  else if (label === predicted(row)) words = ["correct prediction ", asLabel(name), confidence];
   const yours = `your picture ${-view.image}${frames > 1 ? `, the first of its ${frames} frames` : ""}`;
-  const doubted = doubt?.[row] === undefined ? "" : `; doubt in the label ${signed(doubt[row])}, from −1 to +1`;
+  const doubted = doubt?.[row] === undefined ? "" : `; doubt in the label ${signed(doubt[row])} (from −1 to +1)`;
   const source = view.image < 0 ? yours : `${data.split} image ${view.image}, ${images.file[row]}${doubted}`;
   return el("div", { class: "title" }, el("h2", {}, ...words), el("small", {}, source));
 }
@@ -77,13 +77,13 @@ function caption(row) {
   return `the picture, ${width} × ${height}${seen}`;
 }
 
-/* What one model says, with the picture (or its place) and its heat maps side by side. */
+/* What one model predicts, with the picture (or its place) and its heat maps side by side. */
 function modelViews({ model, drawings, sentence }, row, first) {
   const c = model.prediction[row];
-  const says = el("h3", { class: "model" },
-    el("b", {}, model.name), " says ", className(model, row, c), ` with ${percent(probability(model, row, c))}`);
+  const heading = el("h3", { class: "model" },
+    el("b", {}, model.name), " predicts ", className(model, row, c), ` (${percent(probability(model, row, c))})`);
   return [
-    ...(secondModel ? [says] : []),
+    ...(secondModel ? [heading] : []),
     el("div", { class: secondModel || drawings.length < 3 ? "views" : "views large" },
       first, drawings.map(({ figure }) => figure)),
     sentence,

@@ -26,5 +26,5 @@ function shortcut({ sentence, label, own, covered, turned }) {
     el("div", { class: "strip" }, numbers.map((number) => picture([common.pictures, number], text))),
     el("figcaption", {}, text)) : null);
   return el("div", { class: "shortcut" }, el("p", {}, sentence.replaceAll(" %", "\u00a0%")),
-    row(own, `${name} with it`), row(covered, "the same, covered"), row(turned, `pasted in: now called ${name}`));
+    row(own, `${name} with the patch`), row(covered, "the same, patch covered"), row(turned, `patch pasted in: prediction ${name}`));
 }

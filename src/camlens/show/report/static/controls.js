@@ -45,5 +45,5 @@ export function controls({ model, layer, other, full }, row) {
       type: "checkbox", "data-control": "scale", ...(view.scale === "same" ? { checked: "" } : {}),
       onchange: (event) => setView({ scale: event.target.checked ? "same" : "own" }),
     }), "same scale for all"),
-    el("span", {}, `full colour = ${full.toFixed(2)} logits a cell`)));
+    el("span", {}, `full colour = ${full.toFixed(2)} logits per cell`)));
 }

@@ -67,7 +67,7 @@ function contrastDrawing(model, row, [one, two], heatMap, layerName) {
   const [positive, negative] = [one, two].map((c) => classColour(model, row, c));
   return drawing({ ...heatMap, positive, negative, numbers: true },
     `contrast of ${classNames[one]} and ${classNames[two]}, ${heatMap.grid.join(" by ")} cells`,
-    "contrast: evidence for ", className(model, row, one), " less evidence for ", className(model, row, two), el("br"),
+    "contrast: evidence for ", className(model, row, one), " minus evidence for ", className(model, row, two), el("br"),
     `in logits, for each cell of ${layerName}`);
 }
 
@@ -77,7 +77,6 @@ function sentence(model, row, [one, two], cells) {
   const strong = (value) => el("b", {}, signed(value));
   return el("p", { class: "sum" },
     "The cells add up to ", strong(cells), model.exact ? ", the bias adds " : ", the layers behind it add ",
-    strong(margin - Number(cells.toFixed(2))), ": together the ", margin < 0 ? "deficit" : "margin", " of ",
-    strong(margin), " logits by which ", className(model, row, one), margin < 0 ? " lost to " : " won over ",
-    className(model, row, two), ".");
+    strong(margin - Number(cells.toFixed(2))), ": together ", strong(margin), ", the logit of ",
+    className(model, row, one), " minus that of ", className(model, row, two), ".");
 }

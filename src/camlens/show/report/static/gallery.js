@@ -14,25 +14,25 @@ const CHOICE = ["which", "label", "prediction", "word", "find"]; // of the error
 let limit = STEP; // tiles that are shown
 
 export function tile(row) {
-  const index = images.index[row], label = images.label[row], right = label === predicted(row);
+  const index = images.index[row], label = images.label[row], isCorrect = label === predicted(row);
   const confidence = percent(probability(judgedModel(row), row, predicted(row)));
   const attributes = {
     type: "button", "data-image": index, "aria-current": String(index === view.image), onclick: () => openImage(index),
   };
   return el("button", attributes,
     picture(pictureOf(row), index < 0 ? `your picture ${-index}` : `image ${index}`),
-    label === null || right ? null : el("span", { class: "label" }, classNames[label], marks[index] ? " ✓" : ""),
-    el("span", { class: right ? "label" : "prediction" }, `${classNames[predicted(row)]} ${confidence}`));
+    label === null || isCorrect ? null : el("span", { class: "label" }, classNames[label], marks[index] ? " ✓" : ""),
+    el("span", { class: isCorrect ? "label" : "prediction" }, `${classNames[predicted(row)]} ${confidence}`));
 }
 
 /* How many there are, and of which kind. */
 function heading(count) {
   const { label, prediction, word, group, which } = view;
-  const kind = { fixed: "fixed", broken: "broken", both: "wrong by both" }[which];
+  const kind = { fixed: "corrected", broken: "broken", both: "misclassified by both" }[which];
   const parts = [`${integer(count)} ${kind ?? (count === 1 ? "error" : "errors")}`];
-  if (label !== null && classNames[label] !== undefined) parts.push(": ", asLabel(classNames[label]));
+  if (label !== null && classNames[label] !== undefined) parts.push(", label ", asLabel(classNames[label]));
   if (prediction !== null && classNames[prediction] !== undefined) {
-    parts.push(label === null ? ": " : " ", "called ", asPrediction(classNames[prediction]));
+    parts.push(", prediction ", asPrediction(classNames[prediction]));
   }
   if (word) parts.push(`, ${word}`);
   if (common?.groups[group]) parts.push(`, ${common.groups[group].sentence.split(":")[0]}`);
@@ -50,7 +50,7 @@ export function drawGallery() {
   byId("more").hidden = rows.length <= limit;
   byId("more").textContent = `show ${integer(Math.min(STEP, rows.length - limit))} more`;
   if (!rows.length) {
-    const reason = errorCount ? "No error matches." : "All images are right.";
+    const reason = errorCount ? "No error matches." : "All images are classified correctly.";
     byId("grid").append(el("p", { class: "key" }, reason));
   }
 }

@@ -42,14 +42,14 @@ function ask() {
   const button = (text, onclick, attributes = {}) =>
     el("button", { type: "button", class: "plain", onclick, ...attributes }, text);
   const isOther = button("no, it is", () => decide(`wrong:${classNames[other.value]}`), { disabled: "" });
-  const other = el("select", { "aria-label": "the right class", onchange: () => { isOther.disabled = !other.value; } },
+  const other = el("select", { "aria-label": "the correct class", onchange: () => { isOther.disabled = !other.value; } },
     el("option", { value: "" }, "…"),
     classNames.map((name, c) => (c === label ? null : el("option", { value: c }, name))));
   const before = place ? button("back", () => { place--; ask(); }) : null;
   dialog.replaceChildren(
     el("p", { class: "key" }, `${place + 1} of ${round.length}`),
     picture(source, "the picture to judge"),
-    el("h2", { id: "blind-title" }, "Is the label ", asLabel(classNames[label]), " right?"),
+    el("h2", { id: "blind-title" }, "Is the label ", asLabel(classNames[label]), " correct?"),
     el("div", { class: "decide" },
       button("yes", () => decide(label === prediction ? "right" : "real"), { autofocus: "" }), isOther, other),
     el("div", { class: "decide" },

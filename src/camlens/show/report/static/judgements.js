@@ -49,20 +49,20 @@ export function judge(marks) {
   const count = (some, key) => [some.filter((image) => image[key]).length, some.length];
   const wrong = strata.map((stratum) => count(stratum, "isWrong"));
   const said = [`Wrong labels: ${rateInWords(wrong[0])} of the marked errors, ${rateInWords(wrong[1])} of the marked correct images.`];
-  if (!sample.doubted) said.push("No label is doubted without a second opinion (--opinion).");
+  if (!sample.doubted) said.push("Doubtful labels are not known without a second opinion (--opinion).");
   else {
     const rate = rateInWords(count(kept.filter(({ isDoubted }) => isDoubted), "isWrong"));
-    said.push(`Doubt was right in ${rate} of the marked images whose label is doubted.`);
+    said.push(`Wrong labels among the marked images whose label is doubted: ${rate}.`);
   }
   if (!strata.every((stratum) => stratum.length)) {
     const kind = strata[0].length ? "correct images" : "errors";
-    return [...said, `No ${kind} are marked, so the corrected accuracy is not known: marking errors alone can only raise it. ` +
-      "Mark images at random, correct ones among them."];
+    return [...said, `No ${kind} are marked, so the corrected accuracy is not known: marking only errors can only increase it. ` +
+      "Mark images drawn at random, including correct ones."];
   }
   const sizes = [firstModel.errors, data.n - firstModel.errors];
   const [labels, fewest, most] = weighted(wrong, sizes).map((share) => integer(whole(data.n * share)));
   const right = weighted(strata.map((stratum) => count(stratum, "isRight")), sizes);
   const [accuracy, low, high] = right.map((share) => fixed(100 * share, 2));
-  return [...said, `Of all images, if these were drawn at random: ${labels} wrong labels (${fewest} to ${most}); by right ` +
-    `labels, ${accuracy} % are right (${low} to ${high}).`];
+  return [...said, `Estimate for all images, if these were drawn at random: ${labels} wrong labels (${fewest} to ${most}); ` +
+    `accuracy with corrected labels ${accuracy} % (${low} to ${high}).`];
 }

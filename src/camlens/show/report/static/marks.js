@@ -57,7 +57,7 @@ export function markButtons(row) {
     },
     el("option", { value: "" }, "a wrong label: it is …"),
     classNames.map((name, c) => (c === images.label[row] ? null : option(name)))),
-    button("ambiguous", "ambiguous"), button("duplicate", "a duplicate, leave out"), button("real", "a real mistake"));
+    button("ambiguous", "ambiguous"), button("duplicate", "a duplicate, leave out"), button("real", "a model error"));
 }
 
 export function drawMarks() {

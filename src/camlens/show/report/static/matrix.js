@@ -34,20 +34,20 @@ function countErrors() {
 
 function cell(label, prediction, errors, most) {
   if (label === prediction) {
-    const right = firstModel.right[label];
-    return el("td", {}, el("span", { title: `${classNames[label]}: ${integer(right)} right` }, String(right)));
+    const correct = firstModel.right[label];
+    return el("td", {}, el("span", { title: `${classNames[label]}: ${integer(correct)} correct` }, String(correct)));
   }
   if (!errors) return el("td");
   const count = `${integer(errors)} ${errors === 1 ? "error" : "errors"}`;
-  const name = `${classNames[label]} called ${classNames[prediction]}: ${count}`;
+  const name = `label ${classNames[label]}, prediction ${classNames[prediction]}: ${count}`;
   const style = cellStyle(0.08 + 0.74 * Math.sqrt(errors / most));
   return el("td", {}, button(label, prediction, String(errors), name, style));
 }
 
 function matrixTable() {
   const counts = countErrors(), most = Math.max(1, ...counts.values());
-  const ofPrediction = (c) => button(null, c, classNames[c], `all called ${classNames[c]}`);
-  const ofLabel = (c) => button(c, null, classNames[c], `all labelled ${classNames[c]}`);
+  const ofPrediction = (c) => button(null, c, classNames[c], `all with prediction ${classNames[c]}`);
+  const ofLabel = (c) => button(c, null, classNames[c], `all with label ${classNames[c]}`);
   const head = el("tr", {},
     el("td", { class: "names" }), classes.map((c) => el("th", { scope: "col" }, ofPrediction(c))));
   const rows = classes.map((label) => el("tr", {},
@@ -59,7 +59,7 @@ function matrixTable() {
 
 /* With two models: which errors the matrix is of. */
 const comparison = () => el("div", { class: "comparison" }, choice(
-  "which", [["fixed", `fixed by ${secondModel.name}`], ["broken", "broken"], ["both", "wrong by both"]], view.which,
+  "which", [["fixed", `corrected by ${secondModel.name}`], ["broken", "broken"], ["both", "misclassified by both"]], view.which,
   (which) => setView({ label: null, prediction: null, which })));
 
 export function drawMatrix() {

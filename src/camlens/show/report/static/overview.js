@@ -1,4 +1,4 @@
-/* The model as a whole: the head of the page, its classes, and how sure it is. */
+/* The model as a whole: the head of the page, its classes, and its calibration. */
 
 import { byId, el, fixed, integer, svg, wholePercent } from "./dom.js";
 import { classNames, data, errorCount, findings, firstModel, models, secondModel } from "./schema.js";
@@ -38,7 +38,7 @@ export function drawClasses() {
     el("div", {}, bar("label", accuracy), bar("prediction", precision)),
     el("span", {}, accuracy === null ? "none" : `${fixed(100 * accuracy, 1)} %`))));
   if (listed.length < classNames.length) {
-    byId("classes").append(el("p", { class: "key" }, `The ${listed.length} hardest of ${integer(classNames.length)}.`));
+    byId("classes").append(el("p", { class: "key" }, `The ${listed.length} of ${integer(classNames.length)} classes with the lowest accuracy.`));
   }
 }
 
@@ -47,7 +47,7 @@ export function drawCalibration() {
   const { reliability } = firstModel, [side, left, top] = [250, 38, 6];
   const x = (fraction) => left + side * fraction, y = (fraction) => top + side * (1 - fraction);
   const inWords = reliability.map(({ confidence, accuracy, n }) =>
-    `confidence ${wholePercent(confidence)}: ${wholePercent(accuracy)} of ${n} right`);
+    `confidence ${wholePercent(confidence)}: ${wholePercent(accuracy)} of ${n} correct`);
   const chart = svg("svg", {
     viewBox: "0 0 330 296", role: "img", "aria-label": `Accuracy by confidence. ${inWords.join("; ")}`,
   });
@@ -62,7 +62,7 @@ export function drawCalibration() {
     line(confidence, confidence, confidence, accuracy, { stroke: "var(--soft)", "stroke-width": 1 }),
     svg("circle", { cx: x(confidence), cy: y(accuracy), r: 2 + 6 * Math.sqrt(n / largest), fill: "var(--ink)" }));
   chart.append(svg("text", { x: x(0.5), y: top + side + 34, "text-anchor": "middle" }, "confidence"));
-  const key = "Height: accuracy of the images with this confidence; size: how many they are. On the dotted line both are equal.";
+  const key = "Height: accuracy of the images with this confidence; size: number of images. On the dotted line, accuracy equals confidence.";
   const text = firstModel.calibration;
   byId("calibration").append(chart, el("p", { class: "key" }, key),
     el("p", { class: "key" }, `${text[0].toUpperCase()}${text.slice(1)}.`));

@@ -81,10 +81,10 @@ export function drawPlane() {
     circle(view.image, 8);
     pen.stroke();
   }
-  const choice = some ? " of this choice" : "";
-  byId("plane-note").textContent = `The two first principal components of the features of all ${integer(data.n)} ` +
-    `images (${wholePercent(plane.share)} of their variance), each class named near its median; strong: the errors${choice}. ` +
-    "Click near one to open it.";
+  const chosen = some ? "selected " : "";
+  byId("plane-note").textContent = `The first two principal components of the features of all ${integer(data.n)} ` +
+    `images (${wholePercent(plane.share)} of the variance). Each class name is near the median of its images. The large ` +
+    `points are the ${chosen}errors; click near one to open it.`;
 }
 
 /* Open the error nearest to a click. */

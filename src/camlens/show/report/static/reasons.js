@@ -26,7 +26,7 @@ function duplicates(row) {
   if (number < 0) return [];
   const name = classNames[training.label[number]];
   return [el("figure", {}, enlarging(row, training, number),
-    el("figcaption", {}, "almost the same picture, in training, labelled ", el("b", {}, name)))];
+    el("figcaption", {}, "near-duplicate among the training images, label ", el("b", {}, name)))];
 }
 
 /* The mildest edits that correct it, each with how often it corrects errors and changes matched correct images. */
@@ -44,10 +44,10 @@ function edits(row) {
 function places(row) {
   const place = experiments.places[row];
   if (!place) return [];
-  const { fall, rank, fills } = place, moved = `${fall < 0 ? "grows" : "falls"} by ${fixed(Math.abs(fall), 2)} logits`;
+  const { fall, rank, fills } = place, moved = `${fall < 0 ? "increases" : "decreases"} by ${fixed(Math.abs(fall), 2)} logits`;
   const corrected = [asLabel(classNames[images.label[row]]), ` if filled with ${fills.join(", ")}`];
   return [figure([experiments.pictures, place.picture], "the picture, with the cell covered",
-    "covered where the contrast is largest: ", ...(fills.length ? corrected : ["still wrong"]),
+    "covered where the contrast is largest: ", ...(fills.length ? corrected : ["still incorrect"]),
     el("small", {}, `the margin ${moved}, rank ${rank} of 16 cells`))];
 }
 
@@ -55,7 +55,7 @@ function others(row) {
   const seen = new Set(experiments?.shown[row].map(([place]) => place));
   const more = experiments?.edits[row].filter((_, place) => !seen.has(place)) ?? [];
   if (!more.length) return null;
-  return el("details", {}, el("summary", {}, `and after ${more.length} more`),
+  return el("details", {}, el("summary", {}, `corrected by ${more.length} more`),
     el("p", { class: "key" }, more.map((edit) => experiments.rates[edit].name).join("; ")));
 }
 

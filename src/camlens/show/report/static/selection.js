@@ -6,7 +6,7 @@ import {
 } from "./schema.js";
 import { view } from "./state.js";
 
-/* With two models an image is fixed, broken or wrong by both. */
+/* With two models an image is corrected (fixed), broken or misclassified by both. */
 const FILTERS = {
   errors: (row) => isWrong(firstModel, row),
   fixed: (row) => isWrong(firstModel, row) && !isWrong(secondModel, row),
