@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import copy
 import io
+import json
 import logging
+import math
 import pickle
 import random
 import resource
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -24,8 +28,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import onnx
 import torch
 from common import arguments, commit, machine, tiny_pictures, write
 from PIL import Image
@@ -37,6 +43,7 @@ from camlens.analyse.labels import read_opinion
 from camlens.analyse.marks import COLUMNS, corrected, read_marks
 from camlens.analyse.properties import read_properties
 from camlens.data import cifar10, table
+from camlens.data.dataset import Dataset
 from camlens.data.decode import decode_picture
 from camlens.data.decoder_process import decoder
 from camlens.data.folder import load as load_folder
@@ -45,13 +52,17 @@ from camlens.data.pictures import quiet_pillow, read_picture
 from camlens.errors import CamlensError, DataError
 from camlens.model import checkpoint, loading
 from camlens.model.classifier import Classifier
+from camlens.model.exported import KEY
 from camlens.model.resnet import ResNet
+from camlens.runtime.predict import predict
 from camlens.show.explorer import prepare
 from camlens.show.explorer.server import make_app
+from camlens.show.export.write import write as write_onnx
 from camlens.show.report.page import read_facts
 from camlens.train.margins import Margins
 from camlens.train.recipe import Recipe
-from camlens.train.run_folder import RunFolder
+from camlens.train.run_folder import RunFolder, resolve_settings
+from camlens.train.trainer import prepare as prepare_training
 from camlens.train.trainer import train
 
 LOOP = ThreadPoolExecutor(1)  # its thread runs no event loop, as that of a test may
@@ -81,6 +92,8 @@ WORDS += [
     b"inf",
     b"\xf0\x9f\x98\x80",
 ]
+VALUES: list[Any] = [None, True, -1, 0, 10**6, 10**30, 0.5, -1e308, math.inf, math.nan, "", "1", "x" * 5000, [], {}]
+VALUES += [[1], [[1, 2]] * 3, {"a": 1}]
 RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "pty.spawn")
 Reader = tuple[list[bytes], Callable[[bytes], Any]]  # valid inputs, and what reads one
 
@@ -153,17 +166,31 @@ def arrays(packed: bool = False, **values: Any) -> bytes:
     return file.getvalue()
 
 
-def saved(content: Any) -> bytes:
-    """A file of torch.save."""
+def saved(content: Any, packed: bool = True) -> bytes:
+    """A file of torch.save: a zip archive, or as it was before version 1.6, without the checksums of one."""
     file = io.BytesIO()
-    torch.save(content, file)
+    torch.save(content, file, _use_new_zipfile_serialization=packed)
     return file.getvalue()
 
 
-def archive() -> bytes:
-    """CIFAR-10's archive with links, and names that lead elsewhere."""
+def archive(files: dict[str, bytes]) -> bytes:
+    """CIFAR-10's archive, not compressed, so that changes reach the reader."""
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w:gz") as tar:
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"{cifar10.FOLDER}/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def hostile_archive() -> bytes:
+    """CIFAR-10's archive with links, names that lead elsewhere, and a file that is unpacked to a terabyte."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        bomb = tarfile.TarInfo(f"{cifar10.FOLDER}/test_batch")
+        bomb.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(10**12)}
+        tar.addfile(bomb)
         for name, kind in (("../test_batch", tarfile.REGTYPE), ("test_batch", tarfile.SYMTYPE), ("x", tarfile.LNKTYPE)):
             member = tarfile.TarInfo(f"{cifar10.FOLDER}/{name}")
             member.type, member.linkname = kind, "/etc/passwd"
@@ -182,6 +209,29 @@ def unpickled(content: bytes) -> Any:
         return cifar10._batch(cifar10._Unpickler(io.BytesIO(content), encoding="bytes").load())
     except Exception as error:  # `cifar10.load` does the same
         raise DataError(str(error)) from error
+
+
+def without_checksums(path: Path) -> Any:
+    """CIFAR-10's test split from an archive, whatever its md5 is."""
+    with patch.object(cifar10, "_check_md5"):
+        return cifar10.load("test", path.parent)
+
+
+def resumed(path: Path, data: Dataset) -> Classifier:
+    """Train on from a checkpoint."""
+    return prepare_training(resolve_settings(RunFolder(path.parent), resume=True), data).fit()
+
+
+def with_other_values(content: Any, dice: random.Random) -> Any:
+    """A copy of nested dictionaries and lists in which a few entries are other values or gone."""
+    if not isinstance(content, (dict, list)) or not content or dice.random() < 0.1:
+        return dice.choice(VALUES)
+    places, found = list(content) if isinstance(content, dict) else range(len(content)), copy.copy(content)
+    for place in {dice.choice(places) for _ in range(dice.choice((1, 1, 1, 3)))}:
+        found[place] = with_other_values(content[place], dice)
+    if dice.random() < 0.1:
+        del found[dice.choice(places)]
+    return found
 
 
 def request(app: Any, content: bytes) -> int:
@@ -234,6 +284,8 @@ def make_readers(folder: Path) -> dict[str, Reader]:
     columns = "\n".join(["index,camera,dose", *(f"{k},{'AB'[k % 2]},{k / 7}" for k in range(len(data)))])
     halves = np.full((len(data), 2), 0.5)
     batch = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 1], b"filenames": [b"a", b"b"]}
+    meta = {b"label_names": [name.encode() for name in data.class_names]}
+    members = {"batches.meta": pickle.dumps(meta), "test_batch": as_python_2(pickle.dumps(batch, 3))}
     npy = io.BytesIO()
     np.save(npy, data.labels.numpy())
     scratch = folder / "scratch"
@@ -264,6 +316,22 @@ def make_readers(folder: Path) -> dict[str, Reader]:
     facts = (report / "report.html").read_text(encoding="utf-8")
     start = facts.index('<script type="application/json"')
     facts = facts[start : facts.index("</script>", start) + 9]
+    shutil.copytree(run, scratch / "resumed")
+    config = scratch / "resumed" / "config.json"
+    config.write_text(config.read_text(encoding="utf-8").replace('"epochs": 1', '"epochs": 2'), encoding="utf-8")
+    resume = at("resumed/checkpoint.pt", lambda path: resumed(path, data))
+    state_of_run: dict[str, Any] = torch.load(run / "checkpoint.pt", weights_only=True)
+    cropped = Classifier(network, data.class_names, preprocess=camlens.Preprocess(resize=20, crop=16))
+    write_onnx(cropped, folder / "tiny.onnx", data)
+    graph = onnx.load(folder / "tiny.onnx")
+    exported = at("tiny.onnx", lambda path: predict(loading.load(path), torch.zeros(1, 3, 20, 20, dtype=torch.uint8)))
+
+    metadata, numbers = graph.metadata_props[0].value, [b"%d" % number for number in range(100)]  # seeds of dice
+
+    def with_metadata(content: bytes) -> Any:
+        onnx.helper.set_model_props(graph, {KEY: content.decode(errors="replace")})
+        return exported(graph.SerializeToString())
+
     return {
         "pictures": (pictures(), at("picture", read_picture)),
         "uploads": (pictures(), lambda content: decode_picture(content, 50_000_000)),
@@ -271,7 +339,17 @@ def make_readers(folder: Path) -> dict[str, Reader]:
             [as_python_2(pickle.dumps(batch, 3)), pickle.dumps(Malice())], unpickled,
         ),
         "CIFAR-10 archives": (
-            [archive()], at(f"cifar/{cifar10.ARCHIVE}", lambda path: cifar10.load("test", path.parent)),
+            [hostile_archive()], at(f"cifar/{cifar10.ARCHIVE}", lambda path: cifar10.load("test", path.parent)),
+        ),
+        "CIFAR-10 members": (
+            [archive(members), hostile_archive()], at(f"members/{cifar10.ARCHIVE}", without_checksums),
+        ),
+        "ONNX metadata": ([metadata.encode()], with_metadata),
+        "ONNX metadata, its values": (
+            numbers,
+            lambda content: with_metadata(
+                json.dumps(with_other_values(json.loads(metadata), random.Random(content))).encode()
+            ),
         ),
         "safetensors": (
             [(folder / "weights.safetensors").read_bytes(), save(state)], at("w.safetensors", loading.load),
@@ -280,6 +358,10 @@ def make_readers(folder: Path) -> dict[str, Reader]:
         "config.json": run_with("config.json", RunFolder.read_config),
         "metrics.csv": run_with("metrics.csv", RunFolder.read_metrics),
         "checkpoint.pt": run_with("checkpoint.pt", RunFolder.read_checkpoint),
+        "checkpoint.pt, resumed": ([saved(state_of_run), saved(state_of_run, packed=False)], resume),
+        "checkpoint.pt, its values": (
+            numbers, lambda content: resume(saved(with_other_values(state_of_run, random.Random(content)))),
+        ),
         "margins.npz": run_with("margins.npz", lambda found: Margins.load(found.margins)),
         "report.html": ([facts.encode()], at("report.html", read_facts)),
         "report.json": report_with("report.json"),

@@ -125,7 +125,7 @@ def test_mixed_images_have_none(data, tmp_path, changes):
 def test_a_checkpoint_without_margins_goes_on(data, tmp_path):
     trainer = new_trainer(data, tmp_path)
     saved = {key: value for key, value in trainer.state.state_dict().items() if "margins" not in key}
-    trainer.state.load_state_dict({**saved, "rows": [{}, {}]})
+    trainer.state.load_state_dict({**saved, "rows": [{}, {}], "step": 2}, epoch_steps=1)
     history = trainer.state.margins
     assert torch.stack(history.epochs).isnan().all() and len(history.epochs) == 2
 

@@ -39,6 +39,7 @@ FILE_MD5 = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
+MAX_BYTES = 32_000_000  # of a file in the archive; the largest has 31,035,999
 SPLITS = {"train": tuple(f"data_batch_{n}" for n in range(1, 6)), "test": ("test_batch",)}
 
 # The official server comes last: it sends about 60 kB a second, and the checksum makes other servers as good.
@@ -148,6 +149,8 @@ def _from_archive(path: Path, names: Sequence[str]) -> dict[str, bytes]:
         for member in archive:  # in the archive's order: going back would unpack it from its start again
             name = member.name.removeprefix(f"{FOLDER}/")
             if name in names and (file := archive.extractfile(member)):
+                if member.size > MAX_BYTES:
+                    raise tarfile.TarError(f"{name} has {member.size:,} bytes; expected {MAX_BYTES:,} at most")
                 found[name] = file.read()
     return found
 

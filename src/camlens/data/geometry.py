@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from camlens.data.decode import MAX_SIDE
 from camlens.errors import UsageError
 
 Size = tuple[int, int]  # height, width in pixels
@@ -72,7 +73,7 @@ class Geometry:
             value = getattr(self, name)
             sides = value if isinstance(value, tuple | list) else [value] if value is not None else []
             if (isinstance(value, tuple | list) and len(sides) != 2) or not all(_is_length(side) for side in sides):
-                raise UsageError(f"{name} is {value!r}; expected a side or (height, width) in pixels, 1 or more")
+                raise UsageError(f"{name} is {value!r}; expected a side or (height, width), 1 to {MAX_SIDE:,} pixels")
             if value is not None:
                 object.__setattr__(self, name, tuple(map(int, sides)) if len(sides) == 2 else int(sides[0]))
         if isinstance(self.crop, int):
@@ -149,7 +150,7 @@ class Geometry:
 
 
 def _is_length(side: object) -> bool:
-    return hasattr(side, "__index__") and not isinstance(side, bool) and int(side) > 0
+    return hasattr(side, "__index__") and not isinstance(side, bool) and 0 < int(side) <= MAX_SIDE
 
 
 def geometry_of(size: Size | Framing) -> Framing:

@@ -86,6 +86,9 @@ def load(path: Path) -> Classifier:
         network = Exported(session, facts["outputs"], facts["exact"], hashlib.sha256(content).digest())
         about = {key: facts[key] for key in ("class_names", "name")}
         about |= {"temperature": facts.get("temperature"), "preprocess": Preprocess.from_facts(facts)}
+        size, taken = about["preprocess"].size, tuple(session.get_inputs()[0].shape[2:])
+        if size != taken:
+            raise ValueError(f"its metadata say that images are {size}; its input takes {taken}")
         return Classifier(network, **about, layers=list(facts["outputs"])).eval()
     except (KeyError, ValueError, TypeError, AttributeError, UsageError) as error:
         raise ModelError(f"{path} was not written by camlens export: {error!s:.300}") from error

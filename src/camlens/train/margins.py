@@ -82,7 +82,10 @@ class MarginHistory:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a result of `state_dict`; epochs of a checkpoint without margins are nan."""
         unknown = torch.full((len(state["rows"]), *self.current.shape), math.nan)
-        self.epochs = list(state.get("margins", unknown))
+        epochs = state.get("margins", unknown)
+        if epochs.shape != unknown.shape:
+            raise ValueError(f"its margins are {tuple(epochs.shape)}; expected {tuple(unknown.shape)}")
+        self.epochs = list(epochs)
         self.current.copy_(state.get("epoch_margins", torch.tensor(math.nan)))
 
 

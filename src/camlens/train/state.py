@@ -106,22 +106,42 @@ class TrainState:
             "std": self.classifier.std,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a result of `state_dict`. Raises errors of many kinds for the state of another network."""
+    def load_state_dict(self, state: dict[str, Any], epoch_steps: int) -> None:
+        """Continue from a result of `state_dict`.
+
+        Args:
+            state: The result. Another network's, or a damaged one, raises errors of many kinds.
+            epoch_steps: Number of steps in an epoch.
+        """
         self.network.load_state_dict(state["network"])
         self.ema.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        load_buffers(self.optimiser, state["optimiser"])
         if self.muon:
-            self.muon.load_state_dict(state["muon"])
+            load_buffers(self.muon, state["muon"])
         if self.margins:
             self.margins.load_state_dict(state)
         self.step, self.rows = state["step"], state["rows"]
+        if type(self.step) is not int or not 0 <= self.step - self.epoch * epoch_steps <= epoch_steps:
+            raise ValueError(f"step {self.step!r:.40} is not in epoch {self.epoch + 1}")
         self.epoch_loss, self.epoch_seconds = state["epoch_loss"], state["epoch_seconds"]
         # older files have no epoch_accuracy, and those of the first version no best_loss
         self.epoch_accuracy = state.get("epoch_accuracy", math.nan if self.epoch_loss else 0.0)
         self.best_accuracy, self.best_loss = state["best"], state.get("best_loss", math.inf)
+        sums = self.epoch_loss, self.epoch_accuracy, self.epoch_seconds, self.best_accuracy, self.best_loss
+        for number in chain(sums, *(row.values() for row in self.rows)):
+            if not isinstance(number, int | float):
+                raise TypeError(f"{number!r:.40} is not a number")
         self.classifier.mean.copy_(state["mean"])
         self.classifier.std.copy_(state["std"])
+
+
+def load_buffers(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the momentum of an optimiser whose settings are those of the recipe. Raises errors of many kinds."""
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": state["state"]})
+    for parameter, buffers in optimiser.state.items():
+        for name, buffer in buffers.items():
+            if buffer.shape != parameter.shape:
+                raise ValueError(f"{name} is {tuple(buffer.shape)}; expected {tuple(parameter.shape)}")
 
 
 def create_train_state(config: RunConfig, statistics: ChannelStatistics, device: torch.device, init: str) -> TrainState:

@@ -326,7 +326,7 @@ def prepare(
     network = processes.data_parallel(state.network, device)
     if saved:
         try:
-            state.load_state_dict(saved)
+            state.load_state_dict(saved, len(loader))
         except Exception as error:  # loading raises many kinds
             raise CamlensError(f"cannot resume from {folder.checkpoint}: {error}") from error
     return Trainer(folder, config, loader, held_out, state, network, processes, save_every)
