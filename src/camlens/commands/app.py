@@ -72,6 +72,9 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         app(prog_name="camlens")
+    except OSError as error:  # outside of a command: from the help or the version
+        print_error(f"cannot print: {error.strerror}")
+        sys.exit(1)
     except SystemExit as end:
         if end.code == 128 + signal.SIGINT and received_signals:  # from typer, for a signal outside of the command
             end.code = 128 + received_signals[0]
