@@ -1,7 +1,7 @@
-"""Passes mutated files and requests to every reader: python benchmarks/fuzz.py [--inputs 100000] [--reader NAME]
+"""Passes mutated files and requests to every reader: python benchmarks/fuzz.py [--inputs 100000] [--only READER...]
 
 Each input must lead to a result or a `CamlensError` within 5 seconds and with less than 1 GB, and nothing in it may be
-executed. The benchmark fails otherwise. `--reader` with `--first N` repeats a failing input.
+executed. The benchmark fails otherwise. `--only READER` with `--first N` repeats a failing input.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from unittest.mock import patch
 import numpy as np
 import onnx
 import torch
-from common import arguments, commit, machine, tiny_pictures, write
+from common import arguments, commit, machine, read, tiny_pictures, write
 from PIL import Image
 from safetensors.torch import save
 
@@ -393,14 +393,14 @@ def fuzz(readers: dict[str, Reader], inputs: int, first: int = 0) -> dict[str, d
     watching = SimpleNamespace(on=False)
     sys.addaudithook(lambda event, _: executed.append(event) if watching.on and event in RUNS else None)
     results = {}
-    for name, (seeds, read) in readers.items():
+    for name, (seeds, take) in readers.items():
         began, counts, faults, slowest = time.monotonic(), collections.Counter[str](), list[str](), 0.0
         for number in range(first, first + inputs // len(readers)):
             dice = random.Random(f"{name} {number}")
             content = mutate(dice.choice(seeds), seeds, dice)
             start, watching.on = time.monotonic(), True
             try:
-                read(content)
+                take(content)
                 counts["results"] += 1
             except CamlensError:
                 counts["refused"] += 1
@@ -442,18 +442,17 @@ def main() -> None:
     """Try and write results/fuzz.json."""
     parser = arguments(__doc__)
     parser.add_argument("--inputs", type=int, default=100_000, help="over all readers")
-    parser.add_argument("--reader", help="one of them alone")
+    parser.add_argument("--only", nargs="+", metavar="READER", help="keep the results of the others")
     parser.add_argument("--first", type=int, default=0, help="number of the first input of each reader")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings(), quiet_pillow(), no_notes():
         warnings.simplefilter("ignore")
         readers = make_readers(Path(name))
-        if options.reader:
-            readers = {options.reader: readers[options.reader]}
+        readers = {reader: readers[reader] for reader in options.only or readers}
         found = fuzz(readers, 4 * len(readers) if options.smoke else options.inputs, options.first)
-    total = sum(result["inputs"] for result in found.values())
-    result = {"inputs": total, "readers": found, "machine": machine(), "commit": commit()}
-    write("fuzz", result, options.smoke or bool(options.reader))
+    rows = {reader: result | {"commit": commit(), "machine": machine()} for reader, result in found.items()}
+    rows = (read("fuzz")["readers"] if options.only else {}) | rows
+    write("fuzz", {"inputs": sum(row["inputs"] for row in rows.values()), "readers": rows}, options.smoke)
     if any(result["faults"] for result in found.values()):
         raise SystemExit("some inputs ended otherwise")
 

@@ -74,6 +74,24 @@ def test_windows_from_anywhere_in_a_patch_are_aligned():
     assert float(patch.mask.sum()) > 30
 
 
+def test_images_that_only_resemble_a_patch_are_left_out():
+    images = torch.cat([painted(noise(20), 20, 8), noise(8, seed=3)])  # the last eight do not have it
+    places = torch.tensor([[21, 9]]).expand(28, -1)
+    patch = build_patch(images, torch.arange(28), places, noise(40, seed=1))
+    assert len(patch.sources) >= 10 and (patch.sources < 20).all()
+    inner = patch.pixels[:, patch.mask == 1].mean(dim=1)
+    assert inner.tolist() == pytest.approx([250, 0, 250], abs=25)
+
+
+@pytest.mark.parametrize("far", [-1, 0, 1])
+def test_a_patch_at_the_edge_grows_though_some_windows_lie_further_out(far):
+    marked = painted(noise(20), 12, 0, side=8)
+    places = torch.tensor([[14, 2]]).repeat(20, 1)
+    places[:2, 1] += far
+    patch = build_patch(marked, torch.arange(20), places, noise(40, seed=1))
+    assert 45 < float(patch.mask.sum()) < 90  # 64 pixels, and blended edges
+
+
 def test_a_patch_in_large_pictures_is_found_in_their_small_copies():
     large = noise(6, 32).repeat_interleave(4, 2).repeat_interleave(4, 3)
     marked = painted(large, 80, 16, side=24)

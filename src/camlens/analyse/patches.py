@@ -13,7 +13,9 @@ SIDE = 32  # pixels: longer side of the small copies, at most
 CORE = 4  # pixels of a small copy: side of the windows that are compared
 AREA = 12  # pixels of a small copy: side of the area around such a window to which its patch may extend
 MAX_SPREAD = 0.6  # of a pixel of the patch over the images that have it, as a fraction of its spread over other images
+MAX_OUTSIDE = 0.2  # of the images in which a pixel of the patch may lie beyond the edge
 ALIGNMENT_ROUNDS = 3
+MIN_ALIGNED = 5  # images
 BATCH = 128  # images compared at a time
 
 
@@ -104,6 +106,11 @@ def build_patch(images: Tensor, sources: Tensor, core_corners: Tensor, others: T
     size = (round(AREA * scale),) * 2
     for _ in range(ALIGNMENT_ROUNDS):  # similar windows may lie anywhere in the patch
         corners = align(images, corners, size, round(scale))
+    window = slice(margin, margin + CORE)
+    for _ in range(ALIGNMENT_ROUNDS):  # and some are similar without having it
+        kept = most_similar(crop(images, corners, size)[..., window, window])
+        images, sources = images[kept], sources[kept]
+        corners = align(images, corners[kept], size, round(scale))
     areas = crop(images, corners, size)
     chosen = torch.arange(len(images)) % len(others)
     spread, usual_spread = (
@@ -113,12 +120,13 @@ def build_patch(images: Tensor, sources: Tensor, core_corners: Tensor, others: T
     core = torch.zeros(1, 1, AREA, AREA)
     core[..., margin : margin + CORE, margin : margin + CORE] = 1
     core = F.interpolate(core, size, mode="nearest")[0, 0]
-    is_shared = (spread < MAX_SPREAD * usual_spread) & ~areas.isnan().any(dim=1).any(dim=0)
+    is_inside = areas.isnan().any(dim=1).float().mean(dim=0) < MAX_OUTSIDE
+    is_shared = (spread < MAX_SPREAD * usual_spread) & is_inside
     shared, mask = torch.maximum(is_shared.float(), core), core
     for _ in range(max(size)):  # grows by one pixel at a time to all that is connected
         mask = F.max_pool2d(mask[None], 3, 1, 1)[0] * shared
     mean = areas.nanmean(dim=0)
-    typical = int(((areas - mean).nan_to_num().square() * mask).sum(dim=(1, 2, 3)).argmin())
+    typical = int(((areas - mean).nan_to_num(255).square() * mask).sum(dim=(1, 2, 3)).argmin())
     rows, columns = mask.amax(dim=1).nonzero()[:, 0], mask.amax(dim=0).nonzero()[:, 0]
     rim = max(1, round(scale))
     corner = torch.stack([rows[0], columns[0]]) - rim
@@ -126,6 +134,12 @@ def build_patch(images: Tensor, sources: Tensor, core_corners: Tensor, others: T
     pixels = crop(areas[typical][None], corner[None], (height, width))[0].nan_to_num()
     inner = crop(mask[None, None], corner[None], (height, width))[0, 0].nan_to_num()
     return Patch(pixels, feather(inner, rim), rim, corners + corner, sources)
+
+
+def most_similar(areas: Tensor) -> Tensor:
+    """Indices of the areas (m, C, h, w) that differ least from their median, all but a fourth; five or more."""
+    differences = (areas - areas.nanmedian(dim=0).values).square().nan_to_num(255**2).mean(dim=(1, 2, 3))
+    return differences.argsort()[: max(MIN_ALIGNED, round(0.75 * len(areas)))]
 
 
 def align(images: Tensor, corners: Tensor, size: tuple[int, int], step: int) -> Tensor:
