@@ -48,7 +48,7 @@ def card(facts: dict[str, Any]) -> str:
         f"| hardware | {facts['machine']['gpu'] or in_words}; {facts['pace']} |",
         f"| software | {', '.join(f'{name} {version}' for name, version in facts['software'].items())}, "
         f"commit {facts['commit'][:12]} |",
-        f"| as JPEG | {percent(100 * facts['jpeg_accuracy'])} right, saved by Pillow (quality 75, 4:2:0) |",
+        f"| as JPEG | accuracy {percent(100 * facts['jpeg_accuracy'])}, saved by Pillow (quality 75, 4:2:0) |",
         f"| what `jpeg` costs | {points(price['as they are'])} points of accuracy on the test images as they are, "
         f"{points(price['as JPEG'])} on those saved as JPEG: a pair of runs of another recipe (docs/experiments.md) |",
         f"| calibration | {facts['calibration']}; mean confidence {percent(100 * facts['confidence'])} |",

@@ -63,7 +63,7 @@ def test_too_little_is_refused():
     logits, labels = drawn(1000)
     with pytest.raises(DataError, match=f"99 images are too few .* takes {MIN_IMAGES} or more"):
         fit_temperature(logits[:99], labels[:99])
-    with pytest.raises(DataError, match="all 1,000 images are right"):
+    with pytest.raises(DataError, match="all 1,000 images are classified correctly"):
         fit_temperature(logits, logits.argmax(dim=1))
     with pytest.raises(DataError, match="check that the labels are those of the network's classes"):
         fit_temperature(logits, logits.argmin(dim=1))

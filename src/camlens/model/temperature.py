@@ -91,7 +91,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> FittedTemperature:
     if not z.isfinite().all():
         raise DataError("a temperature is fitted on logits that are finite; some are not")
     if not (z > 0).any():
-        raise DataError(f"all {count:,} images are right, so no temperature is the best one; {few}")
+        raise DataError(f"all {count:,} images are classified correctly, so no temperature is the best one; {few}")
     if z.mean() >= 0:
         raise DataError(
             f"the logits of the {count:,} labels are no larger than those of other classes, so no temperature is the "
