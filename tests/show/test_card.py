@@ -33,7 +33,8 @@ def test_each_figure_is_that_of_the_files(run):
     names = "config.json", "metrics.json"
     config, metrics = (json.loads((run.folder / name).read_text(encoding="utf-8")) for name in names)
     low, high = (100 * end for end in metrics["interval"])
-    expected = f"**{100 * metrics['accuracy']:.2f} %** of 20 images of noise, test, are classified correctly (95 % interval {low:.2f} %"
+    expected = f"**{100 * metrics['accuracy']:.2f} %** of 20 images of noise, test, are classified correctly "
+        f"(95 % interval {low:.2f} %"
     assert f"{expected} to {high:.2f} %)" in card
     assert config["data"]["sha256"] in cells(card, "data")[1] and "60 images" in cells(card, "data")[1]
     recipe = cells(card, "recipe")[1]
@@ -44,7 +45,7 @@ def test_each_figure_is_that_of_the_files(run):
     assert cells(card, "temperature")[1] == "none, the probabilities are uncalibrated"
     best = max(run.epochs, key=lambda row: (row["held_out_accuracy"], -row["held_out_loss"]))
     assert cells(card, "kept")[1].startswith(
-        f"epoch {best['epoch']}, which has {100 * best['held_out_accuracy']:.2f} %"
+        f"epoch {best['epoch']}, with an accuracy of {100 * best['held_out_accuracy']:.2f} %"
     )
 
 
