@@ -33,9 +33,8 @@ def test_each_figure_is_that_of_the_files(run):
     names = "config.json", "metrics.json"
     config, metrics = (json.loads((run.folder / name).read_text(encoding="utf-8")) for name in names)
     low, high = (100 * end for end in metrics["interval"])
-    expected = f"**{100 * metrics['accuracy']:.2f} %** of 20 images of noise, test, are classified correctly "
-        f"(95 % interval {low:.2f} %"
-    assert f"{expected} to {high:.2f} %)" in card
+    accuracy = f"**{100 * metrics['accuracy']:.2f} %** of 20 images of noise, test, are classified correctly"
+    assert f"{accuracy} (95 % interval {low:.2f} % to {high:.2f} %)" in card
     assert config["data"]["sha256"] in cells(card, "data")[1] and "60 images" in cells(card, "data")[1]
     recipe = cells(card, "recipe")[1]
     assert recipe.startswith("of its own: network resnet18, width 4, ") and "epochs 2, min_steps 0, sizes 8, " in recipe
