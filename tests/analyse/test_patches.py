@@ -92,6 +92,12 @@ def test_a_patch_at_the_edge_grows_though_some_windows_lie_further_out(far):
     assert 45 < float(patch.mask.sum()) < 90  # 64 pixels, and blended edges
 
 
+def test_areas_stay_at_images_in_which_nothing_differs():
+    plain = torch.arange(100, 130, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 16, 16)
+    patch = build_patch(plain, torch.arange(30), torch.zeros(30, 2, dtype=torch.int64), noise(30, 16))
+    assert (patch.corners >= -CORE).all() and (patch.corners <= 16).all()
+
+
 def test_a_patch_in_large_pictures_is_found_in_their_small_copies():
     large = noise(6, 32).repeat_interleave(4, 2).repeat_interleave(4, 3)
     marked = painted(large, 80, 16, side=24)

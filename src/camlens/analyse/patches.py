@@ -143,11 +143,17 @@ def most_similar(areas: Tensor) -> Tensor:
 
 
 def align(images: Tensor, corners: Tensor, size: tuple[int, int], step: int) -> Tensor:
-    """Corners (m, 2) of areas in images, moved by up to two steps so that each area is most similar to the mean."""
+    """Corners (m, 2) of areas in images, moved by up to two steps so that each area is most similar to the mean.
+
+    The window in the middle of an area stays within its image.
+    """
     mean = crop(images, corners, size).nanmean(dim=0)
     shifts = step * torch.cartesian_prod(torch.arange(-2, 3), torch.arange(-2, 3))
     differences = [(crop(images, corners + shift, size) - mean).square().nanmean(dim=(1, 2, 3)) for shift in shifts]
-    return corners + shifts[torch.stack(differences).argmin(dim=0)]
+    moved = corners + shifts[torch.stack(differences).argmin(dim=0)]
+    margins = torch.tensor([(side - CORE * step) // 2 for side in size])
+    room = torch.tensor(images.shape[2:]) - CORE * step
+    return moved.clamp(min=-margins, max=room - margins)
 
 
 def find_patch(patch: Patch, images: Tensor) -> tuple[Tensor, Tensor]:
