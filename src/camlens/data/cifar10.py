@@ -132,7 +132,7 @@ def _contents(source: Path, names: Sequence[str]) -> dict[str, bytes]:
             raw = {name: (source / name).read_bytes() for name in names if (source / name).is_file()}
         else:
             raw = _from_archive(source, names)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, KeyError) as error:  # of tarfile, the last two
         raise DataError(f"cannot read CIFAR-10 from {source}: {error}") from error
     if missing := [name for name in names if name not in raw]:
         raise DataError(f"{source} lacks {', '.join(missing)}; {remedy}")

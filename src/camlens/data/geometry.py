@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from camlens.data.decode import MAX_SIDE
 from camlens.errors import UsageError
 
+MAX_LENGTH = 4096  # pixels of a side, as in recipes; one image of this size takes 200 MB as floats
 Size = tuple[int, int]  # height, width in pixels
 Window = tuple[float, float, float, float]  # top, left, bottom, right as fractions of a picture's height and width
 
@@ -73,7 +73,7 @@ class Geometry:
             value = getattr(self, name)
             sides = value if isinstance(value, tuple | list) else [value] if value is not None else []
             if (isinstance(value, tuple | list) and len(sides) != 2) or not all(_is_length(side) for side in sides):
-                raise UsageError(f"{name} is {value!r}; expected a side or (height, width), 1 to {MAX_SIDE:,} pixels")
+                raise UsageError(f"{name} is {value!r}; expected a side or (height, width), 1 to {MAX_LENGTH:,} pixels")
             if value is not None:
                 object.__setattr__(self, name, tuple(map(int, sides)) if len(sides) == 2 else int(sides[0]))
         if isinstance(self.crop, int):
@@ -150,7 +150,7 @@ class Geometry:
 
 
 def _is_length(side: object) -> bool:
-    return hasattr(side, "__index__") and not isinstance(side, bool) and 0 < int(side) <= MAX_SIDE
+    return hasattr(side, "__index__") and not isinstance(side, bool) and 0 < int(side) <= MAX_LENGTH
 
 
 def geometry_of(size: Size | Framing) -> Framing:
