@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ class Muon(torch.optim.Optimizer):
     """Muon for the kernels of convolutions, each as a matrix (outputs, inputs * height * width).
 
     `torch.optim.Muon` takes only matrices and multiplies them in bfloat16, which takes minutes per step on a processor
-    without instructions for it. Here everything is in float32, with fewer products: see `orthogonalise`.
+    without instructions for it. Here everything is in float32 (TF32 on a GPU), with fewer products: see `orthogonalise`.
 
     Args:
         kernels: Parameters of two or more dimensions; the first one is the outputs.
@@ -48,9 +49,21 @@ class Muon(torch.optim.Optimizer):
             gradients = [kernel.grad for kernel in kernels]
             averages = [self.state[kernel]["momentum_buffer"] for kernel in kernels]
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
-            steps = self.orthogonal_steps(list(torch._foreach_lerp(gradients, averages, group["momentum"])))
+            with tensor_cores(kernels[0].device):
+                steps = self.orthogonal_steps(list(torch._foreach_lerp(gradients, averages, group["momentum"])))
             torch._foreach_mul_(kernels, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_sub_(kernels, steps, alpha=group["lr"])
+
+
+@contextmanager
+def tensor_cores(device: torch.device) -> Iterator[None]:
+    """Multiply matrices in TF32 on a GPU: its 10 bits are enough for singular values of 0.7 to 1.2."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if device.type == "cuda" else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def orthogonal_steps(directions: list[Tensor]) -> list[Tensor]:
