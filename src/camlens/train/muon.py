@@ -18,7 +18,8 @@ class Muon(torch.optim.Optimizer):
     """Muon for the kernels of convolutions, each as a matrix (outputs, inputs * height * width).
 
     `torch.optim.Muon` takes only matrices and multiplies them in bfloat16, which takes minutes per step on a processor
-    without instructions for it. Here everything is in float32 (TF32 on a GPU), with fewer products: see `orthogonalise`.
+    without instructions for it. Here everything is in float32, on a GPU in TF32, and with fewer products: see
+    `orthogonalise`.
 
     Args:
         kernels: Parameters of two or more dimensions; the first one is the outputs.
