@@ -42,8 +42,8 @@ def card(facts: dict[str, Any]) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| recipe | `{facts['recipe']}`, seed {facts['seed']}; {facts['held_out']} |",
-        f"| command | `camlens train --recipe {facts['recipe']} --seed {facts['seed']}` |",
+        f"| recipe | `{facts['recipe']}` as of the commit below, seed {facts['seed']}; {facts['held_out']} |",
+        f"| command | `camlens train --recipe {facts['recipe']} --seed {facts['seed']}` at that commit |",
         f"| time of all steps | {facts['seconds'] / 60:.0f} minutes{facts['remark']} |",
         f"| hardware | {facts['machine']['gpu'] or in_words}; {facts['pace']} |",
         f"| software | {', '.join(f'{name} {version}' for name, version in facts['software'].items())}, "

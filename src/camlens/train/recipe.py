@@ -172,12 +172,21 @@ RECIPES = {
         epochs=26, sizes=(16, *4 * (24,), *8 * (32,)), learning_rate=0.15, ema_decay=0.998, cutout=8, holdout=0.0
     ),
     "fast": Recipe(
-        epochs=71, batch_size=1024, learning_rate=0.4, muon_rate=0.1, ema_decay=0.996, cutout=12, holdout=0.0
+        epochs=94,
+        sizes=(24, 32, 32),
+        batch_size=1024,
+        learning_rate=0.4,
+        muon_rate=0.05,
+        ema_decay=0.996,
+        cutout=12,
+        holdout=0.0,
     ),
     "best": Recipe(
-        epochs=196,
-        batch_size=512,
+        epochs=244,
+        sizes=(24, 32, 32),
+        batch_size=1024,
         learning_rate=0.4,
+        muon_rate=0.05,
         ema_decay=0.998,
         mixup=0.2,
         cutmix=1.0,
