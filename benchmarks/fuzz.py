@@ -39,9 +39,12 @@ from safetensors.torch import save
 
 import camlens
 from camlens.analyse.evaluation import Evaluation
+from camlens.analyse.interventions import Effect
 from camlens.analyse.labels import read_opinion
 from camlens.analyse.marks import COLUMNS, corrected, read_marks
+from camlens.analyse.patches import Patch
 from camlens.analyse.properties import read_properties
+from camlens.analyse.shortcuts import RESULT_TYPES, Shortcut, Shortcuts
 from camlens.data import cifar10, table
 from camlens.data.dataset import Dataset
 from camlens.data.decode import decode_picture
@@ -55,6 +58,7 @@ from camlens.model.classifier import Classifier
 from camlens.model.exported import KEY
 from camlens.model.resnet import ResNet
 from camlens.runtime.predict import predict
+from camlens.runtime.prediction_cache import PredictionCache
 from camlens.show.explorer import prepare
 from camlens.show.explorer.server import make_app
 from camlens.show.export.write import write as write_onnx
@@ -223,6 +227,17 @@ def resumed(path: Path, data: Dataset) -> Classifier:
     return prepare_training(resolve_settings(RunFolder(path.parent), resume=True), data).fit()
 
 
+def kept_result(path: Path) -> bytes:
+    """The file in which a report keeps its shortcuts, read, or made anew where it is damaged."""
+    patch = Patch(torch.rand(3, 8, 8), torch.ones(8, 8), 2, torch.zeros(5, 2).long(), torch.arange(5))
+    effects = [Effect(0.8, 0.1, (0.6, 0.75), 200)] * 3
+    shortcut = Shortcut("red", patch, *effects, (torch.arange(3), torch.zeros(3, 2).long()))
+    found = Shortcuts([shortcut], [shortcut], 1000, "1 patch was tried.")
+    kept = PredictionCache(path.parent).result(path.name, "", RESULT_TYPES, lambda: found)
+    assert kept.found[0].sentence == shortcut.sentence
+    return path.read_bytes()
+
+
 def with_other_values(content: Any, dice: random.Random) -> Any:
     """A copy of nested dictionaries and lists in which a few entries are other values or gone."""
     if not isinstance(content, (dict, list)) or not content or dice.random() < 0.1:
@@ -363,6 +378,7 @@ def make_readers(folder: Path) -> dict[str, Reader]:
         "checkpoint.pt, its values": (
             numbers, lambda content: resume(saved(with_other_values(state_of_run, random.Random(content)))),
         ),
+        "shortcuts.pt": ([kept_result(scratch / "shortcuts.pt")], at("shortcuts.pt", kept_result)),
         "margins.npz": run_with("margins.npz", lambda found: Margins.load(found.margins)),
         "report.html": ([facts.encode()], at("report.html", read_facts)),
         "report.json": report_with("report.json"),

@@ -165,6 +165,20 @@ class Watched(nn.Module):
         return self.fc(self.late(images).mean(dim=(2, 3)))
 
 
+def test_with_a_cache_the_networks_run_once(tmp_path, monkeypatch, caplog):
+    models, passes, forward = (classifier(), classifier(Net())), [], nn.Conv2d.forward
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: passes.append(len(x)) or forward(self, x))
+    first = camlens.analyse(models[0], images(80), images(60, "train"), models[1], cache=tmp_path)
+    assert sum(passes) > 1000
+    passes.clear()
+    again = camlens.analyse(models[0], images(80), images(60, "train"), models[1], cache=tmp_path)
+    assert sum(passes) == 0 and not caplog.records
+    facts = [render_facts(each) | {"made": None} for each in (first, again)]
+    assert facts[0] == facts[1]
+    other = camlens.analyse(models[0], images(80), max_tried=4, cache=tmp_path)
+    assert len(other.experiments.places.cells) == 4 and "places.pt is made anew" in caplog.text
+
+
 @pytest.mark.parametrize("pairs", [False, True])
 def test_the_second_model_sees_the_pictures_at_its_own_size(pairs):
     """And as they were: what the first one's smaller input loses is not lost to it."""

@@ -7,9 +7,10 @@ from torch import nn
 
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.interventions import Effect, paired_effect
-from camlens.analyse.shortcuts import Shortcut, find_shortcuts
+from camlens.analyse.shortcuts import RESULT_TYPES, Shortcut, find_shortcuts
 from camlens.data.dataset import InMemoryDataset
 from camlens.model.classifier import Classifier
+from camlens.runtime.prediction_cache import PredictionCache
 
 NAMES = ("field", "forest", "sky", "ship")
 CORNER = slice(25, 31), slice(25, 31)
@@ -53,7 +54,7 @@ def small_cnn(data, epochs=25):
     return model
 
 
-def test_a_magenta_corner_is_named():
+def test_a_magenta_corner_is_named_also_when_the_result_was_kept(tmp_path):
     train, test = drawn("train", 40, marked=1), drawn("test", 19)
     model = small_cnn(train)
     evaluation, known = evaluate(model, test), evaluate(model, train)
@@ -72,6 +73,11 @@ def test_a_magenta_corner_is_named():
     assert shortcut.sentence.startswith("A shortcut: a patch in images of ship. Pasted into ")
     assert found.passes <= 10_000
     assert set(shortcut.patch.sources.tolist()) <= set(ships.nonzero()[:, 0].tolist())
+    cache = PredictionCache(tmp_path)
+    kept, again = (cache.result("kept.pt", "", RESULT_TYPES, function) for function in (lambda: found, pytest.fail))
+    assert kept is found and again.note == found.note and len(again.tested) == len(found.tested)
+    assert [each.sentence for each in again.found] == [each.sentence for each in found.found]
+    assert torch.equal(again.found[0].patch.pixels, found.found[0].patch.pixels)
 
 
 def test_without_a_mark_there_is_no_alarm():
@@ -84,7 +90,7 @@ def test_without_a_mark_there_is_no_alarm():
 @pytest.mark.parametrize(("missing", "alarm"), [(Effect(1, 0.5, (0.3, 0.7), 50), True), (None, False)])
 def test_an_alarm_takes_all_three(missing, alarm):
     pasted, covered = Effect(0.8, 0.1, (0.6, 0.8), 200), Effect(0.5, 0.1, (0.3, 0.5), 200)
-    shortcut = Shortcut("ship", None, "train", pasted, covered, missing, ())
+    shortcut = Shortcut("ship", None, pasted, covered, missing, ())
     assert shortcut.is_alarm is alarm and sum(shortcut.holds) == 2 + alarm
     assert ("is it part of the object?" in shortcut.sentence) is not alarm
 

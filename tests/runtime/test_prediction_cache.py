@@ -1,6 +1,7 @@
 import contextlib
 import hashlib
 import os
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -168,3 +169,67 @@ def test_the_key_is_of_all_that_predictions_depend_on():
     for tensor in (model.mean, model.std, *model.network.state_dict().values(), pixels_of(data), data.labels):
         digest.update(tensor.detach().contiguous().numpy().tobytes())
     assert fingerprint(model, data) == digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Pair:
+    numbers: torch.Tensor
+    words: list[str]
+
+
+RESULT = "parts/result.pt"
+
+
+def kept_result(folder, value, key="k", types=(Pair,)):
+    """The result, and whether it was computed."""
+    computed = []
+    found = PredictionCache(folder, key=key).result(RESULT, "", types, lambda: computed.append(1) or value)
+    return found, bool(computed)
+
+
+def test_a_result_is_computed_once_for_each_key(tmp_path, caplog):
+    values = [Pair(torch.arange(5) / n, ["a", "b"]) for n in (2, 3)]
+    assert kept_result(None, values[0]) == (values[0], True) and kept_result(None, values[0])[1]
+    assert kept_result(tmp_path, values[0]) == (values[0], True)
+    content = (tmp_path / RESULT).read_bytes()
+    found, computed = kept_result(tmp_path, values[1])
+    assert not computed and torch.equal(found.numbers, values[0].numbers) and found.words == ["a", "b"]
+    assert not caplog.records
+    assert kept_result(tmp_path, values[1], key="other") == (values[1], True)
+    assert "result.pt is made anew: it is of other weights, other images or another preprocessing" in caplog.text
+    kept_result(tmp_path, values[0])
+    assert (tmp_path / RESULT).read_bytes() == content, "the same result gives the same bytes"
+
+
+@given(st.data())
+def test_a_damaged_result_is_computed_anew(tmp_path_factory, data):
+    folder, value = tmp_path_factory.mktemp("kept"), Pair(torch.arange(100.0), ["a"])
+    kept_result(folder, value)
+    content = bytearray((folder / RESULT).read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    (folder / RESULT).write_bytes(content[: data.draw(st.integers(len(content) // 2, len(content)))])
+    found, _ = kept_result(folder, value)
+    assert torch.equal(found.numbers, value.numbers) and found.words == value.words
+    assert kept_result(folder, value)[1] is False, "it is whole again"
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+def test_a_result_of_other_classes_is_not_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "parts").mkdir()
+    torch.save({"of": "k, ", "result": Harmful()}, tmp_path / RESULT)
+    assert kept_result(tmp_path, Pair(torch.zeros(1), []))[1] and not (tmp_path / "harm").exists()
+    assert kept_result(tmp_path, 3, types=()) == (3, True)
+
+
+def test_a_result_that_cannot_be_kept_is_an_error_that_names_the_file(tmp_path, full_disk):
+    with full_disk(400), pytest.raises(CamlensError, match=r"cannot write .*result\.pt: File too large"):
+        kept_result(tmp_path, torch.zeros(1000))
+    assert [path.name for path in tmp_path.rglob("*")] == ["parts"]
+    (tmp_path / "file").touch()
+    with pytest.raises(CamlensError, match=r"cannot write .*result\.pt: "):
+        kept_result(tmp_path / "file", 1)

@@ -29,7 +29,7 @@ def analysis(tmp_path_factory):
     patch = Patch(torch.full((3, 6, 6), 255.0), torch.ones(6, 6), 1, torch.tensor([[-3, 4]] * 2), torch.tensor([7, 9]))
     effects = Effect(0.8, 0.1, (0.6, 0.8), 200), Effect(0.5, -0.002, (0.3, 0.6), 90)
     examples = torch.tensor([3]), torch.tensor([[-3, 4]])
-    made_up = Shortcut(NAMES[0], patch, found.evaluation, *effects, None, examples)
+    made_up = Shortcut(NAMES[0], patch, *effects, None, examples)
     return replace(found, shortcuts=Shortcuts([made_up], [made_up], 600, "1 patch was tried."))
 
 

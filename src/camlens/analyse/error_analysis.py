@@ -1,7 +1,8 @@
 """`analyse`: the error analysis of a model on a data set."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from camlens.analyse.groups import Groups, find_groups
 from camlens.analyse.labels import doubt_in_words, label_doubt
 from camlens.analyse.places import Places, cover_evidence
 from camlens.analyse.properties import measure_properties
-from camlens.analyse.shortcuts import Shortcuts, find_shortcuts
+from camlens.analyse.shortcuts import RESULT_TYPES, Shortcuts, find_shortcuts
 from camlens.analyse.training_images import (
     ROWS,
     Influence,
@@ -37,7 +38,7 @@ from camlens.files import path_of
 from camlens.model.classifier import Classifier
 from camlens.progress import Work
 from camlens.runtime.predict import Predictions
-from camlens.runtime.prediction_cache import PredictionCache
+from camlens.runtime.prediction_cache import NO_CACHE, PredictionCache, key_of
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class ErrorAnalysis:
         experiments: Experiments on the first model's errors; None with `quick`, or without errors.
         groups: What the first model's errors have in common; None likewise.
         shortcuts: Local patches by which the first model recognises a class; None likewise. They are searched in the
-            training images if there is `training`, else in the test images.
+            training images if there is `training`, else in the test images (`searched`).
         words: A description of each error of the first model.
         doubt: How much the first model and a second opinion speak against the label of each image of `test`, (N,), -1
             to 1 (`label_doubt`); None without a second opinion.
@@ -130,6 +131,11 @@ class ErrorAnalysis:
     def evaluation(self) -> Evaluation:
         """The first model's evaluation."""
         return self.explanations[0].evaluation
+
+    @property
+    def searched(self) -> Dataset:
+        """The images in which shortcuts were searched."""
+        return self.test if self.training is None or self.train is None else self.train
 
 
 def analyse(
@@ -174,29 +180,40 @@ def analyse(
     """
     options = AnalysisOptions(second, batch_size, quick, edits, max_tried, max_listed, opinion, columns, train_doubt)
     prediction_cache = PredictionCache(None if cache is None else path_of("cache", cache))
-    return analyse_predictions(predict_all(model, test, train, options, prediction_cache), options)
+    return analyse_predictions(predict_all(model, test, train, options, prediction_cache), options, prediction_cache)
 
 
-def analyse_predictions(base: BasePredictions, options: AnalysisOptions) -> ErrorAnalysis:
-    """The error analysis that follows from predictions.
+def analyse_predictions(
+    base: BasePredictions, options: AnalysisOptions, cache: PredictionCache = NO_CACHE
+) -> ErrorAnalysis:
+    """The error analysis that follows from predictions. It runs the networks for maps, covered cells and patches.
 
     Args:
         base: The predictions.
         options: Those with which they were made.
+        cache: Where maps, places and shortcuts are kept.
     """
     evaluations, train, train_predictions = base.evaluations, base.train, base.train_predictions
     evaluation, count = evaluations[0], base.error_count
-    explanations = tuple(explain_predictions(each, base.indices) for each in evaluations)
+    files = "parts/maps.pt", "parts/second-maps.pt"
+    explanations = tuple(
+        explain_predictions(each, base.indices, cache=cache, file=file)
+        for each, file in zip(evaluations, files, strict=False)
+    )
+    cache = replace(cache, key=key_of(base.fingerprints, base.indices.tolist()))
     training = experiments = groups = shortcuts = train_evaluation = None
     if train is not None and train_predictions is not None:
         training = find_training_evidence(explanations[0], count, train, train_predictions)
         train_evaluation = Evaluation(evaluation.model, train, train_predictions.logits)
     if base.trials is not None and base.averaging is not None:
-        experiments = Experiments(base.trials, cover_evidence(explanations[0], base.trials), base.averaging)
+        tried, cover = base.trials.tried.tolist(), partial(cover_evidence, explanations[0], base.trials)
+        places = cache.result("parts/places.pt", key_of(tried), [Places], cover)
+        experiments = Experiments(base.trials, places, base.averaging)
     if count and not options.quick:
         properties = measure_properties(evaluation.data) + base.properties
         groups = find_groups(evaluation.labels, evaluation.wrong, properties, evaluation.data.class_names)
-        shortcuts = find_shortcuts(evaluation, train_evaluation)
+        search = partial(find_shortcuts, evaluation, train_evaluation)
+        shortcuts = cache.result("parts/shortcuts.pt", "", RESULT_TYPES, search)
     findings = compare_models(*evaluations) if len(evaluations) == 2 else summarise_errors(evaluation)
     if experiments is not None:
         findings += summarise_experiments(experiments.trials, experiments.places, experiments.averaging)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from PIL import Image
@@ -12,6 +13,8 @@ from camlens.maps.explain import available_methods, explain
 from camlens.maps.methods import METHODS, find_method
 from camlens.model.classifier import Classifier
 from camlens.progress import track
+from camlens.runtime.predict import fingerprint
+from camlens.runtime.prediction_cache import NO_CACHE, PredictionCache, key_of
 
 METHOD = "hirescam"  # signed; in front of a pooled linear head, its cells add up to the logit minus the bias
 MAX_CLASSES = 10  # up to this number, all classes are explained
@@ -65,7 +68,12 @@ class ExplainedPredictions:
 
 
 def explain_predictions(
-    evaluation: Evaluation, indices: Tensor, layers: Sequence[str] | None = None, extra_class: int | None = None
+    evaluation: Evaluation,
+    indices: Tensor,
+    layers: Sequence[str] | None = None,
+    extra_class: int | None = None,
+    cache: PredictionCache = NO_CACHE,
+    file: str = "",
 ) -> ExplainedPredictions:
     """Explain the most probable classes of some images, and their label.
 
@@ -74,6 +82,8 @@ def explain_predictions(
         indices: The images, (E,) int64.
         layers: By default the model's last two.
         extra_class: Another class to explain; it replaces the least probable one if it is not among them.
+        cache: Where the maps are kept.
+        file: Path of a .pt file in its folder.
     """
     classes = evaluation.logits[indices].argsort(dim=1, descending=True, stable=True)  # the prediction first
     if classes.shape[1] > MAX_CLASSES:
@@ -84,7 +94,15 @@ def explain_predictions(
     for wanted in required:
         missing = (classes != wanted[:, None]).all(dim=1)
         classes[missing, -1] = wanted[missing]
-    return ExplainedPredictions(evaluation, indices, classes, compute_maps(evaluation, indices, classes, layers))
+    layers = list(layers or evaluation.model.find_layers()[-2:]) if len(indices) else []
+    key = "" if cache.folder is None else fingerprint(evaluation.model, evaluation.data)
+    maps = cache.result(
+        file,
+        key_of(key, layers, indices.tolist(), classes.tolist()),
+        [],
+        partial(compute_maps, evaluation, indices, classes, layers),
+    )
+    return ExplainedPredictions(evaluation, indices, classes, maps)
 
 
 def compute_maps(

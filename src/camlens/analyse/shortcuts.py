@@ -59,8 +59,7 @@ class Shortcut:
 
     Attributes:
         class_name: The class.
-        patch: The patch, and the images in which it was found.
-        search: The evaluation on these images: of the training set, or without one of the test set.
+        patch: The patch, and the images in which it was found: training images, or without these test images.
         pasted: Fraction of images of other classes that become the class; control: the more effective of patches from
             the class's own images and from others.
         covered: Fall of the class's probability in its own images if the patch is covered; control: another region.
@@ -72,7 +71,6 @@ class Shortcut:
 
     class_name: str
     patch: Patch
-    search: Evaluation
     pasted: Effect
     covered: Effect
     missing: Effect | None
@@ -129,6 +127,9 @@ class Shortcuts:
     tested: list[Shortcut]
     passes: int
     note: str
+
+
+RESULT_TYPES = Shortcuts, Shortcut, Patch, Effect  # the classes in a result of `find_shortcuts`
 
 
 def percent(share: float) -> str:
@@ -231,7 +232,6 @@ def measure_effects(probe: ShortcutProbe, class_index: int, patch: Patch) -> Sho
     return Shortcut(
         class_name=probe.test.data.class_names[class_index],
         patch=patch,
-        search=probe.search,
         pasted=pasted,
         covered=measure_covering(probe, class_index, patch, limit),
         missing=compare_without(probe, class_index, patch, limit),

@@ -5,10 +5,8 @@ matched with a correct image with the same margin. An edit corrects an error if 
 changes a correct image if the prediction becomes the runner-up.
 """
 
-import hashlib
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 
 import torch
 from torch import Tensor
@@ -20,7 +18,7 @@ from camlens.model.classifier import Classifier
 from camlens.model.preprocess import to_pixels
 from camlens.progress import track
 from camlens.runtime.predict import predict
-from camlens.runtime.prediction_cache import NO_CACHE, PredictionCache, Rows
+from camlens.runtime.prediction_cache import NO_CACHE, PredictionCache, Rows, key_of
 
 MAX_TRIED = 1000  # errors, and as many correct images
 BATCH = 64  # images edited at a time
@@ -213,7 +211,7 @@ def predict_edited(
 
     if not edits.items() <= LADDER.items():
         cache = replace(cache, folder=None)
-    key = hashlib.sha256(repr((version("camlens"), list(edits), indices.tolist())).encode()).hexdigest()
+    key = key_of(list(edits), indices.tolist())
     what = "images with small edits"
     rows = cache.rows(f"parts/{name}.safetensors", key, len(indices), BATCH, what, compute) or {}
     return processes.call_on_main(lambda: rows["logits"].clone())  # noqa: PLW0108 - only the main process has rows

@@ -1,5 +1,7 @@
 """A cache of predictions, computed in blocks, shared by processes, and kept in files so that none is computed twice."""
 
+import hashlib
+import io
 import json
 import logging
 import math
@@ -9,24 +11,29 @@ import zlib
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.serialization import safe_globals
 
 from camlens.errors import CamlensError
 from camlens.files import leftovers, replacing
+from camlens.model.state_dicts import check_archive
 from camlens.progress import say
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
 
 SYNC_EVERY = 5.0  # seconds of work that a power cut may cost, about; a killed process loses a block
 DONE = "done"  # the tensor that says which blocks are there
+OTHER_KEY = "it is of other weights, other images or another preprocessing"
 DTYPES = {torch.float16: "F16", torch.float32: "F32", torch.int64: "I64"}  # as safetensors names them
 
 Rows = dict[str, Tensor]  # tensors by name, with as many rows each
 Compute = Callable[[Sequence[Tensor]], Generator[Rows, None, None]]
+Result = TypeVar("Result")
 
 log = logging.getLogger("camlens")
 
@@ -82,6 +89,56 @@ class PredictionCache:
             if mine:
                 next(computed, None)  # runs `compute` to its end, where it reports its progress
         return store.read() if processes.is_main else None
+
+    def result(self, file: str, key: str, types: Sequence[type], compute: Callable[[], Result]) -> Result:
+        """A result that one process computes: as an earlier call left it in the file, or computed now and left there.
+
+        Args:
+            file: Path of a .pt file in the folder. If it is damaged or has another key, it is made anew.
+            key: Identifies what else the result depends on.
+            types: The classes in it besides tensors, numbers, strings, lists, tuples and dicts. No others are loaded.
+            compute: Computes the result.
+
+        Raises:
+            CamlensError: The file cannot be written, or what `compute` raises.
+        """
+        key, path = f"{self.key}, {key}", self.path(file)
+        if path is None:
+            return compute()
+        try:
+            if not path.is_file():  # a FIFO would be waited for
+                raise ValueError("it is no file")
+            check_archive(path)
+            with safe_globals(list(types)):
+                kept: dict[str, Any] = torch.load(path, weights_only=True)
+            if kept["of"] == key:
+                result: Result = kept["result"]
+                return result
+            raise ValueError(OTHER_KEY)
+        except Exception as error:  # a damaged file raises errors of many kinds
+            if path.exists():
+                log.warning("%s is made anew: %s", path, str(error).partition("\n")[0])
+        result, content = compute(), io.BytesIO()  # into a file, torch would also write its temporary name
+        torch.save({"of": key, "result": result}, content)
+        _make_folder(path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content.getbuffer())
+        return result
+
+
+def key_of(*parts: object) -> str:
+    """A key of this version of camlens and of values that are the same wherever their `repr` is."""
+    return hashlib.sha256(repr((version("camlens"), *parts)).encode()).hexdigest()
+
+
+def _make_folder(path: Path) -> None:
+    """Make the folder of a file, and remove what killed processes left of this file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left_behind in leftovers(path):
+            left_behind.unlink()
+    except OSError as error:
+        raise CamlensError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 NO_CACHE = PredictionCache()
@@ -182,7 +239,7 @@ class _File:
         with safe_open(self.path, "pt") as file:
             about = file.metadata() or {}
             if about.get("of") != self.key:
-                raise ValueError("it is of other weights, other images or another preprocessing")
+                raise ValueError(OTHER_KEY)
             self.size, self.done = int(about["block"]), file.get_tensor(DONE).clone()
             lengths = {file.get_slice(name).get_shape()[0] for name in file.keys() if name != DONE}  # noqa: SIM118
         if self.size < 1 or lengths != {self.count} or self.done.shape != (math.ceil(self.count / self.size),):
@@ -207,9 +264,7 @@ class _File:
             begin = end
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)  # so that the numbers are aligned
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        for left_behind in leftovers(self.path):
-            left_behind.unlink()
+        _make_folder(self.path)
         with replacing(self.path) as temporary, temporary.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             file.truncate(8 + len(text) + begin)

@@ -10,6 +10,7 @@ from camlens.analyse.groups import Group
 from camlens.analyse.interventions import MAX_EXAMPLES, Effect, input_images
 from camlens.analyse.patches import cover_patch, paste
 from camlens.analyse.shortcuts import Shortcut
+from camlens.analyse.trials import to_input_size
 from camlens.show.report import schema
 from camlens.show.report.packing import PER_SHEET, pack_pictures
 
@@ -77,7 +78,7 @@ def list_shortcuts(analysis: ErrorAnalysis) -> list[ShortcutRow]:
     """The shortcuts of report.json, the alarms first."""
     rows: list[ShortcutRow] = []
     for found in analysis.shortcuts.found if analysis.shortcuts else []:
-        data, sides = found.search.data, list(found.patch.mask.shape)
+        data, sides = analysis.searched, list(found.patch.mask.shape)
         rows.append(
             {
                 "sentence": found.sentence,
@@ -147,7 +148,7 @@ def render_common(analysis: ErrorAnalysis) -> schema.CommonFacts | None:
 def show_shortcut(analysis: ErrorAnalysis, found: Shortcut) -> tuple[Tensor, Tensor, Tensor]:
     """Images of the class with the patch, the same with it covered, and others with it pasted in, (n, C, H, W)."""
     patch, (examples, corners) = found.patch, found.examples
-    own = input_images(found.search, patch.sources[:MAX_EXAMPLES])
+    own = to_input_size(analysis.evaluation.model, analysis.searched.images(patch.sources[:MAX_EXAMPLES]))
     others = input_images(analysis.evaluation, examples[:MAX_EXAMPLES]) if len(examples) else own[:0]
     covered = cover_patch(own, patch.mask, patch.corners[:MAX_EXAMPLES])
     return own, covered, paste(others, patch.pixels, patch.mask, corners[:MAX_EXAMPLES])

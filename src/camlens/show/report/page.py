@@ -84,7 +84,7 @@ def report(
         warn_of_replacing(path, [model] if second is None else [model, second])
     cache = PredictionCache(processes.call_on_main(out_folder, path.parent), processes)
     base = predict_all(model, data, train, options, cache)
-    return write_report(analyse_predictions(base, options), path) if processes.is_main else path
+    return write_report(analyse_predictions(base, options, cache), path) if processes.is_main else path
 
 
 def warn_of_replacing(path: Path, models: Sequence[Classifier]) -> None:
