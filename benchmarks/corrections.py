@@ -25,7 +25,7 @@ from camlens.runtime.predict import predict
 from camlens.train.margins import Margins
 from camlens.train.recipe import RECIPES, Recipe
 from camlens.train.run_folder import RunFolder, resolve_settings
-from camlens.train.trainer import prepare, train
+from camlens.train.trainer import create_trainer, train
 
 ARMS = "none", "doubted", "random"  # whose labels are corrected
 RECIPE = replace(RECIPES["fast"], epochs=12)
@@ -44,7 +44,7 @@ def predictions(data: Dataset, test: Dataset, recipe: Recipe, seed: int, device:
     if not kept.exists():
         with tempfile.TemporaryDirectory() as work:
             settings = resolve_settings(RunFolder(Path(work) / "run"), recipe, seed=seed, device=device)
-            found = predict(prepare(settings, data).fit(), test)
+            found = predict(create_trainer(settings, data).fit(), test)
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.save(kept, found.logits.argmax(dim=1).numpy().astype(np.uint8))
     return torch.from_numpy(np.load(kept).astype(np.int64))

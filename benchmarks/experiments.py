@@ -24,7 +24,7 @@ from camlens.data.dataset import Dataset
 from camlens.train.loader import TrainLoader
 from camlens.train.recipe import RECIPES, Recipe
 from camlens.train.run_folder import RunFolder, RunSettings
-from camlens.train.trainer import Trainer, prepare
+from camlens.train.trainer import Trainer, create_trainer
 
 BASE = replace(RECIPES["long"], sizes=(32,), holdout=0.0)
 TRAIN, HELD_OUT = 10_000, 5_000
@@ -83,7 +83,7 @@ def held_out_accuracy(idea: str, seed: int, recipe: Recipe, device: str, smoke: 
     held_out, learn = order[: len(data) // 10 if smoke else HELD_OUT], order[-64 if smoke else -TRAIN :]
     changes, trainer_type, loader_type = IDEAS[idea]
     settings = RunSettings(RunFolder(Path(tempfile.mkdtemp())), replace(recipe, **changes), seed, device=device)
-    made = prepare(settings, data)
+    made = create_trainer(settings, data)
     loader = loader_type(data, learn, recipe.batch_size, seed, made.loader.augmentation, made.loader.device)
     trainer = trainer_type(made.folder, made.config, loader, held_out, made.state, made.network)
     while trainer.state.epoch < recipe.epochs:

@@ -59,15 +59,14 @@ from camlens.model.exported import KEY
 from camlens.model.resnet import ResNet
 from camlens.runtime.predict import predict
 from camlens.runtime.prediction_cache import PredictionCache
-from camlens.show.explorer import prepare
+from camlens.show.explorer import prepare_explorer
 from camlens.show.explorer.server import make_app
 from camlens.show.export.write import write as write_onnx
 from camlens.show.report.page import read_facts
 from camlens.train.margins import Margins
 from camlens.train.recipe import Recipe
 from camlens.train.run_folder import RunFolder, resolve_settings
-from camlens.train.trainer import prepare as prepare_training
-from camlens.train.trainer import train
+from camlens.train.trainer import create_trainer, train
 
 LOOP = ThreadPoolExecutor(1)  # its thread runs no event loop, as that of a test may
 SLOWEST, MOST_MEMORY = 5.0, 1_000_000_000  # seconds of the processor an input, bytes
@@ -224,7 +223,7 @@ def without_checksums(path: Path) -> Any:
 
 def resumed(path: Path, data: Dataset) -> Classifier:
     """Train on from a checkpoint."""
-    return prepare_training(resolve_settings(RunFolder(path.parent), resume=True), data).fit()
+    return create_trainer(resolve_settings(RunFolder(path.parent), resume=True), data).fit()
 
 
 def kept_result(path: Path) -> bytes:
@@ -287,7 +286,7 @@ def make_readers(folder: Path) -> dict[str, Reader]:
     model = Classifier(trained.network, *about, name="tiny")
     checkpoint.save(folder / "weights.safetensors", Classifier(network, *about))
     evaluation = Evaluation(model, data, torch.randn(len(data), 2))
-    explorer, page = prepare(model, data, None, folder / "explorer", 32)
+    explorer, page = prepare_explorer(model, data, None, folder / "explorer", 32)
     decoder.started()  # the one program that a request may start
     app, state, report = make_app(explorer, page, "127.0.0.1"), network.state_dict(), folder / "explorer"
     names = ",".join(data.class_names)

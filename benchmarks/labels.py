@@ -30,7 +30,7 @@ from camlens.model.classifier import Classifier
 from camlens.train.margins import MarginHistory, Margins, margins
 from camlens.train.recipe import RECIPES, Recipe
 from camlens.train.run_folder import RunFolder, resolve_settings
-from camlens.train.trainer import Trainer, prepare
+from camlens.train.trainer import Trainer, create_trainer
 
 RESAMPLES = 200
 PREVALENCES = {"of the training labels": None, "1.2 %": 0.012, "0.5 %": 0.005}  # a test set's: facts in docs/report.md
@@ -155,7 +155,7 @@ def beside_aum(work: Path, data: Dataset, recipe: Recipe) -> dict[str, Any]:
         if theirs:
             timed("aum", theirs.update, logits.detach().float(), labels, indices.tolist())
 
-    trainer = prepare(resolve_settings(RunFolder(work / "run"), recipe), data)
+    trainer = create_trainer(resolve_settings(RunFolder(work / "run"), recipe), data)
     MarginHistory.add = add  # type: ignore[method-assign, assignment]
     MarginHistory.collect = lambda *given: timed("margins", collect, *given)  # type: ignore[method-assign]
     try:

@@ -34,7 +34,7 @@ from camlens.model.resnet import ResNet
 from camlens.train.compute import BF16_INSTRUCTIONS, ComputeOptions, bf16_instructions, choose_compute
 from camlens.train.recipe import Recipe
 from camlens.train.run_folder import RunFolder, RunSettings
-from camlens.train.trainer import LOSS_EVERY, prepare
+from camlens.train.trainer import LOSS_EVERY, create_trainer
 
 RECIPE = Recipe(epochs=1, sizes=(32,), holdout=0.0, ema_decay=0.0)
 
@@ -80,7 +80,7 @@ def usual(data: Dataset, device: torch.device, batch: int) -> Iterator[int]:
 
 def ours(data: Dataset, device: torch.device, recipe: Recipe, options: ComputeOptions) -> Iterator[int]:
     """Steps of `camlens train`; yields the images of each. Nothing is written."""
-    trainer = prepare(RunSettings(RunFolder(Path()), recipe, device=str(device), compute=asdict(options)), data)
+    trainer = create_trainer(RunSettings(RunFolder(Path()), recipe, device=str(device), compute=asdict(options)), data)
     for epoch in count():
         for part in trainer.loader.batches(epoch, 32, 1.0):
             trainer.train_step(part)

@@ -26,7 +26,7 @@ from camlens.train.log import open_log
 from camlens.train.recipe import Recipe, find_recipe
 from camlens.train.run_folder import RunFolder, RunSettings, resolve_settings
 from camlens.train.signals import Stopped
-from camlens.train.trainer import SAVE_EVERY, Trainer, prepare
+from camlens.train.trainer import SAVE_EVERY, Trainer, create_trainer
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def train(
                 data, named_test = load_data(settings, data_dir, skip_unreadable)
             test = named_test if test is None else test
         data = relabelled(data, settings)
-        return finish(prepare(settings, data, save_every=save_every, processes=processes), test, log)
+        return finish(create_trainer(settings, data, save_every=save_every, processes=processes), test, log)
 
 
 def in_text(value: object) -> str:

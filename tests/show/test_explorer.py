@@ -34,7 +34,7 @@ class Server:
     """An explorer of a tiny network, at a port of its own."""
 
     def __init__(self, model, folder):
-        explain, text = explorer.prepare(model, images(60), images(40, "train"), folder, 32)
+        explain, text = explorer.prepare_explorer(model, images(60), images(40, "train"), folder, 32)
         ready = threading.Event()
         self.address = ""
 
@@ -103,7 +103,7 @@ def test_layer_and_method_can_be_chosen(server, layer, method):
 def test_with_many_classes_the_one_asked_for_is_there(tmp_path):
     names = tuple(f"kind {n}" for n in range(30))
     model, data = classifier(names=names), images(40, names=names)
-    explain, _ = explorer.prepare(model, data, None, tmp_path, 32)
+    explain, _ = explorer.prepare_explorer(model, data, None, tmp_path, 32)
     order = explain.answer(3, "", "", "")["model"]["classes"][0]
     absent = next(c for c in range(30) if c not in order)
     answer = explain.answer(3, "early", "grad-cam", f"kind {absent}")
@@ -113,12 +113,12 @@ def test_with_many_classes_the_one_asked_for_is_there(tmp_path):
 
 
 def test_the_report_is_made_once(tmp_path, monkeypatch):
-    explorer.prepare(classifier(), images(60), images(40, "train"), tmp_path, 32)
+    explorer.prepare_explorer(classifier(), images(60), images(40, "train"), tmp_path, 32)
     monkeypatch.setattr(explorer_answer, "analyse", lambda *_, **__: pytest.fail("made again"))
-    explorer.prepare(classifier(), images(60), images(40, "train"), tmp_path, 32)
+    explorer.prepare_explorer(classifier(), images(60), images(40, "train"), tmp_path, 32)
     monkeypatch.setattr(explorer_answer, "analyse", lambda *_, **__: (_ for _ in ()).throw(KeyError("other images")))
     with pytest.raises(KeyError, match="other images"):
-        explorer.prepare(classifier(), images(61), images(40, "train"), tmp_path, 32)
+        explorer.prepare_explorer(classifier(), images(61), images(40, "train"), tmp_path, 32)
 
 
 def animation():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import camlens
-from camlens.show.explorer.answer import prepare
+from camlens.show.explorer.answer import prepare_explorer
 from camlens.show.report import schema
 from camlens.show.report.page import FACTS_TAG, read_facts, to_html
 from camlens.show.report.render import render_facts
@@ -49,7 +49,7 @@ def test_what_python_writes_is_of_the_schema(network, given, tmp_path):
 
 
 def test_what_the_explorer_answers_is_of_the_schema(tmp_path):
-    explorer, page = prepare(classifier(), images(40), images(40, "train"), tmp_path, 32)
+    explorer, page = prepare_explorer(classifier(), images(40), images(40, "train"), tmp_path, 32)
     (tmp_path / "live.html").write_text(page, encoding="utf-8")
     assert violations(read_facts(tmp_path / "live.html"), schema.Facts) == []
     explorer.image(5).save(tmp_path / "picture.png")

@@ -7,7 +7,7 @@ from camlens.errors import CamlensError
 from camlens.train.find_rate import RATES, find_rate, range_test
 from camlens.train.recipe import Recipe
 from camlens.train.run_folder import RunFolder, RunSettings
-from camlens.train.trainer import Trainer, prepare
+from camlens.train.trainer import Trainer, create_trainer
 from tiny import images
 
 
@@ -59,6 +59,8 @@ def test_each_step_has_its_rate_and_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "train_step", watched)
     recipe = Recipe(width=2, epochs=1, sizes=(8,), batch_size=16, crop=1, holdout=0.2)
     compute = {"bf16": False, "compiled": False}
-    found = find_rate(prepare(RunSettings(RunFolder(tmp_path / "run"), recipe, compute=compute), images(60, "train")))
+    found = find_rate(
+        create_trainer(RunSettings(RunFolder(tmp_path / "run"), recipe, compute=compute), images(60, "train"))
+    )
     assert rates[: len(found.rates)] == [{rate} for rate in found.rates.tolist()]
     assert not (tmp_path / "run").exists()

@@ -17,7 +17,7 @@ from camlens.train.margins import MarginHistory, Margins, margins
 from camlens.train.recipe import Recipe
 from camlens.train.run_folder import RunFolder, resolve_settings
 from camlens.train.signals import Stopped
-from camlens.train.trainer import Trainer, prepare, train
+from camlens.train.trainer import Trainer, create_trainer, train
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(width=4, epochs=3, sizes=(8,), batch_size=16, learning_rate=0.05, crop=1, ema_decay=0.9, holdout=0.2)
@@ -34,7 +34,7 @@ def data():
 
 def new_trainer(data, out, recipe=RECIPE):
     settings = resolve_settings(RunFolder(out), recipe, compute={"bf16": False, "compiled": False})
-    return prepare(settings, data)
+    return create_trainer(settings, data)
 
 
 @given(st.integers(1, 8), st.integers(2, 6), st.integers(0, 99))

@@ -20,7 +20,7 @@ from camlens.train.recipe import OLD_NAMES, Recipe
 from camlens.train.run_folder import RunFolder, resolve_settings
 from camlens.train.signals import Stopped, collect_signals
 from camlens.train.state import create_train_state
-from camlens.train.trainer import Trainer, prepare, train
+from camlens.train.trainer import Trainer, create_trainer, train
 from tiny import pixels_of
 
 checkpoint_save = checkpoint.save
@@ -52,7 +52,7 @@ def undisturbed(data, tmp_path_factory):
 def new_trainer(recipe, data, out, seed=0):
     """A trainer that computes in float32 on this processor."""
     settings = resolve_settings(RunFolder(out), recipe, seed=seed, compute={"bf16": False, "compiled": False})
-    return prepare(settings, data)
+    return create_trainer(settings, data)
 
 
 def state_of(out):
@@ -306,7 +306,7 @@ def test_a_weight_that_is_no_number_is_never_saved(data, undisturbed, tmp_path, 
 
     monkeypatch.setattr(Trainer, "train_step", last_step_goes_wrong)
     with pytest.raises(CamlensError, match=r"a weight is not a number at step 10; .* keeps what was saved before"):
-        prepare(resolve_settings(RunFolder(tmp_path), TINY), data, save_every=0).fit()
+        create_trainer(resolve_settings(RunFolder(tmp_path), TINY), data, save_every=0).fit()
     assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 6  # the first step of the second epoch
     monkeypatch.undo()
     train(TINY, data, tmp_path, resume=True)

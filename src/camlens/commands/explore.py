@@ -44,7 +44,7 @@ def explore(
     classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
     if train is None:
         opt.warn_without_train(data)
-    explain, page = explorer.prepare(classifier, test, train, out, batch)
+    explain, page = explorer.prepare_explorer(classifier, test, train, out, batch)
     if not explorer.is_loopback(host):
         logging.getLogger("camlens").warning("anyone who can reach %s can use it; there is no password", host)
     explorer.serve(

@@ -8,7 +8,7 @@ from camlens.files import out_folder, write_csv
 from camlens.show.figures import charts
 from camlens.train.find_rate import RateTest, find_rate
 from camlens.train.run_folder import RunSettings
-from camlens.train.trainer import prepare
+from camlens.train.trainer import create_trainer
 
 
 def write_range_test(settings: RunSettings, data: Dataset) -> tuple[RateTest, list[Path]]:
@@ -22,7 +22,7 @@ def write_range_test(settings: RunSettings, data: Dataset) -> tuple[RateTest, li
         The test and the files.
     """
     folder = out_folder(settings.folder.path)
-    trainer = prepare(replace(settings, compute={"compiled": False} | settings.compute), data)
+    trainer = create_trainer(replace(settings, compute={"compiled": False} | settings.compute), data)
     found = find_rate(trainer)
     columns = {"learning_rate": found.rates, "loss": found.losses, "smoothed_loss": found.smoothed}
     write_csv(folder / "rate.csv", [columns, *zip(*columns.values(), strict=True)])

@@ -35,7 +35,7 @@ SAVE_EVERY = 120.0  # seconds
 
 @dataclass
 class Trainer:
-    """Trains one network into a run folder; `prepare` makes one from the settings and the data.
+    """Trains one network into a run folder; `create_trainer` makes one from the settings and the data.
 
     Order, augmentation and schedule depend only on the seed and the step, so a run that is stopped at any step and
     resumed gives the same result as one that is not stopped.
@@ -298,7 +298,7 @@ class Trainer:
         )
 
 
-def prepare(
+def create_trainer(
     settings: RunSettings, data: Dataset, *, save_every: float = SAVE_EVERY, processes: Processes = SINGLE_PROCESS
 ) -> Trainer:
     """Read or create everything that a run needs. Nothing is written before `Trainer.fit`.
@@ -333,7 +333,7 @@ def prepare(
 
 
 def train(recipe: Recipe, data: Dataset, out: Path, seed: int = 0, **settings: Any) -> Classifier:
-    """Train a network by a recipe: `resolve_settings`, `prepare` and `Trainer.fit` in one call.
+    """Train a network by a recipe: `resolve_settings`, `create_trainer` and `Trainer.fit` in one call.
 
     Args:
         recipe: What is trained and how.
@@ -345,4 +345,4 @@ def train(recipe: Recipe, data: Dataset, out: Path, seed: int = 0, **settings: A
     Returns:
         The network of the epoch that was best on the held-out images.
     """
-    return prepare(resolve_settings(RunFolder(out), recipe, seed=seed, **settings), data).fit()
+    return create_trainer(resolve_settings(RunFolder(out), recipe, seed=seed, **settings), data).fit()

@@ -5,7 +5,7 @@
 nor on disk.
 """
 
-from camlens.show.explorer.answer import Explorer, prepare
+from camlens.show.explorer.answer import Explorer, prepare_explorer
 from camlens.show.explorer.server import is_loopback, serve
 
-__all__ = ["Explorer", "is_loopback", "prepare", "serve"]
+__all__ = ["Explorer", "is_loopback", "prepare_explorer", "serve"]

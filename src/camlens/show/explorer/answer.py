@@ -113,7 +113,7 @@ class Explorer:
         return self.data.picture(number) or Image.fromarray(image.numpy())
 
 
-def prepare(
+def prepare_explorer(
     model: Classifier, test: Dataset, train: Dataset | None, out: Path, batch_size: int
 ) -> tuple[Explorer, str]:
     """Make an explorer and its page.
