@@ -19,7 +19,7 @@ def main() -> None:
     """Take error.png, the upper part of the card of one error, and report.png, the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("report", type=Path)
-    parser.add_argument("--image", type=int, default=6077, help="the error that is explained")
+    parser.add_argument("--image", type=int, default=4192, help="the error that is explained")
     options = parser.parse_args()
     address = f"{options.report.resolve().as_uri()}#image={options.image}"
     with sync_playwright() as playwright:

@@ -35,7 +35,7 @@ function edits(row) {
     const { name, errors, matched, reason } = experiments.rates[experiments.edits[row][place]];
     const rates = `corrects ${wholePercent(errors)} of the errors, changes ${wholePercent(matched)} of equally uncertain correct images`;
     return figure([experiments.pictures, shown], `the picture, ${name}`,
-      `${name}: `, asLabel(classNames[images.label[row]]), ` ${percent(experiments.probability[row][place])}`,
+      `${name}: `, asLabel(classNames[images.label[row]]), ` ${percent(experiments.probability[row][place])}`.replace(" %", "\u00a0%"),
       el("small", reason ? { class: "reason" } : {}, rates));
   });
 }
