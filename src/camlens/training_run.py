@@ -53,8 +53,8 @@ class Run:
         return self.evaluation.metrics() if self.evaluation else {}
 
     def __repr__(self) -> str:
-        told = self.evaluation.in_words() if self.evaluation else "no test images to evaluate the network on"
-        return f"<run in {self.folder}: {told}>"
+        summary = self.evaluation.in_words() if self.evaluation else "no test images to evaluate the network on"
+        return f"<run in {self.folder}: {summary}>"
 
 
 def train(

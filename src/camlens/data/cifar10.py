@@ -144,15 +144,15 @@ def _contents(source: Path, names: Sequence[str]) -> dict[str, bytes]:
 def _from_archive(path: Path, names: Sequence[str]) -> dict[str, bytes]:
     raw = path.read_bytes()
     _check_md5(path, raw, ARCHIVE_MD5, "delete it to have it downloaded again")
-    found = {}
+    contents = {}
     with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
         for member in archive:  # in the archive's order: going back would unpack it from its start again
             name = member.name.removeprefix(f"{FOLDER}/")
             if name in names and (file := archive.extractfile(member)):
                 if member.size > MAX_BYTES:
                     raise tarfile.TarError(f"{name} has {member.size:,} bytes; expected {MAX_BYTES:,} at most")
-                found[name] = file.read()
-    return found
+                contents[name] = file.read()
+    return contents
 
 
 def _md5(raw: bytes) -> str:
@@ -160,8 +160,8 @@ def _md5(raw: bytes) -> str:
 
 
 def _check_md5(path: Path, raw: bytes, expected: str, remedy: str) -> None:
-    if (found := _md5(raw)) != expected:
-        raise DataError(f"{path} is damaged: its md5 is {found}, expected {expected}; {remedy}")
+    if (actual := _md5(raw)) != expected:
+        raise DataError(f"{path} is damaged: its md5 is {actual}, expected {expected}; {remedy}")
 
 
 class _Recorded:

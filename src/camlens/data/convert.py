@@ -88,9 +88,9 @@ def as_dataset(
         if len(image) != shape[0] or (image.is_floating_point() and image.shape != shape):
             raise DataError(f"image {number} is {describe(image)}; the network takes {shape}, or pictures of any size")
         pixels.append(floats.undone(image) if image.is_floating_point() else resize(image[None], geometry)[0])
-    if labels and (held := len(pixels) * pixels[0].numel()) > memory_limit():
+    if labels and (bytes_held := len(pixels) * pixels[0].numel()) > memory_limit():
         log.warning(
-            f"{len(pixels):,} images are held in memory, {held / 1e9:.2g} GB: only a folder or a .csv file of "
+            f"{len(pixels):,} images are held in memory, {bytes_held / 1e9:.2g} GB: only a folder or a .csv file of "
             "path,label is read as needed"
         )
     if not labels:
@@ -145,15 +145,15 @@ class Floats:
         if not self.count:
             return
         mean, std = (",".join(f"{value:.3g}" for value in values.flatten()) for values in (self.mean, self.std))
-        said = f"the data give floats from {self.low:.3g} to {self.high:.3g}"
-        how = f"the network's mean {mean} and standard deviation {std}"
+        span = f"the data give floats from {self.low:.3g} to {self.high:.3g}"
+        stats = f"the network's mean {mean} and standard deviation {std}"
         if self.outside > MAX_OUTSIDE * self.count:
             raise DataError(
-                f"{said}: with {how} undone, {100 * self.outside / self.count:.0f} % of them are not in 0 to 1, so "
+                f"{span}: with {stats} undone, {100 * self.outside / self.count:.0f} % of them are not in 0 to 1, so "
                 "they were normalised by other values. Give the Classifier their mean and std, or give PIL pictures"
             )
         if not warn_if_unnormalised(self.low, self.high, self.mean, self.std, self.images):
-            log.warning(f"{said}: taken as normalised already, by {how}")
+            log.warning(f"{span}: taken as normalised already, by {stats}")
 
 
 def warn_if_unnormalised(low: float, high: float, mean: Tensor | None, std: Tensor | None, count: int) -> bool:
@@ -210,13 +210,13 @@ def warn_if_random(data: Any) -> None:
 
 def named_classes(data: Any) -> tuple[str, ...] | None:
     """The class names of a data set of torchvision or Hugging Face, or of one inside it; None if it has none."""
-    if named := [feature.names for feature in features_of(data).values() if hasattr(feature, "names")]:
-        return tuple(named[0]) if len(named) == 1 else None
+    if name_lists := [feature.names for feature in features_of(data).values() if hasattr(feature, "names")]:
+        return tuple(name_lists[0]) if len(name_lists) == 1 else None
     if isinstance(classes := getattr(data, "classes", None), list | tuple) and classes:
         return tuple(", ".join(name) if isinstance(name, list | tuple) else str(name) for name in classes)
     parts = getattr(data, "datasets", None) or [part for part in [getattr(data, "dataset", None)] if part is not None]
-    found = {named_classes(part) for part in parts}
-    return found.pop() if len(found) == 1 else None
+    candidates = {named_classes(part) for part in parts}
+    return candidates.pop() if len(candidates) == 1 else None
 
 
 def label_index(label: Any, number: int, class_names: Sequence[str]) -> int:

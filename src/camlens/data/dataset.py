@@ -66,8 +66,8 @@ class Dataset(ABC):
             raise DataError(f"{self.name}: the {self.split} split has no images")
         lengths = {name: len(values) for name in self.per_image if (values := getattr(self, name)) is not None}
         if set(lengths.values()) != {count}:
-            found = ", ".join(f"{length} {name}" for name, length in lengths.items())
-            raise DataError(f"{self.name} has {found}; expected as many of each")
+            counts = ", ".join(f"{length} {name}" for name, length in lengths.items())
+            raise DataError(f"{self.name} has {counts}; expected as many of each")
         if twice := duplicates(self.class_names):
             raise DataError(f"{self.name} has the class {twice} more than once; give every class a different name")
         low, high = int(self.labels.min()), int(self.labels.max())
@@ -132,8 +132,8 @@ class Dataset(ABC):
         picture, image = self.picture(index), self.images(torch.tensor([index]))[0]
         if picture is None and len(image) == 3 and self.size != geometries[0].size:  # the images are the originals
             picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-        found = None if picture is None else original(picture, geometries, max_side)
-        return found or (three_channels(image[None])[0], None)
+        picture_and_windows = None if picture is None else original(picture, geometries, max_side)
+        return picture_and_windows or (three_channels(image[None])[0], None)
 
     def batches(self, batch_size: int = BATCH_SIZE, indices: Tensor | None = None) -> Iterator[Tensor]:
         """Yield the images with these indices, by default all, as batches (B, C, H, W) uint8."""
@@ -267,10 +267,10 @@ class InMemoryDataset(Dataset):
         """
         if self.originals is None:
             return None
-        found = self.originals[index]
-        if isinstance(found, Tensor):
-            return Image.fromarray(found.permute(1, 2, 0).numpy())
-        return upright_rgb(found) if isinstance(found, Image.Image) else read_picture(found)
+        source = self.originals[index]
+        if isinstance(source, Tensor):
+            return Image.fromarray(source.permute(1, 2, 0).numpy())
+        return upright_rgb(source) if isinstance(source, Image.Image) else read_picture(source)
 
     def picture_size(self, index: int) -> Size | None:
         """Height and width of the original picture of an image, upright; None if the pixels are the originals.
@@ -278,8 +278,8 @@ class InMemoryDataset(Dataset):
         Raises:
             DataError: It can no longer be read.
         """
-        found = None if self.originals is None else self.originals[index]
-        return read_size(found) if isinstance(found, Path) else super().picture_size(index)
+        source = None if self.originals is None else self.originals[index]
+        return read_size(source) if isinstance(source, Path) else super().picture_size(index)
 
     def original_level_counts(self) -> Tensor:
         """How many pixels of the originals have each level, by channel: (3, 256) int64. Reads them again.

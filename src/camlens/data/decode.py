@@ -96,12 +96,12 @@ def check_decodable(image: Image.Image, source: Path | bytes) -> None:
 def count_scans(content: bytes) -> int:
     """The scans of a JPEG's first picture, up to one more than `MAX_SCANS`."""
     scans, place = 0, 2
-    while scans <= MAX_SCANS and (found := MARKER.search(content, place)):
-        marker = found[1][0]
+    while scans <= MAX_SCANS and (match := MARKER.search(content, place)):
+        marker = match[1][0]
         if marker == END_OF_IMAGE:
             break
         scans += marker == START_OF_SCAN
-        place = found.end() + max(2, int.from_bytes(content[found.end() : found.end() + 2], "big"))
+        place = match.end() + max(2, int.from_bytes(content[match.end() : match.end() + 2], "big"))
     return scans
 
 
@@ -129,13 +129,13 @@ def serve() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     except (ImportError, ValueError, OSError):
         pass  # this system cannot limit the memory
-    given, answers = sys.stdin.buffer, sys.stdout.buffer
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
     answers.write(b"\n")  # it is ready
     answers.flush()
-    while head := given.read(REQUEST.size):
+    while head := requests.read(REQUEST.size):
         size, max_pixels = REQUEST.unpack(head)
         try:
-            image, frames = decode_picture(given.read(size), max_pixels)
+            image, frames = decode_picture(requests.read(size), max_pixels)
             facts, body = (image.width, image.height, frames), image.tobytes()
         except DataError as error:
             facts, body = (0, 0, 0), str(error).encode()

@@ -27,11 +27,11 @@ def memory_limit() -> int:
     Raises:
         UsageError: The variable is not a number.
     """
-    given = os.environ.get(MEMORY, str(DEFAULT_MEMORY))
+    setting = os.environ.get(MEMORY, str(DEFAULT_MEMORY))
     try:
-        return int(float(given) * 1e9)
+        return int(float(setting) * 1e9)
     except (ValueError, OverflowError) as error:
-        raise UsageError(f"${MEMORY} is {given!r}; expected a number of gigabytes") from error
+        raise UsageError(f"${MEMORY} is {setting!r}; expected a number of gigabytes") from error
 
 
 @dataclass(eq=False, repr=False)

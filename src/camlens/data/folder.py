@@ -103,31 +103,31 @@ def read_images(
     else:
         paths = [root / file for file in files]
         pixels, sizes, errors = read_pictures(paths, geometry, f"reading {name}, {split}")
-    kept = list(sizes)
+    readable = list(sizes)
     if errors:
         lines = [f"{len(errors)} of {len(files)} pictures in {source} cannot be read:", *map(str, errors)]
         message = "\n  ".join(lines)
         if not skip_unreadable:
             raise DataError(f"{message}\nrepair or remove them, or leave them out with --skip-unreadable")
         logging.getLogger("camlens").warning("%s\nthey are left out", message)
-    about: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": name,
         "split": split,
         "class_names": tuple(class_names),
-        "labels": torch.tensor([labels[index] for index in kept], dtype=torch.int64),
-        "files": tuple(files[index] for index in kept),
+        "labels": torch.tensor([labels[index] for index in readable], dtype=torch.int64),
+        "files": tuple(files[index] for index in readable),
         "original_size": size_range(sizes.values()),
         "geometry": geometry,
     }
     if not on_disk:
-        pixels = pixels[kept] if errors else pixels
-        return InMemoryDataset(**about, pixels=pixels, originals=[root / files[index] for index in kept])
+        pixels = pixels[readable] if errors else pixels
+        return InMemoryDataset(**fields, pixels=pixels, originals=[root / files[index] for index in readable])
     height, width = geometry.size
     logging.getLogger("camlens").warning(
-        f"{name}, {split}: {len(kept):,} images of {height}x{width} would take {needed / 1e9:.1f} GB, more than "
+        f"{name}, {split}: {len(readable):,} images of {height}x{width} would take {needed / 1e9:.1f} GB, more than "
         f"{limit / 1e9:g}: they are decoded each time they are needed (${MEMORY} sets the limit, in GB)"
     )
-    return FileDataset(**about, root=root)
+    return FileDataset(**fields, root=root)
 
 
 def _class_names(root: Path, split: str) -> tuple[str, ...]:
@@ -135,8 +135,8 @@ def _class_names(root: Path, split: str) -> tuple[str, ...]:
         raise DataError(f"{root} is not a folder; {LAYOUT}")
     classes = {name: _folders(root / name) for name in dict.fromkeys((*splits(root), split)) if (root / name).is_dir()}
     if split not in classes:
-        found = textwrap.shorten(", ".join(sorted(_folders(root))), 200) or "no folders"
-        raise DataError(f"{root} has no folder {split!r}; it has: {found}; {LAYOUT}")
+        folders = textwrap.shorten(", ".join(sorted(_folders(root))), 200) or "no folders"
+        raise DataError(f"{root} has no folder {split!r}; it has: {folders}; {LAYOUT}")
     train = classes.get("train")
     for name, found_classes in classes.items():
         if train and (strange := found_classes - train):
@@ -151,18 +151,18 @@ def _class_names(root: Path, split: str) -> tuple[str, ...]:
 
 def _folders(root: Path) -> set[str]:
     try:
-        found = {path.name for path in root.iterdir() if path.is_dir() and not _is_hidden(path.name)}
+        names = {path.name for path in root.iterdir() if path.is_dir() and not _is_hidden(path.name)}
     except OSError as error:
         raise DataError(f"cannot read the folder {root}: {error.strerror}") from error
-    _check_names(root, found)
-    return found
+    _check_names(root, names)
+    return names
 
 
 def _check_names(folder: Path, names: Iterable[str]) -> None:
     """Raise `DataError` for a name that cannot be written as Unicode."""
-    if other := next((name for name in names if not is_unicode(name)), None):
+    if invalid := next((name for name in names if not is_unicode(name)), None):
         raise DataError(
-            f"{folder} has a name that is not in UTF-8, {os.fsencode(other)!r}; rename it (if it is in UTF-8, this "
+            f"{folder} has a name that is not in UTF-8, {os.fsencode(invalid)!r}; rename it (if it is in UTF-8, this "
             "terminal is not: PYTHONUTF8=1 helps)"
         )
 
@@ -177,13 +177,13 @@ def _files(folder: Path) -> list[str]:
 
     They are strings, as a million `Path`s take a gigabyte.
     """
-    found = []
+    paths = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not _is_hidden(name)]
         from_folder = Path(place).relative_to(folder)
-        found += [(from_folder / name).as_posix() for name in names if not _is_hidden(name)]
-    _check_names(folder, found)
-    return sorted(file for file in found if (folder / file).is_file())
+        paths += [(from_folder / name).as_posix() for name in names if not _is_hidden(name)]
+    _check_names(folder, paths)
+    return sorted(file for file in paths if (folder / file).is_file())
 
 
 def _find_labelled(root: Path, split: str, class_names: Sequence[str]) -> tuple[list[str], list[int]]:
@@ -217,13 +217,13 @@ def _separate(folder: Path) -> tuple[list[str], list[str]]:
 def _note(folder: Path, count: int, others: Iterable[str], expected: str, without: str = "") -> None:
     """Warn about what is left out of a folder. Raises `DataError` if it has no pictures."""
     endings = Counter(Path(file).suffix.lower() or "without an ending" for file in others)
-    found = [f"{number} {ending}" for ending, number in endings.most_common()]
-    found += ["the folder __MACOSX"] if any(folder.rglob("__MACOSX")) else []
-    left_out = f"; left out: {', '.join(found)}" if found else ""
+    ignored = [f"{number} {ending}" for ending, number in endings.most_common()]
+    ignored += ["the folder __MACOSX"] if any(folder.rglob("__MACOSX")) else []
+    left_out = f"; left out: {', '.join(ignored)}" if ignored else ""
     if not count:
-        known = " ".join(sorted(picture_endings()))
-        raise DataError(f"{folder} has no pictures; {expected}, ending in {known}{left_out}")
-    if found or without:
+        supported = " ".join(sorted(picture_endings()))
+        raise DataError(f"{folder} has no pictures; {expected}, ending in {supported}{left_out}")
+    if ignored or without:
         logging.getLogger("camlens").warning("%s has %d pictures%s%s", folder, count, left_out, without)
 
 

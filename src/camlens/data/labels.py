@@ -42,37 +42,37 @@ def _from_array(path: Path, data: Dataset) -> Tensor:
         f"expected {len(data):,} whole numbers, one for each image of {data.name}",
     )
     try:
-        found = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
+        labels = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
     except Exception as error:  # a damaged file can make NumPy raise anything
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; {expected}") from error
-    if not isinstance(found, np.ndarray) or found.shape != (len(data),) or found.dtype.kind not in "iu":
-        arrived = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else "several arrays"
+    if not isinstance(labels, np.ndarray) or labels.shape != (len(data),) or labels.dtype.kind not in "iu":
+        arrived = f"{labels.dtype} {labels.shape}" if isinstance(labels, np.ndarray) else "several arrays"
         raise DataError(f"{path} holds {arrived}; {expected}")
-    outside = found[(found < 0) | (found >= classes)]
+    outside = labels[(labels < 0) | (labels >= classes)]
     if len(outside):
         raise DataError(
             f"{path}: {len(outside):,} labels are outside the classes, the first is {outside[0]}; expected 0 "
             f"({data.class_names[0]}) to {classes - 1} ({data.class_names[-1]})"
         )
-    return torch.from_numpy(found.astype(np.int64))
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _from_table(path: Path, data: Dataset) -> Tensor:
     """The labels in a .csv file; images that it does not list keep theirs."""
-    labels, said = data.labels.clone(), dict[int, str]()
+    labels, assigned = data.labels.clone(), dict[int, str]()
     places = {file: index for index, file in enumerate(data.files)}
     classes = {name: number for number, name in enumerate(data.class_names)}
     for line, row in read_rows(path, ("path", "label"), "image"):
-        given, name = row.get("index", ""), row["label"].strip()
-        index = row_index(given) if given else places.get(row["path"], -1)
+        index_text, name = row.get("index", ""), row["label"].strip()
+        index = row_index(index_text) if index_text else places.get(row["path"], -1)
         if not 0 <= index < len(data) or data.files[index] != row["path"]:
             raise DataError(
-                f"{path}, line {line}: no image {given:.20} {row['path']} in {data.name}, {data.split}, whose "
+                f"{path}, line {line}: no image {index_text:.20} {row['path']} in {data.name}, {data.split}, whose "
                 f"first is 0 {data.files[0]}; give labels of these images"
             )
         if name not in classes:
             raise UsageError(f"{path}, line {line}: {unknown('class', name, classes, data.name)}")
-        if said.setdefault(index, name) != name:
-            raise DataError(f"{path}, line {line}: {row['path']} is {name} here and {said[index]} before; give one")
+        if assigned.setdefault(index, name) != name:
+            raise DataError(f"{path}, line {line}: {row['path']} is {name} here and {assigned[index]} before; give one")
         labels[index] = classes[name]
     return labels

@@ -105,17 +105,17 @@ def read_sizes(
     loader = data.DataLoader(cast("data.Dataset[str]", files), 100, num_workers=os.cpu_count() or 1, collate_fn=look)
     sizes, errors, same = dict[int, Size](), list[DataError](), dict[Size, Size]()  # one tuple for equal sizes
     with quiet_pillow():
-        for index, found in enumerate(track(chain.from_iterable(loader), description, len(files))):
-            if isinstance(found, DataError):
-                errors.append(found)
+        for index, size_or_error in enumerate(track(chain.from_iterable(loader), description, len(files))):
+            if isinstance(size_or_error, DataError):
+                errors.append(size_or_error)
             else:
-                sizes[index] = same.setdefault(found, found)
+                sizes[index] = same.setdefault(size_or_error, size_or_error)
     return sizes, errors
 
 
 def _sizes(root: Path, whole: bool, files: Sequence[str]) -> list[Size | DataError]:
     """The size of each picture file, or its error; see `read_sizes`."""
-    found = list[Size | DataError]()
+    sizes_or_errors = list[Size | DataError]()
     for file in files:
         try:
             with _opened(root / file) as image:
@@ -124,10 +124,10 @@ def _sizes(root: Path, whole: bool, files: Sequence[str]) -> list[Size | DataErr
                 # of other formats, Pillow decodes the whole picture for it
                 exif = image.getexif() if image.format == "JPEG" else {}
                 turned = exif.get(ExifTags.Base.Orientation, 1) in range(5, 9)
-                found.append((image.width, image.height) if turned else (image.height, image.width))
+                sizes_or_errors.append((image.width, image.height) if turned else (image.height, image.width))
         except DataError as error:
-            found.append(error)
-    return found
+            sizes_or_errors.append(error)
+    return sizes_or_errors
 
 
 def in_threads(function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:

@@ -128,13 +128,13 @@ def splits_of(source: str) -> list[str]:
 
 def split_to_evaluate(source: str) -> str:
     """The split to evaluate on: "test", or "val" if a data set has no test split. Raises as `splits_of`."""
-    found = splits_of(source)
-    return "val" if "val" in found and "test" not in found else "test"
+    splits = splits_of(source)
+    return "val" if "val" in splits and "test" not in splits else "test"
 
 
 def _find(source: str) -> Source:
-    if found := SOURCES.get(source) or SOURCES.get(Path(source).suffix.lower()):
-        return found
+    if entry := SOURCES.get(source) or SOURCES.get(Path(source).suffix.lower()):
+        return entry
     if not Path(source).is_dir():
         raise DataError(f"no data {source!r}; give {', '.join(NAMES)} or {PATH_FORMS}")
     return Source(_folder, _folder_splits)

@@ -246,17 +246,17 @@ def resolve_layers(
     why = ""
     if not names:
         if isinstance(model, Classifier) and read_logits is None and grid is None:
-            found = list(model.find_layers())
+            layers = list(model.find_layers())
         else:
-            found = layers_with_maps(network, shape, read_logits, grid)
-        if not found:
+            layers = layers_with_maps(network, shape, read_logits, grid)
+        if not layers:
             hint = "; if it has tokens that no convolution made, give their grid=(h, w)"
             raise ModelError(f"{type(network).__name__} has no layer with a feature map (B, C, h, w){hint}")
-        names, why = found[-1:], f"{found[-1]} is the last layer with a feature map on whose cells the logits depend"
+        names, why = layers[-1:], f"{layers[-1]} is the last layer with a feature map on whose cells the logits depend"
     for name in names:
         if not gives_maps(network, method, name):
-            given = "hirescam, and at its last layer of grad-cam and finer-cam"
-            raise UsageError(f"an ONNX file gives maps of {given}; {method.name} at {name} takes the network itself")
+            methods = "hirescam, and at its last layer of grad-cam and finer-cam"
+            raise UsageError(f"an ONNX file gives maps of {methods}; {method.name} at {name} takes the network itself")
     return list(names), why
 
 
@@ -266,20 +266,20 @@ def check_dependence(network: nn.Module, layers: Sequence[str], image: Tensor) -
     That is so for a table of positions. `TorchPass` checks it by itself if it runs several images at a time. Each layer
     of a network is checked once.
     """
-    seen = _dependent.setdefault(network, set())
-    if not (new := [name for name in layers if name not in seen]):
+    checked = _dependent.setdefault(network, set())
+    if not (new := [name for name in layers if name not in checked]):
         return
     outputs: list[dict[str, Any]] = []
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
-    for one in (image, image + noise):
+    for variant in (image, image + noise):
         outputs.append({})
         with torch.no_grad(), hooked(network, {name: partial(outputs[-1].__setitem__, name) for name in new}):
-            isolated_forward(network, one)
+            isolated_forward(network, variant)
     for name in new:
         first, second = (main_tensor(of_image.get(name)) for of_image in outputs)  # None if it was not reached
         if first is not None and second is not None and is_constant(first, second):
             raise ModelError(constant_layer_message(name))
-    seen.update(new)
+    checked.update(new)
 
 
 def layers_with_maps(

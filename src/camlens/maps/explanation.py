@@ -142,9 +142,9 @@ class Explanation:
             (3, H, W) uint8, and the part of it that the network takes; None for the image itself.
         """
         if self.originals and self.classifier is not None:
-            found = original(upright_rgb(self.originals[row]), [self.classifier.geometry], max_side)
-            if found is not None:
-                return found[0], found[1][0]
+            picture_and_windows = original(upright_rgb(self.originals[row]), [self.classifier.geometry], max_side)
+            if picture_and_windows is not None:
+                return picture_and_windows[0], picture_and_windows[1][0]
         return self.pictures[row], None  # (C, H, W)
 
     def class_name(self, index: int) -> str:

@@ -47,7 +47,7 @@ def prepare_images(classifier: Classifier | None, images: Pictures) -> Tensor:
 def plain(value: Any) -> Any:
     """Tensors, arrays and tuples, also nested, as lists of Python numbers."""
     value = value.tolist() if hasattr(value, "tolist") else value
-    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class Targets:
@@ -71,8 +71,8 @@ class Targets:
         listed = plain(wanted)
         self.listed = listed if isinstance(listed, list) else [listed] * count
         self.several = not one_each and all(isinstance(classes, list) for classes in self.listed)
-        if (given := len(self.listed)) != count:
-            raise UsageError(f"{given} classes for {count} images; give one for each image, or one for all")
+        if (length := len(self.listed)) != count:
+            raise UsageError(f"{length} classes for {count} images; give one for each image, or one for all")
         if self.several and len({len(classes) for classes in self.listed}) > 1:
             raise UsageError("target has lists of different lengths; give equally many classes for each image")
 
@@ -95,8 +95,8 @@ class Targets:
         if self.all_classes:
             return torch.arange(count, device=logits.device).expand(len(logits), -1)
         if self.indices is None:
-            images = self.listed if self.several else [[one] for one in self.listed]
-            indices = torch.tensor([[self.index(one, count) for one in classes] for classes in images])
+            images = self.listed if self.several else [[target] for target in self.listed]
+            indices = torch.tensor([[self.index(target, count) for target in classes] for classes in images])
             self.indices = indices if self.several else indices[:, 0]
         return self.indices[rows].to(logits.device)
 

@@ -51,22 +51,22 @@ def load(path: Path) -> Classifier:
     Raises:
         ModelError: The file cannot be read, or does not say which network it belongs to.
     """
-    state, written = read_state(path), None
+    state, metadata = read_state(path), None
     if path.suffix == ".safetensors":
         with safetensors.safe_open(path, framework="pt") as file:
-            written = (file.metadata() or {}).get("camlens")
-    if written is None:
+            metadata = (file.metadata() or {}).get("camlens")
+    if metadata is None:
         model, state = recognise(state, path)
     else:
         try:
-            facts = parse_json(written)
+            facts = parse_json(metadata)
             with torch.device("meta"):  # allocates nothing before the sizes are known to be those of the weights
                 outline = ResNet(**facts["architecture"])
             check_state(outline, state, path)
             network = ResNet(**facts["architecture"])
-            about = {"name": facts["architecture"]["name"], "preprocess": Preprocess.from_facts(facts)}
-            about["temperature"] = facts.get("temperature")  # older files have none
-            model = Classifier(network, facts["class_names"], **about)
+            arguments = {"name": facts["architecture"]["name"], "preprocess": Preprocess.from_facts(facts)}
+            arguments["temperature"] = facts.get("temperature")  # older files have none
+            model = Classifier(network, facts["class_names"], **arguments)
             if len(model.class_names) != network.fc.out_features:
                 raise ValueError(f"{len(model.class_names)} class names for {network.fc.out_features} classes")
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError, UsageError) as error:

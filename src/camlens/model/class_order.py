@@ -86,12 +86,12 @@ def checked_names(class_names: Sequence[str] | int) -> tuple[str, ...]:
         raise UsageError(
             f"class_names is {class_names!r:.60}; expected a list of two or more names, {MAX_CLASSES:,} at most"
         )
-    found = tuple(map(str, names))
-    if twice := duplicates(found):
+    checked = tuple(map(str, names))
+    if twice := duplicates(checked):
         raise UsageError(f"class_names has {twice} more than once; give every class a different name")
-    if other := next((name for name in found if not is_unicode(name)), None):
-        raise UsageError(f"the class name {other!r} is not valid Unicode; rename it")
-    return found
+    if invalid := next((name for name in checked if not is_unicode(name)), None):
+        raise UsageError(f"the class name {invalid!r} is not valid Unicode; rename it")
+    return checked
 
 
 def first_names(names: Sequence[str], count: int = 4) -> str:

@@ -167,8 +167,8 @@ class Classifier(nn.Module):
         changed = copy(self)
         changed._buffers, changed.preprocess = self._buffers.copy(), replace(self.preprocess, **changes)
         if self.temperature is not None and changed.preprocess != self.preprocess:
-            kept = f"{self.name} keeps its temperature {self.temperature:.4g}, fitted with other preprocessing"
-            log.warning(f"{kept}; camlens calibrate fits it again, --temperature 1 leaves it out")
+            note = f"{self.name} keeps its temperature {self.temperature:.4g}, fitted with other preprocessing"
+            log.warning(f"{note}; camlens calibrate fits it again, --temperature 1 leaves it out")
         for name in ("mean", "std"):
             changed._buffers[name] = torch.tensor(getattr(changed.preprocess, name), device=self.device)
         return changed
@@ -189,10 +189,10 @@ class Classifier(nn.Module):
         """
         if self.chosen_layers is None:
             network = bare(self.network)
-            found = feature_maps(network, self.input_size, self.channels, self.read_logits, self.grid)
-            if not found:
+            map_sizes = feature_maps(network, self.input_size, self.channels, self.read_logits, self.grid)
+            if not map_sizes:
                 raise ModelError(f"{self.name} has no layer with a feature map (B, C, h, w)")
-            self.chosen_layers = last_of_each_size(found)
+            self.chosen_layers = last_of_each_size(map_sizes)
         return self.chosen_layers
 
     @property
@@ -258,8 +258,8 @@ class Classifier(nn.Module):
         """
         if isinstance(pictures, Tensor):
             is_float, channels = pictures.dtype != torch.uint8, self.channels
-            known = (channels,) if is_float else (3, channels)
-            if pictures.ndim != 4 or pictures.shape[1] not in known or len(pictures) == 0:
+            accepted = (channels,) if is_float else (3, channels)
+            if pictures.ndim != 4 or pictures.shape[1] not in accepted or len(pictures) == 0:
                 expected = f"expected (B, {channels}, H, W), B of 1 or more"
                 raise UsageError(f"images of shape {tuple(pictures.shape)}; {expected}")
             if is_float:
@@ -268,7 +268,7 @@ class Classifier(nn.Module):
                 return self.normalise(pictures)
             pictures = pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
         elif isinstance(self.preprocess, Custom):
-            images = [self.preprocess.function(one).float() for one in to_pictures(pictures)]
+            images = [self.preprocess.function(picture).float() for picture in to_pictures(pictures)]
             return torch.stack(images).to(self.device, self.dtype)
         return self.normalise(to_pixels(pictures, self.geometry))
 

@@ -49,14 +49,14 @@ class Exported(nn.Module):
 
         options = RunOptions()
         options.only_execute_path_to_fetches = True
-        wanted = ["logits", *(self.outputs[layer] for layer in layers)]
-        given = {"images": images.detach().float().cpu().numpy()}
+        output_names = ["logits", *(self.outputs[layer] for layer in layers)]
+        input_feed = {"images": images.detach().float().cpu().numpy()}
         try:
-            results = self.session.run(wanted, given, options)
+            results = self.session.run(output_names, input_feed, options)
         except Exception as error:  # onnxruntime has a class for each kind of trouble
             raise ModelError(f"onnxruntime cannot run this ONNX file on {tuple(images.shape)}: {error}") from error
         logits, *maps = (torch.from_numpy(np.asarray(result)).to(images.device) for result in results)
-        for name, grids in zip(wanted[1:], maps, strict=True):
+        for name, grids in zip(output_names[1:], maps, strict=True):
             if grids.ndim != 4 or grids.shape[:2] != logits.shape:
                 raise ModelError(
                     f"the output {name} of this ONNX file is {tuple(grids.shape)}; expected maps (B, K, h, w)"
@@ -84,20 +84,20 @@ def load(path: Path) -> Classifier:
         facts = parse_json(session.get_modelmeta().custom_metadata_map[KEY])
         check_ends(session, list(facts["outputs"].values()))
         network = Exported(session, facts["outputs"], facts["exact"], hashlib.sha256(content).digest())
-        about = {key: facts[key] for key in ("class_names", "name")}
-        about |= {"temperature": facts.get("temperature"), "preprocess": Preprocess.from_facts(facts)}
-        size, taken = about["preprocess"].size, tuple(session.get_inputs()[0].shape[2:])
-        if size != taken:
-            raise ValueError(f"its metadata say that images are {size}; its input takes {taken}")
-        return Classifier(network, **about, layers=list(facts["outputs"])).eval()
+        arguments = {key: facts[key] for key in ("class_names", "name")}
+        arguments |= {"temperature": facts.get("temperature"), "preprocess": Preprocess.from_facts(facts)}
+        size, input_size = arguments["preprocess"].size, tuple(session.get_inputs()[0].shape[2:])
+        if size != input_size:
+            raise ValueError(f"its metadata say that images are {size}; its input takes {input_size}")
+        return Classifier(network, **arguments, layers=list(facts["outputs"])).eval()
     except (KeyError, ValueError, TypeError, AttributeError, UsageError) as error:
         raise ModelError(f"{path} was not written by camlens export: {error!s:.300}") from error
 
 
 def check_ends(session: Any, maps: Sequence[str]) -> None:
     """Raise `ValueError` unless the only input of a session is images, and its outputs are logits and these maps."""
-    inputs = [(each.name, each.type, len(each.shape)) for each in session.get_inputs()]
-    outputs = {each.name: (each.type, len(each.shape)) for each in session.get_outputs()}
+    inputs = [(node.name, node.type, len(node.shape)) for node in session.get_inputs()]
+    outputs = {node.name: (node.type, len(node.shape)) for node in session.get_outputs()}
     if inputs != [("images", FLOATS, 4)]:
         raise ValueError(f"its inputs are {inputs}; expected images (B, 3, H, W) alone, {FLOATS}")
     for name, rank in {"logits": 2, **dict.fromkeys(maps, 4)}.items():

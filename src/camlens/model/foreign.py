@@ -42,24 +42,24 @@ def recognise(state: State, path: Path) -> tuple[Classifier, State]:
     prefix = next((key.removesuffix(A_BLOCK) for key in state if key.endswith(A_BLOCK)), "")
     state = under_prefix(state, prefix, path)
     kuangliu = "linear.weight" in state
-    found = as_resnet(state, path)
-    if found is None:
+    converted = as_resnet(state, path)
+    if converted is None:
         raise ModelError(
             f"{path} does not say which network it belongs to: camlens did not write it, and its names are not those "
             f"of a ResNet of torchvision, timm or kuangliu/pytorch-cifar; "
             f"give the network too: --model module:function --weights {path.name}, or name one that its library loads: "
             "--model timm:NAME, torchvision:NAME, hf:NAME or hf:FOLDER"
         )
-    network, state = found
+    network, state = converted
     name, classes = str(network.architecture["name"]), network.fc.out_features
     mean, std = CIFAR10_KUANGLIU if kuangliu else CIFAR10
     cifar10 = network.small and classes == len(CIFAR10_CLASSES)
     preprocess = Preprocess((32, 32), None, mean=mean, std=std) if network.small else Preprocess()
-    parts = [STEMS[str(network.architecture["stem"])], "ReLU", "no dilation or blur pooling"]
-    parts += ["the stride on 3x3 convolutions"] if isinstance(network.layer1[0], Bottleneck) else []
+    assumptions = [STEMS[str(network.architecture["stem"])], "ReLU", "no dilation or blur pooling"]
+    assumptions += ["the stride on 3x3 convolutions"] if isinstance(network.layer1[0], Bottleneck) else []
     log.warning(
         f"{path.name} is a {name}{' of kuangliu/pytorch-cifar' if kuangliu else ''} for {classes} classes; "
-        f"assumed, as weights do not say it: {', '.join(parts)}; pictures {preprocess}; "
+        f"assumed, as weights do not say it: {', '.join(assumptions)}; pictures {preprocess}; "
         f"{'the classes of CIFAR-10' if cifar10 else 'class names from the data'}. If it was trained otherwise, give "
         f"the network: --model module:function --weights {path.name}"
     )
@@ -82,16 +82,16 @@ def as_resnet(state: State, source: Path) -> tuple[ResNet, State] | None:
     stem = state["conv1.weight"]
     if stem.ndim != 4 or state["fc.weight"].ndim != 2:
         return None
-    how: tuple[str, int, int, Stem] = (
+    arguments: tuple[str, int, int, Stem] = (
         name,
         len(state["fc.weight"]),
         len(stem),
         "small" if stem.shape[-1] == 3 else "imagenet",
     )
     with torch.device("meta"):  # allocates nothing before the sizes are known to be those of the weights
-        outline = ResNet(*how)
+        outline = ResNet(*arguments)
     check_state(outline, state, source)
-    return ResNet(*how), state
+    return ResNet(*arguments), state
 
 
 def same_resnet(model: Classifier) -> ResNet | None:
@@ -101,9 +101,9 @@ def same_resnet(model: Classifier) -> ResNet | None:
         return network
     images = torch.randn(2, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
     try:
-        if (found := as_resnet(network.state_dict(), Path(model.name))) is None:
+        if (converted := as_resnet(network.state_dict(), Path(model.name))) is None:
             return None
-        load_state(same := found[0].eval(), found[1], Path(model.name))
+        load_state(same := converted[0].eval(), converted[1], Path(model.name))
         with torch.no_grad():
             logits, expected = same(images), network(images)
         return same if torch.allclose(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.std())) else None

@@ -94,13 +94,13 @@ def feature_maps(
             matters = {name: _any_cell(gradients[name], recorder.views[name]) for name in sizes}
             if not any(matters.values()):
                 matters = dict.fromkeys(sizes, True)  # a head of zeros, or nothing to differentiate
-            found: dict[str, Size] = {}
+            candidates: dict[str, Size] = {}
             for name, size in sizes.items():
-                is_finer = math.prod(size) > min(map(math.prod, found.values()), default=math.inf)
+                is_finer = math.prod(size) > min(map(math.prod, candidates.values()), default=math.inf)
                 is_ruled_out = _ruled_out_by_block(network, name, sizes, matters, recorder.scattered)
                 if matters[name] and not is_finer and not is_ruled_out:
-                    found[name] = size
-            return _without_side_branches(found, noise, outputs, gradients)
+                    candidates[name] = size
+            return _without_side_branches(candidates, noise, outputs, gradients)
     except CamlensError:
         raise
     except Exception as error:  # a network may raise anything
@@ -227,7 +227,7 @@ def _gradients(logits: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor | No
 
 
 def _without_side_branches(
-    found: dict[str, Size], noise: Tensor, outputs: dict[str, Tensor], gradients: dict[str, Tensor | None]
+    candidates: dict[str, Size], noise: Tensor, outputs: dict[str, Tensor], gradients: dict[str, Tensor | None]
 ) -> dict[str, Size]:
     """Drop trailing layers that do not carry the whole gradient from logits to image, such as auxiliary heads.
 
@@ -235,14 +235,14 @@ def _without_side_branches(
     side branch. If no layer carries the whole gradient, as where branches meet only in the logits, all are
     kept.
     """
-    whole, kept, tolerance = gradients[""], dict(found), min(0.05, ROUNDING * torch.finfo(noise.dtype).eps)
+    whole, kept, tolerance = gradients[""], dict(candidates), min(0.05, ROUNDING * torch.finfo(noise.dtype).eps)
     while kept and whole is not None and gradients[list(kept)[-1]] is not None:
         name = list(kept)[-1]
         (through,) = torch.autograd.grad(outputs[name], noise, gradients[name], retain_graph=True, allow_unused=True)
         if through is not None and float((through - whole).abs().max()) <= tolerance * float(whole.abs().max()):
             return kept
         del kept[name]
-    return found
+    return candidates
 
 
 def _ruled_out_by_block(

@@ -44,16 +44,16 @@ def load(spec: str, changes: Mapping[str, Any] | None = None) -> Classifier:
     except ModuleNotFoundError as error:
         raise ModelError(f"{spec} needs {error.name}; install it with: pip install 'camlens[{extra}]'") from error
     except Exception as error:  # a RuntimeError where torchvision was built for another torch
-        why = f"cannot be imported with torch {torch.__version__}: {_in_a_line(error)}"
-        raise ModelError(f"{spec} needs {EXTRAS[extra]}, which {why}") from error
+        reason = f"cannot be imported with torch {torch.__version__}: {_in_a_line(error)}"
+        raise ModelError(f"{spec} needs {EXTRAS[extra]}, which {reason}") from error
     try:
         model = LOADERS[extra](library, name, changes or {})
         return (model.with_preprocess(**changes) if changes else model).eval()
     except CamlensError as error:
         raise type(error)(f"{spec}: {error}") from error
     except OSError as error:  # offline, or no such file
-        where = f"without internet access it loads from {CACHES[extra]}, which can be copied from another machine"
-        raise ModelError(f"{EXTRAS[extra]} cannot load {name!r}: {_in_a_line(error)}; {where}") from error
+        hint = f"without internet access it loads from {CACHES[extra]}, which can be copied from another machine"
+        raise ModelError(f"{EXTRAS[extra]} cannot load {name!r}: {_in_a_line(error)}; {hint}") from error
     except Exception as error:  # each library raises its own kinds
         raise ModelError(f"{EXTRAS[extra]} cannot load {name!r}: {_in_a_line(error)}") from error
 
@@ -62,12 +62,12 @@ def _from_timm(timm: Any, name: str, _: Mapping[str, Any]) -> Classifier:
     if ":" not in name:  # hf-hub: and local-dir: are timm's own prefixes
         _check_name(name.partition(".")[0], timm.list_models())
     network = timm.create_model(name, pretrained=True)
-    about, classes = network.pretrained_cfg, network.num_classes
+    pretrained_cfg, classes = network.pretrained_cfg, network.num_classes
     if not classes:
         raise ModelError("it has no classes and returns features; name a classifier")
     info, names = None, None
-    if labels := about.get("label_names"):
-        info = timm.data.CustomDatasetInfo(labels, about.get("label_descriptions"))
+    if labels := pretrained_cfg.get("label_names"):
+        info = timm.data.CustomDatasetInfo(labels, pretrained_cfg.get("label_descriptions"))
     elif subset := timm.data.infer_imagenet_subset(network):
         info = timm.data.ImageNetInfo(subset)
         log.warning(f"{name} has {classes} classes: taking those of {subset}")
@@ -75,7 +75,7 @@ def _from_timm(timm: Any, name: str, _: Mapping[str, Any]) -> Classifier:
         names = [info.index_to_description(index) for index in range(classes)]
     config = timm.data.resolve_model_data_config(network)
     transform = timm.data.create_transform(**config)
-    title = ".".join(filter(None, (about.get("architecture"), about.get("tag"))))
+    title = ".".join(filter(None, (pretrained_cfg.get("architecture"), pretrained_cfg.get("tag"))))
     prepared = _prepared(name, Preprocess.from_timm, config, transform, config["mean"], config["std"])
     return Classifier(network, _class_names(name, names, classes), name=title, **prepared)
 
@@ -95,9 +95,9 @@ def _from_torchvision(torchvision: Any, name: str, _: Mapping[str, Any]) -> Clas
 
 
 def _from_hugging_face(transformers: Any, name: str, changes: Mapping[str, Any]) -> Classifier:
-    where = {"pretrained_model_name_or_path": name, "trust_remote_code": False}
-    network, found = transformers.AutoModelForImageClassification.from_pretrained(**where, output_loading_info=True)
-    if missing := sorted(found["missing_keys"]):
+    options = {"pretrained_model_name_or_path": name, "trust_remote_code": False}
+    network, info = transformers.AutoModelForImageClassification.from_pretrained(**options, output_loading_info=True)
+    if missing := sorted(info["missing_keys"]):
         raise ModelError(f"it has no weights for {', '.join(missing[:4])}, so it is not a classifier; name one")
     if getattr(network.config, "problem_type", None) == "multi_label_classification":
         log.warning(
@@ -106,11 +106,11 @@ def _from_hugging_face(transformers: Any, name: str, changes: Mapping[str, Any])
     labels = [network.config.id2label.get(index, "LABEL_0") for index in range(network.config.num_labels)]
     names = _class_names(name, None if "LABEL_0" in labels else labels, max(2, len(labels)))
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(**where)
+        processor = transformers.AutoImageProcessor.from_pretrained(**options)
     except Exception as error:  # the library raises several kinds
         if not {"resize", "mean", "std"} <= changes.keys():
-            why = _in_a_line(error)
-            raise ModelError(f"nothing says how pictures are prepared ({why}); say it with {FLAGS}") from error
+            reason = _in_a_line(error)
+            raise ModelError(f"nothing says how pictures are prepared ({reason}); say it with {FLAGS}") from error
         return Classifier(network, names, name=Path(name).name, preprocess=Preprocess(**changes))
     prepared = _prepared(
         name,

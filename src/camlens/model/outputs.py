@@ -57,12 +57,12 @@ def find_logits(output: Any, network: nn.Module, classes: int | None = None) -> 
     else:
         parts = list(output) if isinstance(output, tuple | list) else []
     widths = {classes, 1} if classes == 2 else {classes}
-    found = [part for part in parts if isinstance(part, Tensor) and part.ndim == 2 and part.is_floating_point()]
-    found = [part for part in found if classes is None or part.shape[1] in widths]
-    if len(found) > 1:
-        shapes = ", ".join(str(tuple(part.shape[1:])) for part in found)
+    candidates = [part for part in parts if isinstance(part, Tensor) and part.ndim == 2 and part.is_floating_point()]
+    candidates = [part for part in candidates if classes is None or part.shape[1] in widths]
+    if len(candidates) > 1:
+        shapes = ", ".join(str(tuple(part.shape[1:])) for part in candidates)
         say_once(network, f"{name} returns several tensors, with {shapes} for each image: the first is taken as logits")
-    output = found[0] if found else output
+    output = candidates[0] if candidates else output
     one = isinstance(output, Tensor) and (output.ndim == 1 or output.shape[1:] == (1,)) and output.is_floating_point()
     if one and classes in (None, 2):
         say_once(network, f"{name} gives one logit y: taken as two classes with the logits 0 and y")

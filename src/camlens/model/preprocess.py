@@ -101,10 +101,10 @@ class Preprocess(Geometry):
         Raises:
             UsageError: It has no input size, or a crop mode that adds borders or changes the proportions.
         """
-        given: Sequence[int] = config.get("input_size") or ()
-        if len(given) != 3:
-            raise UsageError(f"config has the input size {given or None}; expected (channels, height, width)")
-        _, height, width = given
+        input_size: Sequence[int] = config.get("input_size") or ()
+        if len(input_size) != 3:
+            raise UsageError(f"config has the input size {input_size or None}; expected (channels, height, width)")
+        _, height, width = input_size
         share, mode = config.get("crop_pct") or 0.875, config.get("crop_mode") or "center"
         large = floor(height / share), floor(width / share)
         if mode not in ("center", "squash") or (mode == "center" and large[0] != large[1]):
@@ -143,10 +143,10 @@ class Preprocess(Geometry):
         mean, std = normalisation_of(processor)
         by_torchvision = getattr(processor, "backend", "torchvision") == "torchvision"
         by_torch = by_torchvision and interpolation in INTERPOLATIONS[1:3]
-        found = cls(resize, cropped, interpolation, True, True, by_torch, mean, std)
+        preprocess = cls(resize, cropped, interpolation, True, True, by_torch, mean, std)
         if not callable(processor):
-            return found
-        return _agreeing(found, lambda picture: processor(picture, return_tensors="pt")["pixel_values"][0])
+            return preprocess
+        return _agreeing(preprocess, lambda picture: processor(picture, return_tensors="pt")["pixel_values"][0])
 
 
 def normalisation_of(processor: Any) -> tuple[Sequence[float], Sequence[float]]:
@@ -154,17 +154,17 @@ def normalisation_of(processor: Any) -> tuple[Sequence[float], Sequence[float]]:
 
     They are those that it declares, unless black and white come out otherwise: EfficientNet's divides twice.
     """
-    does = getattr(processor, "do_normalize", False)  # MobileViT's does not
+    normalises = getattr(processor, "do_normalize", False)  # MobileViT's does not
     factor = processor.rescale_factor if getattr(processor, "do_rescale", False) else 1.0
-    values = (processor.image_mean, processor.image_std) if does else ([0.0] * 3, [1.0] * 3)
-    said = torch.tensor(values, dtype=torch.float64) / (255 * factor)
+    values = (processor.image_mean, processor.image_std) if normalises else ([0.0] * 3, [1.0] * 3)
+    declared = torch.tensor(values, dtype=torch.float64) / (255 * factor)
     if callable(processor):
         pictures = (Image.new("RGB", (96, 96), colour) for colour in ("black", "white"))
         inputs = (processor(picture, return_tensors="pt")["pixel_values"][0] for picture in pictures)
         black, white = (of_one.double().flatten(1).median(dim=1).values for of_one in inputs)
-        done = torch.stack([-black, torch.ones_like(black)]) / (white - black)
-        said = said if torch.allclose(said, done, atol=1e-3) else done
-    return said[0].tolist(), said[1].tolist()
+        actual = torch.stack([-black, torch.ones_like(black)]) / (white - black)
+        declared = declared if torch.allclose(declared, actual, atol=1e-3) else actual
+    return declared[0].tolist(), declared[1].tolist()
 
 
 _AS_FUNCTION = (

@@ -64,19 +64,19 @@ def read_state(path: Path) -> State:
         reason = str(error) or type(error).__name__
         if isinstance(error, pickle.UnpicklingError):
             unknown = re.search(r"GLOBAL ([\w.]+)", reason)
-            what = unknown[1] if unknown else "more than tensors"
-            reason = f"it holds {what}, which is not run; save network.state_dict() alone"
+            unsafe = unknown[1] if unknown else "more than tensors"
+            reason = f"it holds {unsafe}, which is not run; save network.state_dict() alone"
         raise ModelError(f"{path} is not a file of weights: {reason}") from error
-    found = dict(find_states(content))
-    if not isinstance(content, dict) or not found:
+    states = dict(find_states(content))
+    if not isinstance(content, dict) or not states:
         raise ModelError(f"{path} holds no state dict (names to tensors)")
-    taken, *others = found
+    place, *others = states
     if others:
-        log.warning(f"{path.name} holds several state dicts: taking {taken}, leaving out {', '.join(others)}")
+        log.warning(f"{path.name} holds several state dicts: taking {place}, leaving out {', '.join(others)}")
     if isinstance(content.get("arch"), str):
         log.warning(f"{path.name} says that its network is {content['arch']}")
     try:
-        return checked_tensors(found[taken])
+        return checked_tensors(states[place])
     except ValueError as error:
         raise ModelError(f"{path} is not a file of weights: {error}") from error
 
@@ -139,10 +139,10 @@ def check_state(network: nn.Module, state: State, source: Path) -> State:
         "not of this network": [key for key in state if key not in own],
         "of another shape": [f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}" for key in reshaped],
     }
-    found = [f"{len(keys)} {what} ({_first(keys)})" for what, keys in problems.items() if keys]
-    if found:
+    mismatches = [f"{len(keys)} {problem} ({_first(keys)})" for problem, keys in problems.items() if keys]
+    if mismatches:
         kind = type(network).__name__
-        raise ModelError(f"{source} is a checkpoint of another network than this {kind}: {'; '.join(found)}")
+        raise ModelError(f"{source} is a checkpoint of another network than this {kind}: {'; '.join(mismatches)}")
     return state
 
 
@@ -156,10 +156,10 @@ def find_prefix(state: State, own: Collection[str]) -> str:
 
 def under_prefix(state: State, prefix: str, source: Path) -> State:
     """The tensors under a prefix, by their names without it; a note lists the others, which are left out."""
-    taken = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if left := [key for key in state if not key.startswith(prefix)]:
         log.warning(f"{Path(source).name}: taking what is under {prefix}, leaving out {len(left)} ({_first(left)})")
-    return taken
+    return tensors
 
 
 def _first(keys: list[str]) -> str:

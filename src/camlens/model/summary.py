@@ -85,7 +85,7 @@ class Summary:
             "Params size (MB)": self.parameters,
             "Estimated Total Size (MB)": numbers + activations + self.parameters,
         }
-        return "\n".join([*lines, "", *(f"{what}: {count * 4 / 2**20:.2f}" for what, count in sizes.items())])
+        return "\n".join([*lines, "", *(f"{label}: {count * 4 / 2**20:.2f}" for label, count in sizes.items())])
 
 
 def summarise(network: nn.Module, input_shape: Shape) -> Summary:
@@ -154,9 +154,9 @@ class ReceptiveField(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, then record the fields of its outputs."""
         output = func(*args, **(kwargs or {}))
-        known = [self.fields[t] for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t in self.fields]
-        if known:
-            field = None if None in known else widened(func.overloadpacket.__name__, args, known)
+        fields = [self.fields[t] for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t in self.fields]
+        if fields:
+            field = None if None in fields else widened(func.overloadpacket.__name__, args, fields)
             for result in tree_leaves(output):
                 if isinstance(result, Tensor):
                     self.fields[result] = field

@@ -90,15 +90,15 @@ def predict(
         description = description or f"predicting {data.name}, {data.split}"
     batches, total = _micro_batches(model, data, batch_size, processes, indices)
     shown = track(batches, description or "predicting", total, shown=processes.is_main)
-    logits, found = _GrowingTensor(torch.empty(0, len(model.class_names))), _GrowingTensor(torch.empty(0))
+    logits, feature_rows = _GrowingTensor(torch.empty(0, len(model.class_names))), _GrowingTensor(torch.empty(0))
     for part in _run(model, shown, features, before_batch):
         logits.add(part.logits)
         if part.features is not None:
-            found.add(part.features)
+            feature_rows.add(part.features)
     all_logits = processes.gather(logits.tensor())
-    if not features or processes.any(found.count < logits.count):
+    if not features or processes.any(feature_rows.count < logits.count):
         return Predictions(all_logits)
-    return Predictions(all_logits, _features_or_none(processes.gather(found.tensor())))
+    return Predictions(all_logits, _features_or_none(processes.gather(feature_rows.tensor())))
 
 
 class _GrowingTensor:
@@ -159,25 +159,25 @@ def predict_cached(
         CamlensError: The file cannot be written.
     """
     size = _micro_batch_size(model, whole_number("batch_size", batch_size, 1))
-    about, shown = f"{data.name}, {data.split}", cache.processes.is_main
+    data_name, shown = f"{data.name}, {data.split}", cache.processes.is_main
 
     def compute(blocks: Sequence[Tensor]) -> Generator[Rows, None, None]:
         parts = [part for block in blocks for part in block.split(size)]
         if announced and shown and blocks:
             count = sum(map(len, blocks)) * cache.processes.world_size
             seconds = _seconds_of(model, data, blocks[0][:TIMED]) * sum(map(len, blocks))
-            announce(f"the features of the {min(count, len(data)):,} images of {about}, are read once", seconds)
-        found = _run(model, track(data.batches_of(parts), f"predicting {about}", len(parts), shown), features)
+            announce(f"the features of the {min(count, len(data)):,} images of {data_name}, are read once", seconds)
+        predictions = _run(model, track(data.batches_of(parts), f"predicting {data_name}", len(parts), shown), features)
         for block in blocks:
-            predicted = list(islice(found, math.ceil(len(block) / size)))
+            predicted = list(islice(predictions, math.ceil(len(block) / size)))
             rows = {"logits": torch.cat([part.logits for part in predicted])}
             of_block = [part.features for part in predicted if part.features is not None]
             yield rows | ({"features": torch.cat(of_block)} if of_block else {})
-        next(found, None)  # counts the last step as done
+        next(predictions, None)  # counts the last step as done
 
     cache = replace(cache, key=key or cache.processes.call_on_main(fingerprint, model, data))
-    block, asked = size * math.ceil(BLOCK / size), "features" if features else "logits"
-    rows = cache.rows(file, asked, len(data), block, f"images of {about}", compute) or {}
+    block, kind = size * math.ceil(BLOCK / size), "features" if features else "logits"
+    rows = cache.rows(file, kind, len(data), block, f"images of {data_name}", compute) or {}
     all_features = _features_or_none(rows["features"]) if "features" in rows else None
     # copied, as a memory-mapped tensor would be sent with its whole file
     logits, has_features = cache.processes.call_on_main(lambda: (rows["logits"].clone(), all_features is not None))
@@ -242,14 +242,14 @@ def _run(
                 before_batch()
             if len(images) == 0:
                 continue
-            output, found = model(model.prepare(images)), None
+            output, batch_features = model(model.prepare(images)), None
             for head_input, head_output in recorded[-1:]:
                 if head_input.ndim == 2:
-                    found = head_input.half().float().cpu()
+                    batch_features = head_input.half().float().cpu()
                     if not is_head(head_output, output, model.outputs):
-                        found.fill_(torch.nan)
+                        batch_features.fill_(torch.nan)
             recorded.clear()
-            yield Predictions(output.float().cpu(), found)
+            yield Predictions(output.float().cpu(), batch_features)
 
 
 def _features_or_none(features: Tensor) -> Tensor | None:

@@ -84,8 +84,8 @@ class PredictionCache:
         mine = [blocks[number] for number in missing[processes.rank :: turn]]
         with closing(store), closing(compute(mine)) as computed:
             for first in range(0, len(missing), turn):
-                found = processes.call_on_all(lambda: next(computed, {}))
-                processes.call_on_main(store.write, dict(zip(missing[first : first + turn], found, strict=False)))
+                new_blocks = processes.call_on_all(lambda: next(computed, {}))
+                processes.call_on_main(store.write, dict(zip(missing[first : first + turn], new_blocks, strict=False)))
             if mine:
                 next(computed, None)  # runs `compute` to its end, where it reports its progress
         return store.read() if processes.is_main else None
@@ -110,9 +110,9 @@ class PredictionCache:
                 raise ValueError("it is no file")
             check_archive(path)
             with safe_globals(list(types)):
-                kept: dict[str, Any] = torch.load(path, weights_only=True)
-            if kept["of"] == key:
-                result: Result = kept["result"]
+                entry: dict[str, Any] = torch.load(path, weights_only=True)
+            if entry["of"] == key:
+                result: Result = entry["result"]
                 return result
             raise ValueError(OTHER_KEY)
         except Exception as error:  # a damaged file raises errors of many kinds
@@ -205,13 +205,13 @@ class _File:
             for number, rows in blocks.items():
                 if self.file is None:
                     self._create(rows)
-                check = 0
+                checksum = 0
                 for name, values in rows.items():
                     content = values.contiguous().numpy().tobytes()
                     self._seek(name, number * self.size).write(content)
-                    check = zlib.crc32(content, check)
-                self._seek(DONE, number).write((1 + check).to_bytes(8, "little"))  # seeking flushes the rows
-                self.done[number] = 1 + check
+                    checksum = zlib.crc32(content, checksum)
+                self._seek(DONE, number).write((1 + checksum).to_bytes(8, "little"))  # seeking flushes the rows
+                self.done[number] = 1 + checksum
             assert self.file is not None
             self.file.flush()
             if time.monotonic() > self.synced + SYNC_EVERY:
@@ -224,8 +224,8 @@ class _File:
         """Close the file, and say what it is good for if blocks are missing."""
         self._close()
         if 0 < self.rows_done < self.count:
-            kept = f"{self.rows_done:,} of {self.count:,} {self.what} are predicted and kept"
-            say(f"{kept}: the same command goes on from there")
+            status = f"{self.rows_done:,} of {self.count:,} {self.what} are predicted and kept"
+            say(f"{status}: the same command goes on from there")
 
     def read(self) -> Rows:
         """The tensors, memory-mapped."""
@@ -237,21 +237,21 @@ class _File:
         if not self.path.is_file():  # a FIFO would be waited for
             raise ValueError("it is no file")
         with safe_open(self.path, "pt") as file:
-            about = file.metadata() or {}
-            if about.get("of") != self.key:
+            metadata = file.metadata() or {}
+            if metadata.get("of") != self.key:
                 raise ValueError(OTHER_KEY)
-            self.size, self.done = int(about["block"]), file.get_tensor(DONE).clone()
+            self.size, self.done = int(metadata["block"]), file.get_tensor(DONE).clone()
             lengths = {file.get_slice(name).get_shape()[0] for name in file.keys() if name != DONE}  # noqa: SIM118
         if self.size < 1 or lengths != {self.count} or self.done.shape != (math.ceil(self.count / self.size),):
             raise ValueError("it is damaged")
         self._open()
         for number in self.done.nonzero()[:, 0].tolist():
-            check, first = 0, number * self.size
+            checksum, first = 0, number * self.size
             for name, (_, row_bytes) in self.layout.items():
                 if name != DONE:
                     length = min(self.size, self.count - first) * row_bytes
-                    check = zlib.crc32(self._seek(name, first).read(length), check)
-            if int(self.done[number]) != 1 + check:
+                    checksum = zlib.crc32(self._seek(name, first).read(length), checksum)
+            if int(self.done[number]) != 1 + checksum:
                 self.done[number] = 0
 
     def _create(self, rows: Rows) -> None:

@@ -85,13 +85,13 @@ def range_test(rates: Floats, losses: Iterable[float]) -> RateTest:
     Raises:
         CamlensError: The first loss is not finite.
     """
-    taken: list[float] = []
+    collected: list[float] = []
     for loss in losses:
-        if not loss <= DIVERGED * (taken or [loss])[0] < np.inf:
+        if not loss <= DIVERGED * (collected or [loss])[0] < np.inf:
             break
-        taken.append(loss)
-    if not taken:
+        collected.append(loss)
+    if not collected:
         raise CamlensError(f"the first loss, at a learning rate of {rates[0]:g}, is {loss}; are the images in order?")
-    values, half = np.array(taken), len(WINDOW) // 2
-    sums, weights = (np.convolve(each, WINDOW)[half:-half] for each in (values, np.ones_like(values)))
+    values, half = np.array(collected), len(WINDOW) // 2
+    sums, weights = (np.convolve(signal, WINDOW)[half:-half] for signal in (values, np.ones_like(values)))
     return RateTest(rates[: len(values)], values, sums / weights)

@@ -130,13 +130,13 @@ class TrainLoader:
             first: Number of the batch to start from.
         """
         self.resize(side)
-        how, count = self.augmentation, len(self.indices)
-        crop, cutout = round(how.crop * scale), round(how.cutout * scale)
+        augmentation, count = self.augmentation, len(self.indices)
+        crop, cutout = round(augmentation.crop * scale), round(augmentation.cutout * scale)
         order = self.order(epoch)
-        flipped = self.flipped[order] ^ bool(epoch % 2) if how.flip else torch.zeros(count, dtype=torch.bool)
+        flipped = self.flipped[order] ^ bool(epoch % 2) if augmentation.flip else torch.zeros(count, dtype=torch.bool)
         positions = draw_positions(count, side, crop, random_generator(self.seed, epoch, 0))
-        kinds, strengths = draw_distortions(count, how.distort, random_generator(self.seed, epoch, 1))
-        qualities = draw_qualities(count, how.jpeg, random_generator(self.seed, epoch, 2))
+        kinds, strengths = draw_distortions(count, augmentation.distort, random_generator(self.seed, epoch, 1))
+        qualities = draw_qualities(count, augmentation.jpeg, random_generator(self.seed, epoch, 2))
         drawn = order, flipped, positions, kinds, strengths, qualities
         order, flipped, positions, kinds, strengths, qualities = (tensor.to(self.device) for tensor in drawn)
         bounds = list(pairwise(self.bounds[first:]))
@@ -145,13 +145,13 @@ class TrainLoader:
         for number, ((start, end), part, images) in enumerate(zip(bounds, parts, loaded, strict=True), first):
             indices = order[part]
             labels = self.labels[indices]
-            if how.distort:
+            if augmentation.distort:
                 images = distort(images, kinds[part], strengths[part], self.mean_colour)
             images = augment(images, positions[:, part], flipped[part], crop, cutout, self.mean_colour)
-            if how.jpeg:
+            if augmentation.jpeg:
                 images = compress(images, qualities[part])
             random = np.random.default_rng((self.seed, epoch, number, self.processes.rank))
-            images, lam = mix(images, random, how.mixup, how.cutmix)
+            images, lam = mix(images, random, augmentation.mixup, augmentation.cutmix)
             weight = len(labels) * self.processes.world_size / (end - start)
             yield Batch(images, labels, labels.roll(1), lam, weight, indices)
 

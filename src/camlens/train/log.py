@@ -52,14 +52,14 @@ class WeightsAndBiases:
     def __init__(self, folder: RunFolder, config: RunConfig, rows: list[Row]) -> None:
         import wandb
 
-        known = out_folder(folder.path) / "wandb-id.txt"
-        begun = known.read_text(encoding="utf-8").strip() if rows and known.exists() else None
-        project, how = os.environ.get("WANDB_PROJECT", "camlens"), config.to_json()
+        id_file = out_folder(folder.path) / "wandb-id.txt"
+        run_id = id_file.read_text(encoding="utf-8").strip() if rows and id_file.exists() else None
+        project, settings = os.environ.get("WANDB_PROJECT", "camlens"), config.to_json()
         try:
-            self.run: Any = wandb.init(project=project, dir=folder.path, config=how, id=begun, resume="allow")
+            self.run: Any = wandb.init(project=project, dir=folder.path, config=settings, id=run_id, resume="allow")
         except wandb.Error as error:
             raise CamlensError(f"--log wandb: {error}; WANDB_MODE=offline logs only to the run folder") from error
-        write_text(known, f"{self.run.id}\n")
+        write_text(id_file, f"{self.run.id}\n")
         for row in rows:
             self.write(row)
 

@@ -32,8 +32,8 @@ def margins(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         Margins (B,), negative where another class has a larger logit than the label, and rivals (B,) int64.
     """
     places = labels[:, None]
-    others, rivals = logits.scatter(1, places, -math.inf).max(dim=1)
-    return logits.gather(1, places)[:, 0] - others, rivals
+    rival_logits, rivals = logits.scatter(1, places, -math.inf).max(dim=1)
+    return logits.gather(1, places)[:, 0] - rival_logits, rivals
 
 
 class MarginHistory:
@@ -64,8 +64,8 @@ class MarginHistory:
 
     def judge(self, indices: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Record the held-out images, which every process has predicted."""
-        found = torch.stack(margins(logits, labels)).to(self.current)
-        self.current.index_copy_(1, indices.to(self.current.device), found)
+        margins_and_rivals = torch.stack(margins(logits, labels)).to(self.current)
+        self.current.index_copy_(1, indices.to(self.current.device), margins_and_rivals)
 
     def finish_epoch(self, seen: Tensor) -> None:
         """End the epoch, in which the images with these indices (n,) were learned from or held out."""
@@ -108,9 +108,9 @@ class Margins:
     @classmethod
     def of(cls, history: MarginHistory, labels: Tensor, held_out: Tensor) -> Margins:
         """The margins of the finished epochs; `held_out` are indices (n,)."""
-        found, rivals = torch.stack(history.epochs).unbind(dim=1)
+        margin_rows, rivals = torch.stack(history.epochs).unbind(dim=1)
         mask = torch.zeros(len(labels), dtype=torch.bool).index_fill_(0, held_out, True)
-        return cls(found, rivals.nan_to_num(-1).long(), labels, mask)
+        return cls(margin_rows, rivals.nan_to_num(-1).long(), labels, mask)
 
     def save(self, path: Path) -> None:
         """Write the file, replacing `path` in one step."""
@@ -123,15 +123,15 @@ class Margins:
         """Read the file. Raises `CamlensError` if it is damaged."""
         try:
             arrays = read_arrays(path)
-            found = {name: torch.from_numpy(arrays[name]) for name in cls.__dataclass_fields__}
-            (count,) = found["labels"].shape
-            if found["margins"].shape[1:] != (count,) or found["rivals"].shape != found["margins"].shape:
+            tensors = {name: torch.from_numpy(arrays[name]) for name in cls.__dataclass_fields__}
+            (count,) = tensors["labels"].shape
+            if tensors["margins"].shape[1:] != (count,) or tensors["rivals"].shape != tensors["margins"].shape:
                 raise ValueError(f"its arrays are not of {count:,} images")
             return cls(
-                margins=found["margins"].float(),
-                rivals=found["rivals"].long(),
-                labels=found["labels"].long(),
-                held_out=found["held_out"].bool().expand(count),
+                margins=tensors["margins"].float(),
+                rivals=tensors["rivals"].long(),
+                labels=tensors["labels"].long(),
+                held_out=tensors["held_out"].bool().expand(count),
             )
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise CamlensError(f"{path} is damaged ({error}); train again in another --out") from error

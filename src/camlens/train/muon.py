@@ -96,12 +96,12 @@ def orthogonalise(matrices: list[Tensor]) -> list[Tensor]:
     tall = [matrix.shape[0] > matrix.shape[1] for matrix in matrices]
     wide = [matrix.T if turned else matrix for matrix, turned in zip(matrices, tall, strict=True)]
     firsts = [matrix.float() / matrix.norm().clamp(min=1e-7) for matrix in wide]
-    found: dict[int, Tensor] = {}
+    orthogonal: dict[int, Tensor] = {}
     for side in sorted({len(first) for first in firsts}):
         members = [index for index, first in enumerate(firsts) if len(first) == side]
         products = _product_of_factors(torch.stack([firsts[index] @ firsts[index].T for index in members]))
-        found |= {index: product @ firsts[index] for index, product in zip(members, products, strict=True)}
-    return [found[index].T if turned else found[index] for index, turned in enumerate(tall)]
+        orthogonal |= {index: product @ firsts[index] for index, product in zip(members, products, strict=True)}
+    return [orthogonal[index].T if turned else orthogonal[index] for index, turned in enumerate(tall)]
 
 
 def _product_of_factors(gram: Tensor) -> Tensor:

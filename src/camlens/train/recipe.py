@@ -101,14 +101,14 @@ class Recipe:
     sync_norm: bool = False
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            if not is_like(getattr(self, each.name), each.default):
-                expected = each.metadata["expected"] if each.metadata else f"a value like {each.default}"
-                raise UsageError(f"recipe field {each.name} is {getattr(self, each.name)!r}; expected {expected}")
-        for each in fields(self):
-            if each.metadata and not each.metadata["valid"](self):
-                value = getattr(self, each.name)
-                raise UsageError(f"recipe field {each.name} is {value}; expected {each.metadata['expected']}")
+        for setting in fields(self):
+            if not is_like(getattr(self, setting.name), setting.default):
+                expected = setting.metadata["expected"] if setting.metadata else f"a value like {setting.default}"
+                raise UsageError(f"recipe field {setting.name} is {getattr(self, setting.name)!r}; expected {expected}")
+        for setting in fields(self):
+            if setting.metadata and not setting.metadata["valid"](self):
+                value = getattr(self, setting.name)
+                raise UsageError(f"recipe field {setting.name} is {value}; expected {setting.metadata['expected']}")
         if self.network not in RESNETS:
             raise unknown("network", self.network, RESNETS, "camlens")
         if self.stem not in typing.get_args(Stem):

@@ -86,8 +86,8 @@ class RunConfig:
         content = {"compute_reasons": {}, "schedule": ""} | content  # older files lack them
         content["compute"] = ComputeOptions(**content["compute"])
         content["recipe"] = recipe_from_json(content["recipe"])
-        named = content["data"]["source"] and content["device"] and isinstance(content["init"] + content["launch"], str)
-        if not named or content["seed"] < 0 or content["processes"] < 1:
+        valid = content["data"]["source"] and content["device"] and isinstance(content["init"] + content["launch"], str)
+        if not valid or content["seed"] < 0 or content["processes"] < 1:
             raise ValueError("no data, device, seed or processes")
         return cls(**content)
 
@@ -266,11 +266,11 @@ class RunSettings:
             UsageError: The run to resume has other settings.
         """
         device, recipe, previous = torch.device(self.device), self.recipe.for_images(train_images), self.previous
-        kept = previous if previous and previous.device == device.type else None
-        fixed = (vars(kept.compute) if kept else {}) | self.compute
+        reused = previous if previous and previous.device == device.type else None
+        fixed = (vars(reused.compute) if reused else {}) | self.compute
         compute, reasons = choose_compute(device, recipe.epochs * train_images // len(set(recipe.sizes)), **fixed)
-        if kept:
-            reasons |= {name: why for name, why in kept.compute_reasons.items() if name not in self.compute}
+        if reused:
+            reasons |= {name: why for name, why in reused.compute_reasons.items() if name not in self.compute}
         config = RunConfig(
             recipe=recipe, seed=self.seed, init=self.init, labels=self.labels, data=describe_data(data, self.source),
             processes=processes, device=device.type, launch=launch_id(), hardware=describe_device(self.device),
@@ -329,10 +329,10 @@ def resolve_settings(
     previous = processes.call_on_main(_previous_run, folder, resume, processes.any(was_restarted()))
     settings = RunSettings(folder, device=device, compute=compute or {}, previous=previous)
     if previous:
-        kept = {name: getattr(previous, name) for name in ("recipe", "seed", "init", "labels")}
-        settings = replace(settings, source=previous.data["source"], **kept)
-    given: dict[str, Any] = {"recipe": recipe, "seed": seed, "source": source, "init": init, "labels": labels}
-    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+        restored = {name: getattr(previous, name) for name in ("recipe", "seed", "init", "labels")}
+        settings = replace(settings, source=previous.data["source"], **restored)
+    overrides: dict[str, Any] = {"recipe": recipe, "seed": seed, "source": source, "init": init, "labels": labels}
+    settings = replace(settings, **{name: value for name, value in overrides.items() if value is not None})
     settings = replace(settings, seed=whole_number("seed", settings.seed, 0))
     return replace(settings, recipe=change_recipe(settings.recipe, changes))
 

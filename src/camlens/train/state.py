@@ -60,8 +60,8 @@ class TrainState:
 
     def __post_init__(self) -> None:
         def tensors(network: torch.nn.Module, floating: bool) -> list[Tensor]:
-            found = chain(network.parameters(), network.buffers())
-            return [tensor.detach() for tensor in found if tensor.is_floating_point() is floating]
+            all_tensors = chain(network.parameters(), network.buffers())
+            return [tensor.detach() for tensor in all_tensors if tensor.is_floating_point() is floating]
 
         self.average_weights, self.weights = (tensors(n, True) for n in (self.ema.module, self.network))
         # BatchNorm counts its batches
@@ -189,8 +189,8 @@ def load_init(network: ResNet, init: str, class_names: tuple[str, ...]) -> Chann
     Raises:
         UsageError: The other model has another architecture.
     """
-    other = loading.load(init)
-    source, kind = same_resnet(other), type(bare(other)).__name__
+    model = loading.load(init)
+    source, kind = same_resnet(model), type(bare(model)).__name__
     actual = {key: value for key, value in source.architecture.items() if key != "classes"} if source else {}
     if source is None or actual != {key: value for key, value in network.architecture.items() if key != "classes"}:
         changes = " ".join(f"--set {'network' if key == 'name' else key}={value}" for key, value in actual.items())
@@ -199,9 +199,9 @@ def load_init(network: ResNet, init: str, class_names: tuple[str, ...]) -> Chann
             + (f"; add {changes}" if actual else f" (one of {', '.join(RESNETS)}), give weights of one of those")
         )
     state = source.state_dict()
-    if other.class_names != class_names:
+    if model.class_names != class_names:
         state |= {key: value for key, value in network.state_dict().items() if key.startswith("fc.")}
         message = "starting from %s with a new last layer for %d classes"
         logging.getLogger("camlens").warning(message, init, len(class_names))
     network.load_state_dict(state)
-    return other.mean.tolist(), other.std.tolist()
+    return model.mean.tolist(), model.std.tolist()

@@ -211,10 +211,10 @@ class Trainer:
             if self.state.margins and self.state.epoch:
                 Margins.of(self.state.margins, self.loader.data.labels, self.held_out).save(self.folder.margins)
 
-    def _check(self, finite: bool, what: str, step: int) -> None:
+    def _check(self, finite: bool, problem: str, step: int) -> None:
         if not finite:
             raise CamlensError(
-                f"{what} at step {step}; {self.folder} keeps what was saved before. Try a lower learning rate and "
+                f"{problem} at step {step}; {self.folder} keeps what was saved before. Try a lower learning rate and "
                 f"another --out: --set learning_rate={self.recipe.learning_rate / 4:g}"
             )
 
@@ -238,8 +238,8 @@ class Trainer:
     def predict_held_out(self) -> tuple[Tensor, Tensor]:
         """Logits (n, K) of the held-out images, in double, and their labels (n,)."""
         model, data, held_out = self.state.classifier, self.loader.data, self.held_out
-        found = predict(model, data, processes=self.processes, indices=held_out, before_batch=self.stop_if_asked)
-        return found.logits.double(), data.labels[held_out]
+        predictions = predict(model, data, processes=self.processes, indices=held_out, before_batch=self.stop_if_asked)
+        return predictions.logits.double(), data.labels[held_out]
 
     def calibrate(self) -> None:
         """Fit the temperature on the held-out images, and write it to the file of the weights."""
