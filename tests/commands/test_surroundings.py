@@ -1,8 +1,13 @@
 """Commands without a home or a folder for caches, in a terminal that can do nothing, and without standard output."""
 
+import contextlib
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -43,6 +48,27 @@ def test_a_command_does_its_work(words, surroundings, pictures, run, tmp_path):
     said = (tmp_path / "said.txt").read_text(encoding="utf-8")
     assert process.exitcode == (words[0] == "calibrate"), said  # which finds too few images, and says so
     assert "Traceback" not in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such processes")
+@pytest.mark.parametrize("surroundings", SURROUNDINGS.values(), ids=SURROUNDINGS)
+def test_the_explorer_serves_its_page(surroundings, pictures, run, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "file").touch()
+    words = ["explore", run, "--data", pictures, "--out", tmp_path / "out", "--port", port]
+    before = "import os, sys; " + surroundings.format(homes=HOMES, file=tmp_path / "file")
+    process, page = start(tmp_path / "said.txt", *words, before=before), None
+    while page is None and process.is_alive():
+        with contextlib.suppress(OSError):  # it is not listening yet
+            page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60).read().decode()
+        time.sleep(0.1)
+    process.terminate()
+    process.join(60)
+    said = (tmp_path / "said.txt").read_text(encoding="utf-8")
+    assert process.exitcode == 128 + signal.SIGTERM and "Traceback" not in said, said
+    assert page is not None and "</html>" in page, said
 
 
 def test_no_home_when_everything_is_imported(pictures, tmp_path):

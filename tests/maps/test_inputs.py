@@ -134,7 +134,7 @@ def test_a_network_that_gives_nothing_but_nan():
     assert refused(net, images(), kind=ModelError) == message
 
 
-@pytest.mark.parametrize("layer", [3, nn.ReLU()], ids=["number", "module"])
+@pytest.mark.parametrize("layer", [3, 0, False, nn.ReLU(), [0], [["stem"]]], ids=repr)
 def test_a_layer_is_a_name(layer):
     assert "expected the name of a module" in refused(network(), images(), layer=layer)
 

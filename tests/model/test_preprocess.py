@@ -98,8 +98,9 @@ def test_a_processor_of_hugging_face():
     assert whole.geometry.size == (8, 9) and whole.interpolation == "bilinear"
     levels = camlens.Preprocess.from_hugging_face(processor(rescale_factor=1 / 127.5, do_normalize=False))
     assert levels.mean == (0, 0, 0) and levels.std == pytest.approx((0.5,) * 3)
-    with pytest.raises(UsageError, match=r"resizes to .*longest_edge.* give it as a function"):
-        camlens.Preprocess.from_hugging_face(processor(size={"longest_edge": 20}))
+    for size in ({"longest_edge": 20}, {"height": 20}, {}):
+        with pytest.raises(UsageError, match=f"resizes to {size}; .*give it as a function"):
+            camlens.Preprocess.from_hugging_face(processor(size=size))
 
 
 def test_what_a_library_does_besides_is_noticed():

@@ -228,9 +228,9 @@ def resolve_layers(
         UsageError: There is no such layer, the method does not explain it, or it is not a name.
         ModelError: The network has no layer with a feature map.
     """
-    network, names = bare(model), [layer] if isinstance(layer, str) else layer or []
-    if not isinstance(names, list | tuple):
-        raise UsageError(f"layer is of type {type(layer).__name__}; expected the name of a module or a list of names")
+    network, names = bare(model), [layer] if isinstance(layer, str) else [] if layer is None else layer
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"layer is {layer!r:.60}; expected the name of a module or a list of names")
     if method.level == "pixels":
         if isinstance(network, Exported):
             raise UsageError(f"{method.name} differentiates the network, which an ONNX file does not allow")

@@ -131,7 +131,7 @@ class Preprocess(Geometry):
         short, pair = size.get("shortest_edge"), (size.get("height", 0), size.get("width", 0))
         resize: int | Size | None = None
         if getattr(processor, "do_resize", False):
-            if (short is None and None in pair) or size.keys() - {"shortest_edge", "height", "width"}:
+            if (short is None and 0 in pair) or size.keys() - {"shortest_edge", "height", "width"}:
                 raise UsageError(f"{type(processor).__name__} resizes to {size}; {_AS_FUNCTION}")
             resize = pair if short is None else short
         cropped = (crop["height"], crop["width"]) if getattr(processor, "do_center_crop", False) else None
