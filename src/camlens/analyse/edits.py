@@ -48,7 +48,7 @@ def move(images: Tensor, down: float, right: float) -> Tensor:
         reflected = (torch.arange(side) - shift).abs()
         return side - 1 - (side - 1 - reflected).abs()
 
-    rows, columns = (source_pixels(*each) for each in zip(images.shape[2:], (down, right), strict=True))
+    rows, columns = (source_pixels(*pair) for pair in zip(images.shape[2:], (down, right), strict=True))
     return images[:, :, rows[:, None], columns]
 
 

@@ -193,9 +193,9 @@ def explain_pictures(
     names = available_methods(model, explained_layers) if method == "all" else [find_method(method).name]
     explanations = []
     for chosen in map(METHODS.__getitem__, names):
-        wanted = layers if chosen.level == "pixels" else explained_layers
+        method_layers = layers if chosen.level == "pixels" else explained_layers
         second = against if chosen.explains_class or method != "all" else None  # some methods explain no class
-        explanations.append(explain(model, pictures, chosen.name, wanted or None, target, second))
+        explanations.append(explain(model, pictures, chosen.name, method_layers or None, target, second))
     first = explanations[0]
     assert first.target is not None, "a class is explained"
     probabilities, classes = first.probabilities.sort(dim=1, descending=True, stable=True)

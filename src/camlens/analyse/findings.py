@@ -82,10 +82,10 @@ def edits_in_words(trials: Trials) -> str:
     )
     if not reasons:
         return f"No small edit corrects errors more often than it changes equally uncertain correct images. {any_edit}"
-    listed = [f"{rate.name} ({100 * rate.errors:.0f} against {100 * rate.matched:.0f} %)" for rate in reasons]
+    edits = [f"{rate.name} ({100 * rate.errors:.0f} against {100 * rate.matched:.0f} %)" for rate in reasons]
     return (
         "Edits that correct errors more often than they change equally uncertain correct images: "
-        f"{', '.join(listed)}. {any_edit}"
+        f"{', '.join(edits)}. {any_edit}"
     )
 
 

@@ -72,10 +72,10 @@ class Group:
     @property
     def sentence(self) -> str:
         """The group in words: "dark images of dog: 31 % errors against 9 % (58 images)"."""
-        what = ", ".join(condition.words for condition in self.conditions)
-        whose = "" if self.class_name is None else f" of {self.class_name}"
+        conditions = ", ".join(condition.words for condition in self.conditions)
+        of_class = "" if self.class_name is None else f" of {self.class_name}"
         rates = f"{100 * self.rate:.0f} % errors against {100 * self.elsewhere:.0f} %"
-        return f"{what} images{whose}: {rates} ({len(self.indices):,} images)"
+        return f"{conditions} images{of_class}: {rates} ({len(self.indices):,} images)"
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Scope:
         of_class = self.strata * weights[:, None]  # (n, S)
         rates = (of_class.T @ flags) / of_class.sum(dim=0).clamp(min=1)[:, None]  # (S, P)
         total, errors = weights.sum(), flags.sum(dim=0)
-        found = []
+        roots = []
         for holds in self.holds.split(BATCH):
             images = holds.float() @ of_class  # (r, S)
             inside, expected, size = holds.float() @ flags, images @ rates, images.sum(dim=1, keepdim=True)
@@ -143,9 +143,9 @@ class Scope:
             )
             terms = [torch.xlogy(count, count / by_chance.clamp(min=1e-6)) for count, by_chance in cells]
             root = (2 * torch.stack(terms).sum(dim=0).clamp(min=0)).sqrt() * (inside - expected).sign()
-            found.append(root.masked_fill(size < MIN_IMAGES, -torch.inf))
+            roots.append(root.masked_fill(size < MIN_IMAGES, -torch.inf))
         extra = torch.tensor([len(conditions) - 1 for conditions in self.conditions])
-        return torch.cat(found) - SECOND_CONDITION_PENALTY * extra[:, None]
+        return torch.cat(roots) - SECOND_CONDITION_PENALTY * extra[:, None]
 
 
 def find_groups(
@@ -173,36 +173,36 @@ def find_groups(
     threshold = permutation_threshold(scopes, labels, wrong, generator)
     folds = permute_within_classes(labels, torch.arange(len(labels))[:, None], 1, generator)[:, 0] % FOLDS
     remaining = torch.ones_like(wrong)  # images that are in no group yet
-    found: list[Group] = []
-    while len(found) < MAX_GROUPS:
+    groups: list[Group] = []
+    while len(groups) < MAX_GROUPS:
         statistics = [scope.statistics(wrong[:, None], remaining)[:, 0] for scope in scopes]
         best = max(range(len(scopes)), key=lambda number: float(statistics[number].max()))
         if (statistic := float(statistics[best].max())) <= threshold:
             break
         group = make_group(scopes[best], int(statistics[best].argmax()), wrong, folds, class_names, statistic)
-        found.append(group)
+        groups.append(group)
         remaining[group.indices] = False
     note = f"{tried:,} rules were tried on {errors:,} errors among {len(labels):,} images."
-    return Groups(found, tried, threshold, note if found else f"None was found: {note}")
+    return Groups(groups, tried, threshold, note if groups else f"None was found: {note}")
 
 
 def make_scopes(labels: Tensor, properties: Sequence[Property]) -> Iterator[Scope]:
     """The rules on all images, and those on each class, if there are any."""
     for class_index in (-1, *labels.unique().tolist()):
         indices = (labels == class_index).nonzero()[:, 0] if class_index >= 0 else torch.arange(len(labels))
-        single = [
+        rules = [
             (number, condition, holds)
             for number, prop in enumerate(properties)
             for condition, holds in make_conditions(prop, prop.values[indices])
         ]
-        if not single:
+        if not rules:
             continue
-        numbers, holds = torch.tensor([number for number, _, _ in single]), torch.stack([each for *_, each in single])
+        numbers, holds = torch.tensor([number for number, _, _ in rules]), torch.stack([mask for *_, mask in rules])
         shared, counts = holds.float() @ holds.float().T, holds.sum(dim=1)
         is_stricter = (shared >= MIN_IMAGES) & (shared < torch.minimum(counts[:, None], counts))  # than either one
         firsts, seconds = (is_stricter & (numbers[:, None] < numbers)).nonzero().T
-        conditions: list[tuple[Condition, ...]] = [(condition,) for _, condition, _ in single]
-        conditions += [(single[i][1], single[j][1]) for i, j in zip(firsts.tolist(), seconds.tolist(), strict=True)]
+        conditions: list[tuple[Condition, ...]] = [(condition,) for _, condition, _ in rules]
+        conditions += [(rules[i][1], rules[j][1]) for i, j in zip(firsts.tolist(), seconds.tolist(), strict=True)]
         strata = (labels[indices, None] == labels[indices].unique()).float()
         yield Scope(class_index, indices, strata, torch.cat([holds, holds[firsts] & holds[seconds]]), conditions)
 
@@ -248,10 +248,10 @@ def permute_within_classes(labels: Tensor, values: Tensor, times: int, generator
 
 def permutation_threshold(scopes: Sequence[Scope], labels: Tensor, wrong: Tensor, generator: torch.Generator) -> float:
     """The 99th percentile of the largest statistic if errors are permuted within classes."""
-    largest, everything = [], torch.ones_like(wrong)
+    largest, all_images = [], torch.ones_like(wrong)
     for _ in track(range(PERMUTATIONS // BATCH), "looking for what errors have in common"):
         permuted = permute_within_classes(labels, wrong[:, None], BATCH, generator)
-        of_scopes = [scope.statistics(permuted, everything).amax(dim=0) for scope in scopes]
+        of_scopes = [scope.statistics(permuted, all_images).amax(dim=0) for scope in scopes]
         largest.append(torch.stack(of_scopes).amax(dim=0))
     return float(torch.cat(largest).quantile(PERCENTILE))
 

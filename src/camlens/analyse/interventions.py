@@ -85,7 +85,7 @@ def control_patches(probe: ShortcutProbe, patch: Patch, class_index: int, count:
     """Patches of this size at random positions: of the class's own images, and of others, (count, C, h, w) each."""
     labels = probe.search.labels
     height, width = patch.mask.shape
-    drawn = []
+    patches = []
     for is_own in (True, False):
         indices = ((labels == class_index) == is_own).nonzero()[:, 0]
         if is_own and len(indices) > 2 * len(patch.sources):
@@ -94,8 +94,8 @@ def control_patches(probe: ShortcutProbe, patch: Patch, class_index: int, count:
         fractions = torch.rand(len(images), 2, generator=probe.generator)
         room = torch.tensor([max(1, images.shape[2] - height + 1), max(1, images.shape[3] - width + 1)])
         crops = crop(images, (fractions * room).long(), (height, width)).nan_to_num()
-        drawn.append(crops[torch.arange(count) % len(crops)])
-    return drawn[0], drawn[1]
+        patches.append(crops[torch.arange(count) % len(crops)])
+    return patches[0], patches[1]
 
 
 def repeated_corners(patch: Patch, count: int) -> Tensor:
@@ -144,16 +144,16 @@ def measure_covering(probe: ShortcutProbe, class_index: int, patch: Patch, limit
         patch: The patch.
         limit: Largest difference (`find_patch`) at which an image has the patch.
     """
-    own = probe.correct_images(class_index)[: 5 * TEST_IMAGES]
-    differences, corners = find_patch(patch, input_images(probe.search, own))
+    indices = probe.correct_images(class_index)[: 5 * TEST_IMAGES]
+    differences, corners = find_patch(patch, input_images(probe.search, indices))
     chosen = (differences <= limit).nonzero()[:TEST_IMAGES, 0]
     chosen = chosen if len(chosen) >= MIN_IMAGES else differences.argsort()[:MIN_IMAGES]
-    images, corners = input_images(probe.search, own[chosen]), corners[chosen]
+    images, corners = input_images(probe.search, indices[chosen]), corners[chosen]
     sides = zip(images.shape[2:], patch.mask.shape, strict=True)
     room = torch.tensor([max(1, side - part + 1) for side, part in sides])
     shifts = (0.3 + 0.4 * torch.rand(len(images), 2, generator=probe.generator)) * room
     elsewhere = (corners.clamp(min=0) + shifts.long()) % room
-    before = probe.search.probabilities[own[chosen], class_index]
+    before = probe.search.probabilities[indices[chosen], class_index]
     falls = [before - probe.predict(cover_patch(images, patch.mask, at), class_index)[0] for at in (corners, elsewhere)]
     return paired_effect(falls[0], falls[1])
 
@@ -175,9 +175,9 @@ def compare_without(probe: ShortcutProbe, class_index: int, patch: Patch, limit:
     """
     correct, has_patch = [], []
     for evaluation in (probe.test, probe.search):
-        own = (evaluation.labels == class_index).nonzero()[:, 0]
-        differences = [find_patch(patch, input_images(evaluation, part))[0] for part in own.split(500)]
-        correct.append((~evaluation.wrong[own]).float())
+        indices = (evaluation.labels == class_index).nonzero()[:, 0]
+        differences = [find_patch(patch, input_images(evaluation, part))[0] for part in indices.split(500)]
+        correct.append((~evaluation.wrong[indices]).float())
         has_patch.append(torch.cat(differences) <= limit)
     with_patch, without_patch, gap = correct[0][has_patch[0]], correct[0][~has_patch[0]], 0.0
     if len(with_patch) < MIN_COMPARED:

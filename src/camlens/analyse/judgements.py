@@ -119,12 +119,12 @@ class Judged:
 
     def to_json(self) -> dict[str, object]:
         """Ready for JSON."""
-        both = {"accuracy": self.accuracy, "wrong_labels": self.wrong}
+        estimates = {"accuracy": self.accuracy, "wrong_labels": self.wrong}
         return {
             "wrong_among_errors": self.wrong_errors.to_json(),
             "wrong_among_right": self.wrong_right.to_json(),
             "doubt_was_right": None if self.doubted is None else self.doubted.to_json(),
-            **{key: found and {"estimate": found[0], "interval": list(found[1])} for key, found in both.items()},
+            **{key: pair and {"estimate": pair[0], "interval": list(pair[1])} for key, pair in estimates.items()},
         }
 
     def in_words(self) -> list[str]:
@@ -167,8 +167,8 @@ def judge(evaluation: Evaluation, marks: Mapping[int, str], doubt: Tensor | None
     strata = [[index for index in counted if bool(wrong[index]) is is_error] for is_error in (True, False)]
     wrong_labels = {index for index, mark in counted.items() if mark.startswith(WRONG)}
     rates = of_errors, of_right = [Rate(len(wrong_labels & set(stratum)), len(stratum)) for stratum in strata]
-    against = [] if doubt is None else [index for index in counted if doubt[index] > 0]
-    doubted = None if doubt is None else Rate(len(wrong_labels & set(against)), len(against))
+    doubtful_images = [] if doubt is None else [index for index in counted if doubt[index] > 0]
+    doubted = None if doubt is None else Rate(len(wrong_labels & set(doubtful_images)), len(doubtful_images))
     if not all(rate.of for rate in rates):
         return Judged(of_errors, of_right, doubted, None, None)
     # predictions that are correct by the corrected labels

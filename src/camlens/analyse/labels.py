@@ -45,10 +45,10 @@ def label_doubt(evaluation: Evaluation, opinion: Tensor) -> Tensor:
         (N,) float64, -1 to 1: the largest probability of another class minus the probability of the label, mean of
         both; above 0 if another class is more probable.
     """
-    both = (
+    label_margins = (
         margins(probabilities.double(), evaluation.labels)[0] for probabilities in (evaluation.probabilities, opinion)
     )
-    return -torch.stack(list(both)).mean(dim=0)
+    return -torch.stack(list(label_margins)).mean(dim=0)
 
 
 def rank_by_opinion(evaluation: Evaluation, opinion: Tensor) -> RankedLabels:
@@ -62,8 +62,8 @@ def doubt_in_words(evaluation: Evaluation, doubt: Tensor | None) -> str:
     """How many labels of errors and of correct images are doubted, or why none is, in words."""
     if doubt is None:
         return WITHOUT_OPINION
-    wrong, against = evaluation.wrong, doubt > 0
-    errors, correct = int((against & wrong).sum()), int((against & ~wrong).sum())
+    wrong, is_doubted = evaluation.wrong, doubt > 0
+    errors, correct = int((is_doubted & wrong).sum()), int((is_doubted & ~wrong).sum())
     return (
         f"Both opinions together are against the label of {errors:,} of {int(wrong.sum()):,} errors and of {correct:,} "
         f"of {int((~wrong).sum()):,} correct images: judge these first, the most doubtful at the top. How many of "
@@ -121,8 +121,8 @@ def is_file_of_probabilities(opinion: str | Path) -> bool:
 def in_order(probabilities: Tensor, class_names: tuple[str, ...], data: Dataset, owner: str) -> Tensor:
     """Check probabilities (N, K) and put the classes in the order of `data`. Raises `DataError` if these are others."""
     if set(class_names) != set(data.class_names):
-        told = f"{owner} has the classes {', '.join(class_names)}; {data.name} has {', '.join(data.class_names)}"
-        raise DataError(f"{told}: give an opinion of the same classes")
+        mismatch = f"{owner} has the classes {', '.join(class_names)}; {data.name} has {', '.join(data.class_names)}"
+        raise DataError(f"{mismatch}: give an opinion of the same classes")
     return checked(probabilities[:, [class_names.index(name) for name in data.class_names]], data, owner)
 
 

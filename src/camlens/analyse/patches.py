@@ -204,8 +204,8 @@ def paste(images: Tensor, pixels: Tensor, mask: Tensor, corners: Tensor) -> Tens
 def cover_patch(images: Tensor, mask: Tensor, corners: Tensor) -> Tensor:
     """Fill a mask (h, w) at corners (B, 2) of images (B, C, H, W) uint8 with the mean colour of its surroundings."""
     areas = crop(images, corners, (mask.shape[0], mask.shape[1]))
-    around = (1 - mask) * ~areas.isnan().any(dim=1, keepdim=True)  # (B, 1, h, w)
-    total = around.sum(dim=(2, 3), keepdim=True)
-    colours = (areas.nan_to_num() * around).sum(dim=(2, 3), keepdim=True) / total.clamp(min=1e-6)
+    surroundings = (1 - mask) * ~areas.isnan().any(dim=1, keepdim=True)  # (B, 1, h, w)
+    total = surroundings.sum(dim=(2, 3), keepdim=True)
+    colours = (areas.nan_to_num() * surroundings).sum(dim=(2, 3), keepdim=True) / total.clamp(min=1e-6)
     mean = images.float().mean(dim=(2, 3), keepdim=True)
     return paste(images, torch.where(total > 0, colours, mean).expand_as(areas), mask, corners)

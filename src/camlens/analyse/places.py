@@ -125,17 +125,17 @@ def impute(images: Tensor, row: int, column: int) -> Tensor:
     count, channels, height, width = images.shape
     rows, columns = cell_slices(row, column, height, width)
     top, left = max(0, rows.start - 1), max(0, columns.start - 1)
-    around = slice(top, rows.stop + 1), slice(left, columns.stop + 1)  # the cell and one pixel around it
+    window = slice(top, rows.stop + 1), slice(left, columns.stop + 1)  # the cell and one pixel around it
     inside = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
     weights = torch.tensor([[1 / 12, 1 / 6, 1 / 12], [1 / 6, 0, 1 / 6], [1 / 12, 1 / 6, 1 / 12]])[None, None]
 
     def sum_neighbours(planes: Tensor) -> Tensor:
         return F.conv2d(planes, weights.to(planes), padding=1)
 
-    pixels = images[:, :, around[0], around[1]].double().flatten(0, 1)[:, None]
+    pixels = images[:, :, window[0], window[1]].double().flatten(0, 1)[:, None]
     missing = torch.zeros_like(pixels[:1])
     missing[:, :, inside[0], inside[1]] = 1
-    total = sum_neighbours(torch.ones(1, 1, height, width).to(pixels))[:, :, around[0], around[1]] * missing
+    total = sum_neighbours(torch.ones(1, 1, height, width).to(pixels))[:, :, window[0], window[1]] * missing
 
     def product(planes: Tensor) -> Tensor:
         return total * planes - sum_neighbours(planes) * missing

@@ -66,14 +66,14 @@ def measure_properties(data: Dataset) -> list[Property]:
             parts.append(measure(three_channels(images)))
             work.step(len(images))
     columns = torch.cat(parts).double().T  # (5, N)
-    found = [Property(name, values, (), SCALES[name]) for name, values in zip(SCALES, columns[:4], strict=False)]
-    found.append(Property("dominant hue", columns[4], ("grey", *HUES), ("mostly {}",)))
+    properties = [Property(name, values, (), SCALES[name]) for name, values in zip(SCALES, columns[:4], strict=False)]
+    properties.append(Property("dominant hue", columns[4], ("grey", *HUES), ("mostly {}",)))
     sizes = [data.picture_size(index) for index in range(len(data))]
     if len(set(sizes)) > 1:
         height, width = torch.tensor([size or (math.nan, math.nan) for size in sizes], dtype=torch.float64).T
         originals = {"original size": (height * width).sqrt(), "proportions": width / height}
-        found += [Property(name, values, (), SCALES[name]) for name, values in originals.items()]
-    return found
+        properties += [Property(name, values, (), SCALES[name]) for name, values in originals.items()]
+    return properties
 
 
 def measure(images: Tensor) -> Tensor:

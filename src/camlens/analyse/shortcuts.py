@@ -160,14 +160,14 @@ def find_shortcuts(test: Evaluation, search: Evaluation | None = None, seed: int
             screened.append((rise, class_index, patch))
     screened.sort(key=lambda candidate: candidate[0], reverse=True)
     tested = [measure_effects(probe, class_index, patch) for _, class_index, patch in screened[:MAX_TESTED]]
-    found = sorted(
+    shortcuts = sorted(
         (t for t in tested if sum(t.holds) >= 2), key=lambda t: (t.is_alarm, t.pasted.difference), reverse=True
     )
     note = (
         f"{len(candidates)} patches were tried, {len(tested)} of them with all three interventions "
         f"({probe.passes:,} forward passes)."
     )
-    return Shortcuts(found, tested, probe.passes, note if found else f"None was found: {note}")
+    return Shortcuts(shortcuts, tested, probe.passes, note if shortcuts else f"None was found: {note}")
 
 
 def find_candidates(probe: ShortcutProbe, class_index: int) -> list[tuple[float, int, Patch]]:
@@ -176,29 +176,29 @@ def find_candidates(probe: ShortcutProbe, class_index: int) -> list[tuple[float,
     Returns:
         For each patch: the fraction of the class's images that have it, less that of other images; class; patch.
     """
-    own = probe.correct_images(class_index)[:OWN_IMAGES]
-    rest = probe.draw((probe.search.labels != class_index).nonzero()[:, 0], OTHER_IMAGES)
-    if len(own) < 2 * MIN_IMAGES or len(rest) < 2 * MIN_IMAGES:
+    own_indices = probe.correct_images(class_index)[:OWN_IMAGES]
+    other_indices = probe.draw((probe.search.labels != class_index).nonzero()[:, 0], OTHER_IMAGES)
+    if len(own_indices) < 2 * MIN_IMAGES or len(other_indices) < 2 * MIN_IMAGES:
         return []
-    images, others = input_images(probe.search, own), input_images(probe.search, rest)
+    images, others = input_images(probe.search, own_indices), input_images(probe.search, other_indices)
     copies = shrink(images)
-    templates = windows_with_evidence(probe, own[:MAPPED_IMAGES], class_index, copies[:MAPPED_IMAGES])
+    templates = windows_with_evidence(probe, own_indices[:MAPPED_IMAGES], class_index, copies[:MAPPED_IMAGES])
     differences, corners = match_templates(templates, copies)  # (P, n)
     other_differences, _ = match_templates(templates, shrink(others))
     has_patch = differences <= other_differences.quantile(FALSE_MATCHES, dim=1, keepdim=True)
     excess = has_patch.float().mean(dim=1) - FALSE_MATCHES
-    found: list[tuple[float, int, Patch]] = []
+    candidates: list[tuple[float, int, Patch]] = []
     chosen: list[Tensor] = []  # for each patch, the images that have it
     for row in excess.argsort(descending=True).tolist():
         has_it = has_patch[row]
-        if len(found) == CANDIDATES_PER_CLASS or int(has_it.sum()) < MIN_IMAGES:
+        if len(candidates) == CANDIDATES_PER_CLASS or int(has_it.sum()) < MIN_IMAGES:
             break
         if all(float((has_it & other).sum() / (has_it | other).sum()) < 0.5 for other in chosen):
             chosen.append(has_it)
             rows = has_it.nonzero()[:MAPPED_IMAGES, 0]
-            patch = build_patch(images[rows], own[rows], corners[row][rows], others)
-            found.append((float(excess[row]), class_index, patch))
-    return found
+            patch = build_patch(images[rows], own_indices[rows], corners[row][rows], others)
+            candidates.append((float(excess[row]), class_index, patch))
+    return candidates
 
 
 def windows_with_evidence(probe: ShortcutProbe, indices: Tensor, class_index: int, copies: Tensor) -> Tensor:
@@ -220,14 +220,14 @@ def windows_with_evidence(probe: ShortcutProbe, indices: Tensor, class_index: in
     sums = F.avg_pool2d(evidence[:, None], CORE, 1)  # (n, 1, h, w)
     is_peak = sums == F.max_pool2d(sums, PEAK_DISTANCE, 1, PEAK_DISTANCE // 2)
     peaks = (sums * is_peak).flatten(1).topk(min(PEAKS_PER_IMAGE, sums[0].numel()), dim=1).indices  # (n, p)
-    chosen = windows(copies).gather(2, peaks[:, None].expand(-1, len(copies[0]) * CORE * CORE, -1))
-    return chosen.transpose(1, 2).reshape(-1, len(copies[0]), CORE, CORE)
+    templates = windows(copies).gather(2, peaks[:, None].expand(-1, len(copies[0]) * CORE * CORE, -1))
+    return templates.transpose(1, 2).reshape(-1, len(copies[0]), CORE, CORE)
 
 
 def measure_effects(probe: ShortcutProbe, class_index: int, patch: Patch) -> Shortcut:
     """All three interventions."""
-    rest = probe.draw((probe.search.labels != class_index).nonzero()[:, 0], OTHER_IMAGES)
-    limit = float(find_patch(patch, input_images(probe.search, rest))[0].quantile(FALSE_MATCHES))
+    other_indices = probe.draw((probe.search.labels != class_index).nonzero()[:, 0], OTHER_IMAGES)
+    limit = float(find_patch(patch, input_images(probe.search, other_indices))[0].quantile(FALSE_MATCHES))
     pasted, examples = measure_pasting(probe, class_index, patch)
     return Shortcut(
         class_name=probe.test.data.class_names[class_index],

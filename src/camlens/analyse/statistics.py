@@ -99,7 +99,7 @@ def bootstrap_interval(values: Tensor, resamples: int = RESAMPLES) -> tuple[floa
         resamples: Number of bootstrap samples.
     """
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(values), (resamples, len(values)), generator=generator)
-    means = values.double()[drawn].mean(dim=1)
+    indices = torch.randint(len(values), (resamples, len(values)), generator=generator)
+    means = values.double()[indices].mean(dim=1)
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high

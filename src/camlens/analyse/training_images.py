@@ -144,12 +144,12 @@ def limit_reuse(candidates: RankedImages, count: int) -> RankedImages:
     pairs = zip(candidates.indices.tolist(), candidates.scores.tolist(), strict=True)
     remaining = [iter(zip(*pair, strict=True)) for pair in pairs]  # of each row, the candidates not yet considered
     order = candidates.scores[:, 0].argsort(descending=True, stable=True).tolist()
-    used: Counter[int] = Counter()
+    uses: Counter[int] = Counter()
     for rank in range(count):
         for row in order:
             for index, score in remaining[row]:
-                if used[index] < limit:
-                    used[index] += 1
+                if uses[index] < limit:
+                    uses[index] += 1
                     indices[row, rank], scores[row, rank] = index, score
                     break
     return RankedImages(indices, scores)
@@ -230,15 +230,15 @@ def most_similar(
     features = features[indices]
     with Work("comparing with the training images"):
         own_thumbnails = torch.cat([thumbnails(images) for images in data.batches(indices=indices)])
-        alike = TopK(NEAREST_BY_THUMBNAIL)
+        by_thumbnail = TopK(NEAREST_BY_THUMBNAIL)
         for first, images in zip(range(0, len(train), BATCH_SIZE), train.batches(BATCH_SIZE), strict=True):
             train_thumbnails = thumbnails(images)
             for number, batch in enumerate(own_thumbnails.split(QUERIES)):
-                alike.add(number, batch @ train_thumbnails.T, first)
-        near = search.nearest(features, NEAREST_BY_FEATURES).indices
-        candidates = torch.cat([near, alike.images.indices], dim=1)  # (N, 30)
+                by_thumbnail.add(number, batch @ train_thumbnails.T, first)
+        by_features = search.nearest(features, NEAREST_BY_FEATURES).indices
+        candidates = torch.cat([by_features, by_thumbnail.images.indices], dim=1)  # (N, 30)
     structures = torch.cat([fine_structure(images) for images in data.batches(indices=indices)])
-    similarities, found = torch.empty(len(indices)), torch.empty_like(indices)
+    similarities, matches = torch.empty(len(indices)), torch.empty_like(indices)
     for k, compared in enumerate(track(candidates, "looking for near-duplicates")):
         compared = compared.unique()
         correlation = largest_correlation(structures[k], fine_structure(train.images(compared)))
@@ -247,8 +247,8 @@ def most_similar(
         if excluded is not None:
             similarity[train.labels[compared] == excluded[k]] = -1
         similarities[k], best = similarity.max(dim=0)
-        found[k] = compared[best]
-    return similarities, found.masked_fill(similarities == -1, -1)
+        matches[k] = compared[best]
+    return similarities, matches.masked_fill(similarities == -1, -1)
 
 
 def similarity_beyond_chance(similarities: Tensor) -> float:
@@ -285,12 +285,12 @@ def find_duplicates(
     Returns:
         Indices of the near-duplicates, (E,), -1 for none.
     """
-    both = torch.cat([errors, correct])
+    indices = torch.cat([errors, correct])
     excluded = torch.cat([evaluation.labels[errors], torch.full_like(correct, -1)])
-    similarities, found = most_similar(evaluation, both, train, search, excluded)
+    similarities, matches = most_similar(evaluation, indices, train, search, excluded)
     of_errors, of_correct = similarities.split([len(errors), len(correct)])
     threshold = similarity_beyond_chance(of_correct) if len(correct) >= MIN_CORRECT else torch.inf
-    return found[: len(errors)].masked_fill(of_errors < threshold, -1)
+    return matches[: len(errors)].masked_fill(of_errors < threshold, -1)
 
 
 def thumbnails(pixels: Tensor) -> Tensor:

@@ -134,10 +134,10 @@ def rank_by_features(model: Classifier, predictions: Predictions, data: Dataset,
     """
     if predictions.features is None:
         raise ModelError(f"{model.name} does not end in a linear layer, so it has no features; give another --features")
-    few = [name for name, count in zip(data.class_names, data.counts(), strict=True) if count == 1]
-    if few:
+    rare_classes = [name for name, count in zip(data.class_names, data.counts(), strict=True) if count == 1]
+    if rare_classes:
         raise DataError(
-            f"{data.name} has 1 image of {', '.join(few)}; to judge labels it takes 2 or more of each class"
+            f"{data.name} has 1 image of {', '.join(rare_classes)}; to judge labels it takes 2 or more of each class"
         )
     probabilities = predict_out_of_fold(predictions.features, data.labels, len(data.class_names), seed)
     margin, suggested = margins(probabilities, data.labels)
@@ -153,9 +153,9 @@ def nearest_others(features: Tensor, indices: Tensor, count: int = 6) -> Tensor:
         indices: The images, (n,).
         count: Number of neighbours, or all others if there are fewer.
     """
-    found = NeighbourSearch(features).nearest(features[indices], count + 1).indices
-    others = [row[row != index][:count] for row, index in zip(found, indices.tolist(), strict=True)]
-    return torch.stack([row[: found.shape[1] - 1] for row in others])
+    neighbours = NeighbourSearch(features).nearest(features[indices], count + 1).indices
+    others = [row[row != index][:count] for row, index in zip(neighbours, indices.tolist(), strict=True)]
+    return torch.stack([row[: neighbours.shape[1] - 1] for row in others])
 
 
 def predict_out_of_fold(features: Tensor, labels: Tensor, classes: int, seed: int = 0) -> Tensor:

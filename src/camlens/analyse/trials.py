@@ -160,8 +160,8 @@ def sample_evenly(evaluation: Evaluation, errors: Tensor, count: int) -> Tensor:
     if len(errors) <= count:
         return torch.arange(len(errors))
     cells = evaluation.labels[errors] * len(evaluation.data.class_names) + evaluation.predictions[errors]
-    chosen = torch.arange(count) * len(errors) // count
-    return cells.argsort(stable=True)[chosen].sort().values
+    ranks = torch.arange(count) * len(errors) // count
+    return cells.argsort(stable=True)[ranks].sort().values
 
 
 def probability_margins(evaluation: Evaluation) -> Tensor:
@@ -212,8 +212,8 @@ def predict_edited(
     if not edits.items() <= LADDER.items():
         cache = replace(cache, folder=None)
     key = key_of(list(edits), indices.tolist())
-    what = "images with small edits"
-    rows = cache.rows(f"parts/{name}.safetensors", key, len(indices), BATCH, what, compute) or {}
+    description = "images with small edits"
+    rows = cache.rows(f"parts/{name}.safetensors", key, len(indices), BATCH, description, compute) or {}
     return processes.call_on_main(lambda: rows["logits"].clone())  # noqa: PLW0108 - only the main process has rows
 
 

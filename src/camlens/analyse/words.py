@@ -50,8 +50,8 @@ def describe_errors(
             words.append(DUPLICATE)
             candidates.append(f"A near-duplicate among the training images has the label {prediction}.")
         if trials is not None and places is not None and k in rows:
-            found, sentence = describe_trial(trials, places, rows[k], label)
-            words += found
+            trial_words, sentence = describe_trial(trials, places, rows[k], label)
+            words += trial_words
             candidates.append(sentence)
         elif trials is not None:
             candidates.append(

@@ -45,16 +45,16 @@ def calibrate(
     from camlens.train.run_folder import was_trained_on
 
     log, spec = logging.getLogger("camlens"), model or model_option or opt.SHIPPED_MODEL
-    shown = opt.shown(resize, crop, interpolation, mean, std)
-    classifier = opt.load_model(model, model_option, weights, device, outputs, shown)
+    preprocess = opt.shown(resize, crop, interpolation, mean, std)
+    classifier = opt.load_model(model, model_option, weights, device, outputs, preprocess)
     split = split or ("val" if "val" in splits_of(data) else None)
     classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
-    named = f"{images.name}, {images.split}"
+    dataset = f"{images.name}, {images.split}"
     trained = was_trained_on(weights or Path(spec), images)
     if trained:
-        log.warning(f"{spec} was trained on {named}, so the temperature will make it overconfident; use other images")
+        log.warning(f"{spec} was trained on {dataset}, so the temperature will make it overconfident; use other images")
     elif trained is None:
-        log.warning(f"it is unknown whether {spec} was trained on {named}; if so, it will be overconfident")
+        log.warning(f"it is unknown whether {spec} was trained on {dataset}; if so, it will be overconfident")
     evaluation = evaluate(classifier, images, batch)
     fitted = fit_temperature(evaluation.logits, evaluation.labels)
     classifier, path = evaluation.model, None
@@ -63,13 +63,13 @@ def calibrate(
         path = out_folder(out) / checkpoint.WEIGHTS
         checkpoint.save(path, classifier)
     else:
-        what = "no file was written: camlens writes only its own ResNets with a camlens.Preprocess"
-        log.warning(f"{what}; give --temperature {fitted.value:.6g} wherever you give {spec}")
+        reason = "no file was written: camlens writes only its own ResNets with a camlens.Preprocess"
+        log.warning(f"{reason}; give --temperature {fitted.value:.6g} wherever you give {spec}")
     if as_json:
         metrics, keys = evaluation.metrics(), ("temperature", "n", "ece", "nll", "ece_by_chance", "uncalibrated")
-        found = {key: metrics[key] for key in keys} | {"standard_error": fitted.standard_error}
-        print_json(found | {"file": None if path is None else str(path)})
+        calibration = {key: metrics[key] for key in keys} | {"standard_error": fitted.standard_error}
+        print_json(calibration | {"file": None if path is None else str(path)})
         return
-    console.print(f"{named}: {fitted}\non these images, to which it was fitted:\n{evaluation.in_words()}")
+    console.print(f"{dataset}: {fitted}\non these images, to which it was fitted:\n{evaluation.in_words()}")
     if path is not None:
         print_paths(path)

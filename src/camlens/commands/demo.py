@@ -39,11 +39,11 @@ def demo(
     from camlens.show.report.page import warn_of_replacing, write_report
     from camlens.train.run_folder import RunFolder
 
-    where, folder = pick_device(device), out_folder(out)
+    picked_device, folder = pick_device(device), out_folder(out)
     source, train, test = load_data(data_dir, verbose)
     paths = [draw.overview([train, test], seed, folder)]
     if source == "cifar10":
-        model = camlens.load(opt.SHIPPED_MODEL).to(where)
+        model = camlens.load(opt.SHIPPED_MODEL).to(picked_device)
     else:
         begun = RunFolder(folder / "run").config.exists()
         run = camlens.train(train, source, folder / "run", test=test, seed=seed, device=device, resume=begun)

@@ -53,13 +53,13 @@ def evaluate(
     from camlens.show import draw
     from camlens.show.labels import write_table
 
-    shown = opt.shown(resize, crop, interpolation, mean, std)
+    preprocess = opt.shown(resize, crop, interpolation, mean, std)
     with opt.processes(device) as (processes, device):
-        classifier = opt.load_model(model, model_option, weights, device, outputs, shown, temperature)
+        classifier = opt.load_model(model, model_option, weights, device, outputs, preprocess, temperature)
         with processes.local_main_first():  # so that only one process downloads
             classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
         marks = read_marks(corrections, images) if corrections else None
-        drawn = read_marks(corrections, images, drawn=True) if corrections else {}
+        drawn_marks = read_marks(corrections, images, drawn=True) if corrections else {}
         is_file = opinion is not None and is_file_of_probabilities(opinion)
         second = read_opinion(opinion, images) if is_file else None
         folder = processes.call_on_main(out_folder, out)
@@ -76,13 +76,13 @@ def evaluate(
         paths = [*paths, folder / "doubt.csv"]
         summary.append(doubt_in_words(evaluation, doubt))
     if marks is not None:
-        after, (wrong_labels, left_out) = corrected(evaluation, marks), count_marks(marks)
-        judged = judge(evaluation, drawn, doubt)
-        metrics["corrected"] = {key: after.metrics()[key] for key in ("n", "errors", "accuracy", "interval")}
+        relabelled, (wrong_labels, left_out) = corrected(evaluation, marks), count_marks(marks)
+        judged = judge(evaluation, drawn_marks, doubt)
+        metrics["corrected"] = {key: relabelled.metrics()[key] for key in ("n", "errors", "accuracy", "interval")}
         metrics["judged"] = judged.to_json()
         write_json(folder / "metrics.json", metrics)
-        made = f"{wrong_labels} labels replaced and {left_out} ambiguous or duplicate images left out"
-        summary += [f"by {corrections}, {made}:", after.in_words(), *judged.in_words()]
+        changes = f"{wrong_labels} labels replaced and {left_out} ambiguous or duplicate images left out"
+        summary += [f"by {corrections}, {changes}:", relabelled.in_words(), *judged.in_words()]
     if as_json:
         print_json(metrics)
         return

@@ -51,13 +51,13 @@ def explain(
     from camlens.progress import track
     from camlens.show import draw
 
-    shown = opt.shown(resize, crop, interpolation, mean, std)
-    classifier = opt.load_model(None, model, weights, device, outputs, shown, temperature)
+    preprocess = opt.shown(resize, crop, interpolation, mean, std)
+    classifier = opt.load_model(None, model, weights, device, outputs, preprocess, temperature)
     validate(classifier, "hirescam" if method == "all" else method, layer)
     first, second = (name and classifier.class_index(name) for name in (target, against))
     if first is not None and first == second:
         raise UsageError(f"why {target} and not {against}? Give another class to explain it against")
-    paths = [path for given in images for path in (find_pictures(given) if given.is_dir() else [given])]
+    paths = [path for source in images for path in (find_pictures(source) if source.is_dir() else [source])]
     names = unique_names(path.stem for path in paths)  # two folders may have pictures of the same name
     folder, results, unreadable = out_folder(out), list[dict[str, Any]](), list[str]()
     batches = [slice(start, start + BATCH) for start in range(0, len(paths), BATCH)]
@@ -70,12 +70,12 @@ def explain(
                 unreadable.append(str(error))
         pictures = [picture for _, _, picture in readable]
         explained = explain_pictures(classifier, pictures, layer, method, target, against, top) if pictures else []
-        for (path, name, picture), found in zip(readable, explained, strict=True):
-            if found.target == found.against:
-                log.warning("%s is skipped: its prediction is %s", path, found.against)
+        for (path, name, picture), result in zip(readable, explained, strict=True):
+            if result.target == result.against:
+                log.warning("%s is skipped: its prediction is %s", path, result.against)
                 continue
-            figure = draw.picture(path.name, picture, found, method, classifier.geometry).save(folder / f"{name}.png")
-            results.append({"image": str(path), "classes": dict(found.probabilities), "figure": str(figure)})
+            figure = draw.picture(path.name, picture, result, method, classifier.geometry).save(folder / f"{name}.png")
+            results.append({"image": str(path), "classes": dict(result.probabilities), "figure": str(figure)})
     if as_json:
         print_json(results)
     else:
@@ -98,9 +98,9 @@ def print_results(results: list[dict[str, Any]]) -> None:
 
 def unique_names(stems: Iterable[str]) -> list[str]:
     """Make names unique by numbers, also if they differ only by case, which some file systems ignore."""
-    taken: dict[str, str] = {}
+    names: dict[str, str] = {}
     for stem in stems:
         candidates = chain([stem], (f"{stem}-{number}" for number in count(2)))
-        name = next(name for name in candidates if name.casefold() not in taken)
-        taken[name.casefold()] = name
-    return list(taken.values())
+        name = next(name for name in candidates if name.casefold() not in names)
+        names[name.casefold()] = name
+    return list(names.values())

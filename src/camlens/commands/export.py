@@ -38,8 +38,8 @@ def export(
     except ModuleNotFoundError as error:
         raise CamlensError(f"export needs {error.name}; install it with: pip install 'camlens[onnx]'") from error
 
-    shown = opt.shown(resize, crop, interpolation, mean, std)
-    classifier = opt.load_model(model, model_option, weights, "cpu", preprocess=shown, temperature=temperature)
+    preprocess = opt.shown(resize, crop, interpolation, mean, std)
+    classifier = opt.load_model(model, model_option, weights, "cpu", preprocess=preprocess, temperature=temperature)
     layers, known = layer or (), ("layer3", classifier.find_layers()[-1])
     for name in layers:
         if name not in known:
@@ -51,8 +51,8 @@ def export(
         print_json({"file": str(path), "bytes": path.stat().st_size, **comparison})
         return
     difference, accuracy = comparison["largest_difference"], comparison["accuracy"]
-    where = f"largest difference from the network on {comparison['images']:,} images"
-    console.print(f"{where}: {difference['logits']:.2g} in a logit, {difference['maps']:.2g} in a map")
+    measure = f"largest difference from the network on {comparison['images']:,} images"
+    console.print(f"{measure}: {difference['logits']:.2g} in a logit, {difference['maps']:.2g} in a map")
     if int8:
         correlation = comparison["map_correlation"]
         console.print(

@@ -46,8 +46,8 @@ def gallery(
     from camlens.maps.explain import validate
     from camlens.show import draw
 
-    shown = opt.shown(resize, crop, interpolation, mean, std)
-    classifier = opt.load_model(model, model_option, weights, device, outputs, shown, temperature)
+    preprocess = opt.shown(resize, crop, interpolation, mean, std)
+    classifier = opt.load_model(model, model_option, weights, device, outputs, preprocess, temperature)
     method_spec = validate(classifier, method, layer)
     if method_spec.level == "pixels":
         raise UsageError(

@@ -44,7 +44,7 @@ def labels(
         raise UsageError("labels takes a run folder, whose margins rank them, or --features MODEL with --data")
     with opt.processes(device) as (processes, device):
         classifier = opt.load_model(features or str(run), None, None, device)
-        found, size, source = None, classifier.geometry, data or "cifar10"
+        margins, size, source = None, classifier.geometry, data or "cifar10"
         if run is not None:
             config = RunFolder(run).read_config()
             side = max(config.recipe.sizes)  # at which it was trained
@@ -52,15 +52,15 @@ def labels(
         with processes.local_main_first():  # so that only one process downloads
             images = load_split(source, "train", size, data_dir, skip_unreadable)
         if run is not None:
-            found = read_run(RunFolder(run), images)
-            images = images.with_labels(found.labels)
+            margins = read_run(RunFolder(run), images)
+            images = images.with_labels(margins.labels)
         cache = PredictionCache(processes.call_on_main(out_folder, out), processes)
         prepared = images.prepared(classifier.geometry)
         predictions = predict_cached(classifier, prepared, cache, FEATURES_FILE, batch, features=True, announced=True)
     if not processes.is_main:
         return
-    if found is not None and features is None:
-        ranked = rank_by_margins(found, images)
+    if margins is not None and features is None:
+        ranked = rank_by_margins(margins, images)
     else:
         ranked = rank_by_features(classifier, predictions, images, seed)
     write_table(ranked, out / "labels.csv")

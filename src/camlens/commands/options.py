@@ -63,13 +63,13 @@ Data = Annotated[str, Option(help=DATA_HELP)]
 DataDir = Annotated[Path | None, Option(help="Folder to look for CIFAR-10 in first, and to download it to.")]
 
 
-def admit_megapixels(most: float | None) -> float | None:
+def admit_megapixels(limit: float | None) -> float | None:
     """Set the largest number of megapixels of a picture that Pillow reads in this process."""
-    if most is not None:
+    if limit is not None:
         from PIL import Image
 
-        Image.MAX_IMAGE_PIXELS = int(most * 1_000_000) // 2  # Pillow warns from here on, and refuses twice as many
-    return most
+        Image.MAX_IMAGE_PIXELS = int(limit * 1_000_000) // 2  # Pillow warns from here on, and refuses twice as many
+    return limit
 
 
 MaxMegapixels = Annotated[
@@ -152,8 +152,8 @@ def load_model(
 
     if argument and option:
         raise UsageError(f"two models, {argument} and --model {option}; give one")
-    where = pick_device(device)
-    model = load(argument or option or SHIPPED_MODEL, weights, preprocess).to(where)
+    picked_device = pick_device(device)
+    model = load(argument or option or SHIPPED_MODEL, weights, preprocess).to(picked_device)
     model.outputs = outputs or model.outputs
     model.temperature = model.temperature if temperature is None else check_temperature(temperature)
     return model

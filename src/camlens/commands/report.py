@@ -48,11 +48,11 @@ def report(
 
     if columns is not None and quick:
         raise UsageError(f"--columns {columns} is for groups of errors, which --quick leaves out; give one of the two")
-    shown = opt.shown(resize, crop, interpolation, mean, std)
+    preprocess = opt.shown(resize, crop, interpolation, mean, std)
     with opt.processes(device) as (processes, device):
-        classifier = opt.load_model(model, model_option, weights, device, outputs, shown, temperature)
+        classifier = opt.load_model(model, model_option, weights, device, outputs, preprocess, temperature)
         other = None if second is None else opt.load_model(second, None, None, device)
-        if other is not None and (shown or weights or outputs or temperature):
+        if other is not None and (preprocess or weights or outputs or temperature):
             logging.getLogger("camlens").warning(
                 "options for the first model do not apply to the second, %s: its pictures are %s",
                 second,
@@ -67,4 +67,4 @@ def report(
         evidence["processes"] = processes
         path = camlens.report(classifier, test, out / "report.html", train, other, batch, quick, **evidence)
     if processes.is_main:
-        print_paths(*(each for ending in (".html", ".json", ".parquet") if (each := path.with_suffix(ending)).exists()))
+        print_paths(*(file for ending in (".html", ".json", ".parquet") if (file := path.with_suffix(ending)).exists()))

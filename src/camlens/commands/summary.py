@@ -27,8 +27,8 @@ def summary(
     from camlens.model.resnet import RESNETS, ResNet
     from camlens.model.summary import summarise
 
-    named = network in RESNETS
-    module, shape = (ResNet(network, classes, width, stem), (3, 32, 32)) if named else find_network(network)
+    is_resnet = network in RESNETS
+    module, shape = (ResNet(network, classes, width, stem), (3, 32, 32)) if is_resnet else find_network(network)
     result = summarise(module, parse_shape(input) if input else shape)
     if as_json:
         print_json(asdict(result))

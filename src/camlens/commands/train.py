@@ -56,8 +56,8 @@ def train(
     from camlens.training_run import load_data, relabelled, train
 
     console.quiet = bool(launch_id()) and os.environ["RANK"] != "0"
-    chosen = {"bf16": bf16, "compiled": compile, "channels_last": channels_last}
-    compute = {name: on for name, on in chosen.items() if on is not None}
+    options = {"bf16": bf16, "compiled": compile, "channels_last": channels_last}
+    compute = {name: value for name, value in options.items() if value is not None}
     if find_rate:
         from camlens.show.rate import write_range_test
 
@@ -74,8 +74,8 @@ def train(
             compute=compute,
         )
         images = relabelled(load_data(settings, data_dir, skip_unreadable)[0], settings)
-        found, files = write_range_test(settings, images)
-        console.print(found.in_words())
+        range_test, files = write_range_test(settings, images)
+        console.print(range_test.in_words())
         print_paths(*files)
         return
     run = train(

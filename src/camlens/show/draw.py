@@ -113,23 +113,23 @@ def gallery(
     return [*paths, save_maps(folder / "maps.npz", indices, cases, maps)] if raw else paths
 
 
-def picture(title: str, image: Image.Image, found: PictureExplanation, method: str, framing: Framing) -> Sheet:
+def picture(title: str, image: Image.Image, explained: PictureExplanation, method: str, framing: Framing) -> Sheet:
     """Draw an explained picture.
 
     Args:
         title: Heading.
         image: The picture.
-        found: The prediction and the maps.
+        explained: The prediction and the maps.
         method: The method that was asked for, or "all".
         framing: How the picture was prepared for the classifier.
     """
     window = framing.window((image.height, image.width))
     shown = framing.apply(image) if window is None else image
     pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1)
-    subject = ExplainedPicture(title, pixels, found.probabilities, found.target, found.against, window)
+    subject = ExplainedPicture(title, pixels, explained.probabilities, explained.target, explained.against, window)
     if method == "all":
-        return pictures.methods(subject, found.maps)
-    ((name, maps),) = found.maps.items()
+        return pictures.methods(subject, explained.maps)
+    ((name, maps),) = explained.maps.items()
     return pictures.explained(subject, maps, name)
 
 

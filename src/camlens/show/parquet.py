@@ -24,11 +24,11 @@ ROWS = 10_000  # of a row group
 FACTS = b"camlens"  # key of the schema's metadata for a JSON object that describes the table
 
 
-def write_table(found: Evaluation | ErrorAnalysis, path: Path) -> list[Path]:
+def write_table(results: Evaluation | ErrorAnalysis, path: Path) -> list[Path]:
     """Write a table of all images, replacing `path` in one step.
 
     Args:
-        found: An evaluation, or an analysis, which adds the columns of `analysis_columns`.
+        results: An evaluation, or an analysis, which adds the columns of `analysis_columns`.
         path: The file.
 
     Returns:
@@ -40,11 +40,11 @@ def write_table(found: Evaluation | ErrorAnalysis, path: Path) -> list[Path]:
     import pyarrow
     from pyarrow import parquet
 
-    if isinstance(found, ErrorAnalysis):
-        facts = {"id": found.fingerprints[0], **about(found.evaluation)}
-        columns = prediction_columns(found.evaluation) | analysis_columns(found)
+    if isinstance(results, ErrorAnalysis):
+        facts = {"id": results.fingerprints[0], **about(results.evaluation)}
+        columns = prediction_columns(results.evaluation) | analysis_columns(results)
     else:
-        facts, columns = about(found), prediction_columns(found)
+        facts, columns = about(results), prediction_columns(results)
     table = pyarrow.table(columns).replace_schema_metadata({FACTS: json.dumps(facts)})
     with replacing(path) as temporary:
         parquet.write_table(table, temporary, row_group_size=ROWS, compression="zstd")
@@ -126,14 +126,14 @@ def read_table(path: Path) -> tuple[pyarrow.Table, dict[str, Any]]:
         from pyarrow import parquet
     except ImportError as error:
         raise UsageError(f"reading {path} needs pyarrow; install it with: {INSTALL}") from error
-    again = "let camlens write it again"
+    advice = "let camlens write it again"
     if not path.is_file():
-        raise DataError(f"there is no file {path}; camlens writes it where pyarrow is installed: {again}")
+        raise DataError(f"there is no file {path}; camlens writes it where pyarrow is installed: {advice}")
     try:
         table = parquet.read_table(path)
         facts = json.loads((table.schema.metadata or {}).get(FACTS, "null"))
     except Exception as error:  # a damaged file raises errors of many kinds
-        raise DataError(f"cannot read {path}: {error}; {again}") from error
+        raise DataError(f"cannot read {path}: {error}; {advice}") from error
     if not isinstance(facts, dict):
         raise DataError(f"camlens did not write {path}; its columns are: {', '.join(table.column_names)}")
     return table, facts

@@ -23,9 +23,9 @@ def write_range_test(settings: RunSettings, data: Dataset) -> tuple[RateTest, li
     """
     folder = out_folder(settings.folder.path)
     trainer = create_trainer(replace(settings, compute={"compiled": False} | settings.compute), data)
-    found = find_rate(trainer)
-    columns = {"learning_rate": found.rates, "loss": found.losses, "smoothed_loss": found.smoothed}
+    test = find_rate(trainer)
+    columns = {"learning_rate": test.rates, "loss": test.losses, "smoothed_loss": test.smoothed}
     write_csv(folder / "rate.csv", [columns, *zip(*columns.values(), strict=True)])
     title = f"Learning rates of {trainer.recipe.network} on {data.name}"
-    drawn = charts.learning_rates(title, found.in_words(), found.rates, found.losses, found.smoothed, found.proposal)
-    return found, [folder / "rate.csv", drawn.save(folder / "rate.png")]
+    sheet = charts.learning_rates(title, test.in_words(), test.rates, test.losses, test.smoothed, test.proposal)
+    return test, [folder / "rate.csv", sheet.save(folder / "rate.png")]

@@ -74,8 +74,8 @@ class Explorer:
             geometry=model.geometry,
         )
         evaluation, last = evaluate(model, data, batch_size=1, features=True), model.find_layers()[-1]
-        wanted = model.class_index(class_name) if class_name else None
-        explained = explain_predictions(evaluation, torch.tensor([0]), [last], wanted)
+        extra_class = model.class_index(class_name) if class_name else None
+        explained = explain_predictions(evaluation, torch.tensor([0]), [last], extra_class)
         chosen: ChosenLayer | None = None
         if layer or method:
             layer, method = layer or last, find_method(method or METHOD).name
@@ -85,14 +85,14 @@ class Explorer:
         if self.search is not None and self.train is not None and evaluation.features is not None:
             nearest = self.search.nearest(evaluation.features, NEAREST)
             evidence = render_training_images({"nearest": nearest}, self.train)
-        found = original(image, [model.geometry], MAX_SIDE)
-        if found is not None:
-            pictures = pack_photos([found], MAX_SIDE)
+        photo = original(image, [model.geometry], MAX_SIDE)
+        if photo is not None:
+            pictures = pack_photos([photo], MAX_SIDE)
         else:
-            shown = model.geometry.apply(image) if model.geometry.window((1, 1)) is None else image.copy()
-            shown.thumbnail((MAX_SIDE, MAX_SIDE))
-            size_shown = (shown.height, shown.width)
-            pictures = pack_pictures([to_pixels(shown, size_shown)], 1, size_shown, MAX_SIDE)
+            preview = model.geometry.apply(image) if model.geometry.window((1, 1)) is None else image.copy()
+            preview.thumbnail((MAX_SIDE, MAX_SIDE))
+            preview_size = (preview.height, preview.width)
+            pictures = pack_pictures([to_pixels(preview, preview_size)], 1, preview_size, MAX_SIDE)
         return {
             "index": number,
             "file": file,

@@ -61,11 +61,11 @@ class RequestHandler:
         picture = await self.receive(request) if number is None else int(number)
         if self.waiting >= MAX_WAITING:
             raise TooBusy
-        chosen = [query.get(name, "") for name in ("layer", "method", "class")]
+        arguments = [query.get(name, "") for name in ("layer", "method", "class")]
         self.waiting += 1
         try:
             loop = asyncio.get_running_loop()
-            answer = await loop.run_in_executor(self.worker, lambda: self.explorer.answer(picture, *chosen))
+            answer = await loop.run_in_executor(self.worker, lambda: self.explorer.answer(picture, *arguments))
             return JSONResponse(answer)
         except CamlensError as error:
             raise HTTPException(400, str(error)) from error
@@ -159,8 +159,8 @@ def is_own_name(header: str, host: str) -> bool:
         return False
     if name in ("localhost", "127.0.0.1", "::1", host.lower()):
         return True
-    own = socket.gethostname().lower()
-    return not is_loopback(host) and (is_address(name) or name in (own, f"{own}.local"))
+    hostname = socket.gethostname().lower()
+    return not is_loopback(host) and (is_address(name) or name in (hostname, f"{hostname}.local"))
 
 
 def is_address(host: str) -> bool:

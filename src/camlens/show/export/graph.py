@@ -131,11 +131,11 @@ def trace(model: Classifier, layer3: bool) -> onnx.ModelProto:
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
     """Silence the warnings and log messages of torch's and onnxruntime's exporters."""
-    before = logging.root.manager.disable
+    level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        logging.disable(level)

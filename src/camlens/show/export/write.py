@@ -120,14 +120,14 @@ def quantise(graph: onnx.ModelProto, model: Classifier, train: Dataset) -> onnx.
         train: Images to calibrate the activations on.
     """
     with tempfile.TemporaryDirectory() as folder, quiet_exporter():
-        before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        onnx.save(graph, before)
+        float_path, int8_path = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        onnx.save(graph, float_path)
         # Weights in int8 and nodes that quantise and dequantise (QDQ) are onnxruntime's defaults. Weights use only 7
         # bits, since CPUs without VNNI add two products in 16 bits, which would overflow.
         settings = {"op_types_to_quantize": ["Conv", "Add", "MaxPool"], "activation_type": QuantType.QUInt8}
         settings |= {"per_channel": True, "reduce_range": True}
-        quantize_static(before, after, CalibrationImages(model, train), **settings)
-        return onnx.load(after)
+        quantize_static(float_path, int8_path, CalibrationImages(model, train), **settings)
+        return onnx.load(int8_path)
 
 
 def compare(model: Classifier, exported: Classifier, test: Dataset, count: int, batch_size: int = 128) -> Comparison:
@@ -147,7 +147,7 @@ def compare(model: Classifier, exported: Classifier, test: Dataset, count: int, 
     right: dict[str, list[Tensor]] = {"network": [], "file": []}
     for indices in track(chosen.split(batch_size), "comparing the file with the network"):
         images, labels = model.prepare(test.images(indices)), test.labels[indices]
-        ours, theirs = (explain(one, images, "hirescam", layers, "all") for one in (model, exported))
+        ours, theirs = (explain(classifier, images, "hirescam", layers, "all") for classifier in (model, exported))
         largest["logits"] = max(largest["logits"], float((ours.logits - theirs.logits).abs().max()))
         for name, result in (("network", ours), ("file", theirs)):
             right[name].append(result.prediction.cpu() == labels)

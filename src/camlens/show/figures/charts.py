@@ -106,12 +106,12 @@ def curves(title: str, rows: Sequence[dict[str, float]]) -> Sheet:
     sheet = Sheet(760, 320, title)
     epochs, sizes = ([row[name] for row in rows] for name in ("epoch", "size"))
     loss, accuracy = plot_axes(sheet, 70, 74, 285, 186), plot_axes(sheet, 440, 74, 285, 186)
-    for axes, what in ((loss, "loss"), (accuracy, "accuracy")):
+    for axes, metric in ((loss, "loss"), (accuracy, "accuracy")):
         for part, name, colour in (("train", "training", SOFT), ("held_out", "held out", INK)):
-            values = np.array([row.get(f"{part}_{what}", np.nan) for row in rows])  # older files lack some
+            values = np.array([row.get(f"{part}_{metric}", np.nan) for row in rows])  # older files lack some
             if not np.isnan(values).all():
                 axes.plot(epochs, values, color=colour, label=name, marker="o", markersize=3)
-        axes.set(ylabel=what)
+        axes.set(ylabel=metric)
     accuracies = [row["held_out_accuracy"] for row in rows]
     if not np.isnan(accuracies[-1]):
         best = int(np.argmax(accuracies))

@@ -257,14 +257,14 @@ def draw_heat_map(
     sheet: Sheet,
     x: float,
     y: float,
-    of: Case | ExplainedPicture,
+    subject: Case | ExplainedPicture,
     map: Tensor,
     signed: bool,
     height: float = SIDE,
     **style: Any,
 ) -> None:
     """Draw a heat map on its picture, with the range of its values; `style` as for `overlay`."""
-    sheet.picture(x, y, SIDE, of.picture, map, height, window=of.window, **style)
+    sheet.picture(x, y, SIDE, subject.picture, map, height, window=subject.window, **style)
     low, high = float(map.min()), float(map.max())
     if signed or high > 0:
         values = f"{low:+.2g} to {high:+.2g}" if signed else f"up to {high:.2g}"

@@ -73,9 +73,9 @@ class Sheet:
         """
         factor = max(1, round(side * DPI / 100 / max(pixels.shape[1:])))
         pixels = pixels.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
-        drawn = pixels.permute(1, 2, 0).numpy() if map is None else np.asarray(overlay(pixels, map, **style))
+        image = pixels.permute(1, 2, 0).numpy() if map is None else np.asarray(overlay(pixels, map, **style))
         axes = self.axes(x, y, side, height or side)
-        axes.imshow(drawn, interpolation="none" if max(drawn.shape) <= side * DPI / 100 else "antialiased")
+        axes.imshow(image, interpolation="none" if max(image.shape) <= side * DPI / 100 else "antialiased")
         axes.set_axis_off()
 
     def text(self, x: float, y: float, text: str, size: float = 8, colour: str = INK, **style: Any) -> None:
@@ -122,8 +122,8 @@ def text_width(text: str, size: float, weight: str = "normal") -> float:
     shown = text.replace(" ", "\N{NO-BREAK SPACE}").replace("$", r"\$")
     font = FontProperties(weight=weight)
     # the outline of a trailing space is empty: measure with a bar behind the text and subtract the bar
-    both, bar = (TextPath((0, 0), t, size=size, prop=font).get_extents().x1 for t in (f"{shown}|", "|"))
-    return float(both - bar) * 100 / 72
+    with_bar, bar = (TextPath((0, 0), t, size=size, prop=font).get_extents().x1 for t in (f"{shown}|", "|"))
+    return float(with_bar - bar) * 100 / 72
 
 
 def shorten(text: str, width: float, size: float, weight: str = "normal") -> str:

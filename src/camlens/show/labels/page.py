@@ -62,12 +62,12 @@ def write_page(ranked: RankedLabels, features: Tensor | None, geometry: Framing,
         path: The file.
         count: Number of images on the page, the most doubtful first.
     """
-    data, shown = ranked.data, ranked.order[:count]
-    nearest = None if features is None else nearest_others(features, shown)
-    curves = [None] * len(shown) if ranked.history is None else draw_curves(ranked.history[:, shown])
+    data, indices = ranked.data, ranked.order[:count]
+    nearest = None if features is None else nearest_others(features, indices)
+    curves = [None] * len(indices) if ranked.history is None else draw_curves(ranked.history[:, indices])
     labels, suggested = ([data.class_names[k] for k in classes.tolist()] for classes in (data.labels, ranked.suggested))
     cards = []
-    for row, (index, curve) in enumerate(zip(shown.tolist(), curves, strict=True)):
+    for row, (index, curve) in enumerate(zip(indices.tolist(), curves, strict=True)):
         others = [] if nearest is None else nearest[row].tolist()
         neighbours = [
             (picture(data, other, geometry, NEAREST_SIDE), labels[other], data.files[other]) for other in others

@@ -77,19 +77,19 @@ def list_group(group: Group) -> GroupRow:
 def list_shortcuts(analysis: ErrorAnalysis) -> list[ShortcutRow]:
     """The shortcuts of report.json, the alarms first."""
     rows: list[ShortcutRow] = []
-    for found in analysis.shortcuts.found if analysis.shortcuts else []:
-        data, sides = analysis.searched, list(found.patch.mask.shape)
+    for shortcut in analysis.shortcuts.found if analysis.shortcuts else []:
+        data, sides = analysis.searched, list(shortcut.patch.mask.shape)
         rows.append(
             {
-                "sentence": found.sentence,
-                "label": found.class_name,
-                "alarm": found.is_alarm,
-                "pasted": list_effect(found.pasted),
-                "covered": list_effect(found.covered),
-                "missing": None if found.missing is None else list_effect(found.missing),
+                "sentence": shortcut.sentence,
+                "label": shortcut.class_name,
+                "alarm": shortcut.is_alarm,
+                "pasted": list_effect(shortcut.pasted),
+                "covered": list_effect(shortcut.covered),
+                "missing": None if shortcut.missing is None else list_effect(shortcut.missing),
                 "split": data.split,
-                "files": [data.files[index] for index in found.patch.sources.tolist()],
-                "places": [corner + sides for corner in found.patch.corners.tolist()],
+                "files": [data.files[index] for index in shortcut.patch.sources.tolist()],
+                "places": [corner + sides for corner in shortcut.patch.corners.tolist()],
             }
         )
     return rows
@@ -110,19 +110,19 @@ def render_common(analysis: ErrorAnalysis) -> schema.CommonFacts | None:
     if analysis.groups is None or analysis.shortcuts is None:
         return None
     errors = analysis.indices[: len(analysis.words.lists)]
-    names, rows, shown = analysis.test.class_names, [], torch.empty(0)
-    for found in analysis.shortcuts.found:
-        kinds = [kind.float() for kind in show_shortcut(analysis, found)]
-        starts = [len(shown) + sum(map(len, kinds[:number])) for number in range(len(kinds))]
+    names, rows, images = analysis.test.class_names, [], torch.empty(0)
+    for shortcut in analysis.shortcuts.found:
+        kinds = [kind.float() for kind in show_shortcut(analysis, shortcut)]
+        starts = [len(images) + sum(map(len, kinds[:number])) for number in range(len(kinds))]
         own, covered, turned = (
             list(range(start, start + len(kind))) for start, kind in zip(starts, kinds, strict=True)
         )
-        shown = torch.cat([shown, *kinds]) if len(shown) else torch.cat(kinds)
+        images = torch.cat([images, *kinds]) if len(images) else torch.cat(kinds)
         rows.append(
             schema.ShortcutFacts(
-                sentence=found.sentence,
-                alarm=found.is_alarm,
-                label=names.index(found.class_name),
+                sentence=shortcut.sentence,
+                alarm=shortcut.is_alarm,
+                label=names.index(shortcut.class_name),
                 own=own,
                 covered=covered,
                 turned=turned,
@@ -141,13 +141,13 @@ def render_common(analysis: ErrorAnalysis) -> schema.CommonFacts | None:
         "tried": analysis.groups.note,
         "shortcuts": rows,
         "marks": analysis.shortcuts.note,
-        "pictures": pack_pictures(shown.byte().split(PER_SHEET), len(shown), size, MAX_SIDE, 0),
+        "pictures": pack_pictures(images.byte().split(PER_SHEET), len(images), size, MAX_SIDE, 0),
     }
 
 
-def show_shortcut(analysis: ErrorAnalysis, found: Shortcut) -> tuple[Tensor, Tensor, Tensor]:
+def show_shortcut(analysis: ErrorAnalysis, shortcut: Shortcut) -> tuple[Tensor, Tensor, Tensor]:
     """Images of the class with the patch, the same with it covered, and others with it pasted in, (n, C, H, W)."""
-    patch, (examples, corners) = found.patch, found.examples
+    patch, (examples, corners) = shortcut.patch, shortcut.examples
     own = to_input_size(analysis.evaluation.model, analysis.searched.images(patch.sources[:MAX_EXAMPLES]))
     others = input_images(analysis.evaluation, examples[:MAX_EXAMPLES]) if len(examples) else own[:0]
     covered = cover_patch(own, patch.mask, patch.corners[:MAX_EXAMPLES])

@@ -67,8 +67,8 @@ def pack_pictures(
     height, width = (max(1, round(side * factor)) for side in size)
     columns = max(1, min(COLUMNS, count))
     lossless = max(height, width) <= lossless_side
-    shown = (resize(three_channels(batch), (height, width)) for batch in batches if len(batch))
-    sheets = [pack_sheet(batch, columns, lossless) for batch in shown]
+    resized = (resize(three_channels(batch), (height, width)) for batch in batches if len(batch))
+    sheets = [pack_sheet(batch, columns, lossless) for batch in resized]
     return {"count": count, "columns": columns, "per": PER_SHEET, "size": [height, width], "sheets": sheets}
 
 

@@ -29,8 +29,8 @@ def render_facts(analysis: ErrorAnalysis) -> schema.ReportFacts:
     data, indices, training = analysis.test, analysis.indices, analysis.training
     evidence: schema.TrainingImages | None = None
     if training is not None and analysis.train is not None:
-        influence, found = training.influence, training.duplicates[:, None]
-        duplicates = RankedImages(found, torch.zeros_like(found, dtype=torch.float32))
+        influence, duplicate_indices = training.influence, training.duplicates[:, None]
+        duplicates = RankedImages(duplicate_indices, torch.zeros_like(duplicate_indices, dtype=torch.float32))
         kinds = {"nearest": training.neighbours, "towards": influence.towards, "away": influence.away}
         evidence = render_training_images({**kinds, "duplicate": duplicates}, analysis.train, analysis.train_doubt)
     return {
@@ -103,17 +103,17 @@ def render_training_images(
     kinds: dict[str, RankedImages], train: Dataset, doubt: Tensor | None = None
 ) -> schema.TrainingImages:
     """Lists of training images by kind, and each of these once, as a small picture with the doubt in its label."""
-    used = torch.cat([ranked.indices.flatten() for ranked in kinds.values()]).unique()
-    used = used[used >= 0]
-    position = {index: number for number, index in enumerate(used.tolist())} | {-1: -1}
-    max_side = MAX_SIDE if len(used) <= MAX_LARGE else THUMBNAIL_SIDE
+    indices = torch.cat([ranked.indices.flatten() for ranked in kinds.values()]).unique()
+    indices = indices[indices >= 0]
+    position = {index: number for number, index in enumerate(indices.tolist())} | {-1: -1}
+    max_side = MAX_SIDE if len(indices) <= MAX_LARGE else THUMBNAIL_SIDE
     lists = {kind: [[position[k] for k in row] for row in ranked.indices.tolist()] for kind, ranked in kinds.items()}
     return {
-        "index": used.tolist(),
-        "file": [train.files[index] for index in used.tolist()],
-        "label": train.labels[used].tolist(),
-        "doubt": None if doubt is None else round_values(doubt[used], 4),
-        "pictures": pack_pictures(train.batches(PER_SHEET, used), len(used), train.size, max_side, 0),
+        "index": indices.tolist(),
+        "file": [train.files[index] for index in indices.tolist()],
+        "label": train.labels[indices].tolist(),
+        "doubt": None if doubt is None else round_values(doubt[indices], 4),
+        "pictures": pack_pictures(train.batches(PER_SHEET, indices), len(indices), train.size, max_side, 0),
         "lists": lists,
         "scores": {kind: round_values(ranked.scores, 3) for kind, ranked in kinds.items()},
     }
@@ -153,7 +153,7 @@ def pack_images(analysis: ErrorAnalysis, indices: Tensor) -> schema.Pictures:
     data = analysis.test
     geometries = [explained.evaluation.model.geometry for explained in analysis.explanations]
     with quiet_pillow(), ThreadPoolExecutor() as pool:  # reads the files of the photos
-        found = list(pool.map(lambda index: data.displayed(index, geometries, MAX_SIDE), indices.tolist()))
-    if all(windows is None for _, windows in found):
+        pictures = list(pool.map(lambda index: data.displayed(index, geometries, MAX_SIDE), indices.tolist()))
+    if all(windows is None for _, windows in pictures):
         return pack_pictures(data.batches(PER_SHEET, indices), len(indices), data.size, MAX_SIDE)
-    return pack_photos([(picture, windows or [WHOLE] * len(geometries)) for picture, windows in found], MAX_SIDE)
+    return pack_photos([(picture, windows or [WHOLE] * len(geometries)) for picture, windows in pictures], MAX_SIDE)

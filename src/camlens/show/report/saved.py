@@ -65,9 +65,9 @@ class SavedReport:
             return np.asarray(values.flatten()).reshape(len(values), values.type.list_size)
         if pyarrow.types.is_primitive(values.type):
             return np.asarray(values)
-        found = np.empty(len(values), object)
-        found[:] = values.to_pylist()
-        return found
+        objects = np.empty(len(values), object)
+        objects[:] = values.to_pylist()
+        return objects
 
 
 def open_report(path: str | Path) -> SavedReport:
@@ -80,16 +80,16 @@ def open_report(path: str | Path) -> SavedReport:
     Raises:
         DataError: There are no such results, or they cannot be read.
     """
-    given = path_of("path", path)
-    if given.is_dir():
-        name = next((name for name in SAVED if (given / name).is_file()), None)
+    location = path_of("path", path)
+    if location.is_dir():
+        name = next((name for name in SAVED if (location / name).is_file()), None)
         if name is None:
             raise DataError(
-                f"{given} holds neither {' nor '.join(SAVED)}; expected what camlens report or evaluate wrote"
+                f"{location} holds neither {' nor '.join(SAVED)}; expected what camlens report or evaluate wrote"
             )
-        given = given / name
-    of_evaluation = given.name in ("metrics.json", "predictions.parquet", "predictions.npz")
-    main = given.with_name("metrics.json") if of_evaluation else given.with_suffix(".json")
+        location = location / name
+    of_evaluation = location.name in ("metrics.json", "predictions.parquet", "predictions.npz")
+    main = location.with_name("metrics.json") if of_evaluation else location.with_suffix(".json")
     try:
         summary = json.loads(main.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
