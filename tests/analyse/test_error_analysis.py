@@ -9,7 +9,7 @@ import camlens
 from camlens.analyse import error_analysis
 from camlens.analyse.error_analysis import project
 from camlens.analyse.evaluation import evaluate
-from camlens.analyse.explanations import explain_errors
+from camlens.analyse.explanations import explain_errors, explain_predictions
 from camlens.analyse.labels import WITHOUT_OPINION, label_doubt
 from camlens.errors import DataError
 from camlens.show import draw
@@ -163,6 +163,21 @@ class Watched(nn.Module):
     def forward(self, images):
         self.sizes.add(tuple(images.shape[2:]))
         return self.fc(self.late(images).mean(dim=(2, 3)))
+
+
+def test_of_many_classes_the_most_probable_are_explained_and_those_that_must_be():
+    names = [f"class {number}" for number in range(20)]
+    evaluation = evaluate(classifier(names=names), images(60, names=names))
+    order = evaluation.logits.argsort(dim=1, descending=True)
+    for extra in (None, *range(20)):
+        classes = explain_predictions(evaluation, torch.arange(60), extra_class=extra).classes
+        assert classes.shape == (60, 8)
+        for row in range(60):
+            required = {int(evaluation.labels[row])} | ({extra} if extra is not None else set())
+            chosen = classes[row].tolist()
+            assert chosen[:6] == order[row, :6].tolist() and required <= set(chosen) and len(set(chosen)) == 8
+            kept = [index for index in chosen if index not in required]
+            assert kept == [index for index in order[row, :8].tolist() if index not in required][: len(kept)]
 
 
 def test_with_a_cache_the_networks_run_once(tmp_path, monkeypatch, caplog):

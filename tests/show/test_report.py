@@ -14,6 +14,7 @@ from camlens.analyse.marks import read_marks
 from camlens.errors import DataError
 from camlens.maps.overlay import overlay
 from camlens.show.figures.pictures import percent
+from camlens.show.report.page import FACTS_TAG
 from camlens.show.report.page import read_facts as facts_of
 from tiny import NAMES, Net, classifier, images, pixels_of
 
@@ -349,6 +350,9 @@ def test_a_report_of_another_network_is_not_replaced_without_a_word(tmp_path, ca
     assert "replaced" not in caplog.text, "the same network"
     camlens.report(other, images(20), path, quick=True)
     assert f"{path}, the report of tiny, will be replaced by that of other; --out elsewhere keeps it" in caplog.text
+    for models in ("null", "[3]", '"x"', "[{}]"):
+        path.write_text(f'{FACTS_TAG}{{"models": {models}}}</script>', encoding="utf-8")
+        assert facts_of(camlens.report(other, images(20), path, quick=True))["models"][0]["name"] == "other"
 
 
 @pytest.mark.parametrize("width", [360, 1280, 2560])

@@ -81,19 +81,18 @@ def explain_predictions(
         evaluation: Of the data set.
         indices: The images, (E,) int64.
         layers: By default the model's last two.
-        extra_class: Another class to explain; it replaces the least probable one if it is not among them.
+        extra_class: Another class to explain.
         cache: Where the maps are kept.
         file: Path of a .pt file in its folder.
     """
     classes = evaluation.logits[indices].argsort(dim=1, descending=True, stable=True)  # the prediction first
     if classes.shape[1] > MAX_CLASSES:
         classes = classes[:, :PROBABLE_CLASSES].clone()
-    required = [evaluation.labels[indices]]
-    if extra_class is not None:
-        required.append(torch.full_like(indices, extra_class))
-    for wanted in required:
-        missing = (classes != wanted[:, None]).all(dim=1)
-        classes[missing, -1] = wanted[missing]
+    labels, columns = evaluation.labels[indices], torch.full_like(indices, -1)
+    for required in [labels] if extra_class is None else [labels, torch.full_like(indices, extra_class)]:
+        missing = (classes != required[:, None]).all(dim=1).nonzero()[:, 0]
+        classes[missing, columns[missing]] = required[missing]
+        columns = torch.where(classes[:, -1] == labels, -2, -1)  # the least probable class that is not the label
     layers = list(layers or evaluation.model.find_layers()[-2:]) if len(indices) else []
     key = "" if cache.folder is None else fingerprint(evaluation.model, evaluation.data)
     maps = cache.result(

@@ -22,11 +22,11 @@ def render_experiments(analysis: ErrorAnalysis) -> schema.ExperimentFacts | None
     if analysis.experiments is None:
         return None
     trials, places = analysis.experiments.trials, analysis.experiments.places
-    errors = int(analysis.evaluation.wrong.sum())
-    corrected_by: list[list[int]] = [[] for _ in range(errors)]
-    probability: list[list[float]] = [[] for _ in range(errors)]
-    shown: list[list[list[int]]] = [[] for _ in range(errors)]
-    place_facts: list[schema.PlaceFacts | None] = [None] * errors
+    listed = len(analysis.words.sentences)
+    corrected_by: list[list[int]] = [[] for _ in range(listed)]
+    probability: list[list[float]] = [[] for _ in range(listed)]
+    shown: list[list[list[int]]] = [[] for _ in range(listed)]
+    place_facts: list[schema.PlaceFacts | None] = [None] * listed
     pictures: list[tuple[int, int]] = []  # index of the image in the data set, and number of the edit
     covers = [trials.names.index(name) for name in COVERS]
     for row, error in enumerate(trials.tried.tolist()):
@@ -41,7 +41,7 @@ def render_experiments(analysis: ErrorAnalysis) -> schema.ExperimentFacts | None
         pictures += [(index, edit) for _, edit in others]
     batches, size = edited_pictures(analysis, trials, pictures), analysis.evaluation.model.input_size
     return {
-        "note": describe_trials(trials, errors),
+        "note": describe_trials(trials, int(analysis.evaluation.wrong.sum())),
         "advice": averaging_in_words(analysis.experiments.averaging),
         "rates": [render_rate(rate, rate.is_reason) for rate in trials.rates],
         "kinds": render_kinds(trials),

@@ -91,9 +91,11 @@ def warn_of_replacing(path: Path, models: Sequence[Classifier]) -> None:
     """Warn if the page at `path` is of other networks, before it is replaced by that of these."""
     if (facts := read_facts(path)) is None:
         return
-    old_models, fingerprints = facts.get("models", []), [fingerprint_weights(model)[:16] for model in models]
+    old_models, fingerprints = facts.get("models"), [fingerprint_weights(model)[:16] for model in models]
+    if not isinstance(old_models, list) or not all(isinstance(model, dict) for model in old_models):
+        return  # not a page that camlens wrote
     if [model.get("weights") for model in old_models] != fingerprints:
-        before = " and ".join(model["name"] for model in old_models)
+        before = " and ".join(str(model.get("name")) for model in old_models)
         after = " and ".join(model.name for model in models)
         log.warning(f"{path}, the report of {before}, will be replaced by that of {after}; --out elsewhere keeps it")
 
