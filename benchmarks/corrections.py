@@ -18,7 +18,7 @@ import torch
 from common import add_training_facts, arguments, spread, training_machine, write
 from torch import Tensor
 
-from camlens.analyse.training_labels import rank_by_margins
+from camlens.analyse.labels.training import rank_by_margins
 from camlens.data import cifar10, shapes
 from camlens.data.dataset import Dataset
 from camlens.runtime.predict import predict

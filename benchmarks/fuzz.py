@@ -39,12 +39,12 @@ from safetensors.torch import save
 
 import camlens
 from camlens.analyse.evaluation import Evaluation
-from camlens.analyse.interventions import Effect
-from camlens.analyse.labels import read_opinion
-from camlens.analyse.marks import COLUMNS, corrected, read_marks
-from camlens.analyse.patches import Patch
-from camlens.analyse.properties import read_properties
-from camlens.analyse.shortcuts import RESULT_TYPES, Shortcut, Shortcuts
+from camlens.analyse.groups.properties import read_properties
+from camlens.analyse.labels.marks import COLUMNS, corrected, read_marks
+from camlens.analyse.labels.opinion import read_opinion
+from camlens.analyse.shortcuts.interventions import Effect
+from camlens.analyse.shortcuts.patches import Patch
+from camlens.analyse.shortcuts.search import RESULT_TYPES, Shortcut, Shortcuts
 from camlens.data import cifar10, table
 from camlens.data.dataset import Dataset
 from camlens.data.decode import decode_picture

@@ -23,8 +23,14 @@ from torch import Tensor
 
 import camlens
 from camlens.analyse.evaluation import evaluate, wilson_interval
-from camlens.analyse.groups import Groups, find_groups, make_scopes, permutation_threshold, permute_within_classes
-from camlens.analyse.properties import Property, measure_properties
+from camlens.analyse.groups.properties import Property, measure_properties
+from camlens.analyse.groups.search import (
+    Groups,
+    find_groups,
+    make_scopes,
+    permutation_threshold,
+    permute_within_classes,
+)
 from camlens.data import cifar10, shapes
 
 SMALLEST, LARGEST, WORSE = 60, 200, 0.3

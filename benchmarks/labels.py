@@ -21,9 +21,9 @@ from common import add_training_facts, arguments, commit, machine, read, trainin
 from torch import Tensor, nn
 
 from camlens.analyse.evaluation import Evaluation
-from camlens.analyse.judgements import clopper_pearson
-from camlens.analyse.labels import rank_by_opinion
-from camlens.analyse.training_labels import RankedLabels, rank_by_margins
+from camlens.analyse.labels.judgements import clopper_pearson
+from camlens.analyse.labels.opinion import rank_by_opinion
+from camlens.analyse.labels.training import RankedLabels, rank_by_margins
 from camlens.data import cifar10, shapes
 from camlens.data.dataset import Dataset
 from camlens.model.classifier import Classifier

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import camlens
 from camlens.analyse.evaluation import Evaluation, evaluate
-from camlens.analyse.shortcuts import Shortcut, find_shortcuts
+from camlens.analyse.shortcuts.search import Shortcut, find_shortcuts
 from camlens.data import cifar10, shapes
 from camlens.data.dataset import InMemoryDataset
 from camlens.data.shapes import ShapeSet

@@ -14,11 +14,11 @@ import torch
 from common import arguments, commit, machine, tiny_pictures, tiny_run, write
 
 import camlens
-from camlens.analyse.averaging import UNSURE
 from camlens.analyse.edits import COVERS, GRID
 from camlens.analyse.error_analysis import ErrorAnalysis, analyse
+from camlens.analyse.experiments.averaging import UNSURE
+from camlens.analyse.experiments.trials import EditRate, compare
 from camlens.analyse.statistics import bootstrap_interval
-from camlens.analyse.trials import EditRate, compare
 from camlens.data import cifar10, folder
 from camlens.data.dataset import Dataset
 from camlens.model.classifier import Classifier

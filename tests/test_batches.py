@@ -8,7 +8,7 @@ import torch
 import camlens
 import tiny
 from camlens.analyse.evaluation import evaluate
-from camlens.analyse.marks import corrected
+from camlens.analyse.labels.marks import corrected
 from camlens.data.augment import Augmentation
 from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.data.pictures import resize

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 import camlens
 from camlens import CamlensError
-from camlens.analyse.labels import read_opinion
-from camlens.analyse.marks import corrected, read_marks
-from camlens.analyse.properties import read_properties
+from camlens.analyse.groups.properties import read_properties
+from camlens.analyse.labels.marks import corrected, read_marks
+from camlens.analyse.labels.opinion import read_opinion
 from camlens.data.labels import read_labels
 from camlens.files import parse_json, read_arrays, read_bytes
 from camlens.model import loading

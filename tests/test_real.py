@@ -80,8 +80,8 @@ def demo(camlens, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("camlens.commands.demo.REPORT_TRAIN_IMAGES", 500)
         patch.setattr("camlens.commands.demo.TRIED_ERRORS", 10)
-        patch.setattr("camlens.analyse.shortcuts.MAX_SCREENED", 3)
-        patch.setattr("camlens.analyse.shortcuts.MAX_TESTED", 1)
+        patch.setattr("camlens.analyse.shortcuts.search.MAX_SCREENED", 3)
+        patch.setattr("camlens.analyse.shortcuts.search.MAX_TESTED", 1)
         return out, camlens("demo", "--out", out)
 
 

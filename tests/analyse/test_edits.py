@@ -18,7 +18,7 @@ from camlens.analyse.edits import (
     move,
     with_own,
 )
-from camlens.analyse.places import FILLS, NOISE, impute
+from camlens.analyse.experiments.places import FILLS, NOISE, impute
 from camlens.errors import UsageError
 
 

@@ -10,7 +10,7 @@ from camlens.analyse import error_analysis
 from camlens.analyse.error_analysis import project
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.explanations import explain_errors, explain_predictions
-from camlens.analyse.labels import WITHOUT_OPINION, label_doubt
+from camlens.analyse.labels.opinion import WITHOUT_OPINION, label_doubt
 from camlens.errors import DataError
 from camlens.show import draw
 from camlens.show.report.listing import list_errors

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import oracles
-from camlens.analyse.groups import MIN_ERRORS, MIN_IMAGES, find_groups, make_scopes, permute_within_classes
-from camlens.analyse.properties import Property
+from camlens.analyse.groups.properties import Property
+from camlens.analyse.groups.search import MIN_ERRORS, MIN_IMAGES, find_groups, make_scopes, permute_within_classes
 
 NAMES = ("cat", "dog", "frog")
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from camlens.analyse.evaluation import Evaluation
-from camlens.analyse.judgements import Rate, clopper_pearson, judge
+from camlens.analyse.labels.judgements import Rate, clopper_pearson, judge
 from tiny import classifier, images
 
 NAMES = ("cat", "dog", "frog")

@@ -6,7 +6,7 @@ import torch
 
 import oracles
 from camlens.analyse.evaluation import Evaluation, evaluate
-from camlens.analyse.labels import label_doubt, read_opinion
+from camlens.analyse.labels.opinion import label_doubt, read_opinion
 from camlens.errors import CamlensError
 from tiny import classifier, images
 

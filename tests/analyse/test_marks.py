@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from camlens.analyse.evaluation import Evaluation
-from camlens.analyse.marks import corrected, count_marks, read_marks
+from camlens.analyse.labels.marks import corrected, count_marks, read_marks
 from camlens.data.dataset import InMemoryDataset
 from camlens.errors import DataError, UsageError
 

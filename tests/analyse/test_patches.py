@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camlens.analyse.patches import (
+from camlens.analyse.shortcuts.patches import (
     CORE,
     build_patch,
     cover_patch,

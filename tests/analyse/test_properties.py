@@ -8,7 +8,7 @@ from PIL import Image
 
 import oracles
 import tiny
-from camlens.analyse.properties import HUES, as_property, measure, measure_properties, read_properties
+from camlens.analyse.groups.properties import HUES, as_property, measure, measure_properties, read_properties
 from camlens.data import folder
 from camlens.errors import DataError
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from camlens.analyse.evaluation import evaluate
-from camlens.analyse.interventions import Effect, paired_effect
-from camlens.analyse.shortcuts import RESULT_TYPES, Shortcut, find_shortcuts
+from camlens.analyse.shortcuts.interventions import Effect, paired_effect
+from camlens.analyse.shortcuts.search import RESULT_TYPES, Shortcut, find_shortcuts
 from camlens.data.dataset import InMemoryDataset
 from camlens.model.classifier import Classifier
 from camlens.runtime.prediction_cache import PredictionCache

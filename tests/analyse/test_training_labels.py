@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camlens.analyse.training_labels import (
+from camlens.analyse.labels.training import (
     FOLDS,
     LEFT_OUT,
     fit_logistic,

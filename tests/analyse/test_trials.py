@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 import camlens
-from camlens.analyse.averaging import count_changes, evaluate_averaging
 from camlens.analyse.edits import LADDER
 from camlens.analyse.error_analysis import ErrorAnalysis
 from camlens.analyse.evaluation import Evaluation, evaluate
-from camlens.analyse.places import on_grid
-from camlens.analyse.trials import Trials, sample_evenly
+from camlens.analyse.experiments.averaging import count_changes, evaluate_averaging
+from camlens.analyse.experiments.places import on_grid
+from camlens.analyse.experiments.trials import Trials, sample_evenly
 from camlens.data.dataset import InMemoryDataset
 
 NAMES = ("dark", "bright")
@@ -194,7 +194,9 @@ def test_averaging_is_chosen_on_one_half_and_measured_on_the_other(analysis):
 def test_what_was_tried_already_is_not_tried_again(analysis, monkeypatch):
     evaluation, trials = analysis.evaluation, analysis.experiments.trials
     everything = Trials(**{**vars(trials), "images": torch.arange(80), "copies": torch.zeros(80, 5, 2)})
-    monkeypatch.setattr("camlens.analyse.averaging.predict_edited", lambda *_: pytest.fail("the network is asked"))
+    monkeypatch.setattr(
+        "camlens.analyse.experiments.averaging.predict_edited", lambda *_: pytest.fail("the network is asked")
+    )
     evaluate_averaging(evaluation, everything)
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from camlens import open_report
-from camlens.analyse.training_labels import rank_by_margins
+from camlens.analyse.labels.training import rank_by_margins
 from camlens.data.sources import load_split
 from camlens.train.margins import Margins
 from command_line import COLOURS, camlens

@@ -8,9 +8,9 @@ import torch
 
 import camlens
 from camlens.analyse.evaluation import evaluate
-from camlens.analyse.interventions import Effect
-from camlens.analyse.patches import Patch
-from camlens.analyse.shortcuts import Shortcut, Shortcuts
+from camlens.analyse.shortcuts.interventions import Effect
+from camlens.analyse.shortcuts.patches import Patch
+from camlens.analyse.shortcuts.search import Shortcut, Shortcuts
 from camlens.show.report.common import GroupRow, ShortcutRow
 from camlens.show.report.listing import Listing
 from camlens.show.report.page import read_facts, write_report

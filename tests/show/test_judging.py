@@ -5,9 +5,9 @@ import torch
 
 import camlens
 from camlens.analyse.evaluation import evaluate
-from camlens.analyse.judgements import DRAWN, clopper_pearson, draw_images, judge
-from camlens.analyse.labels import label_doubt, read_opinion
-from camlens.analyse.marks import read_marks
+from camlens.analyse.labels.judgements import DRAWN, clopper_pearson, draw_images, judge
+from camlens.analyse.labels.marks import read_marks
+from camlens.analyse.labels.opinion import label_doubt, read_opinion
 from camlens.show.figures.pictures import percent
 from camlens.show.report.page import read_facts
 from tiny import NAMES, classifier, images

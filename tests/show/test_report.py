@@ -10,7 +10,7 @@ from PIL import Image
 
 import camlens
 from camlens.analyse.evaluation import evaluate
-from camlens.analyse.marks import read_marks
+from camlens.analyse.labels.marks import read_marks
 from camlens.errors import DataError
 from camlens.maps.overlay import overlay
 from camlens.show.figures.pictures import percent

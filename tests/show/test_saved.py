@@ -10,7 +10,7 @@ import torch
 
 import camlens
 from camlens.analyse.error_analysis import analyse
-from camlens.analyse.groups import Condition, Group, Groups
+from camlens.analyse.groups.search import Condition, Group, Groups
 from camlens.errors import DataError, UsageError
 from camlens.show import draw
 from camlens.show.report import write_report

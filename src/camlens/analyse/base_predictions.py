@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camlens.analyse.averaging import Averaging, evaluate_averaging
 from camlens.analyse.edits import Edit, with_own
 from camlens.analyse.evaluation import Evaluation, evaluate, labelled
-from camlens.analyse.labels import read_opinion
-from camlens.analyse.properties import Property, read_properties
-from camlens.analyse.trials import MAX_TRIED, Trials, try_edits
+from camlens.analyse.experiments.averaging import Averaging, evaluate_averaging
+from camlens.analyse.experiments.trials import MAX_TRIED, Trials, try_edits
+from camlens.analyse.groups.properties import Property, read_properties
+from camlens.analyse.labels.opinion import read_opinion
 from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.errors import DataError, UsageError, whole_number
 from camlens.files import path_of

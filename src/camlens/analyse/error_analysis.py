@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camlens.analyse.averaging import Averaging
 from camlens.analyse.base_predictions import MAX_LISTED, AnalysisOptions, BasePredictions, predict_all
 from camlens.analyse.edits import Edit
 from camlens.analyse.evaluation import Evaluation
+from camlens.analyse.experiments.averaging import Averaging
+from camlens.analyse.experiments.places import Places, cover_evidence
+from camlens.analyse.experiments.trials import MAX_TRIED, Trials
 from camlens.analyse.explanations import ExplainedPredictions, explain_predictions
 from camlens.analyse.findings import compare_models, missing_in_words, summarise_errors, summarise_experiments
-from camlens.analyse.groups import Groups, find_groups
-from camlens.analyse.labels import doubt_in_words, label_doubt
-from camlens.analyse.places import Places, cover_evidence
-from camlens.analyse.properties import measure_properties
-from camlens.analyse.shortcuts import RESULT_TYPES, Shortcuts, find_shortcuts
+from camlens.analyse.groups.properties import measure_properties
+from camlens.analyse.groups.search import Groups, find_groups
+from camlens.analyse.labels.opinion import doubt_in_words, label_doubt
+from camlens.analyse.shortcuts.search import RESULT_TYPES, Shortcuts, find_shortcuts
 from camlens.analyse.training_images import (
     ROWS,
     Influence,
@@ -31,7 +32,6 @@ from camlens.analyse.training_images import (
     find_neighbours,
     sample_correct,
 )
-from camlens.analyse.trials import MAX_TRIED, Trials
 from camlens.analyse.words import ErrorDescriptions, describe_errors
 from camlens.data.dataset import Dataset
 from camlens.files import path_of
@@ -168,8 +168,8 @@ def analyse(
         max_tried: Number of errors on which edits are tried, and of uncertain images of each half that are averaged, at
             most.
         max_listed: Number of errors of each model that are explained and listed, at most.
-        opinion: A second opinion on the labels, as `camlens.analyse.labels.read_opinion` takes it: a classifier that
-            was not trained on these labels, or probabilities. Without it, no label is doubted.
+        opinion: A second opinion on the labels, as `read_opinion` in `camlens.analyse.labels.opinion` takes it: a
+            classifier that was not trained on these labels, or probabilities. Without it, no label is doubted.
         columns: A CSV file with properties of the test images, by which errors may be grouped (`read_properties`).
         train_doubt: How doubtful the label of each training image is, (M,), 0 to 1: `RankedLabels.doubt`.
 

@@ -1,10 +1,10 @@
 """The main findings about a model's errors, or about the differences of two models, in words."""
 
-from camlens.analyse.averaging import Averaging
 from camlens.analyse.evaluation import Evaluation, counted
-from camlens.analyse.places import Places
+from camlens.analyse.experiments.averaging import Averaging
+from camlens.analyse.experiments.places import Places
+from camlens.analyse.experiments.trials import Trials
 from camlens.analyse.statistics import mcnemar_p_value
-from camlens.analyse.trials import Trials
 from camlens.data.dataset import Dataset
 
 CONFIDENT = 0.8  # probability of the prediction above which an error is confident

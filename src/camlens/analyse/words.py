@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation
-from camlens.analyse.places import Places
-from camlens.analyse.trials import Trials
+from camlens.analyse.experiments.places import Places
+from camlens.analyse.experiments.trials import Trials
 
 DUPLICATE = "near-duplicate in training"
 PLACE = "depends on this place"

@@ -39,15 +39,15 @@ def evaluate(
 ) -> None:
     """Evaluate a network on every image: accuracy, calibration, confusion matrix; with torchrun, on many processes."""
     from camlens.analyse.evaluation import evaluate as evaluate_model
-    from camlens.analyse.judgements import judge
-    from camlens.analyse.labels import (
+    from camlens.analyse.labels.judgements import judge
+    from camlens.analyse.labels.marks import corrected, count_marks, read_marks
+    from camlens.analyse.labels.opinion import (
         doubt_in_words,
         is_file_of_probabilities,
         label_doubt,
         rank_by_opinion,
         read_opinion,
     )
-    from camlens.analyse.marks import corrected, count_marks, read_marks
     from camlens.runtime.predict import OPINION_FILE, TEST_FILE
     from camlens.runtime.prediction_cache import PredictionCache
     from camlens.show import draw

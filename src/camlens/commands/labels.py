@@ -32,7 +32,7 @@ def labels(
     out: opt.Out = opt.OUT / "labels",
 ) -> None:
     """Rank the labels of the training images by doubt: labels.csv, and a page to review the first of them."""
-    from camlens.analyse.training_labels import rank_by_features, rank_by_margins, read_run
+    from camlens.analyse.labels.training import rank_by_features, rank_by_margins, read_run
     from camlens.data.geometry import geometry_of
     from camlens.data.sources import load_split
     from camlens.runtime.predict import FEATURES_FILE, predict_cached

@@ -44,7 +44,7 @@ def report(
     ] = False,
 ) -> None:
     """Write one HTML file with every error, its heat maps, what changes it and the training images behind it."""
-    from camlens.analyse.training_labels import doubt_of_run
+    from camlens.analyse.labels.training import doubt_of_run
 
     if columns is not None and quick:
         raise UsageError(f"--columns {columns} is for groups of errors, which --quick leaves out; give one of the two")

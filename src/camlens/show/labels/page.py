@@ -18,7 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
-from camlens.analyse.training_labels import RankedLabels, nearest_others
+from camlens.analyse.labels.training import RankedLabels, nearest_others
 from camlens.data.dataset import Dataset
 from camlens.data.geometry import Framing
 from camlens.files import write_text

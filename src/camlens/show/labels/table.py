@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from camlens.analyse.training_labels import RankedLabels
+from camlens.analyse.labels.training import RankedLabels
 from camlens.files import write_csv
 
 COLUMNS = ("index", "path", "label", "suggested", "doubt")

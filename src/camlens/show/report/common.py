@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from camlens.analyse.error_analysis import ErrorAnalysis
-from camlens.analyse.groups import Group
-from camlens.analyse.interventions import MAX_EXAMPLES, Effect, input_images
-from camlens.analyse.patches import cover_patch, paste
-from camlens.analyse.shortcuts import Shortcut
-from camlens.analyse.trials import to_input_size
+from camlens.analyse.experiments.trials import to_input_size
+from camlens.analyse.groups.search import Group
+from camlens.analyse.shortcuts.interventions import MAX_EXAMPLES, Effect, input_images
+from camlens.analyse.shortcuts.patches import cover_patch, paste
+from camlens.analyse.shortcuts.search import Shortcut
 from camlens.show.report import schema
 from camlens.show.report.packing import PER_SHEET, pack_pictures
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from camlens.analyse.edits import COVERS, GRID, apply
 from camlens.analyse.error_analysis import ErrorAnalysis
+from camlens.analyse.experiments.places import Places
+from camlens.analyse.experiments.trials import EditRate, Trials, to_input_size
 from camlens.analyse.findings import averaging_in_words
-from camlens.analyse.places import Places
-from camlens.analyse.trials import EditRate, Trials, to_input_size
 from camlens.show.report import schema
 from camlens.show.report.packing import PER_SHEET, pack_pictures, round_values
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from camlens.analyse.error_analysis import ErrorAnalysis
 from camlens.analyse.explanations import ExplainedPredictions
-from camlens.analyse.judgements import draw_images
+from camlens.analyse.labels.judgements import draw_images
 from camlens.analyse.training_images import RankedImages
 from camlens.data.dataset import Dataset
 from camlens.data.geometry import WHOLE

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camlens.analyse.edits import COVERS, GRID, blur, cell_slices, to_levels
+from camlens.analyse.experiments.trials import BATCH, Trials, to_input_size
 from camlens.analyse.explanations import ExplainedPredictions
 from camlens.analyse.statistics import bootstrap_interval
-from camlens.analyse.trials import BATCH, Trials, to_input_size
 from camlens.progress import track
 from camlens.runtime.predict import predict
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from camlens.analyse.edits import COPIES, LADDER
 from camlens.analyse.evaluation import Evaluation
+from camlens.analyse.experiments.trials import MAX_TRIED, Trials, predict_edited, probability_margins
 from camlens.analyse.statistics import mcnemar_p_value
-from camlens.analyse.trials import MAX_TRIED, Trials, predict_edited, probability_margins
 from camlens.runtime.prediction_cache import NO_CACHE, PredictionCache
 
 UNSURE = 0.9  # difference of the two largest probabilities below which an image is uncertain

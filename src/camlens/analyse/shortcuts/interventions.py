@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation, wilson_interval
-from camlens.analyse.patches import Patch, cover_patch, crop, find_patch, paste
-from camlens.analyse.trials import to_input_size
+from camlens.analyse.experiments.trials import to_input_size
+from camlens.analyse.shortcuts.patches import Patch, cover_patch, crop, find_patch, paste
 from camlens.runtime.predict import predict
 
 SCREENING_IMAGES = 30  # images into which a patch is pasted to screen it

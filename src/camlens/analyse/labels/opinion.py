@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation, evaluate
-from camlens.analyse.training_labels import RankedLabels
+from camlens.analyse.labels.training import RankedLabels
 from camlens.data.dataset import Dataset
 from camlens.data.table import read_rows, row_index
 from camlens.errors import DataError, UsageError

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation
-from camlens.analyse.marks import LEFT_OUT, WRONG
+from camlens.analyse.labels.marks import LEFT_OUT, WRONG
 
 Interval = tuple[float, float]
 DRAWN = 60  # images of each stratum that are drawn, at most

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.explanations import compute_maps
-from camlens.analyse.interventions import (
+from camlens.analyse.shortcuts.interventions import (
     MIN_IMAGES,
     Effect,
     ShortcutProbe,
@@ -31,7 +31,7 @@ from camlens.analyse.interventions import (
     measure_pasting,
     screen,
 )
-from camlens.analyse.patches import CORE, Patch, build_patch, find_patch, match_templates, shrink, windows
+from camlens.analyse.shortcuts.patches import CORE, Patch, build_patch, find_patch, match_templates, shrink, windows
 from camlens.progress import Work
 
 # The search; the network runs on at most 10,000 images in all

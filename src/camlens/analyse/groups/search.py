@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from camlens.analyse.evaluation import wilson_interval
-from camlens.analyse.properties import Property
+from camlens.analyse.groups.properties import Property
 from camlens.progress import track
 
 # Fractions of the images of a class, or of all, with the lowest or highest values: one condition for each

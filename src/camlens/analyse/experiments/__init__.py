@@ -1,0 +1,1 @@
+"""Experiments on errors: small edits, covered cells, and averaging over copies."""

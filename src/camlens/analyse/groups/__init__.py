@@ -1,0 +1,1 @@
+"""Groups of images with more errors than others, and the properties that define them."""

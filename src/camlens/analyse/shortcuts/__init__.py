@@ -1,0 +1,1 @@
+"""Shortcuts: local patches by which a network recognises a class."""
