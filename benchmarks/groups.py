@@ -22,7 +22,7 @@ from common import arguments, commit, machine, write
 from torch import Tensor
 
 import camlens
-from camlens.analyse.evaluation import evaluate, wilson_interval
+from camlens.analyse.evaluation import evaluate
 from camlens.analyse.groups.properties import Property, measure_properties
 from camlens.analyse.groups.search import (
     Groups,
@@ -31,6 +31,7 @@ from camlens.analyse.groups.search import (
     permutation_threshold,
     permute_within_classes,
 )
+from camlens.analyse.statistics import wilson_interval
 from camlens.data import cifar10, shapes
 
 SMALLEST, LARGEST, WORSE = 60, 200, 0.3

@@ -4,6 +4,7 @@ import ast
 import graphlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -132,9 +133,27 @@ def test_every_folder_has_its_page(folder):
     assert len((ROOT / "docs" / f"{folder}.md").read_text(encoding="utf-8")) > 500
 
 
-def test_pictures_of_the_docs_exist():
-    import re
+def test_modules_that_are_named_exist():
+    """In the docs, docstrings and scripts; a name that follows the module must be in its file."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *SOURCE.rglob("*.py"), *SOURCE.rglob("*.js")]
+    dotted = re.compile(rf"\bcamlens\.((?:{'|'.join(FLOOR)})\.\w+(?:\.\w+)*)")
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for path in re.findall(r"camlens/[\w/]+\.py", text):
+            assert (ROOT / "src" / path).exists(), f"{page.name} names {path}"
+        for name in dotted.findall(text):
+            parts = name.split(".")
+            module = next(m for n in range(len(parts), 0, -1) if (m := ".".join(parts[:n])) in FILES)
+            rest = parts[module.count(".") + 1 :]
+            assert all(re.search(rf"\b{word}\b", FILES[module].read_text(encoding="utf-8")) for word in rest), (
+                f"{page.name} names camlens.{name}"
+            )
+    table = re.findall(r"^\| `[\w.]+` \| (`.+\.py`) \|", (ROOT / "docs" / "analyse.md").read_text("utf-8"), re.M)
+    named = [path.strip("`") for cell in table for path in cell.split(", ")]
+    assert len(named) > 10 and [path for path in named if not (SOURCE / "analyse" / path).exists()] == []
 
+
+def test_pictures_of_the_docs_exist():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):

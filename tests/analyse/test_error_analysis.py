@@ -18,6 +18,13 @@ from camlens.show.report.render import render_facts
 from tiny import NAMES, Net, classifier, images, pixels_of
 
 
+class Curved(Net):
+    """The logits are no linear function of the last layer."""
+
+    def forward(self, images):
+        return self.fc(self.late(self.early(images)).mean(dim=(2, 3)).tanh())
+
+
 @pytest.fixture(scope="module")
 def analysis():
     return camlens.analyse(classifier(), images(80), images(60, "train"))
@@ -122,6 +129,9 @@ def test_explanations_are_what_the_library_explains(analysis):
     assert explained.is_exact
     bias = model.network.fc.bias.detach()
     torch.testing.assert_close(explained.remainder, bias[explained.classes], rtol=0, atol=1e-3)
+    assert not explain_predictions(analysis.evaluation, analysis.indices[:1]).is_exact, "one image cannot show it"
+    curved = evaluate(classifier(Curved()), data)
+    assert not explain_predictions(curved, torch.arange(9)).is_exact
     loss = nn.functional.cross_entropy(
         analysis.evaluation.logits[analysis.indices], data.labels[analysis.indices], reduction="none"
     )

@@ -11,7 +11,8 @@ from torch import nn
 
 import oracles
 from camlens import Classifier
-from camlens.analyse.evaluation import Evaluation, evaluate, wilson_interval
+from camlens.analyse.evaluation import Evaluation, evaluate
+from camlens.analyse.statistics import wilson_interval
 from camlens.data.dataset import InMemoryDataset
 from camlens.errors import DataError, ModelError
 from tiny import pixels_of

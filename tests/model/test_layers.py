@@ -116,6 +116,9 @@ def test_a_grid_that_no_convolution_made_is_asked_for():
     model = Classifier(net.float(), list("abcde"), (0.5,) * 3, (0.25,) * 3, (64, 64), grid=(4, 8))
     assert model.layers == ("norm",)
     assert explain(model, batch).maps.shape == (2, 4, 8)
+    by_function = explain(model, batch, "hirescam", target=lambda logits: logits[:, 2])
+    assert torch.equal(by_function.maps, explain(model, batch, "hirescam", target=2).maps)
+    assert by_function.layers == ("norm",)
 
 
 def test_square_patches_that_no_convolution_made():

@@ -81,7 +81,7 @@ def test_square_pictures_stay_as_they_were(photos):
 def test_the_explorer_shows_the_photo(photos):
     model = classifier(resize=20, crop=16)
     data = folder.load(photos, "test", model.geometry)
-    explorer = Explorer(model, data, None, None)
+    explorer = Explorer(model, data, None, None, is_exact=True)
     answer = explorer.answer(2)
     assert (answer["size"], answer["pictures"]["frames"]) == ([300, 400], [[240, 320]])
     assert answer["pictures"]["windows"][0] == [pytest.approx(model.geometry.window((300, 400)), abs=1e-5)]

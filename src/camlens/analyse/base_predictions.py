@@ -1,7 +1,7 @@
 """The predictions that an error analysis rests on: of the test and training images, and of edited ones.
 
-Everything for which a network runs on many images, except maps, is done here, so that it can be shared by processes and
-kept in files.
+The network runs on most images here, in blocks that processes share and keep in files. Maps, covered cells and patches
+follow in `analyse_predictions`.
 """
 
 import logging

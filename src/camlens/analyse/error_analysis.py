@@ -178,7 +178,17 @@ def analyse(
             columns are about other images.
         UsageError: An edit has a name that is taken, or does not return such images; or a number is not positive.
     """
-    options = AnalysisOptions(second, batch_size, quick, edits, max_tried, max_listed, opinion, columns, train_doubt)
+    options = AnalysisOptions(
+        second=second,
+        batch_size=batch_size,
+        quick=quick,
+        edits=edits,
+        max_tried=max_tried,
+        max_listed=max_listed,
+        opinion=opinion,
+        columns=columns,
+        train_doubt=train_doubt,
+    )
     prediction_cache = PredictionCache(None if cache is None else path_of("cache", cache))
     return analyse_predictions(predict_all(model, test, train, options, prediction_cache), options, prediction_cache)
 

@@ -1,6 +1,5 @@
 """How good a classifier is, and which images it gets wrong."""
 
-import math
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +12,13 @@ from torch import Tensor
 
 from camlens.analyse.calibration import BINS, bin_numbers, calibration_error, error_by_chance
 from camlens.analyse.orders import Sort
+from camlens.analyse.statistics import wilson_interval
 from camlens.data.convert import as_dataset
 from camlens.data.dataset import Dataset
 from camlens.errors import UsageError
 from camlens.files import write_arrays
 from camlens.model.classifier import Classifier, align
+from camlens.model.preprocess import to_pixels
 from camlens.model.temperature import describe, scale
 from camlens.runtime.predict import predict, predict_cached
 from camlens.runtime.prediction_cache import PredictionCache
@@ -103,6 +104,10 @@ class Evaluation:
         model = copy(self.model)
         model.temperature = None
         return replace(self, model=model)
+
+    def input_images(self, indices: Tensor) -> Tensor:
+        """Images at the network's input size, (n, C, H, W) uint8."""
+        return input_images(self.model, self.data, indices)
 
     def errors(
         self, sort: Sort = "confidence", label: int | None = None, prediction: int | None = None, seed: int = 0
@@ -257,23 +262,10 @@ def labelled(model: Classifier, data: Any, split: str = "test", keep_originals: 
     return as_dataset(data, split, names, model.geometry, mean, std, keep_originals)
 
 
-def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Confidence interval of a proportion, by default at 95 %.
-
-    Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22, p. 209.
-
-    Args:
-        successes: Number of successes, 0 to `trials`.
-        trials: Number of trials, at least 1.
-        z: Normal quantile of the confidence level.
-
-    Returns:
-        Lower and upper end, each between 0 and 1.
-    """
-    proportion, spread = successes / trials, z * z / trials
-    centre = proportion + spread / 2
-    half = z * math.sqrt(proportion * (1 - proportion) / trials + spread / (4 * trials))
-    return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))
+def input_images(model: Classifier, data: Dataset, indices: Tensor) -> Tensor:
+    """Images of a data set at the network's input size, (n, C, H, W) uint8, resized as by `Classifier.prepare`."""
+    images = data.images(indices)
+    return images if tuple(images.shape[2:]) == model.input_size else to_pixels(images, model.geometry)
 
 
 def counted(count: int, noun: str) -> str:

@@ -61,10 +61,11 @@ class ExplainedPredictions:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the remainder of each class is the same in every image, which makes it the bias."""
+        """Whether the remainder of each class is the same in several images, which makes it the bias."""
         remainder = self.remainder
         by_class = [remainder[self.classes == index] for index in self.classes.unique()]
-        return bool(by_class) and all(float(values.max() - values.min()) < 1e-3 for values in by_class)
+        repeated = [values for values in by_class if len(values) > 1]
+        return bool(repeated) and all(float(values.max() - values.min()) < 1e-3 for values in repeated)
 
 
 def explain_predictions(

@@ -45,7 +45,7 @@ def missing_in_words(evaluation: Evaluation, train: Dataset | None, listed: int)
 
 def most_frequent_error(evaluation: Evaluation) -> str:
     """The most frequent pair of label and prediction, and how often the reverse happens."""
-    names, confusion = evaluation.data.class_names, evaluation.confusion.fill_diagonal_(0)
+    names, confusion = evaluation.data.class_names, evaluation.confusion.clone().fill_diagonal_(0)
     label, prediction = divmod(int(confusion.argmax()), len(names))
     return (
         f"The most frequent error is label {names[label]}, prediction {names[prediction]}: {int(confusion.max())} of "

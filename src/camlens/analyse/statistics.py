@@ -103,3 +103,22 @@ def bootstrap_interval(values: Tensor, resamples: int = RESAMPLES) -> tuple[floa
     means = values.double()[indices].mean(dim=1)
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
+
+
+def wilson_interval(successes: int, trials: int, z: float = Z) -> tuple[float, float]:
+    """Confidence interval of a proportion, by default at 95 %.
+
+    Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22, p. 209.
+
+    Args:
+        successes: Number of successes, 0 to `trials`.
+        trials: Number of trials, at least 1.
+        z: Normal quantile of the confidence level.
+
+    Returns:
+        Lower and upper end, each between 0 and 1.
+    """
+    proportion, spread = successes / trials, z * z / trials
+    centre = proportion + spread / 2
+    half = z * math.sqrt(proportion * (1 - proportion) / trials + spread / (4 * trials))
+    return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))

@@ -45,7 +45,7 @@ def calibrate(
     from camlens.train.run_folder import was_trained_on
 
     log, spec = logging.getLogger("camlens"), model or model_option or opt.SHIPPED_MODEL
-    preprocess = opt.shown(resize, crop, interpolation, mean, std)
+    preprocess = opt.preprocess_changes(resize, crop, interpolation, mean, std)
     classifier = opt.load_model(model, model_option, weights, device, outputs, preprocess)
     split = split or ("val" if "val" in splits_of(data) else None)
     classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)

@@ -53,7 +53,7 @@ def evaluate(
     from camlens.show import draw
     from camlens.show.labels import write_table
 
-    preprocess = opt.shown(resize, crop, interpolation, mean, std)
+    preprocess = opt.preprocess_changes(resize, crop, interpolation, mean, std)
     with opt.processes(device) as (processes, device):
         classifier = opt.load_model(model, model_option, weights, device, outputs, preprocess, temperature)
         with processes.local_main_first():  # so that only one process downloads

@@ -51,7 +51,7 @@ def explain(
     from camlens.progress import track
     from camlens.show import draw
 
-    preprocess = opt.shown(resize, crop, interpolation, mean, std)
+    preprocess = opt.preprocess_changes(resize, crop, interpolation, mean, std)
     classifier = opt.load_model(None, model, weights, device, outputs, preprocess, temperature)
     validate(classifier, "hirescam" if method == "all" else method, layer)
     first, second = (name and classifier.class_index(name) for name in (target, against))

@@ -39,7 +39,7 @@ def explore(
     except ModuleNotFoundError as error:
         raise CamlensError(f"explore needs {error.name}; install it with: pip install 'camlens[explore]'") from error
 
-    preprocess = opt.shown(resize, crop, interpolation, mean, std)
+    preprocess = opt.preprocess_changes(resize, crop, interpolation, mean, std)
     classifier = opt.load_model(model, model_option, weights, device, outputs, preprocess, temperature)
     classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
     if train is None:

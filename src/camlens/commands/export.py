@@ -38,7 +38,7 @@ def export(
     except ModuleNotFoundError as error:
         raise CamlensError(f"export needs {error.name}; install it with: pip install 'camlens[onnx]'") from error
 
-    preprocess = opt.shown(resize, crop, interpolation, mean, std)
+    preprocess = opt.preprocess_changes(resize, crop, interpolation, mean, std)
     classifier = opt.load_model(model, model_option, weights, "cpu", preprocess=preprocess, temperature=temperature)
     layers, known = layer or (), ("layer3", classifier.find_layers()[-1])
     for name in layers:

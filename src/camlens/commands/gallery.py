@@ -46,7 +46,7 @@ def gallery(
     from camlens.maps.explain import validate
     from camlens.show import draw
 
-    preprocess = opt.shown(resize, crop, interpolation, mean, std)
+    preprocess = opt.preprocess_changes(resize, crop, interpolation, mean, std)
     classifier = opt.load_model(model, model_option, weights, device, outputs, preprocess, temperature)
     method_spec = validate(classifier, method, layer)
     if method_spec.level == "pixels":

@@ -159,7 +159,7 @@ def load_model(
     return model
 
 
-def shown(
+def preprocess_changes(
     resize: str | None, crop: str | None, interpolation: str | None, mean: str | None, std: str | None
 ) -> dict[str, Any]:
     """The fields of `camlens.Preprocess` that options set. Raises `UsageError` if a value is invalid."""

@@ -48,7 +48,7 @@ def report(
 
     if columns is not None and quick:
         raise UsageError(f"--columns {columns} is for groups of errors, which --quick leaves out; give one of the two")
-    preprocess = opt.shown(resize, crop, interpolation, mean, std)
+    preprocess = opt.preprocess_changes(resize, crop, interpolation, mean, std)
     with opt.processes(device) as (processes, device):
         classifier = opt.load_model(model, model_option, weights, device, outputs, preprocess, temperature)
         other = None if second is None else opt.load_model(second, None, None, device)

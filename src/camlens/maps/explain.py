@@ -94,8 +94,8 @@ def explain(
         shape = (batch.shape[1], batch.shape[2], batch.shape[3])
         targets = Targets(None if callable(target) else target, len(batch), classifier)
         against_targets = None if against is None else Targets(against, len(batch), classifier, one_each=True)
-        layers, why = resolve_layers(model, method_spec, layer, shape, read_logits if function else None, grid)
         grid = grid or (classifier.grid if classifier else None)
+        layers, why = resolve_layers(model, method_spec, layer, shape, read_logits if function else None, grid)
         size = 1 if method_spec.level == "pixels" else micro_batch_size(network, batch)  # some copy an image many times
         slices = micro_batches(len(batch), size)
         starts_with_one_image = slices[0] == slice(0, 1)  # `TorchPass` then has no second one to compare it with
@@ -219,7 +219,7 @@ def resolve_layers(
         layer: The layers asked for, as in `explain`.
         shape: Channels, height and width of the images.
         read_logits: Finds what is explained in the output, where that is not a class.
-        grid: Height and width of the grid of tokens, if it was given.
+        grid: Height and width of the grid of tokens, if it was given to `explain` or the classifier.
 
     Returns:
         Names of the layers, and the reason for the choice if none were asked for.
@@ -245,7 +245,7 @@ def resolve_layers(
             raise unknown("layer", name, [k for k in known if "." not in k] or known, owner)
     why = ""
     if not names:
-        if isinstance(model, Classifier) and read_logits is None and grid is None:
+        if isinstance(model, Classifier) and read_logits is None and grid == model.grid:
             layers = list(model.find_layers())
         else:
             layers = layers_with_maps(network, shape, read_logits, grid)

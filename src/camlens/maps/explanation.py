@@ -32,8 +32,8 @@ class Explanation:
 
     Attributes:
         logits: (B, K); if the target is a function and the network has no logits, the values (B, 1).
-        layer_maps: For each layer the maps (B, h, w) on its own grid, in units of the logit, signed if the method is;
-            (B, n, h, w) for n classes of each image.
+        layer_maps: For each layer the maps (B, h, w) on its own grid, signed if the method is; (B, n, h, w) for n
+            classes of each image. Maps of methods that use gradients are in units of the logit.
         target: Indices of the explained classes, (B,), or (B, n) for n classes of each image; None for a function.
         against: Indices of the classes whose logit was subtracted, (B,), or None.
         method: Name of the method.

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from camlens.analyse.evaluation import wilson_interval
+from camlens.analyse.statistics import wilson_interval
 from camlens.train.compute import describe_compute
 from camlens.train.recipe import RECIPES
 from camlens.train.run_folder import RunConfig

@@ -280,7 +280,8 @@ class Trainer:
         state.epoch_loss, state.epoch_accuracy, state.epoch_seconds = 0.0, 0.0, 0.0
         due = self.save_is_due() or state.epoch in (1, self.recipe.epochs)
         is_better = (accuracy, -loss) > (state.best_accuracy, -state.best_loss)
-        if is_best := due if math.isnan(accuracy) else is_better:
+        is_best = due if math.isnan(accuracy) else is_better  # without held-out images, the latest
+        if is_best:
             state.best_accuracy, state.best_loss = accuracy, loss
         if self.processes.is_main:
             if is_best:

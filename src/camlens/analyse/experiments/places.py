@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camlens.analyse.edits import COVERS, GRID, blur, cell_slices, to_levels
-from camlens.analyse.experiments.trials import BATCH, Trials, to_input_size
+from camlens.analyse.experiments.trials import BATCH, Trials
 from camlens.analyse.explanations import ExplainedPredictions
 from camlens.analyse.statistics import bootstrap_interval
 from camlens.progress import track
@@ -90,15 +90,14 @@ def cover_evidence(explained: ExplainedPredictions, trials: Trials) -> Places:
 
 def predict_filled(explained: ExplainedPredictions, errors: Tensor, cells: Tensor, fill: str) -> Tensor:
     """Predictions for errors (T,) in each of which a cell (T,) is filled: (T,)."""
-    model, data = explained.evaluation.model, explained.evaluation.data
-    predictions = torch.empty_like(errors)
+    evaluation, predictions = explained.evaluation, torch.empty_like(errors)
     order = cells.argsort(stable=True)
     for rows in track(order.split(BATCH), f"covering the cells with the most evidence ({fill})"):
-        images = to_input_size(model, data.images(errors[rows])).clone()
+        images = evaluation.input_images(errors[rows]).clone()
         for cell in cells[rows].unique().tolist():
             has_cell = cells[rows] == cell
             images[has_cell] = FILLS[fill](images[has_cell], *divmod(cell, GRID))
-        predictions[rows] = predict(model, images).logits.argmax(dim=1)
+        predictions[rows] = predict(evaluation.model, images).logits.argmax(dim=1)
     return predictions
 
 

@@ -14,8 +14,6 @@ from torch import Tensor
 from camlens.analyse.edits import COPIES, LADDER, Edit, apply
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.statistics import holm, match, mcnemar_p_value, paired_difference
-from camlens.model.classifier import Classifier
-from camlens.model.preprocess import to_pixels
 from camlens.progress import track
 from camlens.runtime.predict import predict
 from camlens.runtime.prediction_cache import NO_CACHE, PredictionCache, Rows, key_of
@@ -175,11 +173,6 @@ def of_class(values: Tensor, classes: Tensor) -> Tensor:
     return values.gather(2, classes[:, None, None].expand(-1, values.shape[1], 1))[:, :, 0]
 
 
-def to_input_size(model: Classifier, images: Tensor) -> Tensor:
-    """Images (B, C, H, W) uint8 of any size at the network's input size, resized as by `Classifier.prepare`."""
-    return images if tuple(images.shape[2:]) == model.input_size else to_pixels(images, model.geometry)
-
-
 def predict_edited(
     evaluation: Evaluation,
     indices: Tensor,
@@ -204,7 +197,7 @@ def predict_edited(
 
     def compute(blocks: Sequence[Tensor]) -> Generator[Rows, None, None]:
         for block in track(blocks, "trying small edits", shown=processes.is_main):
-            images = to_input_size(model, evaluation.data.images(indices[block]))
+            images = evaluation.input_images(indices[block])
             edited = (apply(name, edit, images) for name, edit in edits.items())
             logits = predict(model, edited).logits
             yield {"logits": logits.view(len(edits), len(block), -1).transpose(0, 1)}

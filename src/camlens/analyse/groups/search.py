@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from camlens.analyse.evaluation import wilson_interval
 from camlens.analyse.groups.properties import Property
+from camlens.analyse.statistics import wilson_interval
 from camlens.progress import track
 
 # Fractions of the images of a class, or of all, with the lowest or highest values: one condition for each

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from camlens.analyse.evaluation import Evaluation, wilson_interval
-from camlens.analyse.experiments.trials import to_input_size
+from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.shortcuts.patches import Patch, cover_patch, crop, find_patch, paste
+from camlens.analyse.statistics import wilson_interval
 from camlens.runtime.predict import predict
 
 SCREENING_IMAGES = 30  # images into which a patch is pasted to screen it
@@ -76,11 +76,6 @@ class ShortcutProbe:
         return self.test.model.probabilities(logits)[:, class_index], logits.argmax(dim=1) == class_index
 
 
-def input_images(evaluation: Evaluation, indices: Tensor) -> Tensor:
-    """Images as the network gets them, (n, C, H, W) uint8."""
-    return to_input_size(evaluation.model, evaluation.data.images(indices))
-
-
 def control_patches(probe: ShortcutProbe, patch: Patch, class_index: int, count: int) -> tuple[Tensor, Tensor]:
     """Patches of this size at random positions: of the class's own images, and of others, (count, C, h, w) each."""
     labels = probe.search.labels
@@ -90,7 +85,7 @@ def control_patches(probe: ShortcutProbe, patch: Patch, class_index: int, count:
         indices = ((labels == class_index) == is_own).nonzero()[:, 0]
         if is_own and len(indices) > 2 * len(patch.sources):
             indices = indices[~torch.isin(indices, patch.sources)]
-        images = input_images(probe.search, probe.draw(indices, count))
+        images = probe.search.input_images(probe.draw(indices, count))
         fractions = torch.rand(len(images), 2, generator=probe.generator)
         room = torch.tensor([max(1, images.shape[2] - height + 1), max(1, images.shape[3] - width + 1)])
         crops = crop(images, (fractions * room).long(), (height, width)).nan_to_num()
@@ -105,7 +100,7 @@ def repeated_corners(patch: Patch, count: int) -> Tensor:
 
 def screen(probe: ShortcutProbe, class_index: int, patch: Patch) -> float:
     """How much more a pasted patch raises the mean probability of the class than the better control, in few images."""
-    images = input_images(probe.test, probe.other_images(class_index, SCREENING_IMAGES))
+    images = probe.test.input_images(probe.other_images(class_index, SCREENING_IMAGES))
     if not len(images):
         return 0.0
     corners = repeated_corners(patch, len(images))
@@ -124,7 +119,7 @@ def measure_pasting(probe: ShortcutProbe, class_index: int, patch: Patch) -> tup
         (n,), and the corners of the patch, (n, 2).
     """
     indices = probe.other_images(class_index, TEST_IMAGES)
-    images = input_images(probe.test, indices)
+    images = probe.test.input_images(indices)
     corners = repeated_corners(patch, len(images))
     versions = [patch.pixels, *control_patches(probe, patch, class_index, len(images))]
     becomes = [probe.predict(paste(images, pixels, patch.mask, corners), class_index)[1].float() for pixels in versions]
@@ -145,10 +140,10 @@ def measure_covering(probe: ShortcutProbe, class_index: int, patch: Patch, limit
         limit: Largest difference (`find_patch`) at which an image has the patch.
     """
     indices = probe.correct_images(class_index)[: 5 * TEST_IMAGES]
-    differences, corners = find_patch(patch, input_images(probe.search, indices))
+    differences, corners = find_patch(patch, probe.search.input_images(indices))
     chosen = (differences <= limit).nonzero()[:TEST_IMAGES, 0]
     chosen = chosen if len(chosen) >= MIN_IMAGES else differences.argsort()[:MIN_IMAGES]
-    images, corners = input_images(probe.search, indices[chosen]), corners[chosen]
+    images, corners = probe.search.input_images(indices[chosen]), corners[chosen]
     sides = zip(images.shape[2:], patch.mask.shape, strict=True)
     room = torch.tensor([max(1, side - part + 1) for side, part in sides])
     shifts = (0.3 + 0.4 * torch.rand(len(images), 2, generator=probe.generator)) * room
@@ -176,7 +171,7 @@ def compare_without(probe: ShortcutProbe, class_index: int, patch: Patch, limit:
     correct, has_patch = [], []
     for evaluation in (probe.test, probe.search):
         indices = (evaluation.labels == class_index).nonzero()[:, 0]
-        differences = [find_patch(patch, input_images(evaluation, part))[0] for part in indices.split(500)]
+        differences = [find_patch(patch, evaluation.input_images(part))[0] for part in indices.split(500)]
         correct.append((~evaluation.wrong[indices]).float())
         has_patch.append(torch.cat(differences) <= limit)
     with_patch, without_patch, gap = correct[0][has_patch[0]], correct[0][~has_patch[0]], 0.0

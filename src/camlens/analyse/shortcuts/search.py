@@ -26,7 +26,6 @@ from camlens.analyse.shortcuts.interventions import (
     Effect,
     ShortcutProbe,
     compare_without,
-    input_images,
     measure_covering,
     measure_pasting,
     screen,
@@ -180,7 +179,7 @@ def find_candidates(probe: ShortcutProbe, class_index: int) -> list[tuple[float,
     other_indices = probe.draw((probe.search.labels != class_index).nonzero()[:, 0], OTHER_IMAGES)
     if len(own_indices) < 2 * MIN_IMAGES or len(other_indices) < 2 * MIN_IMAGES:
         return []
-    images, others = input_images(probe.search, own_indices), input_images(probe.search, other_indices)
+    images, others = probe.search.input_images(own_indices), probe.search.input_images(other_indices)
     copies = shrink(images)
     templates = windows_with_evidence(probe, own_indices[:MAPPED_IMAGES], class_index, copies[:MAPPED_IMAGES])
     differences, corners = match_templates(templates, copies)  # (P, n)
@@ -227,7 +226,7 @@ def windows_with_evidence(probe: ShortcutProbe, indices: Tensor, class_index: in
 def measure_effects(probe: ShortcutProbe, class_index: int, patch: Patch) -> Shortcut:
     """All three interventions."""
     other_indices = probe.draw((probe.search.labels != class_index).nonzero()[:, 0], OTHER_IMAGES)
-    limit = float(find_patch(patch, input_images(probe.search, other_indices))[0].quantile(FALSE_MATCHES))
+    limit = float(find_patch(patch, probe.search.input_images(other_indices))[0].quantile(FALSE_MATCHES))
     pasted, examples = measure_pasting(probe, class_index, patch)
     return Shortcut(
         class_name=probe.test.data.class_names[class_index],

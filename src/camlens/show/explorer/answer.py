@@ -39,10 +39,18 @@ class Explorer:
         data: The evaluated images, which can be requested by number.
         train: The training images, or None.
         train_features: Their features, (M, C), or None.
+        is_exact: Whether the cells of the last layer's maps and the bias add up to the logit.
     """
 
-    def __init__(self, model: Classifier, data: Dataset, train: Dataset | None, train_features: Tensor | None) -> None:
-        self.model, self.data, self.train = model, data, train
+    def __init__(
+        self,
+        model: Classifier,
+        data: Dataset,
+        train: Dataset | None,
+        train_features: Tensor | None,
+        is_exact: bool,
+    ) -> None:
+        self.model, self.data, self.train, self.is_exact = model, data, train, is_exact
         self.search = None if train_features is None else NeighbourSearch(train_features)
 
     def answer(self, picture: int | bytes, layer: str = "", method: str = "", class_name: str = "") -> Answer:
@@ -99,7 +107,7 @@ class Explorer:
             "label": label,
             "size": [image.height, image.width],
             "frames": frames,
-            "model": render_predictions(explained),
+            "model": {**render_predictions(explained), "exact": self.is_exact},  # not to be seen in one image
             "chosen": chosen,
             "pictures": pictures,
             "evidence": evidence,
@@ -138,4 +146,4 @@ def prepare_explorer(
     methods = [name for name, method in METHODS.items() if method.needs == "gradients"]
     live: Live = {"methods": methods, "method": METHOD, "layers": list(model.find_layers())}
     served: Facts = {**facts, "live": live}
-    return Explorer(model, test, train, train_features), to_html(served)
+    return Explorer(model, test, train, train_features, facts["models"][0]["exact"]), to_html(served)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from camlens.analyse.error_analysis import ErrorAnalysis
-from camlens.analyse.experiments.trials import to_input_size
+from camlens.analyse.evaluation import input_images
 from camlens.analyse.groups.search import Group
-from camlens.analyse.shortcuts.interventions import MAX_EXAMPLES, Effect, input_images
+from camlens.analyse.shortcuts.interventions import MAX_EXAMPLES, Effect
 from camlens.analyse.shortcuts.patches import cover_patch, paste
 from camlens.analyse.shortcuts.search import Shortcut
 from camlens.show.report import schema
@@ -148,7 +148,7 @@ def render_common(analysis: ErrorAnalysis) -> schema.CommonFacts | None:
 def show_shortcut(analysis: ErrorAnalysis, shortcut: Shortcut) -> tuple[Tensor, Tensor, Tensor]:
     """Images of the class with the patch, the same with it covered, and others with it pasted in, (n, C, H, W)."""
     patch, (examples, corners) = shortcut.patch, shortcut.examples
-    own = to_input_size(analysis.evaluation.model, analysis.searched.images(patch.sources[:MAX_EXAMPLES]))
-    others = input_images(analysis.evaluation, examples[:MAX_EXAMPLES]) if len(examples) else own[:0]
+    own = input_images(analysis.evaluation.model, analysis.searched, patch.sources[:MAX_EXAMPLES])
+    others = analysis.evaluation.input_images(examples[:MAX_EXAMPLES]) if len(examples) else own[:0]
     covered = cover_patch(own, patch.mask, patch.corners[:MAX_EXAMPLES])
     return own, covered, paste(others, patch.pixels, patch.mask, corners[:MAX_EXAMPLES])

@@ -8,7 +8,7 @@ from torch import Tensor
 from camlens.analyse.edits import COVERS, GRID, apply
 from camlens.analyse.error_analysis import ErrorAnalysis
 from camlens.analyse.experiments.places import Places
-from camlens.analyse.experiments.trials import EditRate, Trials, to_input_size
+from camlens.analyse.experiments.trials import EditRate, Trials
 from camlens.analyse.findings import averaging_in_words
 from camlens.show.report import schema
 from camlens.show.report.packing import PER_SHEET, pack_pictures, round_values
@@ -97,10 +97,10 @@ def describe_trials(trials: Trials, errors: int) -> str:
 
 def edited_pictures(analysis: ErrorAnalysis, trials: Trials, pictures: list[tuple[int, int]]) -> Iterator[Tensor]:
     """The edited pictures, (n, C, H, W) uint8, `PER_SHEET` in each batch but the last."""
-    edits, model = list(trials.edits.items()), analysis.evaluation.model
+    edits = list(trials.edits.items())
     for start in range(0, len(pictures), PER_SHEET):
         batch = pictures[start : start + PER_SHEET]
-        images = to_input_size(model, analysis.test.images(torch.tensor([index for index, _ in batch])))
+        images = analysis.evaluation.input_images(torch.tensor([index for index, _ in batch]))
         numbers = torch.tensor([edit for _, edit in batch])
         for number in numbers.unique().tolist():
             has_edit = numbers == number

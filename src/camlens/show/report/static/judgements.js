@@ -1,4 +1,4 @@
-/* What marks on images drawn at random say of all labels, with exact intervals: camlens.analyse.judgements, in the page. */
+/* What marks on images drawn at random say of all labels, with exact intervals: camlens.analyse.labels.judgements, in the page. */
 
 import { fixed, integer, whole } from "./dom.js";
 import { classNames, data, imageAt, firstModel, sample } from "./schema.js";
