@@ -236,7 +236,7 @@ def test_what_changes_an_error_is_shown_as_pictures_the_mildest_first(tab, repor
     experiments, names = facts["experiments"], [rate["name"] for rate in facts["experiments"]["rates"]]
     number = next(n for n, edits in enumerate(experiments["edits"]) if len(edits) > 5)
     page = tab(report, f"#image={facts['images']['index'][number]}")
-    captions = page.locator(".reasons figcaption").all_inner_texts()
+    captions = [text.replace("\u00a0", " ") for text in page.locator(".reasons figcaption").all_inner_texts()]
     edits, probability = experiments["edits"][number], experiments["probability"][number]
     places = [place for place, _ in experiments["shown"][number]]
     assert edits == sorted(edits) and places == sorted(places) and len(places) == 4
