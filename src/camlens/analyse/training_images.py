@@ -67,6 +67,8 @@ class NeighbourSearch:
 
     def __init__(self, train_features: Tensor) -> None:
         self.features, self.mean = train_features, column_means(train_features)
+        lengths = torch.cat([(rows - self.mean).norm(dim=1) for rows in train_features.split(ROWS)])
+        self.lengths = lengths.clamp(min=1e-12)  # (M,), without the mean
 
     def directions(self, features: Tensor) -> Tensor:
         """Features (N, C) minus the mean over the training images, normalised to length 1."""
@@ -80,10 +82,11 @@ class NeighbourSearch:
     def nearest(self, features: Tensor, count: int) -> RankedImages:
         """The `count` training images, or all if there are fewer, with the largest cosines, for features (N, C)."""
         queries, best = self.directions(features).split(QUERIES), TopK(count)
-        for first, rows in zip(range(0, len(self.features), ROWS), self.features.split(ROWS), strict=True):
-            train_directions = self.directions(rows)
+        blocks = zip(self.features.split(ROWS), self.lengths.split(ROWS), strict=True)
+        for block, (rows, lengths) in enumerate(blocks):
             for number, query in enumerate(queries):
-                best.add(number, query @ train_directions.T, first)
+                products = query @ rows.T - query @ self.mean[:, None]  # with the rows less the mean, not computed anew
+                best.add(number, products / lengths, block * ROWS)
         return best.images
 
 
