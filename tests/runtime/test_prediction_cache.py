@@ -213,6 +213,13 @@ def test_a_damaged_result_is_computed_anew(tmp_path_factory, data):
     assert kept_result(folder, value)[1] is False, "it is whole again"
 
 
+def test_a_damaged_name_is_noticed(tmp_path):
+    kept_result(tmp_path, Pair(torch.zeros(3), ["a"]))
+    content = (tmp_path / RESULT).read_bytes()
+    (tmp_path / RESULT).write_bytes(content.replace(b"numbers", b"numberz"))
+    assert kept_result(tmp_path, Pair(torch.zeros(3), ["a"]))[1], "torch reads such a file"
+
+
 class Harmful:
     def __reduce__(self):
         return os.mkdir, ("harm",)
@@ -222,6 +229,8 @@ def test_a_result_of_other_classes_is_not_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "parts").mkdir()
     torch.save({"of": "k, ", "result": Harmful()}, tmp_path / RESULT)
+    content = (tmp_path / RESULT).read_bytes()
+    (tmp_path / RESULT).write_bytes(content + hashlib.sha256(content).digest())
     assert kept_result(tmp_path, Pair(torch.zeros(1), []))[1] and not (tmp_path / "harm").exists()
     assert kept_result(tmp_path, 3, types=()) == (3, True)
 

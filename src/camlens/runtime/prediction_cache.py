@@ -29,6 +29,7 @@ from camlens.runtime.processes import SINGLE_PROCESS, Processes
 SYNC_EVERY = 5.0  # seconds of work that a power cut may cost, about; a killed process loses a block
 DONE = "done"  # the tensor that says which blocks are there
 OTHER_KEY = "it is of other weights, other images or another preprocessing"
+DIGEST = 32  # bytes
 DTYPES = {torch.float16: "F16", torch.float32: "F32", torch.int64: "I64"}  # as safetensors names them
 
 Rows = dict[str, Tensor]  # tensors by name, with as many rows each
@@ -94,7 +95,8 @@ class PredictionCache:
         """A result that one process computes: as an earlier call left it in the file, or computed now and left there.
 
         Args:
-            file: Path of a .pt file in the folder. If it is damaged or has another key, it is made anew.
+            file: Path of a .pt file in the folder, which ends with the SHA-256 of what is before. If it is damaged or
+                has another key, it is made anew.
             key: Identifies what else the result depends on.
             types: The classes in it besides tensors, numbers, strings, lists, tuples and dicts. No others are loaded.
             compute: Computes the result.
@@ -109,8 +111,11 @@ class PredictionCache:
             if not path.is_file():  # a FIFO would be waited for
                 raise ValueError("it is no file")
             check_archive(path)
+            content = path.read_bytes()
+            if hashlib.sha256(content[:-DIGEST]).digest() != content[-DIGEST:]:  # torch does not check all of it
+                raise ValueError("it is damaged")
             with safe_globals(list(types)):
-                entry: dict[str, Any] = torch.load(path, weights_only=True)
+                entry: dict[str, Any] = torch.load(io.BytesIO(content[:-DIGEST]), weights_only=True)
             if entry["of"] == key:
                 result: Result = entry["result"]
                 return result
@@ -118,11 +123,12 @@ class PredictionCache:
         except Exception as error:  # a damaged file raises errors of many kinds
             if path.exists():
                 log.warning("%s is made anew: %s", path, str(error).partition("\n")[0])
-        result, content = compute(), io.BytesIO()  # into a file, torch would also write its temporary name
-        torch.save({"of": key, "result": result}, content)
+        result, file_content = compute(), io.BytesIO()  # into a file, torch would also write its temporary name
+        torch.save({"of": key, "result": result}, file_content)
+        content = file_content.getvalue()
         _make_folder(path)
         with replacing(path) as temporary:
-            temporary.write_bytes(content.getbuffer())
+            temporary.write_bytes(content + hashlib.sha256(content).digest())
         return result
 
 
