@@ -113,10 +113,9 @@ def isolated_forward(network: nn.Module, images: Tensor) -> Any:
     """
     state = {key: constant(parameter) for key, parameter in network.named_parameters()}
     state |= {key: buffer.clone() for key, buffer in network.named_buffers()}
-    norms = {
-        name: match_gradient_layout for name, module in network.named_modules() if name and isinstance(module, _NORMS)
-    }
-    with evaluation_mode(network), uncompiled(network), no_checkpoints(), hooked(network, norms):
+    norms = [name for name, module in network.named_modules() if name and isinstance(module, _NORMS)]
+    hooks = dict.fromkeys(norms if len(images) == 1 else [], match_gradient_layout)
+    with evaluation_mode(network), uncompiled(network), no_checkpoints(), hooked(network, hooks):
         return functional_call(network, state, (images,))
 
 

@@ -13,7 +13,7 @@ View = Callable[[Tensor], Tensor | None]  # a tensor of the shape of a layer's o
 
 MAX_EXTRA_TOKENS = 8  # tokens before those of the image: class, distillation, registers
 MAX_DISTORTION = 1.5  # ratio by which a feature map's proportions may differ from the image's
-SPATIAL = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Upsample)  # (B, C, h, w)
+SPATIAL = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Upsample)  # (B, C, h, w)
 
 
 @contextmanager
