@@ -246,3 +246,14 @@ def test_tokens_keep_their_places():
 def test_a_table_of_positions_is_not_drawn_for_any_picture(layer, count, why):
     with pytest.raises(ModelError, match=why):
         explain(networks.PositionTables().eval(), torch.randn(count, 3, *networks.SIZE), layer=layer)
+
+
+def test_a_layer_is_constant_only_if_its_output_is_the_same_for_all_images():
+    network = nn.Sequential(
+        nn.ReLU(), nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    ).eval()
+    batch = torch.randn(3, 3, 4, 4)
+    batch[:2] = -batch[:2].abs()
+    assert explain(network, batch, layer="1").maps.shape == (3, 4, 4)
+    with pytest.raises(ModelError, match="layer '1' has the same output for every image"):
+        explain(network, batch[:2], layer="1")

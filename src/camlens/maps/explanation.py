@@ -17,7 +17,8 @@ from camlens.data.geometry import Window
 from camlens.data.pictures import original, three_channels
 from camlens.errors import UsageError
 from camlens.files import write_arrays
-from camlens.maps.overlay import displayable, overlay, upsample
+from camlens.maps.overlay import displayable, overlay
+from camlens.maps.upsample import upsample
 from camlens.model.classifier import Classifier
 from camlens.model.temperature import probabilities
 

@@ -203,6 +203,11 @@ class Method:
         """Whether it explains the cells of a layer or the pixels of the input."""
         return "pixels" if self.needs == "pixels" else "layer"
 
+    @property
+    def compares_classes(self) -> bool:
+        """Whether it compares the target with other classes, of its own accord."""
+        return self.weights is not logit_weights
+
 
 METHODS = {
     method.name: method

@@ -1,43 +1,19 @@
-"""Heat maps on images: upsampling, colours and overlays."""
+"""Heat maps on images: colours and overlays."""
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from camlens.data.geometry import Size, Window
 from camlens.data.pictures import three_channels
-from camlens.model.forward import at_least_float32
+from camlens.maps.upsample import stretch, upsample
 
 Colour = tuple[int, int, int]
 
 BLUE: Colour = (28, 98, 185)  # evidence for the label, or against the class that is explained
 ORANGE: Colour = (226, 104, 12)  # evidence for the prediction, or for the class that is explained
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-
-
-def upsample(maps: Tensor, size: tuple[int, int], smooth: bool = True) -> Tensor:
-    """Upsample maps with half-pixel centres, so that evidence stays where it is.
-
-    Args:
-        maps: Maps on the grid of a layer, (..., h, w).
-        size: Height and width of the result.
-        smooth: Interpolate bilinearly; otherwise each cell of the grid becomes a rectangle of one value.
-
-    Returns:
-        Maps of this size, (..., H, W).
-    """
-    flat = maps.reshape(-1, 1, *maps.shape[-2:])
-    large = F.interpolate(flat, size=size, mode="bilinear" if smooth else "nearest-exact")
-    return large.reshape(*maps.shape[:-2], *size)
-
-
-def stretch(batch: Tensor) -> Tensor:
-    """Stretch each item of a batch (B, ...) linearly to 0..1, in float32 or double; an item of one value becomes 0."""
-    batch, axes = at_least_float32(batch), tuple(range(1, batch.ndim))
-    low, high = batch.amin(axes, keepdim=True), batch.amax(axes, keepdim=True)
-    return (batch - low) / (high - low).where(high > low, 1)
 
 
 def displayable(images: Tensor) -> Tensor:

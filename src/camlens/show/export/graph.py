@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from camlens.errors import ModelError
-from camlens.maps.backends import TorchPass
+from camlens.maps.backends.torch_network import TorchBackend
 from camlens.maps.methods import METHODS
 from camlens.model.classifier import Classifier, bare
 from camlens.model.forward import hooked
@@ -38,7 +38,7 @@ class NetworkWithMaps(nn.Module):
         self.temperature = model.temperature
         images = torch.zeros(2, model.channels, *model.input_size, device=model.device)
         with torch.enable_grad():
-            W = TorchPass(self.network, METHODS["hirescam"], images, [self.layer]).layers[0].head
+            W = TorchBackend(self.network, METHODS["hirescam"]).run(images, [self.layer]).layers[0].head
         if W is None:
             raise ModelError(
                 f"after {self.layer}, {model.name} has more than a mean over all places and a linear layer, so its "

@@ -1,42 +1,100 @@
-"""Running a network on one micro-batch, for its logits and for maps: torch networks, ONNX files and captum.
+"""Maps of the layers of a torch network.
 
-In a torch network the output of each layer is replaced by a leaf of the autograd graph during the forward pass. Nothing
-before the layers requires a gradient, so autograd records and differentiates only what comes after them.
+In the forward pass the output of each layer is replaced by a leaf of the autograd graph. Nothing before the layers
+requires a gradient, so autograd records and differentiates only what comes after them.
 """
 
-import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, einsum, nn
+from torch import Tensor, nn
 
 from camlens.data.geometry import Size
 from camlens.errors import ModelError
-from camlens.maps.explained_logit import ExplainedLogit
 from camlens.maps.methods import Method
-from camlens.maps.overlay import stretch, upsample
 from camlens.maps.pooled_head import pooled_head
-from camlens.model.exported import Exported
+from camlens.maps.upsample import stretch, upsample
 from camlens.model.forward import at_least_float32, hooked, isolated_forward, micro_batch_size, no_checkpoints
 from camlens.model.grids import View, as_grid, main_tensor, spatial_sizes
-from camlens.model.layers import differentiable, replaced
+from camlens.model.layers import differentiable, feature_maps, replaced
 from camlens.model.outputs import LogitReader, find_logits
 from camlens.progress import track
 
 COPIES_ON_GPU = 128  # of an image, where a method runs the network once for each channel
+_dependent: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()  # layers known to depend on the image
 
 
-class TorchPass:
-    """A micro-batch in a torch network. The network is left as it was.
+@dataclass(frozen=True)
+class TorchBackend:
+    """Computes maps of the layers of a torch network.
 
     Args:
         network: The network itself, not a `Classifier`.
-        method: The method to compute, one that explains layers.
-        images: (B, 3, H, W).
-        layers: Names of layers.
+        method: A method that explains layers.
         read_logits: Finds the logits in the network's output; by default `find_logits`.
-        grid: Height and width of the grid of tokens, if no convolution shows it.
+        grid: Height and width of the grid of tokens, where no convolution shows it.
+    """
+
+    network: nn.Module
+    method: Method
+    read_logits: LogitReader | None = None
+    grid: Size | None = None
+
+    def layer_names(self) -> list[str]:
+        """The names that a layer may have."""
+        return [name for name, _ in self.network.named_modules() if name]
+
+    def find_layers(self, shape: Sequence[int]) -> list[str]:
+        """The layers with a feature map for images of C, H, W = shape, found by running the network."""
+        channels, height, width = shape
+        return list(feature_maps(self.network, (height, width), channels, self.read_logits, self.grid))
+
+    def explains(self, layer: str) -> bool:
+        """Whether the method can be computed at a layer."""
+        return True
+
+    def check_dependence(self, layers: Sequence[str], image: Tensor) -> None:
+        """Raise `ModelError` if the output of a layer does not change when noise is added to an image (1, C, H, W).
+
+        That is so for a table of positions. `TorchPass` checks it by itself if it runs several images at a time. Each
+        layer of a network is checked once.
+        """
+        checked = _dependent.setdefault(self.network, set())
+        if not (new := [name for name in layers if name not in checked]):
+            return
+        outputs: list[dict[str, Any]] = []
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+        for variant in (image, image + noise):
+            outputs.append({})
+            with torch.no_grad(), hooked(self.network, {name: partial(outputs[-1].__setitem__, name) for name in new}):
+                isolated_forward(self.network, variant)
+        for name in new:
+            of_both = [main_tensor(of_image.get(name)) for of_image in outputs]
+            tensors = [tensor for tensor in of_both if tensor is not None]  # None if it was not reached
+            if len(tensors) == 2 and is_constant(tensors):
+                raise ModelError(constant_layer_message(name))
+        checked.update(new)
+
+    def run(self, images: Tensor, layers: Sequence[str]) -> "TorchPass":
+        """Run a micro-batch (B, C, H, W)."""
+        read_logits = self.read_logits or partial(find_logits, network=self.network)
+        return TorchPass(self.network, self.method, images, layers, read_logits, self.grid)
+
+
+class TorchPass:
+    """A forward pass of a micro-batch. The network is left as it was.
+
+    Args:
+        network: As in `TorchBackend`, like `method` and `grid`.
+        method: The method to compute.
+        images: (B, C, H, W).
+        layers: Names of layers.
+        read_logits: Finds the logits in the network's output.
+        grid: Height and width of the grid of tokens, or None.
 
     Attributes:
         output: The network's output.
@@ -52,10 +110,9 @@ class TorchPass:
         method: Method,
         images: Tensor,
         layers: Sequence[str],
-        read_logits: LogitReader | None = None,
-        grid: Size | None = None,
+        read_logits: LogitReader,
+        grid: Size | None,
     ) -> None:
-        read_logits = read_logits or partial(find_logits, network=network)
         outputs: dict[str, tuple[Tensor, View]] = {}
         wrong: dict[str, str] = {}  # by layer: what its last output was, where that was not a feature map
 
@@ -69,7 +126,7 @@ class TorchPass:
             if view(tensor) is None or len(tensor) != len(images):
                 wrong[name] = wrong_output_message(name, tensor)
                 return None
-            if len(images) > 1 and is_constant(tensor[0], tensor[1]) and not torch.equal(images[0], images[1]):
+            if is_constant(tensor) and not all_equal(images):
                 raise ModelError(constant_layer_message(name))
             leaf, copy = differentiable(tensor)
             outputs[name] = leaf, view
@@ -91,26 +148,22 @@ class TorchPass:
 
     def maps(self, weights: Tensor) -> list[Tensor]:
         """Maps (B, h, w) of y = sum_k weights_k logits_k at each layer, from weights (B, K)."""
-        arguments = self.arguments(weights)  # may run the network, under the caller's autocast
-        with torch.no_grad(), torch.autocast(weights.device.type, enabled=False):
-            return [self.method.formula(*of_layer) for of_layer in arguments]
-
-    def arguments(self, weights: Tensor) -> list[tuple[Tensor, ...]]:
-        """The arguments of the method's formula, for each layer."""
-        A = [layer.activations for layer in self.layers]
-        match self.method.needs:
+        arguments: list[tuple[Tensor, ...]]  # of the formula, after the activations, for each layer
+        match self.method.needs:  # what runs the network does so under the caller's autocast
+            case "activations":
+                arguments = [()] * len(self.layers)
             case "gradients":
-                return list(zip(A, self.gradients(weights), strict=True))
+                arguments = [(G,) for G in self.gradients(weights)]
             case "masked logits":
-                masked = [(layer.masked_logits * weights[:, None]).sum(dim=2) for layer in self.layers]
-                return list(zip(A, masked, strict=True))
+                arguments = [((layer.masked_logits * weights[:, None]).sum(dim=2),) for layer in self.layers]
             case "ablated logits":
                 y = (self.logits.detach() * weights).sum(dim=1)
-                ablated = [(layer.ablated_logits * weights[:, None]).sum(dim=2) for layer in self.layers]
-                return list(zip(A, [y] * len(A), ablated, strict=True))
-            case "activations":
-                return list(zip(A, strict=True))
-        raise NotImplementedError(f"{self.method.name} needs {self.method.needs}")
+                arguments = [(y, (layer.ablated_logits * weights[:, None]).sum(dim=2)) for layer in self.layers]
+            case _:
+                raise NotImplementedError(f"{self.method.name} needs {self.method.needs}")
+        with torch.no_grad(), torch.autocast(weights.device.type, enabled=False):
+            pairs = zip(self.layers, arguments, strict=True)
+            return [self.method.formula(layer.activations, *of_layer) for layer, of_layer in pairs]
 
     def gradients(self, weights: Tensor) -> list[Tensor]:
         """dy/dA of each layer, (B, C, h, w), in one backward pass.
@@ -138,9 +191,14 @@ class TorchPass:
         return grids
 
 
-def is_constant(first: Tensor, second: Tensor) -> bool:
-    """Whether the outputs of a layer for two images are the same, and not only zeros."""
-    return torch.equal(first, second) and bool(first.any())
+def is_constant(outputs: Sequence[Tensor] | Tensor) -> bool:
+    """Whether the outputs of a layer for two images or more are the same, and not only zeros."""
+    return len(outputs) > 1 and all_equal(outputs) and bool(outputs[0].any())
+
+
+def all_equal(tensors: Sequence[Tensor] | Tensor) -> bool:
+    """Whether tensors, or the rows of a tensor, are equal."""
+    return all(torch.equal(tensor, tensors[0]) for tensor in tensors[1:])
 
 
 def constant_layer_message(layer: str) -> str:
@@ -267,62 +325,3 @@ def copies_per_run(network: nn.Module, images: Tensor) -> int:
     """How many copies of an image to run at once: on a CPU as many as images, on a GPU enough to keep it busy."""
     size = micro_batch_size(network, images)
     return size if images.device.type == "cpu" else max(size, COPIES_ON_GPU)
-
-
-class OnnxPass:
-    """A micro-batch in an ONNX file that `camlens export` wrote. As `TorchPass`, for the methods that it can compute.
-
-    The file returns the HiResCAM maps of every class together with the logits.
-    """
-
-    def __init__(self, network: Exported, method: Method, images: Tensor, layers: Sequence[str]) -> None:
-        self.logits, self.hirescam = network.run(images, layers)
-        self.output = self.logits
-        self.signed = method.name == "hirescam"
-
-    def maps(self, weights: Tensor) -> list[Tensor]:
-        """Maps (B, h, w) of y = sum_k weights_k logits_k at each layer: HiResCAM is linear in y."""
-        with torch.autocast(weights.device.type, enabled=False):
-            maps = [einsum("bkhw,bk->bhw", of_layer, weights) for of_layer in self.hirescam]
-        return maps if self.signed else [of_layer.relu() for of_layer in maps]
-
-
-class PixelPass:
-    """One image (1, 3, H, W) in a torch network. As `TorchPass`, for the methods that explain pixels."""
-
-    def __init__(self, network: nn.Module, method: Method, images: Tensor, read_logits: LogitReader) -> None:
-        self.network, self.method, self.images, self.read_logits = network, method, images, read_logits
-        self.output = isolated_forward(network, images)
-        self.logits = read_logits(self.output)
-
-    def maps(self, weights: Tensor) -> list[Tensor]:
-        """The map (1, H, W) of y = sum_k weights_k logits_k, summed over the colours."""
-        model = ExplainedLogit(self.network, weights, self.read_logits, self.images.dtype)
-        image = at_least_float32(self.images.detach()).requires_grad_()
-        try:
-            with torch.random.fork_rng(), warnings.catch_warnings():
-                torch.manual_seed(0)
-                warnings.simplefilter("ignore")  # captum warns of the hooks that it adds
-                return [self.method.formula(model, image).detach().sum(dim=1)]
-        except ModuleNotFoundError as error:
-            name = self.method.name
-            raise ModelError(f"{name} needs {error.name}; install it with: pip install 'camlens[captum]'") from error
-
-
-ForwardPass = TorchPass | OnnxPass | PixelPass
-
-
-def run_forward(
-    network: nn.Module,
-    method: Method,
-    images: Tensor,
-    layers: Sequence[str],
-    read_logits: LogitReader,
-    grid: Size | None,
-) -> ForwardPass:
-    """Run a micro-batch with the backend that suits the network and the method."""
-    if isinstance(network, Exported):
-        return OnnxPass(network, method, images, layers)
-    if method.level == "pixels":
-        return PixelPass(network, method, images, read_logits)
-    return TorchPass(network, method, images, layers, read_logits, grid)
