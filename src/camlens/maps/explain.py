@@ -184,8 +184,8 @@ def maps_of(forward_pass: ForwardPass, method: Method, target: Tensor, against: 
     """Maps at each layer, (B, h, w) for targets (B,), or (B, n, h, w) for targets (B, n)."""
     logits = at_least_float32(forward_pass.logits.detach())  # and so the maps
     if target.ndim == 1:
-        return forward_pass.maps(method.weights(logits, target, against))
-    columns = [forward_pass.maps(method.weights(logits, column, against)) for column in target.T.contiguous()]
+        return forward_pass.maps(method.coefficients(logits, target, against))
+    columns = [forward_pass.maps(method.coefficients(logits, column, against)) for column in target.T.contiguous()]
     return [torch.stack(of_layer, dim=1) for of_layer in zip(*columns, strict=True)]
 
 

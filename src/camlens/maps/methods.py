@@ -156,25 +156,25 @@ def guided_backprop(model: nn.Module, image: Tensor) -> Tensor:
     return GuidedBackprop(model).attribute(image)  # type: ignore[no-any-return]
 
 
-def logit_weights(logits: Tensor, target: Tensor, against: Tensor | None) -> Tensor:
-    """Weights of y = logit of the target, minus the logit of `against` if given: (B, K)."""
-    weights = F.one_hot(target, logits.shape[1]).to(logits.dtype)
-    return weights if against is None else weights - F.one_hot(against, logits.shape[1])
+def logit_coefficients(logits: Tensor, target: Tensor, against: Tensor | None) -> Tensor:
+    """Coefficients (B, K) of the logits in y = logit of the target, minus the logit of `against` if given."""
+    coefficients = F.one_hot(target, logits.shape[1]).to(logits.dtype)
+    return coefficients if against is None else coefficients - F.one_hot(against, logits.shape[1])
 
 
-def nearest_class_weights(logits: Tensor, target: Tensor, against: Tensor | None) -> Tensor:
-    """Weights of y = logit of the target minus the mean of the classes with the nearest logits: (B, K).
+def nearest_coefficients(logits: Tensor, target: Tensor, against: Tensor | None) -> Tensor:
+    """Coefficients (B, K) of y = logit of the target minus the mean of the classes with the nearest logits.
 
     Those are the three nearest, or `against` if given; the strength of the comparison, gamma, is 1.
 
     Finer-CAM, Zhang et al. 2025, arXiv 2501.11309, Eq. 4 to 6.
     """
-    weights = logit_weights(logits, target, against)
+    coefficients = logit_coefficients(logits, target, against)
     nearest = min(NEAREST_CLASSES, logits.shape[1] - 1)
     if against is not None or not nearest:
-        return weights
-    distance = (logits - logits.gather(1, target[:, None])).abs().masked_fill(weights > 0, torch.inf)
-    return weights.scatter(1, distance.topk(nearest, largest=False).indices, -1 / nearest)
+        return coefficients
+    distance = (logits - logits.gather(1, target[:, None])).abs().masked_fill(coefficients > 0, torch.inf)
+    return coefficients.scatter(1, distance.topk(nearest, largest=False).indices, -1 / nearest)
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,8 @@ class Method:
         needs: What `formula` takes. "gradients": (A, G); "activations": (A,); "masked logits": (A, y_masked);
             "ablated logits": (A, y, y_ablated); "pixels": (model, image), see `integrated_gradients`.
         unit: Unit of the map's cells.
-        weights: From logits (B, K), target (B,) and against (B,) or None to the weight of each logit in y, (B, K).
+        coefficients: From logits (B, K), target (B,) and against (B,) or None to the coefficients (B, K) of the logits
+            in y.
         explains_class: Whether the map depends on the class.
     """
 
@@ -195,7 +196,7 @@ class Method:
     formula: Callable[..., Tensor]
     needs: Literal["gradients", "activations", "masked logits", "ablated logits", "pixels"] = "gradients"
     unit: Literal["logits", "activation", "gradient"] = "logits"
-    weights: Callable[[Tensor, Tensor, Tensor | None], Tensor] = logit_weights
+    coefficients: Callable[[Tensor, Tensor, Tensor | None], Tensor] = logit_coefficients
     explains_class: bool = True
 
     @property
@@ -206,7 +207,7 @@ class Method:
     @property
     def compares_classes(self) -> bool:
         """Whether it compares the target with other classes, of its own accord."""
-        return self.weights is not logit_weights
+        return self.coefficients is not logit_coefficients
 
 
 METHODS = {
@@ -220,7 +221,7 @@ METHODS = {
         Method("eigen-cam", eigen_cam, "activations", "activation", explains_class=False),
         Method("score-cam", score_cam, "masked logits", "activation"),
         Method("ablation-cam", ablation_cam, "ablated logits", "activation"),
-        Method("finer-cam", grad_cam, weights=nearest_class_weights),  # Zhang et al. 2025, arXiv 2501.11309, Eq. 4 to 6
+        Method("finer-cam", grad_cam, coefficients=nearest_coefficients),
         Method("integrated-gradients", integrated_gradients, "pixels"),
         Method("smoothgrad", smoothgrad, "pixels", "gradient"),
         Method("guided-backprop", guided_backprop, "pixels", "gradient"),

@@ -35,9 +35,9 @@ class PixelPass:
         self.output = isolated_forward(network, images)
         self.logits = read_logits(self.output)
 
-    def maps(self, weights: Tensor) -> list[Tensor]:
-        """The map (1, H, W) of y = sum_k weights_k logits_k, summed over the colours."""
-        model = ExplainedLogit(self.network, weights, self.read_logits, self.images.dtype)
+    def maps(self, coefficients: Tensor) -> list[Tensor]:
+        """The map (1, H, W) of y = sum_k c_k logits_k, summed over the colours."""
+        model = ExplainedLogit(self.network, coefficients, self.read_logits, self.images.dtype)
         image = at_least_float32(self.images.detach()).requires_grad_()
         try:
             with torch.random.fork_rng(), warnings.catch_warnings():
@@ -50,7 +50,7 @@ class PixelPass:
 
 
 class ExplainedLogit(nn.Module):
-    """The network as captum takes it: from images (B, C, H, W) to y (B,), for weights (1, K) of the logits.
+    """The network as captum takes it: from images (B, C, H, W) to y (B,), for coefficients (1, K) of the logits.
 
     captum computes in float32 or double, and the network gets the images in its own `dtype`.
 
@@ -58,16 +58,16 @@ class ExplainedLogit(nn.Module):
     the plain gradient. So every ReLU is run as a module here.
     """
 
-    def __init__(self, network: nn.Module, weights: Tensor, read_logits: LogitReader, dtype: torch.dtype) -> None:
+    def __init__(self, network: nn.Module, coefficients: Tensor, read_logits: LogitReader, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network, self.weights, self.read_logits, self.dtype = network, weights, read_logits, dtype
+        self.network, self.coefficients, self.read_logits, self.dtype = network, coefficients, read_logits, dtype
         self.relu = nn.ReLU()
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute y."""
         with ReluAsModule(self.relu):
             logits = self.read_logits(isolated_forward(self.network, images.to(self.dtype)))
-        return (logits * self.weights).sum(dim=1)
+        return (logits * self.coefficients).sum(dim=1)
 
 
 class ReluAsModule(TorchFunctionMode):

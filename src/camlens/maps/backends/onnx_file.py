@@ -51,8 +51,8 @@ class OnnxPass:
         self.output = self.logits
         self.signed = method.formula is hirescam
 
-    def maps(self, weights: Tensor) -> list[Tensor]:
-        """Maps (B, h, w) of y = sum_k weights_k logits_k at each layer: HiResCAM is linear in y."""
-        with torch.autocast(weights.device.type, enabled=False):
-            maps = [einsum("bkhw,bk->bhw", of_layer, weights) for of_layer in self.hirescam]
+    def maps(self, coefficients: Tensor) -> list[Tensor]:
+        """Maps (B, h, w) of y = sum_k c_k logits_k at each layer: HiResCAM is linear in y."""
+        with torch.autocast(coefficients.device.type, enabled=False):
+            maps = [einsum("bkhw,bk->bhw", of_layer, coefficients) for of_layer in self.hirescam]
         return maps if self.signed else [of_layer.relu() for of_layer in maps]

@@ -146,39 +146,39 @@ class TorchPass:
         ]
         self.method = method
 
-    def maps(self, weights: Tensor) -> list[Tensor]:
-        """Maps (B, h, w) of y = sum_k weights_k logits_k at each layer, from weights (B, K)."""
+    def maps(self, coefficients: Tensor) -> list[Tensor]:
+        """Maps (B, h, w) of y = sum_k c_k logits_k at each layer, from coefficients c (B, K)."""
         arguments: list[tuple[Tensor, ...]]  # of the formula, after the activations, for each layer
         match self.method.needs:  # what runs the network does so under the caller's autocast
             case "activations":
                 arguments = [()] * len(self.layers)
             case "gradients":
-                arguments = [(G,) for G in self.gradients(weights)]
+                arguments = [(G,) for G in self.gradients(coefficients)]
             case "masked logits":
-                arguments = [((layer.masked_logits * weights[:, None]).sum(dim=2),) for layer in self.layers]
+                arguments = [((layer.masked_logits * coefficients[:, None]).sum(dim=2),) for layer in self.layers]
             case "ablated logits":
-                y = (self.logits.detach() * weights).sum(dim=1)
-                arguments = [(y, (layer.ablated_logits * weights[:, None]).sum(dim=2)) for layer in self.layers]
+                y = (self.logits.detach() * coefficients).sum(dim=1)
+                arguments = [(y, (layer.ablated_logits * coefficients[:, None]).sum(dim=2)) for layer in self.layers]
             case _:
                 raise NotImplementedError(f"{self.method.name} needs {self.method.needs}")
-        with torch.no_grad(), torch.autocast(weights.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(coefficients.device.type, enabled=False):
             pairs = zip(self.layers, arguments, strict=True)
             return [self.method.formula(layer.activations, *of_layer) for layer, of_layer in pairs]
 
-    def gradients(self, weights: Tensor) -> list[Tensor]:
+    def gradients(self, coefficients: Tensor) -> list[Tensor]:
         """dy/dA of each layer, (B, C, h, w), in one backward pass.
 
         Raises:
             ModelError: The logits do not depend on a layer, or only on tokens that are not image cells.
         """
         if all(layer.head is not None for layer in self.layers):
-            return [layer.pooled_gradient(weights) for layer in self.layers]
+            return [layer.pooled_gradient(coefficients) for layer in self.layers]
         if not self.logits.requires_grad:
             names = ", ".join(layer.name for layer in self.layers)
             raise ModelError(f"the logits do not depend on {names} in a way that can be differentiated")
-        outputs, weights = [layer.output for layer in self.layers], weights.to(self.logits.dtype)
+        outputs, coefficients = [layer.output for layer in self.layers], coefficients.to(self.logits.dtype)
         with no_checkpoints():
-            gradients = torch.autograd.grad(self.logits, outputs, weights, retain_graph=True, allow_unused=True)
+            gradients = torch.autograd.grad(self.logits, outputs, coefficients, retain_graph=True, allow_unused=True)
         grids = []
         for layer, gradient in zip(self.layers, gradients, strict=True):
             if gradient is None:
@@ -258,11 +258,11 @@ class CapturedLayer:
         """W (K, C) where the logits are W mean_ij(A) + b."""
         return pooled_head(self.logits, self.output)
 
-    def pooled_gradient(self, weights: Tensor) -> Tensor:
-        """dy/dA (B, C, h, w) in front of a pooled linear head, from weights (B, K): the same in every cell."""
+    def pooled_gradient(self, coefficients: Tensor) -> Tensor:
+        """dy/dA (B, C, h, w) in front of a pooled linear head, from coefficients c (B, K): the same in every cell."""
         assert self.head is not None
-        with torch.autocast(weights.device.type, enabled=False):
-            of_channel = weights @ self.head.to(weights.dtype) / self.activations[0, 0].numel()  # (B, C)
+        with torch.autocast(coefficients.device.type, enabled=False):
+            of_channel = coefficients @ self.head.to(coefficients.dtype) / self.activations[0, 0].numel()  # (B, C)
         return of_channel[:, :, None, None].expand_as(self.activations)
 
     @cached_property
