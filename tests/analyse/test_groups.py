@@ -1,4 +1,4 @@
-"""Groups of errors: planted ones are found, chance is not, and the statistic is that of its slow twin."""
+"""Groups of errors: planted ones are found, chance is not, and the statistic is that of the oracle."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def made_up(count=1500, seed=0):
     return labels, properties, torch.rand(count, generator=numbers)
 
 
-def test_the_statistic_is_that_of_the_slow_twin():
+def test_the_statistic_is_that_of_the_reference():
     labels, properties, chance = made_up(300)
     wrong = chance < 0.3
     for scope in make_scopes(labels, properties):

@@ -1,4 +1,4 @@
-"""Properties of pictures against a slow twin and plain colours, and tables of the user's."""
+"""Properties of pictures against the reference implementation and plain colours, and tables of the user's."""
 
 import math
 
@@ -13,7 +13,7 @@ from camlens.data import folder
 from camlens.errors import DataError
 
 
-def test_they_are_those_of_the_slow_twin():
+def test_they_are_those_of_the_reference():
     images = torch.randint(256, (3, 3, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = measure(images)
     for image, values in zip(images, found, strict=True):

@@ -201,7 +201,7 @@ def choose_errors(evaluation: Evaluation, errors: Tensor, count: int, required: 
 
     Args:
         evaluation: Of the data set.
-        errors: (E,) int64, by falling confidence.
+        errors: (E,) int64, by decreasing confidence.
         count: How many, unless more are required.
         required: Errors that are always among them, (n,) int64.
 

@@ -13,7 +13,7 @@ from camlens.analyse.base_predictions import MAX_LISTED, AnalysisOptions, BasePr
 from camlens.analyse.edits import Edit
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.experiments.averaging import Averaging
-from camlens.analyse.experiments.places import Places, cover_evidence
+from camlens.analyse.experiments.covered_cells import CoveredCells, cover_evidence
 from camlens.analyse.experiments.trials import MAX_TRIED, Trials
 from camlens.analyse.explanations import ExplainedPredictions, explain_predictions
 from camlens.analyse.findings import compare_models, missing_in_words, summarise_errors, summarise_experiments
@@ -62,14 +62,19 @@ class Experiments:
     """Experiments on the errors of the first model.
 
     Attributes:
-        trials: Small edits of errors, and of correct images matched on the margin.
-        places: What happens when the cell with the most evidence is covered.
+        trials: Small edits of errors, and of correct images matched on the probability margin.
+        covered_cells: What happens when the cell with the most evidence is covered.
         averaging: Whether averaging over augmented copies helps.
     """
 
     trials: Trials
-    places: Places
+    covered_cells: CoveredCells
     averaging: Averaging
+
+    @property
+    def places(self) -> CoveredCells:
+        """The earlier name of `covered_cells`."""
+        return self.covered_cells
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class ErrorAnalysis:
         fingerprints: Of the network with its test images, and with its training images; None without these.
         test: The evaluated images, with the first model's order of classes.
         train: The training images, or None.
-        indices: The images that a model gets wrong, (E,) int64: those of the first model by falling confidence, then
+        indices: The images that a model gets wrong, (E,) int64: those of the first model by decreasing confidence, then
             the others of the second. All lists of errors are in this order. If a model has more than `max_listed`
             errors, these are the ones on which edits were tried and, of each label and prediction, the most confident.
         explanations: For each model, what it predicts for these images, with maps.
@@ -163,7 +168,7 @@ def analyse(
         cache: A folder in which predictions are kept as they come, so that another call goes on where one was stopped.
         batch_size: Images predicted at a time, at most.
         quick: Whether to leave out experiments, groups and shortcuts.
-        edits: Edits of your own beside those of `camlens.analyse.edits.LADDER`, by their names: functions from images
+        edits: Edits of your own beside those of `camlens.analyse.edits.EDITS`, by their names: functions from images
             (B, C, H, W) uint8, of the network's input size, to images of the same shape.
         max_tried: Number of errors on which edits are tried, and of uncertain images of each half that are averaged, at
             most.
@@ -201,7 +206,7 @@ def analyse_predictions(
     Args:
         base: The predictions.
         options: Those with which they were made.
-        cache: Where maps, places and shortcuts are kept.
+        cache: Where maps, covered cells and shortcuts are kept.
     """
     evaluations, train, train_predictions = base.evaluations, base.train, base.train_predictions
     evaluation, count = evaluations[0], base.error_count
@@ -217,8 +222,8 @@ def analyse_predictions(
         train_evaluation = Evaluation(evaluation.model, train, train_predictions.logits)
     if base.trials is not None and base.averaging is not None:
         tried, cover = base.trials.tried.tolist(), partial(cover_evidence, explanations[0], base.trials)
-        places = cache.result("parts/places.pt", key_of(tried), [Places], cover)
-        experiments = Experiments(base.trials, places, base.averaging)
+        covered_cells = cache.result("parts/places.pt", key_of(tried), [CoveredCells], cover)
+        experiments = Experiments(base.trials, covered_cells, base.averaging)
     if count and not options.quick:
         properties = measure_properties(evaluation.data) + base.properties
         groups = find_groups(evaluation.labels, evaluation.wrong, properties, evaluation.data.class_names)
@@ -226,7 +231,7 @@ def analyse_predictions(
         shortcuts = cache.result("parts/shortcuts.pt", "", RESULT_TYPES, search)
     findings = compare_models(*evaluations) if len(evaluations) == 2 else summarise_errors(evaluation)
     if experiments is not None:
-        findings += summarise_experiments(experiments.trials, experiments.places, experiments.averaging)
+        findings += summarise_experiments(experiments.trials, experiments.covered_cells, experiments.averaging)
     if shortcuts is not None:
         findings += [shortcut.sentence for shortcut in shortcuts.found if shortcut.is_alarm]
     doubt = None if base.opinion is None else label_doubt(evaluation, base.opinion)
@@ -284,8 +289,8 @@ def describe(
     if training is not None and train is not None:
         duplicates = training.duplicates
         duplicate_labels = torch.where(duplicates >= 0, train.labels[duplicates], -1)
-    trials, places = (None, None) if experiments is None else (experiments.trials, experiments.places)
-    return describe_errors(explained.evaluation, errors, trials, places, duplicate_labels)
+    trials, covered_cells = (None, None) if experiments is None else (experiments.trials, experiments.covered_cells)
+    return describe_errors(explained.evaluation, errors, trials, covered_cells, duplicate_labels)
 
 
 def project(features: Tensor) -> Projection:

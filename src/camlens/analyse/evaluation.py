@@ -67,7 +67,7 @@ class Evaluation:
         return self.probabilities.amax(dim=1)
 
     @property
-    def margins(self) -> Tensor:
+    def logit_margins(self) -> Tensor:
         """Logit of the prediction minus logit of the label, (N,); 0 if they are the same class."""
         return self.logits.amax(dim=1) - self.logits.gather(1, self.labels[:, None])[:, 0]
 
@@ -115,7 +115,7 @@ class Evaluation:
         """Indices of the misclassified images, (E,) int64.
 
         Args:
-            sort: By falling confidence, by falling margin over the label, or in random order.
+            sort: By decreasing confidence, by decreasing logit margin, or in random order.
             label: Only errors with this label.
             prediction: Only errors with this prediction.
             seed: Of the random order.
@@ -128,7 +128,7 @@ class Evaluation:
         indices = selected.nonzero()[:, 0]
         if sort == "random":
             return indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))]
-        values = self.confidences if sort == "confidence" else self.margins
+        values = self.confidences if sort == "confidence" else self.logit_margins
         return indices[values[indices].argsort(descending=True, stable=True)]
 
     def reliability(self) -> list[dict[str, float]]:

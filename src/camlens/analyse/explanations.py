@@ -128,7 +128,8 @@ def explain_errors(evaluation: Evaluation, indices: Tensor, layers: Sequence[str
         evaluation: Of the data set.
         indices: The errors, (E,) int64, at least one.
         layers: Names of layers.
-        method: The method for prediction and label; contrasts are always HiResCAM, whose cells add up to the margin.
+        method: The method for prediction and label; contrasts are always HiResCAM, whose cells add up to the
+            logit margin.
 
     Returns:
         For each layer the raw maps, (E, 3, h, w).

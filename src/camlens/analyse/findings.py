@@ -2,7 +2,7 @@
 
 from camlens.analyse.evaluation import Evaluation, counted
 from camlens.analyse.experiments.averaging import Averaging
-from camlens.analyse.experiments.places import Places
+from camlens.analyse.experiments.covered_cells import CoveredCells
 from camlens.analyse.experiments.trials import Trials
 from camlens.analyse.statistics import mcnemar_p_value
 from camlens.data.dataset import Dataset
@@ -65,13 +65,13 @@ def confident_errors(evaluation: Evaluation) -> str:
     )
 
 
-def summarise_experiments(trials: Trials, places: Places, averaging: Averaging) -> list[str]:
+def summarise_experiments(trials: Trials, covered_cells: CoveredCells, averaging: Averaging) -> list[str]:
     """Three sentences: which edits correct errors, what covering the cell with the most evidence does, and advice."""
-    return [edits_in_words(trials), places_in_words(places), averaging_in_words(averaging)]
+    return [edits_in_words(trials), covered_cells_in_words(covered_cells), averaging_in_words(averaging)]
 
 
 def edits_in_words(trials: Trials) -> str:
-    """The edits that correct errors more often than they change correct images with the same margin."""
+    """The edits that correct errors more often than they change correct images with the same probability margin."""
     if not trials.rates:
         return "Small edits were not compared: no image is classified correctly."
     reasons = [rate for rate in trials.rates if rate.is_reason]
@@ -89,12 +89,12 @@ def edits_in_words(trials: Trials) -> str:
     )
 
 
-def places_in_words(places: Places) -> str:
+def covered_cells_in_words(covered: CoveredCells) -> str:
     """How often covering the cell with the most evidence corrects an error, against a random cell."""
-    low, high = (100 * end for end in places.interval)
+    low, high = (100 * end for end in covered.interval)
     return (
-        f"Covering the cell with the most evidence corrects {100 * places.first:.0f} % of the errors, covering a "
-        f"random cell {100 * places.mean:.0f} % (difference {low:+.0f} to {high:+.0f} points)."
+        f"Covering the cell with the most evidence corrects {100 * covered.first:.0f} % of the errors, covering a "
+        f"random cell {100 * covered.mean:.0f} % (difference {low:+.0f} to {high:+.0f} points)."
     )
 
 

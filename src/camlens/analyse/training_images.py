@@ -85,7 +85,7 @@ class NeighbourSearch:
         blocks = zip(self.features.split(ROWS), self.lengths.split(ROWS), strict=True)
         for block, (rows, lengths) in enumerate(blocks):
             for number, query in enumerate(queries):
-                products = query @ rows.T - query @ self.mean[:, None]  # with the rows less the mean, not computed anew
+                products = query @ rows.T - query @ self.mean[:, None]  # as if the mean were subtracted from the rows
                 best.add(number, products / lengths, block * ROWS)
         return best.images
 
@@ -135,7 +135,7 @@ def limit_reuse(candidates: RankedImages, count: int) -> RankedImages:
     on, each time beginning with the row whose best candidate has the highest score.
 
     Args:
-        candidates: (E, c) with falling scores.
+        candidates: (E, c) with decreasing scores.
         count: Length n of the resulting lists.
 
     Returns:

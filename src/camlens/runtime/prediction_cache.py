@@ -46,7 +46,7 @@ class PredictionCache:
     Args:
         folder: The folder; None to keep nothing.
         processes: Those that call `rows` together.
-        key: Identifies what all predictions depend on: a file with another key is made anew.
+        key: Identifies what all predictions depend on: a file with another key is computed again.
     """
 
     folder: Path | None = None
@@ -64,7 +64,7 @@ class PredictionCache:
         process alone would compute it. The main process writes each block as it comes.
 
         Args:
-            file: Path of a .safetensors file in the folder. If it is damaged or has another key, it is made anew.
+            file: Path of a .safetensors file in the folder. If it is damaged or has another key, it is computed again.
             key: Identifies what else these rows depend on.
             count: Number of rows, at least 1.
             size: Rows in a block; an existing file keeps its own.
@@ -96,7 +96,7 @@ class PredictionCache:
 
         Args:
             file: Path of a .pt file in the folder, which ends with the SHA-256 of what is before. If it is damaged or
-                has another key, it is made anew.
+                has another key, it is computed again.
             key: Identifies what else the result depends on.
             types: The classes in it besides tensors, numbers, strings, lists, tuples and dicts. No others are loaded.
             compute: Computes the result.
@@ -122,7 +122,7 @@ class PredictionCache:
             raise ValueError(OTHER_KEY)
         except Exception as error:  # a damaged file raises errors of many kinds
             if path.exists():
-                log.warning("%s is made anew: %s", path, str(error).partition("\n")[0])
+                log.warning("%s is computed again: %s", path, str(error).partition("\n")[0])
         result, file_content = compute(), io.BytesIO()  # into a file, torch would also write its temporary name
         torch.save({"of": key, "result": result}, file_content)
         content = file_content.getvalue()
@@ -193,7 +193,7 @@ class _File:
             self._open_checked()
         except Exception as error:  # a damaged file raises errors of many kinds
             if self.path.exists():
-                log.warning("%s is made anew: %s", self.path, error)
+                log.warning("%s is computed again: %s", self.path, error)
             self.size, self.done = size, torch.zeros(math.ceil(count / size), dtype=torch.int64)
             self._close()
         if self.rows_done:

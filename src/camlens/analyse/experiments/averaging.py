@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from camlens.analyse.edits import COPIES, LADDER
+from camlens.analyse.edits import COPIES, EDITS
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.experiments.trials import MAX_TRIED, Trials, predict_edited, probability_margins
 from camlens.analyse.statistics import mcnemar_p_value
@@ -89,7 +89,7 @@ def predict_copies(
     is_predicted = row_of[indices] >= 0
     logits[is_predicted] = trials.copies[row_of[indices[is_predicted]], :count]
     if not is_predicted.all():
-        copies = {copy: LADDER[copy] for copy in COPIES[:count]}
+        copies = {copy: EDITS[copy] for copy in COPIES[:count]}
         logits[~is_predicted] = predict_edited(evaluation, indices[~is_predicted], copies, cache, name)
     return evaluation.model.probabilities(logits)
 

@@ -129,7 +129,7 @@ def measure_pasting(probe: ShortcutProbe, class_index: int, patch: Patch) -> tup
 
 
 def measure_covering(probe: ShortcutProbe, class_index: int, patch: Patch, limit: float) -> Effect:
-    """How much the probability of the class falls in its correct images when the patch is covered.
+    """How much covering the patch decreases the probability of the class in its correct images.
 
     The control is another region of the same size.
 
@@ -149,8 +149,10 @@ def measure_covering(probe: ShortcutProbe, class_index: int, patch: Patch, limit
     shifts = (0.3 + 0.4 * torch.rand(len(images), 2, generator=probe.generator)) * room
     elsewhere = (corners.clamp(min=0) + shifts.long()) % room
     before = probe.search.probabilities[indices[chosen], class_index]
-    falls = [before - probe.predict(cover_patch(images, patch.mask, at), class_index)[0] for at in (corners, elsewhere)]
-    return paired_effect(falls[0], falls[1])
+    decreases = [
+        before - probe.predict(cover_patch(images, patch.mask, at), class_index)[0] for at in (corners, elsewhere)
+    ]
+    return paired_effect(*decreases)
 
 
 def compare_without(probe: ShortcutProbe, class_index: int, patch: Patch, limit: float) -> Effect | None:
