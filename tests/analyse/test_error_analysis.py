@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 import camlens
-from camlens.analyse import error_analysis
-from camlens.analyse.error_analysis import project
+from camlens.analyse import projection
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.explanations import explain_errors, explain_predictions
 from camlens.analyse.labels.opinion import WITHOUT_OPINION, label_doubt
+from camlens.analyse.projection import project
 from camlens.errors import DataError
 from camlens.show import draw
 from camlens.show.report.listing import list_errors
@@ -109,7 +109,7 @@ def test_the_projection_is_on_the_principal_components(monkeypatch):
     numbers = torch.Generator().manual_seed(0)
     spread = torch.tensor([9.0, 5.0, *[1.0] * 18])
     features = torch.randn(300, 20, generator=numbers) * spread + 3
-    monkeypatch.setattr(error_analysis, "ROWS", 64)
+    monkeypatch.setattr(projection, "ROWS", 64)
     found = project(features)
     centred = features - features.mean(dim=0)
     _, sizes, axes = torch.linalg.svd(centred, full_matrices=False)

@@ -9,24 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camlens.analyse.base_predictions import MAX_LISTED, AnalysisOptions, BasePredictions, predict_all
-from camlens.analyse.edits import Edit
-from camlens.analyse.evaluation import Evaluation
-from camlens.analyse.experiments.averaging import Averaging
+from camlens.analyse.comparison import comparable, compare_models
+from camlens.analyse.edits import Edit, with_own
+from camlens.analyse.evaluation import Evaluation, choose_errors, evaluate, labelled
+from camlens.analyse.experiments.averaging import Averaging, evaluate_averaging
 from camlens.analyse.experiments.covered_cells import CoveredCells, cover_evidence
-from camlens.analyse.experiments.trials import MAX_TRIED, Trials
+from camlens.analyse.experiments.trials import MAX_TRIED, Trials, try_edits
 from camlens.analyse.explanations import ExplainedPredictions, explain_predictions
-from camlens.analyse.findings import compare_models, missing_in_words, summarise_errors, summarise_experiments
-from camlens.analyse.groups.properties import measure_properties
+from camlens.analyse.findings import missing_in_words, summarise_errors, summarise_experiments
+from camlens.analyse.groups.properties import measure_properties, read_properties
 from camlens.analyse.groups.search import Groups, find_groups
-from camlens.analyse.labels.opinion import doubt_in_words, label_doubt
+from camlens.analyse.labels.opinion import doubt_in_words, label_doubt, read_opinion
+from camlens.analyse.options import MAX_LISTED, AnalysisOptions
+from camlens.analyse.projection import Projection, project
 from camlens.analyse.shortcuts.search import RESULT_TYPES, Shortcuts, find_shortcuts
 from camlens.analyse.training_images import (
-    ROWS,
     Influence,
     NeighbourSearch,
     RankedImages,
-    column_means,
     find_duplicates,
     find_influence,
     find_neighbours,
@@ -35,10 +35,18 @@ from camlens.analyse.training_images import (
 from camlens.analyse.words import ErrorDescriptions, describe_errors
 from camlens.data.dataset import Dataset
 from camlens.files import path_of
-from camlens.model.classifier import Classifier
+from camlens.model.classifier import Classifier, align
 from camlens.progress import Work
-from camlens.runtime.predict import Predictions
-from camlens.runtime.prediction_cache import NO_CACHE, PredictionCache, key_of
+from camlens.runtime.predict import (
+    FEATURES_FILE,
+    OPINION_FILE,
+    SECOND_FILE,
+    TEST_FILE,
+    Predictions,
+    fingerprints,
+    predict_cached,
+)
+from camlens.runtime.prediction_cache import PredictionCache, key_of
 
 
 @dataclass(frozen=True)
@@ -75,19 +83,6 @@ class Experiments:
     def places(self) -> CoveredCells:
         """The earlier name of `covered_cells`."""
         return self.covered_cells
-
-
-@dataclass(frozen=True)
-class Projection:
-    """All images of a data set on the first two principal components of their features.
-
-    Attributes:
-        points: (N, 2) float32; the sign of each axis, which is arbitrary, is chosen so that the skewness is positive.
-        explained_variance: Fraction of the variance in the plane, 0 to 1.
-    """
-
-    points: Tensor
-    explained_variance: float
 
 
 @dataclass(frozen=True)
@@ -194,60 +189,98 @@ def analyse(
         columns=columns,
         train_doubt=train_doubt,
     )
-    prediction_cache = PredictionCache(None if cache is None else path_of("cache", cache))
-    return analyse_predictions(predict_all(model, test, train, options, prediction_cache), options, prediction_cache)
+    folder = None if cache is None else path_of("cache", cache)
+    analysis = analyse_errors(model, test, train, options, PredictionCache(folder))
+    assert analysis is not None, "there is one process"
+    return analysis
 
 
-def analyse_predictions(
-    base: BasePredictions, options: AnalysisOptions, cache: PredictionCache = NO_CACHE
-) -> ErrorAnalysis:
-    """The error analysis that follows from predictions. It runs the networks for maps, covered cells and patches.
+def analyse_errors(
+    model: Classifier, test: Any, train: Any, options: AnalysisOptions, cache: PredictionCache
+) -> ErrorAnalysis | None:
+    """`analyse` on the processes of a cache, which share the predictions.
 
     Args:
-        base: The predictions.
-        options: Those with which they were made.
-        cache: Where maps, covered cells and shortcuts are kept.
+        model: The classifier.
+        test: The images to evaluate.
+        train: The images it was trained on, or None.
+        options: The other arguments of `analyse`.
+        cache: Where all results are kept, and the processes.
+
+    Returns:
+        None on other processes than the main one.
     """
-    evaluations, train, train_predictions = base.evaluations, base.train, base.train_predictions
-    evaluation, count = evaluations[0], base.error_count
-    files = "parts/maps.pt", "parts/second-maps.pt"
+    batch_size, processes, second = options.batch_size, cache.processes, options.second
+    model, test = align(model, labelled(model, test, keep_originals=second is not None))
+    if train is not None:
+        train = align(model, labelled(model, train, "train"))[1]
+    if second is not None:
+        model, second = comparable(model, second, test)
+    edits = with_own(options.edits)
+    properties = [] if options.columns is None else read_properties(path_of("columns", options.columns), test)
+    opinion = None
+    if options.opinion is not None:
+        opinion = read_opinion(options.opinion, test, batch_size, processes, cache.path(OPINION_FILE))
+
+    # Predictions of all images, which are most of the work: the processes share it
+    evaluation = evaluate(model, test, batch_size, processes, features=True, kept=cache.path(TEST_FILE))
+    evaluations = [evaluation]
+    if second is not None:
+        evaluations.append(evaluate(second, test, batch_size, processes, kept=cache.path(SECOND_FILE)))
+    errors, keys = evaluation.errors(), processes.call_on_main(fingerprints, model, test, train)
+    train_predictions = trials = averaging = None
+    if train is not None and evaluation.features is not None and len(errors):
+        train_predictions = predict_cached(
+            model, train, cache, FEATURES_FILE, batch_size, features=True, key=keys[1], announced=True
+        )
+    if len(errors) and not options.quick:
+        test_cache = replace(cache, key=keys[0])
+        trials = try_edits(evaluation, errors, edits, options.max_tried, test_cache)
+        averaging = evaluate_averaging(evaluation, trials, options.max_tried, test_cache)
+    if not processes.is_main:
+        return None
+
+    # What follows from them
+    tried = errors[:0] if trials is None else errors[trials.tried]
+    listed = [choose_errors(each, options.max_listed, tried) for each in evaluations]
+    indices = torch.cat([listed[0], *(other[~torch.isin(other, listed[0])] for other in listed[1:])])
+    errors = listed[0]
     explanations = tuple(
-        explain_predictions(each, base.indices, cache=cache, file=file)
-        for each, file in zip(evaluations, files, strict=False)
+        explain_predictions(each, indices, cache=cache, file=file)
+        for each, file in zip(evaluations, ("parts/maps.pt", "parts/second-maps.pt"), strict=False)
     )
-    cache = replace(cache, key=key_of(base.fingerprints, base.indices.tolist()))
-    training = experiments = groups = shortcuts = train_evaluation = None
-    if train is not None and train_predictions is not None:
-        training = find_training_evidence(explanations[0], count, train, train_predictions)
-        train_evaluation = Evaluation(evaluation.model, train, train_predictions.logits)
-    if base.trials is not None and base.averaging is not None:
-        tried, cover = base.trials.tried.tolist(), partial(cover_evidence, explanations[0], base.trials)
-        covered_cells = cache.result("parts/places.pt", key_of(tried), [CoveredCells], cover)
-        experiments = Experiments(base.trials, covered_cells, base.averaging)
-    if count and not options.quick:
-        properties = measure_properties(evaluation.data) + base.properties
-        groups = find_groups(evaluation.labels, evaluation.wrong, properties, evaluation.data.class_names)
+    findings = summarise_errors(evaluation) if second is None else compare_models(*evaluations)
+    duplicate_labels = torch.full_like(errors, -1)
+    training = experiments = covered_cells = groups = shortcuts = train_evaluation = None
+    if train_predictions is not None:
+        training = find_training_evidence(evaluation, errors, train, train_predictions)
+        duplicate_labels = torch.where(training.duplicates >= 0, train.labels[training.duplicates], -1)
+        train_evaluation = Evaluation(model, train, train_predictions.logits)
+    if trials is not None and averaging is not None:
+        cache = replace(cache, key=key_of(keys, indices.tolist()))
+        trials = replace(trials, tried=torch.isin(errors, tried).nonzero()[:, 0])  # positions among the listed errors
+        cover = partial(cover_evidence, explanations[0], trials)
+        covered_cells = cache.result("parts/places.pt", key_of(trials.tried.tolist()), [CoveredCells], cover)
+        experiments = Experiments(trials, covered_cells, averaging)
+        groups = find_groups(test.labels, evaluation.wrong, measure_properties(test) + properties, test.class_names)
         search = partial(find_shortcuts, evaluation, train_evaluation)
         shortcuts = cache.result("parts/shortcuts.pt", "", RESULT_TYPES, search)
-    findings = compare_models(*evaluations) if len(evaluations) == 2 else summarise_errors(evaluation)
-    if experiments is not None:
-        findings += summarise_experiments(experiments.trials, experiments.covered_cells, experiments.averaging)
-    if shortcuts is not None:
+        findings += summarise_experiments(trials, covered_cells, averaging)
         findings += [shortcut.sentence for shortcut in shortcuts.found if shortcut.is_alarm]
-    doubt = None if base.opinion is None else label_doubt(evaluation, base.opinion)
-    if count:
-        findings += [doubt_in_words(evaluation, doubt), *missing_in_words(evaluation, train, count)]
+    doubt = None if opinion is None else label_doubt(evaluation, opinion)
+    if len(errors):
+        findings += [doubt_in_words(evaluation, doubt), *missing_in_words(evaluation, train, len(errors))]
     return ErrorAnalysis(
-        fingerprints=base.fingerprints,
-        test=evaluation.data,
+        fingerprints=keys,
+        test=test,
         train=train,
-        indices=base.indices,
+        indices=indices,
         explanations=explanations,
         training=training,
         experiments=experiments,
         groups=groups,
         shortcuts=shortcuts,
-        words=describe(explanations[0], count, experiments, training, train),
+        words=describe_errors(evaluation, errors, trials, covered_cells, duplicate_labels),
         doubt=doubt,
         train_doubt=options.train_doubt,
         projection=None if evaluation.features is None else project(evaluation.features),
@@ -256,17 +289,16 @@ def analyse_predictions(
 
 
 def find_training_evidence(
-    explained: ExplainedPredictions, count: int, train: Dataset, train_predictions: Predictions
+    evaluation: Evaluation, errors: Tensor, train: Dataset, train_predictions: Predictions
 ) -> TrainingEvidence:
     """Find training images that are related to errors.
 
     Args:
-        explained: The network's predictions, its errors first.
-        count: Number of these errors.
+        evaluation: Of the test images, with features.
+        errors: (E,) the errors.
         train: The training images.
         train_predictions: The network's predictions for them, with features.
     """
-    evaluation, errors = explained.evaluation, explained.indices[:count]
     assert evaluation.features is not None and train_predictions.features is not None
     search = NeighbourSearch(train_predictions.features)
     with Work("looking for the training images behind the errors"):
@@ -275,35 +307,3 @@ def find_training_evidence(
         influence = find_influence(predictions, evaluation.labels[errors], train_predictions, train.labels)
     duplicates = find_duplicates(evaluation, errors, sample_correct(evaluation), train, search)
     return TrainingEvidence(neighbours, influence, duplicates)
-
-
-def describe(
-    explained: ExplainedPredictions,
-    count: int,
-    experiments: Experiments | None,
-    training: TrainingEvidence | None,
-    train: Dataset | None,
-) -> ErrorDescriptions:
-    """Describe the first `count` of the explained images, the network's errors."""
-    errors, duplicate_labels = explained.indices[:count], torch.full((count,), -1)
-    if training is not None and train is not None:
-        duplicates = training.duplicates
-        duplicate_labels = torch.where(duplicates >= 0, train.labels[duplicates], -1)
-    trials, covered_cells = (None, None) if experiments is None else (experiments.trials, experiments.covered_cells)
-    return describe_errors(explained.evaluation, errors, trials, covered_cells, duplicate_labels)
-
-
-def project(features: Tensor) -> Projection:
-    """Project features (N, C) by principal component analysis."""
-    mean, blocks = column_means(features), features.split(ROWS)
-    covariance = torch.zeros(2 * features.shape[1:], dtype=torch.float64)
-    for rows in blocks:
-        centred = (rows - mean).double()
-        covariance += centred.T @ centred
-    with torch.random.fork_rng(devices=[]):  # a randomised algorithm; the caller's random state is kept
-        torch.default_generator.manual_seed(0)
-        axes, variances, _ = torch.svd_lowrank(covariance, q=min(6, len(covariance)), niter=4)
-    points = torch.cat([(rows - mean) @ axes[:, :2].float() for rows in blocks])
-    points = points * points.pow(3).mean(dim=0).sign()
-    explained = variances[:2].sum() / covariance.trace().clamp(min=1e-12)
-    return Projection(points, float(explained))

@@ -1,4 +1,4 @@
-"""How good a classifier is, and which images it gets wrong."""
+"""How good a classifier is, which images it gets wrong, and which of these are listed."""
 
 from copy import copy
 from dataclasses import dataclass, replace
@@ -249,6 +249,27 @@ def evaluate(
         )
     predictions.check_finite(model.name)
     return Evaluation(model, data, predictions.logits, predictions.features)
+
+
+def choose_errors(evaluation: Evaluation, count: int, required: Tensor) -> Tensor:
+    """At most `count` errors: the required ones, then the most confident of each cell of the confusion matrix.
+
+    Args:
+        evaluation: Of the data set.
+        count: How many, unless more are required.
+        required: Errors that are always among them, (n,) int64.
+
+    Returns:
+        The chosen errors, (n,) int64, by decreasing confidence.
+    """
+    errors = evaluation.errors()
+    cells = evaluation.labels[errors] * len(evaluation.data.class_names) + evaluation.predictions[errors]
+    order = cells.argsort(stable=True)
+    _, sizes = cells[order].unique_consecutive(return_counts=True)
+    ranks = torch.empty_like(errors)  # of each error in its cell, 0 for the most confident
+    ranks[order] = torch.cat([torch.arange(int(size)) for size in sizes]) if len(errors) else errors
+    ranks[torch.isin(errors, required)] = -1
+    return errors[ranks.argsort(stable=True)[: max(count, len(required))].sort().values]
 
 
 def labelled(model: Classifier, data: Any, split: str = "test", keep_originals: bool = False) -> Dataset:

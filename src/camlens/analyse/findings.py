@@ -1,10 +1,9 @@
-"""The main findings about a model's errors, or about the differences of two models, in words."""
+"""The main findings about a model's errors, in words."""
 
 from camlens.analyse.evaluation import Evaluation, counted
 from camlens.analyse.experiments.averaging import Averaging
 from camlens.analyse.experiments.covered_cells import CoveredCells
 from camlens.analyse.experiments.trials import Trials
-from camlens.analyse.statistics import mcnemar_p_value
 from camlens.data.dataset import Dataset
 
 CONFIDENT = 0.8  # probability of the prediction above which an error is confident
@@ -106,21 +105,3 @@ def averaging_in_words(averaging: Averaging) -> str:
         f"{counted(averaging.corrected, 'error')} and breaks {counted(averaging.broken, 'correct prediction')} "
         f"(McNemar's p-value {chance})."
     )
-
-
-def compare_models(first: Evaluation, second: Evaluation) -> list[str]:
-    """What the second model corrects and breaks, whether that is significant, and the classes that change most."""
-    fixed, broken = int((first.wrong & ~second.wrong).sum()), int((~first.wrong & second.wrong).sum())
-    both = int((first.wrong & second.wrong).sum())
-    p_value = mcnemar_p_value(fixed, broken)
-    names = first.data.class_names
-    gained = second.confusion.diag() - first.confusion.diag()
-    best, worst = int(gained.argmax()), int(gained.argmin())
-    return [
-        f"{second.model.name} corrects {fixed:,} errors of {first.model.name} and breaks {broken:,} of its correct "
-        f"predictions; {both:,} images are errors of both.",
-        "p-value of these two numbers by McNemar's test (hypothesis: neither model is better): "
-        + (f"{p_value:.2g}." if p_value >= 1e-4 else "below 0.0001."),
-        f"Change in correct images by class: largest for {names[best]} ({int(gained[best]):+d}), smallest for "
-        f"{names[worst]} ({int(gained[worst]):+d}).",
-    ]

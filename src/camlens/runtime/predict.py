@@ -205,6 +205,11 @@ def fingerprint(model: Classifier, data: Dataset) -> str:
     return digest.hexdigest()
 
 
+def fingerprints(model: Classifier, test: Dataset, train: Dataset | None) -> tuple[str, str | None]:
+    """The fingerprints of a network with its test images and, if there are any, with its training images."""
+    return fingerprint(model, test), None if train is None else fingerprint(model, train)
+
+
 def fingerprint_weights(model: Classifier) -> str:
     """The SHA-256 of a network's weights alone."""
     digest = hashlib.sha256()

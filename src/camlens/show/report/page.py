@@ -14,9 +14,9 @@ from jinja2 import Environment
 from markupsafe import Markup
 from torch import Tensor
 
-from camlens.analyse.base_predictions import AnalysisOptions, predict_all
 from camlens.analyse.edits import Edit
-from camlens.analyse.error_analysis import ErrorAnalysis, analyse_predictions
+from camlens.analyse.error_analysis import ErrorAnalysis, analyse_errors
+from camlens.analyse.options import AnalysisOptions
 from camlens.errors import UsageError
 from camlens.files import out_folder, parse_json, path_of, write_json, write_text
 from camlens.model.classifier import Classifier
@@ -83,8 +83,8 @@ def report(
     if processes.is_main:
         warn_of_replacing(path, [model] if second is None else [model, second])
     cache = PredictionCache(processes.call_on_main(out_folder, path.parent), processes)
-    base = predict_all(model, data, train, options, cache)
-    return write_report(analyse_predictions(base, options, cache), path) if processes.is_main else path
+    analysis = analyse_errors(model, data, train, options, cache)
+    return path if analysis is None else write_report(analysis, path)
 
 
 def warn_of_replacing(path: Path, models: Sequence[Classifier]) -> None:
