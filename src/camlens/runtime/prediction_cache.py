@@ -9,11 +9,11 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 import torch
 from safetensors import safe_open
@@ -57,7 +57,7 @@ class PredictionCache:
         """The path of a file; None if nothing is kept."""
         return None if self.folder is None else self.folder / file
 
-    def rows(self, file: str, key: str, count: int, size: int, what: str, compute: Compute) -> Rows | None:
+    def rows(self, file: str, key: str, count: int, size: int, what: str, compute: Compute) -> Rows:
         """Rows 0 to `count` - 1: those that an earlier call has left in the file, and the others, which are computed.
 
         The processes take the missing blocks in turns, so that every row is computed once, in the block in which one
@@ -72,7 +72,7 @@ class PredictionCache:
             compute: Takes the row numbers of some blocks, (n,) int64 each, and yields the rows of each block.
 
         Returns:
-            The tensors, memory-mapped where there is a file; None on other processes than the main one.
+            The tensors, memory-mapped where there is a file; none on other processes than the main one.
 
         Raises:
             CamlensError: The file cannot be written, or what `compute` raises.
@@ -89,7 +89,7 @@ class PredictionCache:
                 processes.call_on_main(store.write, dict(zip(missing[first : first + turn], new_blocks, strict=False)))
             if mine:
                 next(computed, None)  # runs `compute` to its end, where it reports its progress
-        return store.read() if processes.is_main else None
+        return store.read() if processes.is_main else {}
 
     def result(self, file: str, key: str, types: Sequence[type], compute: Callable[[], Result]) -> Result:
         """A result that one process computes: as an earlier call left it in the file, or computed now and left there.
@@ -111,15 +111,15 @@ class PredictionCache:
             if not path.is_file():  # a FIFO would be waited for
                 raise ValueError("it is no file")
             check_archive(path)
-            content = path.read_bytes()
-            if hashlib.sha256(content[:-DIGEST]).digest() != content[-DIGEST:]:  # torch does not check all of it
+            kept = path.read_bytes()
+            content = kept[:-DIGEST]
+            if hashlib.sha256(content).digest() != kept[-DIGEST:]:  # torch does not check all of it
                 raise ValueError("it is damaged")
             with safe_globals(list(types)):
-                entry: dict[str, Any] = torch.load(io.BytesIO(content[:-DIGEST]), weights_only=True)
-            if entry["of"] == key:
-                result: Result = entry["result"]
-                return result
-            raise ValueError(OTHER_KEY)
+                entry: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+            if entry["of"] != key:
+                raise ValueError(OTHER_KEY)
+            return cast(Result, entry["result"])
         except Exception as error:  # a damaged file raises errors of many kinds
             if path.exists():
                 log.warning("%s is computed again: %s", path, str(error).partition("\n")[0])
@@ -161,7 +161,7 @@ class _Memory:
         return list(range(math.ceil(count / size))), size
 
     def write(self, blocks: dict[int, Rows]) -> None:
-        """Add blocks by their numbers, which rise."""
+        """Add blocks by their numbers, in this order."""
         self.blocks += blocks.values()
 
     def close(self) -> None:
@@ -181,21 +181,19 @@ class _File:
 
     def __init__(self, path: Path, key: str, what: str) -> None:
         self.path, self.key, self.what = path, key, what
-        self.file: IO[bytes] | None = None
+        self.count, self.size, self.done = 0, 1, torch.empty(0, dtype=torch.int64)
         self.layout: dict[str, tuple[int, int]] = {}  # of each tensor: the byte at which it begins, bytes of a row
-        self.done, self.count, self.size = torch.empty(0, dtype=torch.int64), 0, 1
         self.synced = time.monotonic()
 
     def open(self, count: int, size: int) -> tuple[list[int], int]:
         """The numbers of the missing blocks, and the rows in each; says what was found."""
         self.count = count
         try:
-            self._open_checked()
+            self._read_done()
         except Exception as error:  # a damaged file raises errors of many kinds
             if self.path.exists():
                 log.warning("%s is computed again: %s", self.path, error)
-            self.size, self.done = size, torch.zeros(math.ceil(count / size), dtype=torch.int64)
-            self._close()
+            self.size, self.done, self.layout = size, torch.zeros(math.ceil(count / size), dtype=torch.int64), {}
         if self.rows_done:
             say(f"{self.rows_done:,} of {count:,} {self.what} were predicted before")
         return (self.done == 0).nonzero()[:, 0].tolist(), self.size
@@ -207,28 +205,26 @@ class _File:
 
     def write(self, blocks: dict[int, Rows]) -> None:
         """Add blocks by their numbers. Raises `CamlensError` if the operating system refuses."""
+        if not self.layout:
+            self._create(next(iter(blocks.values())))
         try:
-            for number, rows in blocks.items():
-                if self.file is None:
-                    self._create(rows)
-                checksum = 0
-                for name, values in rows.items():
-                    content = values.contiguous().numpy().tobytes()
-                    self._seek(name, number * self.size).write(content)
-                    checksum = zlib.crc32(content, checksum)
-                self._seek(DONE, number).write((1 + checksum).to_bytes(8, "little"))  # seeking flushes the rows
-                self.done[number] = 1 + checksum
-            assert self.file is not None
-            self.file.flush()
-            if time.monotonic() > self.synced + SYNC_EVERY:
-                os.fsync(self.file.fileno())
-                self.synced = time.monotonic()
+            with self.path.open("rb+") as file:
+                for number, rows in blocks.items():
+                    for name, values in rows.items():
+                        self._seek(file, name, number * self.size)
+                        file.write(values.contiguous().numpy().tobytes())
+                    self._seek(file, DONE, number)  # this flushes the rows
+                    file.write((1 + checksum(rows)).to_bytes(8, "little"))
+                    self.done[number] = 1
+                file.flush()
+                if time.monotonic() > self.synced + SYNC_EVERY:
+                    os.fsync(file.fileno())
+                    self.synced = time.monotonic()
         except OSError as error:
             raise CamlensError(f"cannot write {self.path}: {error.strerror or error}") from error
 
     def close(self) -> None:
-        """Close the file, and say what it is good for if blocks are missing."""
-        self._close()
+        """Say what the file is good for if blocks are missing."""
         if 0 < self.rows_done < self.count:
             status = f"{self.rows_done:,} of {self.count:,} {self.what} are predicted and kept"
             say(f"{status}: the same command goes on from there")
@@ -236,10 +232,10 @@ class _File:
     def read(self) -> Rows:
         """The tensors, memory-mapped."""
         with safe_open(self.path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys() if name != DONE}  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in self.layout if name != DONE}
 
-    def _open_checked(self) -> None:
-        """Open the file and check which blocks are there. Raises an exception of some kind if it is no such file."""
+    def _read_done(self) -> None:
+        """Read which blocks are there. Raises an exception of some kind if it is no such file."""
         if not self.path.is_file():  # a FIFO would be waited for
             raise ValueError("it is no file")
         with safe_open(self.path, "pt") as file:
@@ -247,17 +243,14 @@ class _File:
             if metadata.get("of") != self.key:
                 raise ValueError(OTHER_KEY)
             self.size, self.done = int(metadata["block"]), file.get_tensor(DONE).clone()
-            lengths = {file.get_slice(name).get_shape()[0] for name in file.keys() if name != DONE}  # noqa: SIM118
+        self._read_layout()
+        rows = self.read()
+        lengths = {len(values) for values in rows.values()}
         if self.size < 1 or lengths != {self.count} or self.done.shape != (math.ceil(self.count / self.size),):
             raise ValueError("it is damaged")
-        self._open()
         for number in self.done.nonzero()[:, 0].tolist():
-            checksum, first = 0, number * self.size
-            for name, (_, row_bytes) in self.layout.items():
-                if name != DONE:
-                    length = min(self.size, self.count - first) * row_bytes
-                    checksum = zlib.crc32(self._seek(name, first).read(length), checksum)
-            if int(self.done[number]) != 1 + checksum:
+            block = slice(number * self.size, (number + 1) * self.size)
+            if int(self.done[number]) != 1 + checksum({name: values[block] for name, values in rows.items()}):
                 self.done[number] = 0
 
     def _create(self, rows: Rows) -> None:
@@ -274,27 +267,27 @@ class _File:
         with replacing(self.path) as temporary, temporary.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             file.truncate(8 + len(text) + begin)
-        self._open()
+        self._read_layout()
 
-    def _open(self) -> None:
-        """Open the file and read where its tensors are."""
-        self.file = self.path.open("rb+")
-        length = int.from_bytes(self.file.read(8), "little")
-        header, self.layout = json.loads(self.file.read(length)), {}
+    def _read_layout(self) -> None:
+        """Read where the tensors are in the file, in this order."""
+        with self.path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
         del header["__metadata__"]
         for name, facts in header.items():
             begin, end = facts["data_offsets"]
             self.layout[name] = 8 + length + begin, (end - begin) // facts["shape"][0]
 
-    def _seek(self, name: str, row: int) -> IO[bytes]:
-        """The file, at a row of a tensor."""
+    def _seek(self, file: IO[bytes], name: str, row: int) -> None:
+        """Go to a row of a tensor."""
         begin, row_bytes = self.layout[name]
-        assert self.file is not None
-        self.file.seek(begin + row * row_bytes)
-        return self.file
+        file.seek(begin + row * row_bytes)
 
-    def _close(self) -> None:
-        if self.file is not None:
-            with suppress(OSError):  # a full disk, which was said already
-                self.file.close()
-        self.file = None
+
+def checksum(rows: Rows) -> int:
+    """The CRC-32 of the tensors, one after the other."""
+    result = 0
+    for values in rows.values():
+        result = zlib.crc32(values.contiguous().numpy().tobytes(), result)
+    return result

@@ -206,7 +206,7 @@ def predict_edited(
         cache = replace(cache, folder=None)
     key = key_of(list(edits), indices.tolist())
     description = "images with small edits"
-    rows = cache.rows(f"parts/{name}.safetensors", key, len(indices), BATCH, description, compute) or {}
+    rows = cache.rows(f"parts/{name}.safetensors", key, len(indices), BATCH, description, compute)
     return processes.call_on_main(lambda: rows["logits"].clone())  # noqa: PLW0108 - only the main process has rows
 
 
