@@ -4,7 +4,7 @@ import logging
 from copy import copy
 
 from camlens.analyse.evaluation import Evaluation
-from camlens.analyse.statistics import mcnemar_p_value
+from camlens.analyse.statistics import mcnemar_p_value, p_value_in_words
 from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.errors import DataError
 from camlens.model.classifier import Classifier, align
@@ -37,7 +37,6 @@ def compare_models(first: Evaluation, second: Evaluation) -> list[str]:
     """What the second model corrects and breaks, whether that is significant, and the classes that change most."""
     fixed, broken = int((first.wrong & ~second.wrong).sum()), int((~first.wrong & second.wrong).sum())
     both = int((first.wrong & second.wrong).sum())
-    p_value = mcnemar_p_value(fixed, broken)
     names = first.data.class_names
     gained = second.confusion.diag() - first.confusion.diag()
     best, worst = int(gained.argmax()), int(gained.argmin())
@@ -45,7 +44,7 @@ def compare_models(first: Evaluation, second: Evaluation) -> list[str]:
         f"{second.model.name} corrects {fixed:,} errors of {first.model.name} and breaks {broken:,} of its correct "
         f"predictions; {both:,} images are errors of both.",
         "p-value of these two numbers by McNemar's test (hypothesis: neither model is better): "
-        + (f"{p_value:.2g}." if p_value >= 1e-4 else "below 0.0001."),
+        f"{p_value_in_words(mcnemar_p_value(fixed, broken))}.",
         f"Change in correct images by class: largest for {names[best]} ({int(gained[best]):+d}), smallest for "
         f"{names[worst]} ({int(gained[worst]):+d}).",
     ]

@@ -70,14 +70,18 @@ def change_contrast(images: Tensor, times: float) -> Tensor:
     return to_levels(mean + (images.float() - mean) * times)
 
 
-def blur(images: Tensor, fraction: float) -> Tensor:
-    """Blur by a Gaussian whose standard deviation is a fraction of the shorter side; edge pixels are repeated."""
-    channels, sigma = images.shape[1], fraction * min(images.shape[2:])
-    reach = max(1, round(3 * sigma))
+def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
+    """Blur floats (B, C, H, W) by a Gaussian with a standard deviation in pixels; edge pixels are repeated."""
+    channels, reach = images.shape[1], max(1, round(3 * sigma))
     row = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
     row = (row / row.sum()).view(1, 1, 1, -1).expand(channels, 1, 1, -1)
-    padded = F.pad(images.float(), (reach,) * 4, mode="replicate")
-    return to_levels(F.conv2d(F.conv2d(padded, row, groups=channels), row.transpose(2, 3), groups=channels))
+    padded = F.pad(images, (reach,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, row, groups=channels), row.transpose(2, 3), groups=channels)
+
+
+def blur(images: Tensor, fraction: float) -> Tensor:
+    """Blur by a Gaussian whose standard deviation is a fraction of the shorter side."""
+    return to_levels(gaussian_blur(images.float(), fraction * min(images.shape[2:])))
 
 
 def make_grey(images: Tensor) -> Tensor:

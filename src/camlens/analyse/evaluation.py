@@ -185,9 +185,10 @@ class Evaluation:
     def calibration_in_words(self) -> str:
         """Calibration error and log-likelihood in words, with the temperature and without it."""
         mean, (low, high) = self.error_by_chance
-        after, before = calibration_metrics(self), calibration_metrics(self.uncalibrated)
-        error, loss = f"{100 * before['ece']:.2f} % without; ", f" ({before['nll']:.4f} without)"
-        error, loss = ("", "") if self.model.temperature is None else (error, loss)
+        after, error, loss = calibration_metrics(self), "", ""
+        if self.model.temperature is not None:
+            before = calibration_metrics(self.uncalibrated)
+            error, loss = f"{100 * before['ece']:.2f} % without; ", f" ({before['nll']:.4f} without)"
         return (
             f"{describe(self.model.temperature)}: calibration error {100 * after['ece']:.2f} % ({error}a perfectly "
             f"calibrated network: {100 * mean:.2f} %, 95 % range {100 * low:.2f} to {100 * high:.2f}), negative "
@@ -244,9 +245,8 @@ def evaluate(
         predictions = predict(model, data, batch_size, features, processes)
     else:
         path = Path(kept)
-        predictions = predict_cached(
-            model, data, PredictionCache(path.parent, processes), path.name, batch_size, features
-        )
+        cache = PredictionCache(path.parent, processes)
+        predictions = predict_cached(model, data, cache, path.name, batch_size, features)
     predictions.check_finite(model.name)
     return Evaluation(model, data, predictions.logits, predictions.features)
 

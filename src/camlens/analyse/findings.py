@@ -4,6 +4,7 @@ from camlens.analyse.evaluation import Evaluation, counted
 from camlens.analyse.experiments.averaging import Averaging
 from camlens.analyse.experiments.covered_cells import CoveredCells
 from camlens.analyse.experiments.trials import Trials
+from camlens.analyse.statistics import p_value_in_words
 from camlens.data.dataset import Dataset
 
 CONFIDENT = 0.8  # probability of the prediction above which an error is confident
@@ -32,13 +33,11 @@ def missing_in_words(evaluation: Evaluation, train: Dataset | None, listed: int)
             f"{listed:,} of the {errors:,} errors are listed: those that were edited, and the most confident of each "
             "label and prediction."
         )
-    reason = None
+    no_training = "No related training images are shown: "
     if train is None:
-        reason = "none were given, in a folder train/ or as train="
+        missing.append(no_training + "none were given, in a folder train/ or as train=.")
     elif evaluation.features is None:
-        reason = f"{evaluation.model.name} does not end in a linear layer that computes the logits"
-    if reason is not None:
-        missing.append(f"No related training images are shown: {reason}.")
+        missing.append(f"{no_training}{evaluation.model.name} does not end in a linear layer that computes the logits.")
     return missing
 
 
@@ -99,9 +98,8 @@ def covered_cells_in_words(covered: CoveredCells) -> str:
 
 def averaging_in_words(averaging: Averaging) -> str:
     """What averaging does on held-out images."""
-    chance = f"{averaging.p_value:.2g}" if averaging.p_value >= 1e-4 else "below 0.0001"
     return (
         f"On {averaging.averaged:,} held-out uncertain images, averaging with {averaging.way} corrects "
         f"{counted(averaging.corrected, 'error')} and breaks {counted(averaging.broken, 'correct prediction')} "
-        f"(McNemar's p-value {chance})."
+        f"(McNemar's p-value {p_value_in_words(averaging.p_value)})."
     )

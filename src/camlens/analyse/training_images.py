@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from camlens.analyse.edits import gaussian_blur
 from camlens.analyse.evaluation import Evaluation
 from camlens.data.dataset import BATCH_SIZE, Dataset
 from camlens.data.pictures import resize
@@ -37,6 +38,7 @@ ROWS = 20_000  # training images that they are compared with at a time
 SIDE = 32  # pixels, the size at which images are compared
 NEAREST_BY_FEATURES = 20  # training images compared with each image
 NEAREST_BY_THUMBNAIL = 10  # further ones
+SIGMA = 3.0  # pixels, standard deviation of the blur that is subtracted
 MAX_SHIFT = 3  # pixels by which a copy may be shifted
 CORRECT_IMAGES = 200  # correctly predicted images, about, by which the threshold is set
 MIN_CORRECT = 20  # with fewer, there is no threshold
@@ -302,15 +304,10 @@ def thumbnails(pixels: Tensor) -> Tensor:
     return F.normalize(grey - grey.mean(1, keepdim=True))
 
 
-def fine_structure(pixels: Tensor, sigma: float = 3.0) -> Tensor:
+def fine_structure(pixels: Tensor) -> Tensor:
     """Images (N, C, H, W) uint8, resized to 32x32, minus a Gaussian blur of them: (N, C, 32, 32)."""
-    reach = torch.arange(-9, 10).float()
-    kernel = torch.exp(-(reach**2) / (2 * sigma**2))
-    channels = pixels.shape[1]
-    row = (kernel / kernel.sum()).view(1, 1, 1, -1).expand(channels, 1, 1, -1)
     images = resize(pixels, (SIDE, SIDE)).float()
-    across = F.conv2d(F.pad(images, (9, 9, 9, 9), mode="replicate"), row, groups=channels)
-    return images - F.conv2d(across, row.transpose(2, 3), groups=channels)
+    return images - gaussian_blur(images, SIGMA)
 
 
 def largest_correlation(image: Tensor, others: Tensor) -> Tensor:

@@ -136,11 +136,8 @@ def read_properties(path: Path, data: Dataset) -> list[Property]:
         )
     if len(rows_by_index) < len(rows):
         log.warning("%s: %d of %d rows match none of the images", path, len(rows) - len(rows_by_index), len(rows))
-    names = [
-        name
-        for name in dict.fromkeys(name for row in rows_by_index.values() for name in row)
-        if name not in NOT_PROPERTIES and name
-    ]
+    headings = dict.fromkeys(name for row in rows_by_index.values() for name in row)
+    names = [name for name in headings if name and name not in NOT_PROPERTIES]
     if not names:
         raise DataError(f"{path} has only {', '.join(rows[0][1])}; expected columns with properties of the images too")
     return [

@@ -93,22 +93,34 @@ def control_patches(probe: ShortcutProbe, patch: Patch, class_index: int, count:
     return patches[0], patches[1]
 
 
-def repeated_corners(patch: Patch, count: int) -> Tensor:
-    """The corners at which a patch was found, repeated to (count, 2)."""
-    return patch.corners[torch.arange(count) % len(patch.corners)]
+def predict_pasted(
+    probe: ShortcutProbe, class_index: int, patch: Patch, indices: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """Paste a patch, and both controls, into test images.
+
+    Args:
+        probe: The evaluations.
+        class_index: The class of the patch.
+        patch: The patch.
+        indices: The images, (n,) int64.
+
+    Returns:
+        For the patch, then for each control, what `ShortcutProbe.predict` returns.
+    """
+    images = probe.test.input_images(indices)
+    corners = patch.corners[torch.arange(len(images)) % len(patch.corners)]
+    versions = [patch.pixels, *control_patches(probe, patch, class_index, len(images))]
+    return [probe.predict(paste(images, pixels, patch.mask, corners), class_index) for pixels in versions]
 
 
 def screen(probe: ShortcutProbe, class_index: int, patch: Patch) -> float:
     """How much more a pasted patch raises the mean probability of the class than the better control, in few images."""
-    images = probe.test.input_images(probe.other_images(class_index, SCREENING_IMAGES))
-    if not len(images):
+    indices = probe.other_images(class_index, SCREENING_IMAGES)
+    if not len(indices):
         return 0.0
-    corners = repeated_corners(patch, len(images))
-    versions = [patch.pixels, *control_patches(probe, patch, class_index, len(images))]
-    means = [
-        float(probe.predict(paste(images, pixels, patch.mask, corners), class_index)[0].mean()) for pixels in versions
-    ]
-    return means[0] - max(means[1:])
+    pasted = predict_pasted(probe, class_index, patch, indices)
+    mean, *controls = (float(probabilities.mean()) for probabilities, _ in pasted)
+    return mean - max(controls)
 
 
 def measure_pasting(probe: ShortcutProbe, class_index: int, patch: Patch) -> tuple[Effect, tuple[Tensor, Tensor]]:
@@ -119,13 +131,11 @@ def measure_pasting(probe: ShortcutProbe, class_index: int, patch: Patch) -> tup
         (n,), and the corners of the patch, (n, 2).
     """
     indices = probe.other_images(class_index, TEST_IMAGES)
-    images = probe.test.input_images(indices)
-    corners = repeated_corners(patch, len(images))
-    versions = [patch.pixels, *control_patches(probe, patch, class_index, len(images))]
-    becomes = [probe.predict(paste(images, pixels, patch.mask, corners), class_index)[1].float() for pixels in versions]
-    examples = (becomes[0] > 0).nonzero()[:MAX_EXAMPLES, 0]
-    effect = paired_effect(becomes[0], max(becomes[1:], key=lambda values: float(values.mean())))
-    return effect, (indices[examples], corners[examples])
+    pasted = predict_pasted(probe, class_index, patch, indices)
+    becomes, *controls = (is_predicted.float() for _, is_predicted in pasted)
+    examples = becomes.nonzero()[:MAX_EXAMPLES, 0]
+    effect = paired_effect(becomes, max(controls, key=lambda values: float(values.mean())))
+    return effect, (indices[examples], patch.corners[examples % len(patch.corners)])
 
 
 def measure_covering(probe: ShortcutProbe, class_index: int, patch: Patch, limit: float) -> Effect:

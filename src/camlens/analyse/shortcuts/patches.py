@@ -46,11 +46,6 @@ def shrink(images: Tensor) -> Tensor:
     return F.interpolate(images.float() / 255, size, mode="area")
 
 
-def windows(images: Tensor) -> Tensor:
-    """All windows of `CORE` pixels a side: (B, C, h, w) -> (B, C CORE CORE, (h - CORE + 1) (w - CORE + 1))."""
-    return F.unfold(images, CORE)
-
-
 def match_templates(templates: Tensor, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Find the window of each image that is most similar to each template.
 

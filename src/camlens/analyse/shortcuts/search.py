@@ -30,7 +30,7 @@ from camlens.analyse.shortcuts.interventions import (
     measure_pasting,
     screen,
 )
-from camlens.analyse.shortcuts.patches import CORE, Patch, build_patch, find_patch, match_templates, shrink, windows
+from camlens.analyse.shortcuts.patches import CORE, Patch, build_patch, find_patch, match_templates, shrink
 from camlens.progress import Work
 
 # The search; the network runs on at most 10,000 images in all
@@ -219,7 +219,8 @@ def windows_with_evidence(probe: ShortcutProbe, indices: Tensor, class_index: in
     sums = F.avg_pool2d(evidence[:, None], CORE, 1)  # (n, 1, h, w)
     is_peak = sums == F.max_pool2d(sums, PEAK_DISTANCE, 1, PEAK_DISTANCE // 2)
     peaks = (sums * is_peak).flatten(1).topk(min(PEAKS_PER_IMAGE, sums[0].numel()), dim=1).indices  # (n, p)
-    templates = windows(copies).gather(2, peaks[:, None].expand(-1, len(copies[0]) * CORE * CORE, -1))
+    windows = F.unfold(copies, CORE)  # (n, C CORE CORE, positions)
+    templates = windows.gather(2, peaks[:, None].expand(-1, len(copies[0]) * CORE * CORE, -1))
     return templates.transpose(1, 2).reshape(-1, len(copies[0]), CORE, CORE)
 
 
