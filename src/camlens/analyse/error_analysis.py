@@ -20,7 +20,6 @@ from camlens.analyse.findings import missing_in_words, summarise_errors, summari
 from camlens.analyse.groups.properties import measure_properties, read_properties
 from camlens.analyse.groups.search import Groups, find_groups
 from camlens.analyse.labels.opinion import doubt_in_words, label_doubt, read_opinion
-from camlens.analyse.options import MAX_LISTED, AnalysisOptions
 from camlens.analyse.projection import Projection, project
 from camlens.analyse.shortcuts.search import RESULT_TYPES, Shortcuts, find_shortcuts
 from camlens.analyse.training_images import (
@@ -34,6 +33,7 @@ from camlens.analyse.training_images import (
 )
 from camlens.analyse.words import ErrorDescriptions, describe_errors
 from camlens.data.dataset import Dataset
+from camlens.errors import UsageError, whole_number
 from camlens.files import path_of
 from camlens.model.classifier import Classifier, align
 from camlens.progress import Work
@@ -47,6 +47,8 @@ from camlens.runtime.predict import (
     predict_cached,
 )
 from camlens.runtime.prediction_cache import PredictionCache, key_of
+
+MAX_LISTED = 2000  # errors
 
 
 @dataclass(frozen=True)
@@ -178,51 +180,52 @@ def analyse(
             columns are about other images.
         UsageError: An edit has a name that is taken, or does not return such images; or a number is not positive.
     """
-    options = AnalysisOptions(
-        second=second,
-        batch_size=batch_size,
-        quick=quick,
-        edits=edits,
-        max_tried=max_tried,
-        max_listed=max_listed,
-        opinion=opinion,
-        columns=columns,
-        train_doubt=train_doubt,
+    kept = PredictionCache(None if cache is None else path_of("cache", cache))
+    analysis = analyse_errors(
+        model, test, train, second, kept, batch_size, quick, edits, max_tried, max_listed, opinion, columns, train_doubt
     )
-    folder = None if cache is None else path_of("cache", cache)
-    analysis = analyse_errors(model, test, train, options, PredictionCache(folder))
     assert analysis is not None, "there is one process"
     return analysis
 
 
 def analyse_errors(
-    model: Classifier, test: Any, train: Any, options: AnalysisOptions, cache: PredictionCache
+    model: Classifier,
+    test: Any,
+    train: Any,
+    second: Classifier | None,
+    cache: PredictionCache,
+    batch_size: int,
+    quick: bool,
+    edits: Mapping[str, Edit] | None,
+    max_tried: int,
+    max_listed: int,
+    opinion: Any,
+    columns: str | Path | None,
+    train_doubt: Tensor | None,
 ) -> ErrorAnalysis | None:
-    """`analyse` on the processes of a cache, which share the predictions.
+    """`analyse`, with the same arguments, on the processes of `cache`.
 
-    Args:
-        model: The classifier.
-        test: The images to evaluate.
-        train: The images it was trained on, or None.
-        options: The other arguments of `analyse`.
-        cache: Where all results are kept, and the processes.
+    They share the predictions; the main one goes on alone.
 
     Returns:
         None on other processes than the main one.
     """
-    batch_size, processes, second = options.batch_size, cache.processes, options.second
+    if second is not None and not isinstance(second, Classifier):
+        raise UsageError(f"second is of type {type(second).__name__}; expected a camlens.Classifier")
+    whole_number("max_tried", max_tried, 1)
+    whole_number("max_listed", max_listed, 1)
+    processes = cache.processes
     model, test = align(model, labelled(model, test, keep_originals=second is not None))
     if train is not None:
         train = align(model, labelled(model, train, "train"))[1]
     if second is not None:
         model, second = comparable(model, second, test)
-    edits = with_own(options.edits)
-    properties = [] if options.columns is None else read_properties(path_of("columns", options.columns), test)
-    opinion = None
-    if options.opinion is not None:
-        opinion = read_opinion(options.opinion, test, batch_size, processes, cache.path(OPINION_FILE))
+    edits = with_own(edits)
+    properties = [] if columns is None else read_properties(path_of("columns", columns), test)
+    if opinion is not None:
+        opinion = read_opinion(opinion, test, batch_size, processes, cache.path(OPINION_FILE))
 
-    # Predictions of all images, which are most of the work: the processes share it
+    # Predictions of all images and of edited ones, most of the work: in blocks that processes share and files keep
     evaluation = evaluate(model, test, batch_size, processes, features=True, kept=cache.path(TEST_FILE))
     evaluations = [evaluation]
     if second is not None:
@@ -233,16 +236,16 @@ def analyse_errors(
         train_predictions = predict_cached(
             model, train, cache, FEATURES_FILE, batch_size, features=True, key=keys[1], announced=True
         )
-    if len(errors) and not options.quick:
+    if len(errors) and not quick:
         test_cache = replace(cache, key=keys[0])
-        trials = try_edits(evaluation, errors, edits, options.max_tried, test_cache)
-        averaging = evaluate_averaging(evaluation, trials, options.max_tried, test_cache)
+        trials = try_edits(evaluation, errors, edits, max_tried, test_cache)
+        averaging = evaluate_averaging(evaluation, trials, max_tried, test_cache)
     if not processes.is_main:
         return None
 
-    # What follows from them
+    # What follows: which errors are listed, their maps and training images, experiments, groups, shortcuts, words
     tried = errors[:0] if trials is None else errors[trials.tried]
-    listed = [choose_errors(each, options.max_listed, tried) for each in evaluations]
+    listed = [choose_errors(each, max_listed, tried) for each in evaluations]
     indices = torch.cat([listed[0], *(other[~torch.isin(other, listed[0])] for other in listed[1:])])
     errors = listed[0]
     explanations = tuple(
@@ -282,7 +285,7 @@ def analyse_errors(
         shortcuts=shortcuts,
         words=describe_errors(evaluation, errors, trials, covered_cells, duplicate_labels),
         doubt=doubt,
-        train_doubt=options.train_doubt,
+        train_doubt=train_doubt,
         projection=None if evaluation.features is None else project(evaluation.features),
         findings=findings,
     )

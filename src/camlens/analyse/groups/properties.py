@@ -124,10 +124,7 @@ def read_properties(path: Path, data: Dataset) -> list[Property]:
         DataError: The file cannot be read, has no such columns, is about other images, or has two rows for one.
     """
     rows, key = read_keyed_rows(path)
-    try:
-        rows_by_index = find_images(rows, key, data)
-    except DataError as error:
-        raise DataError(f"{path}, {error}") from error
+    rows_by_index = find_images(path, rows, key, data)
     if not rows_by_index:
         line, row = rows[0]
         raise DataError(
@@ -156,8 +153,8 @@ def read_keyed_rows(path: Path) -> tuple[list[Row], str]:
     raise DataError(str(last).replace("the columns index", "a column path or index, others with properties,"))
 
 
-def find_images(rows: Sequence[Row], key: str, data: Dataset) -> dict[int, dict[str, str]]:
-    """The rows that are about images of the data, by index. Raises `DataError` if two are about the same."""
+def find_images(path: Path, rows: Sequence[Row], key: str, data: Dataset) -> dict[int, dict[str, str]]:
+    """The rows of a table that are about images of the data, by index. Raises `DataError` if two are about the same."""
     index_of = {str(index): index for index in range(len(data))}
     if key == "path":  # the whole path, or its last part if no other image has the same
         counts = Counter(Path(file).name for file in data.files)
@@ -169,7 +166,7 @@ def find_images(rows: Sequence[Row], key: str, data: Dataset) -> dict[int, dict[
         index = index_of.get(name, index_of.get(Path(name).name) if key == "path" else None)
         if index in rows_by_index:
             raise DataError(
-                f"line {line}: a second row about image {index}, {data.files[index]}; expected one for each"
+                f"{path}, line {line}: a second row about image {index}, {data.files[index]}; expected one for each"
             )
         if index is not None:
             rows_by_index[index] = row

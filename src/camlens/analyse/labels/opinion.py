@@ -156,13 +156,9 @@ def _from_arrays(path: Path, data: Dataset) -> Tensor:
     if arrays["probabilities"].dtype.kind not in "fiu":
         raise DataError(f"{path} holds `probabilities` of type {arrays['probabilities'].dtype}; expected numbers")
     probabilities = torch.from_numpy(arrays["probabilities"].astype(np.float64))
-    if (
-        "files" in arrays
-        and len(probabilities) == len(data)
-        and tuple(arrays["files"].reshape(-1).tolist()) != data.files
-    ):
-        first = arrays["files"].reshape(-1)[:1]
-        raise DataError(f"{path} is of other images than {data.name}, {data.split}: its first is {first}")
+    files = tuple(arrays["files"].reshape(-1).tolist()) if "files" in arrays else data.files
+    if len(probabilities) == len(data) and files != data.files:
+        raise DataError(f"{path} is of other images than {data.name}, {data.split}: its first is {list(files[:1])}")
     names = data.class_names
     if "class_names" in arrays:
         names = tuple(map(str, arrays["class_names"].reshape(-1).tolist()))
