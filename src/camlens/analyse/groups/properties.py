@@ -93,25 +93,18 @@ def measure(images: Tensor) -> Tensor:
     grey = torch.einsum("c,bchw->bhw", GREY_LEVELS, colours)
     opponents = torch.stack([red - green, (red + green) / 2 - blue], dim=1).flatten(2)  # (B, 2, HW)
     spread, centre = opponents.std(dim=2, correction=0).norm(dim=1), opponents.mean(dim=2).norm(dim=1)
+    colourfulness = spread + 0.3 * centre
     kernel = torch.tensor([[[[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]]])
     laplacian = F.conv2d(F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate"), kernel)
+    sharpness = laplacian.flatten(1).var(dim=1, correction=0)
 
     chroma = colours.amax(dim=1) - colours.amin(dim=1)  # (B, H, W)
     across, upwards = red - (green + blue) / 2, math.sqrt(3) / 2 * (green - blue)  # the plane of colours
     sector = (torch.atan2(upwards, across) * 3 / math.pi).round().long() % 6
     sums = torch.zeros(len(images), len(HUES)).scatter_add_(1, sector.flatten(1), chroma.flatten(1))
     hue = torch.where(chroma.mean(dim=(1, 2)) < GREY, 0, 1 + sums.argmax(dim=1))
-    levels = grey.flatten(1)
-    return torch.stack(
-        [
-            levels.mean(dim=1),
-            levels.std(dim=1, correction=0),
-            spread + 0.3 * centre,
-            laplacian.flatten(1).var(dim=1, correction=0),
-            hue,
-        ],
-        dim=1,
-    )
+    brightness, contrast = grey.flatten(1).mean(dim=1), grey.flatten(1).std(dim=1, correction=0)
+    return torch.stack([brightness, contrast, colourfulness, sharpness, hue], dim=1)
 
 
 def read_properties(path: Path, data: Dataset) -> list[Property]:

@@ -45,10 +45,8 @@ def label_doubt(evaluation: Evaluation, opinion: Tensor) -> Tensor:
         (N,) float64, -1 to 1: the largest probability of another class minus the probability of the label, mean of
         both; above 0 if another class is more probable.
     """
-    label_margins = (
-        margins(probabilities.double(), evaluation.labels)[0] for probabilities in (evaluation.probabilities, opinion)
-    )
-    return -torch.stack(list(label_margins)).mean(dim=0)
+    label_margins = [margins(each.double(), evaluation.labels)[0] for each in (evaluation.probabilities, opinion)]
+    return -torch.stack(label_margins).mean(dim=0)
 
 
 def rank_by_opinion(evaluation: Evaluation, opinion: Tensor) -> RankedLabels:

@@ -75,12 +75,9 @@ def crop(images: Tensor, corners: Tensor, size: tuple[int, int]) -> Tensor:
     """Windows (B, C, h, w) of images with top left corners (B, 2); beyond the edge of the image they are NaN."""
     height, width = size
     padded = F.pad(images.float(), (width, width, height, height), value=torch.nan)
-    return torch.stack(
-        [
-            image[:, y + height : y + 2 * height, x + width : x + 2 * width]
-            for image, (y, x) in zip(padded, corners.tolist(), strict=True)
-        ]
-    )
+    tops_and_lefts = (corners + torch.tensor(size)).tolist()
+    crops = [image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, tops_and_lefts, strict=True)]
+    return torch.stack(crops)
 
 
 def build_patch(images: Tensor, sources: Tensor, core_corners: Tensor, others: Tensor) -> Patch:
