@@ -72,6 +72,12 @@ class Evaluation:
         return self.logits.amax(dim=1) - self.logits.gather(1, self.labels[:, None])[:, 0]
 
     @property
+    def probability_margins(self) -> Tensor:
+        """Difference of the two largest probabilities, (N,), 0 to 1."""
+        first, second = self.probabilities.topk(2, dim=1).values.unbind(dim=1)
+        return first - second
+
+    @property
     def wrong(self) -> Tensor:
         """Where the prediction is not the label, (N,) bool."""
         return self.predictions != self.labels

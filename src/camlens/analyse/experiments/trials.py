@@ -16,7 +16,7 @@ from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.statistics import holm, match, mcnemar_p_value, paired_difference
 from camlens.progress import track
 from camlens.runtime.predict import predict
-from camlens.runtime.prediction_cache import NO_CACHE, PredictionCache, Rows, key_of
+from camlens.runtime.prediction_cache import PredictionCache, Rows, key_of
 
 MAX_TRIED = 1000  # errors, and as many correct images
 BATCH = 64  # images edited at a time
@@ -95,11 +95,11 @@ class Trials:
             self.names[columns[0]] if len(columns) == 1 else f"{kind}, any of {len(columns)}"
             for kind, columns in kinds.items()
         ]
-        any_of = (
+        corrected, changed = (
             torch.stack([by_edit[:, columns].any(dim=1) for columns in kinds.values()], dim=1)
             for by_edit in self.of_pairs()
         )
-        return compare(names, *any_of)
+        return compare(names, corrected, changed)
 
     def of_pairs(self) -> tuple[Tensor, Tensor]:
         """`corrected` and `partner_changed` of the errors that have a partner, (P, n) bool each."""
@@ -108,11 +108,7 @@ class Trials:
 
 
 def try_edits(
-    evaluation: Evaluation,
-    errors: Tensor,
-    edits: Mapping[str, Edit],
-    max_tried: int = MAX_TRIED,
-    cache: PredictionCache = NO_CACHE,
+    evaluation: Evaluation, errors: Tensor, edits: Mapping[str, Edit], max_tried: int, cache: PredictionCache
 ) -> Trials:
     """Try edits on errors and on as many correct images with the same probability margin.
 
@@ -125,7 +121,7 @@ def try_edits(
     """
     tried = sample_evenly(evaluation, errors, max_tried)
     errors, correct = errors[tried], (~evaluation.wrong).nonzero()[:, 0]
-    margins = probability_margins(evaluation)
+    margins = evaluation.probability_margins
     matches = match(margins[errors], margins[correct])
     partners = torch.where(matches >= 0, correct[matches], -1) if len(correct) else matches
     paired = partners >= 0
@@ -162,23 +158,13 @@ def sample_evenly(evaluation: Evaluation, errors: Tensor, count: int) -> Tensor:
     return cells.argsort(stable=True)[ranks].sort().values
 
 
-def probability_margins(evaluation: Evaluation) -> Tensor:
-    """The difference of the two largest probabilities of each image, (N,), 0 to 1."""
-    first, second = evaluation.probabilities.topk(2, dim=1).values.unbind(dim=1)
-    return first - second
-
-
 def of_class(values: Tensor, classes: Tensor) -> Tensor:
     """Select one class (T,) for each image: (T, n, K) -> (T, n)."""
     return values.gather(2, classes[:, None, None].expand(-1, values.shape[1], 1))[:, :, 0]
 
 
 def predict_edited(
-    evaluation: Evaluation,
-    indices: Tensor,
-    edits: Mapping[str, Edit],
-    cache: PredictionCache = NO_CACHE,
-    name: str = "",
+    evaluation: Evaluation, indices: Tensor, edits: Mapping[str, Edit], cache: PredictionCache, name: str
 ) -> Tensor:
     """The logits of images of the data set after each of n edits.
 

@@ -174,13 +174,12 @@ def _from_table(path: Path, data: Dataset) -> Tensor:
     if len(rows) != len(data):
         raise DataError(f"{path} has {len(rows):,} rows; expected {len(data):,}, one for each image of {data.name}")
     for number, (line, row) in enumerate(rows):
-        index = row_index(row["index"]) if row.get("index") else index_of.get(row.get("path", ""), number)
-        if not 0 <= index < len(data) or row.get("path", data.files[index]) != data.files[index]:
-            raise DataError(
-                f"{path}, line {line}: no image {row.get('index', ''):.20} {row.get('path', '')} in {data.name}"
-            )
+        where, file = f"{path}, line {line}", row.get("path")
+        index = row_index(row["index"]) if row.get("index") else index_of.get(file or "", number)
+        if not 0 <= index < len(data) or file not in (None, data.files[index]):
+            raise DataError(f"{where}: no image {row.get('index', ''):.20} {file or ''} in {data.name}")
         try:
             probabilities[index] = torch.tensor([float(row[column]) for column in columns], dtype=torch.float64)
         except ValueError as error:
-            raise DataError(f"{path}, line {line}: {error}; expected a probability for each class") from error
+            raise DataError(f"{where}: {error}; expected a probability for each class") from error
     return checked(probabilities, data, str(path))
