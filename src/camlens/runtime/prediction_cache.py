@@ -1,4 +1,10 @@
-"""A cache of predictions, computed in blocks, shared by processes, and kept in files so that none is computed twice."""
+"""Files of predictions and of what follows from them, so that a command that was stopped goes on where it was.
+
+`PredictionCache.rows` keeps tensors that have a row for each image, in a .safetensors file. They are computed in
+blocks, which processes share, and each block is written as it comes. `PredictionCache.result` keeps what one process
+computes in one go, in a .pt file. Each file holds a key of all that it depends on. If the key is another one, or the
+file is damaged, it is computed again.
+"""
 
 import hashlib
 import io
@@ -79,14 +85,15 @@ class PredictionCache:
         """
         key, processes = f"{self.key}, {key}", self.processes
         path = self.path(file)
-        store = _Memory() if path is None else _File(path, key, what)
+        store = _RowsInMemory() if path is None else _RowsInFile(path, key, what)
         missing, size = processes.call_on_main(store.open, count, size)
-        blocks, turn = torch.arange(count).split(size), processes.world_size
-        mine = [blocks[number] for number in missing[processes.rank :: turn]]
+        blocks, world_size = torch.arange(count).split(size), processes.world_size
+        mine = [blocks[number] for number in missing[processes.rank :: world_size]]
         with closing(store), closing(compute(mine)) as computed:
-            for first in range(0, len(missing), turn):
+            for first in range(0, len(missing), world_size):
+                numbers = missing[first : first + world_size]  # one for each process, at the end for some
                 new_blocks = processes.call_on_all(lambda: next(computed, {}))
-                processes.call_on_main(store.write, dict(zip(missing[first : first + turn], new_blocks, strict=False)))
+                processes.call_on_main(store.write, dict(zip(numbers, new_blocks, strict=False)))
             if mine:
                 next(computed, None)  # runs `compute` to its end, where it reports its progress
         return store.read() if processes.is_main else {}
@@ -150,7 +157,7 @@ def _make_folder(path: Path) -> None:
 NO_CACHE = PredictionCache()
 
 
-class _Memory:
+class _RowsInMemory:
     """Blocks of rows in memory, without a file."""
 
     def __init__(self) -> None:
@@ -172,7 +179,7 @@ class _Memory:
         return {name: torch.cat([rows[name] for rows in self.blocks]) for name in self.blocks[0]}
 
 
-class _File:
+class _RowsInFile:
     """Blocks of rows in a .safetensors file.
 
     Beside the tensors it holds `done`: for each block 0, or 1 more than the CRC-32 of its rows. So a block that was
