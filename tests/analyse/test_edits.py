@@ -28,7 +28,7 @@ def pictures(count=3, channels=3, height=32, width=24, seed=0):
     return torch.randint(256, (count, channels, height, width), dtype=torch.uint8, generator=numbers)
 
 
-def test_the_ladder_has_every_kind_and_the_mildest_first():
+def test_edits_are_of_every_kind_and_the_mildest_come_first():
     assert LADDER is EDITS, "the earlier name"
     names = list(EDITS)
     assert len(names) == 31 and names[0] == "mirrored" and names[-16:] == list(COVERS)
@@ -118,7 +118,7 @@ def test_imputation_solves_the_equations_of_road(cell):
             assert np.abs(filled[channel] - expected.clip(0, 255)).max() <= 0.52
 
 
-def test_edits_of_your_own_stand_at_the_end_of_the_ladder():
+def test_edits_of_your_own_come_last():
     edits = with_own({"turned": lambda images: images.flip(2)})
     assert list(edits)[-1] == "turned" and len(edits) == 32
     with pytest.raises(UsageError, match="the ladder has an edit 'mirrored' already; give yours another name"):

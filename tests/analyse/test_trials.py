@@ -58,7 +58,7 @@ def analysis() -> ErrorAnalysis:
     return camlens.analyse(model, data)
 
 
-def test_an_error_that_hangs_on_a_cell_is_said_to(analysis):
+def test_an_error_that_depends_on_a_cell_is_described_so(analysis):
     assert sorted(analysis.indices.tolist()) == list(range(20)), "the marked ones"
     covered = analysis.experiments.covered_cells
     assert (covered.cells == 4 * MARK[0] + MARK[1]).all() and (covered.ranks == 1).all()
@@ -73,7 +73,7 @@ def test_an_error_that_hangs_on_a_cell_is_said_to(analysis):
     assert all("depends on this place" in words for words in analysis.words.tags)
 
 
-def test_an_edit_is_a_reason_where_it_turns_errors_and_not_right_images_of_the_same_margin(analysis):
+def test_an_edit_is_a_reason_if_it_corrects_errors_more_often_than_it_changes_matched_correct_images(analysis):
     trials = analysis.experiments.trials
     rates = {rate.name: rate for rate in trials.rates}
     assert list(rates) == list(EDITS)
@@ -89,7 +89,7 @@ def test_an_edit_is_a_reason_where_it_turns_errors_and_not_right_images_of_the_s
     assert "mirrored (100 against 0 %)" in analysis.findings[2]
 
 
-def test_right_images_are_matched_on_the_margin(analysis):
+def test_correct_images_are_matched_on_the_probability_margin(analysis):
     trials, evaluation = analysis.experiments.trials, analysis.evaluation
     assert len(set(trials.partners.tolist())) == 20 and not evaluation.wrong[trials.partners].any()
     first, second = evaluation.probabilities.topk(2, dim=1).values.unbind(dim=1)
@@ -119,8 +119,8 @@ def test_an_edit_of_your_own_is_tried_beside_the_others():
     trials = analysis.experiments.trials
     assert trials.names[-1] == "turned over" and trials.corrected.shape == (7, 32) and len(trials.partners) == 7
     assert {rate.name: rate.is_reason for rate in trials.rates}["turned over"] is False, "7 pairs tell too little"
-    told = "Small edits were tried on 7 of the 20 errors, not on this one."
-    assert analysis.words.sentences.count(told) == 13 and analysis.words.tags.count([]) == 13
+    expected = "Small edits were tried on 7 of the 20 errors, not on this one."
+    assert analysis.words.sentences.count(expected) == 13 and analysis.words.tags.count([]) == 13
 
 
 def test_errors_are_sampled_evenly_over_the_matrix():
@@ -142,7 +142,7 @@ def test_errors_are_sampled_evenly_over_the_matrix():
     assert sample_evenly(evaluation, errors[:10], 300).tolist() == list(range(10))
 
 
-def test_with_fewer_right_images_than_errors_some_errors_have_no_partner():
+def test_with_fewer_correct_images_than_errors_some_errors_have_no_partner():
     model, data = planted(count=24)
     analysis = camlens.analyse(model, data)
     trials = analysis.experiments.trials

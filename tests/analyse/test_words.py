@@ -23,8 +23,10 @@ def test_words_follow_from_what_was_tried():
     reasons = {rate.name for rate in trials.rates if rate.is_reason}
     for row, (words, sentence) in enumerate(zip(analysis.words.tags, analysis.words.sentences, strict=True)):
         changed, corrected = int(trials.changed[row].sum()), trials.corrected[row].tolist()
-        turning = [name for name, turns in zip(trials.names, corrected, strict=True) if turns and name in reasons]
-        expected = [f"changes when {name}" for name in turning] + [PLACE] * bool(covered_cells.depends[row])
+        correcting = [
+            name for name, corrects in zip(trials.names, corrected, strict=True) if corrects and name in reasons
+        ]
+        expected = [f"changes when {name}" for name in correcting] + [PLACE] * bool(covered_cells.depends[row])
         assert words == [*expected, BOUNDARY if changed else "unchanged by all 31 edits"]
         if words == [BOUNDARY]:
             assert ("most small edits change the prediction" in sentence) == (changed > 15)

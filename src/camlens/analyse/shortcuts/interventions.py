@@ -87,8 +87,8 @@ def control_patches(probe: ShortcutProbe, patch: Patch, class_index: int, count:
             indices = indices[~torch.isin(indices, patch.sources)]
         images = probe.search.input_images(probe.draw(indices, count))
         fractions = torch.rand(len(images), 2, generator=probe.generator)
-        room = torch.tensor([max(1, images.shape[2] - height + 1), max(1, images.shape[3] - width + 1)])
-        crops = crop(images, (fractions * room).long(), (height, width)).nan_to_num()
+        positions = torch.tensor([max(1, images.shape[2] - height + 1), max(1, images.shape[3] - width + 1)])
+        crops = crop(images, (fractions * positions).long(), (height, width)).nan_to_num()
         patches.append(crops[torch.arange(count) % len(crops)])
     return patches[0], patches[1]
 
@@ -155,9 +155,9 @@ def measure_covering(probe: ShortcutProbe, class_index: int, patch: Patch, limit
     chosen = chosen if len(chosen) >= MIN_IMAGES else differences.argsort()[:MIN_IMAGES]
     images, corners = probe.search.input_images(indices[chosen]), corners[chosen]
     sides = zip(images.shape[2:], patch.mask.shape, strict=True)
-    room = torch.tensor([max(1, side - part + 1) for side, part in sides])
-    shifts = (0.3 + 0.4 * torch.rand(len(images), 2, generator=probe.generator)) * room
-    elsewhere = (corners.clamp(min=0) + shifts.long()) % room
+    positions = torch.tensor([max(1, side - part + 1) for side, part in sides])
+    shifts = (0.3 + 0.4 * torch.rand(len(images), 2, generator=probe.generator)) * positions
+    elsewhere = (corners.clamp(min=0) + shifts.long()) % positions
     before = probe.search.probabilities[indices[chosen], class_index]
     decreases = [
         before - probe.predict(cover_patch(images, patch.mask, at), class_index)[0] for at in (corners, elsewhere)

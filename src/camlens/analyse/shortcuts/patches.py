@@ -144,8 +144,8 @@ def align(images: Tensor, corners: Tensor, size: tuple[int, int], step: int) -> 
     differences = [(crop(images, corners + shift, size) - mean).square().nanmean(dim=(1, 2, 3)) for shift in shifts]
     moved = corners + shifts[torch.stack(differences).argmin(dim=0)]
     borders = torch.tensor([(side - CORE * step) // 2 for side in size])
-    room = torch.tensor(images.shape[2:]) - CORE * step
-    return moved.clamp(min=-borders, max=room - borders)
+    limit = torch.tensor(images.shape[2:]) - CORE * step
+    return moved.clamp(min=-borders, max=limit - borders)
 
 
 def find_patch(patch: Patch, images: Tensor) -> tuple[Tensor, Tensor]:
