@@ -29,7 +29,6 @@ from camlens.analyse.training_images import (
     find_duplicates,
     find_influence,
     find_neighbours,
-    sample_correct,
 )
 from camlens.analyse.words import ErrorDescriptions, describe_errors
 from camlens.data.dataset import Dataset
@@ -308,5 +307,4 @@ def find_training_evidence(
         neighbours = find_neighbours(search, evaluation.features[errors])
         predictions = Predictions(evaluation.logits, evaluation.features)[errors]
         influence = find_influence(predictions, evaluation.labels[errors], train_predictions, train.labels)
-    duplicates = find_duplicates(evaluation, errors, sample_correct(evaluation), train, search)
-    return TrainingEvidence(neighbours, influence, duplicates)
+    return TrainingEvidence(neighbours, influence, find_duplicates(evaluation, errors, train, search))

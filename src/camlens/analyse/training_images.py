@@ -268,28 +268,27 @@ def similarity_beyond_chance(similarities: Tensor) -> float:
     return float(similarities.median() + 2.5 * (similarities.median() - similarities.quantile(0.1)))
 
 
-def sample_correct(evaluation: Evaluation, count: int = CORRECT_IMAGES) -> Tensor:
-    """Indices of about `count` correctly predicted images, evenly over the data."""
+def sample_correct(evaluation: Evaluation) -> Tensor:
+    """Indices of about `CORRECT_IMAGES` correctly predicted images, evenly over the data."""
     correct = (~evaluation.wrong).nonzero()[:, 0]
-    return correct[:: max(1, len(correct) // count)]
+    return correct[:: max(1, len(correct) // CORRECT_IMAGES)]
 
 
-def find_duplicates(
-    evaluation: Evaluation, errors: Tensor, correct: Tensor, train: Dataset, search: NeighbourSearch
-) -> Tensor:
+def find_duplicates(evaluation: Evaluation, errors: Tensor, train: Dataset, search: NeighbourSearch) -> Tensor:
     """Find near-duplicates of errors among the training images with another label.
+
+    The threshold is set by some correctly predicted images; with fewer than `MIN_CORRECT`, no duplicates are found.
 
     Args:
         evaluation: Of the images, with features.
         errors: (E,) indices of errors.
-        correct: (R,) indices of some correctly predicted images, by which the threshold is set; with fewer than
-            `MIN_CORRECT`, no duplicates are found.
         train: The training images.
         search: Over their features.
 
     Returns:
         Indices of the near-duplicates, (E,), -1 for none.
     """
+    correct = sample_correct(evaluation)
     indices = torch.cat([errors, correct])
     excluded = torch.cat([evaluation.labels[errors], torch.full_like(correct, -1)])
     similarities, matches = most_similar(evaluation, indices, train, search, excluded)

@@ -132,8 +132,8 @@ def checked(probabilities: Tensor, data: Dataset, owner: str) -> Tensor:
             f"{owner} holds {tuple(values.shape)} probabilities; expected {shape}: a row for each image of "
             f"{data.name}, {data.split}, and a column for each class"
         )
-    wrong = ~(values.isfinite().all(dim=1) & (values >= 0).all(dim=1))
-    wrong |= ~((values.sum(dim=1) - 1).abs() < SUM_TOLERANCE)
+    adds_up = (values.sum(dim=1) - 1).abs() < SUM_TOLERANCE
+    wrong = ~(values.isfinite().all(dim=1) & (values >= 0).all(dim=1) & adds_up)
     if wrong.any():
         raise DataError(
             f"{owner}: {int(wrong.sum()):,} of {len(values):,} rows are no probabilities, first that of image "
