@@ -19,6 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import IO, Any, TypeVar, cast
 
 import torch
@@ -35,6 +36,7 @@ from camlens.runtime.processes import SINGLE_PROCESS, Processes
 SYNC_EVERY = 5.0  # seconds of work that a power cut may cost, about; a killed process loses a block
 DONE = "done"  # the tensor that says which blocks are there
 OTHER_KEY = "it is of other weights, other images or another preprocessing"
+OTHER_CLASSES = "it holds objects of other classes, as another version of camlens writes them"
 DIGEST = 32  # bytes
 DTYPES = {torch.float16: "F16", torch.float32: "F32", torch.int64: "I64"}  # as safetensors names them
 
@@ -129,7 +131,8 @@ class PredictionCache:
             return cast(Result, entry["result"])
         except Exception as error:  # a damaged file raises errors of many kinds
             if path.exists():
-                log.warning("%s is computed again: %s", path, str(error).partition("\n")[0])
+                reason = OTHER_CLASSES if isinstance(error, UnpicklingError) else str(error).partition("\n")[0]
+                log.warning("%s is computed again: %s", path, reason)
         result, file_content = compute(), io.BytesIO()  # into a file, torch would also write its temporary name
         torch.save({"of": key, "result": result}, file_content)
         content = file_content.getvalue()
