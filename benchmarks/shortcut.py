@@ -157,7 +157,7 @@ def of_seed(seed: int, epochs: int = EPOCHS, count: int | None = None) -> dict[s
 
 def score(found: Shortcut) -> float:
     """By how much the weakest of the three differences is above what it must exceed; above 0 it is an alarm."""
-    return min(found.margins)
+    return min(found.excesses)
 
 
 def describe(found: Shortcut) -> dict[str, Any]:

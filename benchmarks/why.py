@@ -76,22 +76,22 @@ def trials_of(analysis: ErrorAnalysis) -> dict[str, Any]:
 def places_of(analysis: ErrorAnalysis) -> dict[str, Any]:
     """The effect of covering the cell with the most evidence, a random cell, and the four central ones."""
     assert analysis.experiments is not None
-    trials, places = analysis.experiments.trials, analysis.experiments.places
+    trials, covered_cells = analysis.experiments.trials, analysis.experiments.covered_cells
     corrected = trials.corrected[:, [trials.names.index(name) for name in COVERS]]
-    first = corrected.gather(1, places.cells[:, None])[:, 0].double()
+    first = corrected.gather(1, covered_cells.cells[:, None])[:, 0].double()
     central = first - corrected[:, CENTRE].double().mean(dim=1)
     return {
-        "first": round(places.first, 4),
-        "by fill": {fill: round(float(right.double().mean()), 4) for fill, right in places.corrected.items()},
-        "all fills agree": round(float(torch.stack([*places.corrected.values()]).all(dim=0).double().mean()), 4),
-        "depends on this place": round(float(places.depends.double().mean()), 4),
-        "a place at random": round(places.mean, 4),
-        "difference": round(places.difference, 4),
-        "interval": [round(end, 4) for end in places.interval],
+        "first": round(covered_cells.first, 4),
+        "by fill": {fill: round(float(right.double().mean()), 4) for fill, right in covered_cells.corrected.items()},
+        "all fills agree": round(float(torch.stack([*covered_cells.corrected.values()]).all(dim=0).double().mean()), 4),
+        "depends on this place": round(float(covered_cells.depends.double().mean()), 4),
+        "a place at random": round(covered_cells.mean, 4),
+        "difference": round(covered_cells.difference, 4),
+        "interval": [round(end, 4) for end in covered_cells.interval],
         "a central place": round(float(corrected[:, CENTRE].double().mean()), 4),
         "difference from central": round(float(central.mean()), 4),
         "interval from central": [round(end, 4) for end in bootstrap_interval(central)],
-        "deepest fall of all covers": round(float((places.ranks == 1).double().mean()), 4),
+        "deepest fall of all covers": round(float((covered_cells.ranks == 1).double().mean()), 4),
     }
 
 
@@ -117,7 +117,7 @@ def main() -> None:
         model, test = subject(options.smoke, Path(work))
         counter = Counter(model)
         analysis = analyse(model, test)
-    words = [word for of_error in analysis.words.lists for word in of_error]
+    words = [word for of_error in analysis.words.tags for word in of_error]
     result = {
         "model": model.name,
         "images": len(test),

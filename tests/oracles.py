@@ -1,4 +1,7 @@
-"""Slow, literal twins of what camlens computes fast: loops and the papers' own names, and nothing of camlens itself."""
+"""Reference implementations, slow and literal, of what camlens computes fast: loops, and the papers' own names.
+
+They use nothing of camlens itself.
+"""
 
 import copy
 import itertools

@@ -54,9 +54,9 @@ def classifier(net=None):
     return Classifier(net or network(double=False), NAMES, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), SIZE)
 
 
-def assert_close(maps, twin):
+def assert_close(maps, expected):
     """To 1e-5 of the largest cell."""
-    torch.testing.assert_close(maps.double(), twin, rtol=1e-5, atol=1e-5 * float(twin.abs().max()) + 1e-12)
+    torch.testing.assert_close(maps.double(), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()) + 1e-12)
 
 
 def refused(*arguments, kind=UsageError, **options):

@@ -116,7 +116,7 @@ def test_help_names_the_rows_of_the_tables():
 
 
 def test_the_page_of_commands_is_that_of_their_help():
-    """Made anew by `python docs/commands.py`."""
+    """Written by `python docs/commands.py`."""
     spec = importlib.util.spec_from_file_location("commands_page", ROOT / "docs" / "commands.py")
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)

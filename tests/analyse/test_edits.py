@@ -10,6 +10,7 @@ from camlens.analyse.edits import (
     COPIES,
     COVERS,
     DIRECTIONS,
+    EDITS,
     ENLARGED,
     LADDER,
     apply,
@@ -18,7 +19,7 @@ from camlens.analyse.edits import (
     move,
     with_own,
 )
-from camlens.analyse.experiments.places import FILLS, NOISE, impute
+from camlens.analyse.experiments.covered_cells import FILLS, NOISE, impute
 from camlens.errors import UsageError
 
 
@@ -27,19 +28,20 @@ def pictures(count=3, channels=3, height=32, width=24, seed=0):
     return torch.randint(256, (count, channels, height, width), dtype=torch.uint8, generator=numbers)
 
 
-def test_the_ladder_has_every_kind_and_the_mildest_first():
-    names = list(LADDER)
+def test_edits_are_of_every_kind_and_the_mildest_come_first():
+    assert LADDER is EDITS, "the earlier name"
+    names = list(EDITS)
     assert len(names) == 31 and names[0] == "mirrored" and names[-16:] == list(COVERS)
     assert [name for name in names if name.startswith("moved")] == [f"moved {d}" for d in DIRECTIONS]
     assert set(COPIES) <= set(names)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from(list(LADDER) + list(FILLS)), st.integers(1, 4), st.integers(4, 40), st.integers(4, 40))
+@given(st.sampled_from(list(EDITS) + list(FILLS)), st.integers(1, 4), st.integers(4, 40), st.integers(4, 40))
 def test_an_edit_is_a_pure_function_of_each_picture(name, channels, height, width):
     images = pictures(3, channels, height, width)
     kept = images.clone()
-    edit = LADDER.get(name) or (lambda images: FILLS[name](images, 1, 2))
+    edit = EDITS.get(name) or (lambda images: FILLS[name](images, 1, 2))
     edited = edit(images)
     assert torch.equal(images, kept), "the pictures themselves stay"
     assert edited.shape == images.shape and edited.dtype == torch.uint8
@@ -49,7 +51,7 @@ def test_an_edit_is_a_pure_function_of_each_picture(name, channels, height, widt
 
 def test_mirrored_is_the_picture_flipped_left_to_right():
     images = pictures()
-    assert np.array_equal(LADDER["mirrored"](images).numpy(), images.numpy()[:, :, :, ::-1])
+    assert np.array_equal(EDITS["mirrored"](images).numpy(), images.numpy()[:, :, :, ::-1])
 
 
 @pytest.mark.parametrize("name", DIRECTIONS)
@@ -58,7 +60,7 @@ def test_moved_pictures_are_cut_out_of_their_reflection(name):
     down, right = (2 * DIRECTIONS[name][0], 3 * DIRECTIONS[name][1])  # a sixteenth of the sides
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (3, 3), (3, 3)), mode="reflect")
     expected = padded[:, :, 3 - down : 35 - down, 3 - right : 51 - right]
-    assert np.array_equal(LADDER[f"moved {name}"](images).numpy(), expected)
+    assert np.array_equal(EDITS[f"moved {name}"](images).numpy(), expected)
 
 
 def test_small_pictures_move_by_a_pixel():
@@ -73,16 +75,16 @@ def test_blurred_and_enlarged_as_slow_loops_do():
         ("enlarged", lambda plane: oracles.enlarged_about_the_centre(plane, ENLARGED)),
     ):
         expected = np.stack([slow(plane) for plane in images[0].numpy().astype(float)])
-        assert np.abs(LADDER[name](images)[0].numpy() - expected).max() <= 0.51, name
+        assert np.abs(EDITS[name](images)[0].numpy() - expected).max() <= 0.51, name
 
 
 def test_light_contrast_and_grey_in_numbers():
     images = torch.tensor([10, 100, 240], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 8, 8)
-    assert LADDER["brightened"](images)[0, :, 0, 0].tolist() == [13, 130, 255]
+    assert EDITS["brightened"](images)[0, :, 0, 0].tolist() == [13, 130, 255]
     mean = 350 / 3
     expected = [round(max(0, min(255, mean + 1.4 * (level - mean)))) for level in (10, 100, 240)]
-    assert LADDER["given more contrast"](images)[0, :, 0, 0].tolist() == expected
-    assert LADDER["made grey"](images)[0, :, 0, 0].tolist() == [117, 117, 117]
+    assert EDITS["given more contrast"](images)[0, :, 0, 0].tolist() == expected
+    assert EDITS["made grey"](images)[0, :, 0, 0].tolist() == [117, 117, 117]
 
 
 def test_a_cover_fills_its_cell_with_the_mean_colour_and_the_covers_fill_the_picture():
@@ -96,7 +98,7 @@ def test_a_cover_fills_its_cell_with_the_mean_colour_and_the_covers_fill_the_pic
             mean = images.double().mean(dim=(2, 3))[:, :, None]
             assert (edited[:, :, changed].double() - mean).abs().max() <= 0.51
             assert torch.equal(edited[:, :, ~changed], images[:, :, ~changed])
-            assert torch.equal(edited, LADDER[cover_name(row, column)](images))
+            assert torch.equal(edited, EDITS[cover_name(row, column)](images))
             covered += changed
     assert (covered == 1).all()
 
@@ -116,7 +118,7 @@ def test_imputation_solves_the_equations_of_road(cell):
             assert np.abs(filled[channel] - expected.clip(0, 255)).max() <= 0.52
 
 
-def test_edits_of_your_own_stand_at_the_end_of_the_ladder():
+def test_edits_of_your_own_come_last():
     edits = with_own({"turned": lambda images: images.flip(2)})
     assert list(edits)[-1] == "turned" and len(edits) == 32
     with pytest.raises(UsageError, match="the ladder has an edit 'mirrored' already; give yours another name"):

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 import camlens
-from camlens.analyse import error_analysis
-from camlens.analyse.error_analysis import project
+from camlens.analyse import projection
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.explanations import explain_errors, explain_predictions
 from camlens.analyse.labels.opinion import WITHOUT_OPINION, label_doubt
+from camlens.analyse.projection import project
 from camlens.errors import DataError
 from camlens.show import draw
 from camlens.show.report.listing import list_errors
@@ -55,7 +55,7 @@ def test_everything_is_of_the_same_errors(analysis):
     count, training = len(analysis.indices), analysis.training
     lists = (training.neighbours, training.influence.towards, training.influence.away)
     assert all(ranked.indices.shape == ranked.scores.shape == (count, 6) for ranked in lists)
-    assert len(training.duplicates) == len(analysis.words.lists) == len(analysis.words.sentences) == count
+    assert len(training.duplicates) == len(analysis.words.tags) == len(analysis.words.sentences) == count
     assert torch.equal(analysis.experiments.trials.tried, torch.arange(count))
     assert analysis.projection.points.shape == (80, 2) and 0 < analysis.projection.explained_variance <= 1
     assert len(analysis.findings) == 6 and "31 small edits" in analysis.findings[2]
@@ -76,7 +76,7 @@ def test_of_many_errors_the_most_telling_are_listed(analysis):
                 chosen.append(index)
     assert set(found.indices.tolist()) == {*tried, *chosen} and len(found.indices) == 9 < len(whole)
     assert [index for index in whole if index in {*tried, *chosen}] == found.indices.tolist()
-    assert len(found.words.lists) == len(found.training.duplicates) == 9
+    assert len(found.words.tags) == len(found.training.duplicates) == 9
     assert any(text.startswith(f"9 of the {len(whole)} errors are listed") for text in found.findings)
     facts, listing = render_facts(found), list_errors(found)
     assert sum(errors for *_, errors in facts["models"][0]["wrong"]) == listing["error_count"] == len(whole)
@@ -109,7 +109,7 @@ def test_the_projection_is_on_the_principal_components(monkeypatch):
     numbers = torch.Generator().manual_seed(0)
     spread = torch.tensor([9.0, 5.0, *[1.0] * 18])
     features = torch.randn(300, 20, generator=numbers) * spread + 3
-    monkeypatch.setattr(error_analysis, "ROWS", 64)
+    monkeypatch.setattr(projection, "ROWS", 64)
     found = project(features)
     centred = features - features.mean(dim=0)
     _, sizes, axes = torch.linalg.svd(centred, full_matrices=False)
@@ -150,7 +150,7 @@ def test_what_there_is_without_training_images_features_or_errors():
         classifier(), data.with_labels(evaluate(classifier(), data).predictions), images(9, "train")
     )
     assert len(right.indices) == 0 and right.training is None and right.explanations[0].maps == {}
-    assert right.experiments is None and right.words.lists == []
+    assert right.experiments is None and right.words.tags == []
     assert right.groups is None and right.shortcuts is None
 
 
@@ -158,7 +158,7 @@ def test_quickly_nothing_is_tried():
     analysis = camlens.analyse(classifier(), images(80), quick=True)
     assert analysis.experiments is None and len(analysis.findings) == 4
     assert analysis.groups is None and analysis.shortcuts is None
-    assert set(analysis.words.sentences) == {"No small edits were tried."} and not any(analysis.words.lists)
+    assert set(analysis.words.sentences) == {"No small edits were tried."} and not any(analysis.words.tags)
 
 
 class Watched(nn.Module):
@@ -201,7 +201,7 @@ def test_with_a_cache_the_networks_run_once(tmp_path, monkeypatch, caplog):
     facts = [render_facts(each) | {"made": None} for each in (first, again)]
     assert facts[0] == facts[1]
     other = camlens.analyse(models[0], images(80), max_tried=4, cache=tmp_path)
-    assert len(other.experiments.places.cells) == 4 and "places.pt is made anew" in caplog.text
+    assert len(other.experiments.covered_cells.cells) == 4 and "places.pt is computed again" in caplog.text
 
 
 @pytest.mark.parametrize("pairs", [False, True])

@@ -91,7 +91,7 @@ def test_figures_by_hand():
     evaluation = evaluation_of(logits, [0, 1, 2, 2, 0])
     assert evaluation.predictions.tolist() == [0, 1, 2, 0, 1]
     assert evaluation.wrong.tolist() == [False, False, False, True, True]
-    assert evaluation.margins.tolist() == [0, 0, 0, 1, 5]
+    assert evaluation.logit_margins.tolist() == [0, 0, 0, 1, 5]
     metrics = evaluation.metrics()
     assert (metrics["n"], metrics["errors"], metrics["accuracy"]) == (5, 2, 0.6)
     assert metrics["confusion"] == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
@@ -173,7 +173,7 @@ def test_errors_come_in_the_order_that_was_asked_for():
     assert evaluation.errors("random", seed=1).tolist() == evaluation.errors("random", seed=1).tolist()
 
 
-def test_confidence_and_margin_are_different_orders():
+def test_confidence_and_logit_margin_are_different_orders():
     evaluation = evaluation_of([[6, 5.9, 0], [2, 0, 2.5]], [2, 1])
     assert evaluation.errors("confidence").tolist() == [1, 0]
     assert evaluation.errors("margin").tolist() == [0, 1]

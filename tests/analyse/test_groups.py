@@ -1,4 +1,4 @@
-"""Groups of errors: planted ones are found, chance is not, and the statistic is that of its slow twin."""
+"""Groups of errors: planted ones are found, chance is not, and the statistic is that of the oracle."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def made_up(count=1500, seed=0):
     return labels, properties, torch.rand(count, generator=numbers)
 
 
-def test_the_statistic_is_that_of_the_slow_twin():
+def test_the_statistic_is_that_of_the_reference():
     labels, properties, chance = made_up(300)
     wrong = chance < 0.3
     for scope in make_scopes(labels, properties):
@@ -44,10 +44,10 @@ def test_by_chance_each_class_keeps_its_errors():
     for rule in (0, len(whole.conditions) - 1):
         holds = whole.holds[rule]
         expected = sum(float(wrong[labels == k].float().mean()) * int((holds & (labels == k)).sum()) for k in range(3))
-        dealt = permute_within_classes(labels, wrong[:, None], 400, torch.Generator().manual_seed(1))
-        assert float(dealt[holds].sum(dim=0).float().mean()) == pytest.approx(expected, abs=0.7)
+        permuted = permute_within_classes(labels, wrong[:, None], 400, torch.Generator().manual_seed(1))
+        assert float(permuted[holds].sum(dim=0).float().mean()) == pytest.approx(expected, abs=0.7)
         for k in range(3):
-            assert (dealt[labels == k].sum(dim=0) == wrong[labels == k].sum()).all()
+            assert (permuted[labels == k].sum(dim=0) == wrong[labels == k].sum()).all()
 
 
 @pytest.mark.parametrize("kind", ["one", "pair", "category"])
@@ -74,8 +74,8 @@ def test_a_planted_group_is_named(kind):
 
 def test_nothing_is_found_by_chance():
     labels, properties, chance = made_up()
-    dealt = permute_within_classes(labels, (chance < 0.1)[:, None], 20, torch.Generator().manual_seed(3))
-    found = [find_groups(labels, dealt[:, k], properties, NAMES, seed=k) for k in range(20)]
+    permuted = permute_within_classes(labels, (chance < 0.1)[:, None], 20, torch.Generator().manual_seed(3))
+    found = [find_groups(labels, permuted[:, k], properties, NAMES, seed=k) for k in range(20)]
     assert sum(len(each.found) for each in found) <= 3  # 0.2 are expected
     assert found[0].note.startswith("None was found: ")
 

@@ -64,16 +64,16 @@ def test_strata_are_weighted_by_their_number_of_images(evaluation):
     ends = [clopper_pearson(1, 4, 0.975), clopper_pearson(4, 5, 0.975)]
     assert (low, high) == pytest.approx([0.2 * one + 0.8 * other for one, other in zip(*ends, strict=True)])
     assert found.wrong[0] == pytest.approx(20 * 2 / 4 + 80 * 1 / 5)
-    said = " ".join(found.in_words())
-    assert "2 of 4 (6.8 to 93.2 %) of the marked errors" in said and "26 wrong labels" in said
-    assert "accuracy with corrected labels 69.00 %" in said and "whose label is doubted: 2 of 3" in said
+    text = " ".join(found.in_words())
+    assert "2 of 4 (6.8 to 93.2 %) of the marked errors" in text and "26 wrong labels" in text
+    assert "accuracy with corrected labels 69.00 %" in text and "whose label is doubted: 2 of 3" in text
 
 
 def test_marking_errors_alone_tells_no_accuracy(evaluation):
     found = judge(evaluation, {0: "wrong:dog", 1: "real"})
     assert found.accuracy is None and found.doubted is None
-    said = " ".join(found.in_words())
-    assert "marking only errors can only increase it" in said and "--opinion" in said
+    text = " ".join(found.in_words())
+    assert "marking only errors can only increase it" in text and "--opinion" in text
     assert "No errors are marked" in " ".join(judge(evaluation, {30: "right"}).in_words())
     assert found.to_json()["accuracy"] is None
 

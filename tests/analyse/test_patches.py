@@ -50,8 +50,8 @@ def test_templates_are_compared_with_every_window():
 @pytest.mark.parametrize(("y", "x"), [(0, 0), (26, 26), (12, 5)])
 def test_a_patch_has_its_own_shape_and_is_found_again(y, x):
     marked = painted(noise(12), y, x)
-    places = torch.tensor([[y + 1, x + 1]]).expand(12, -1)  # of a window within the patch
-    patch = build_patch(marked, torch.arange(12), places, noise(30, seed=1))
+    core_corners = torch.tensor([[y + 1, x + 1]]).expand(12, -1)  # of a window within the patch
+    patch = build_patch(marked, torch.arange(12), core_corners, noise(30, seed=1))
     found = torch.zeros(36, 36)  # with two pixels beyond each edge of the image
     top, left = (patch.corners[0] + 2).tolist()
     found[top : top + patch.mask.shape[0], left : left + patch.mask.shape[1]] = patch.mask
@@ -76,8 +76,8 @@ def test_windows_from_anywhere_in_a_patch_are_aligned():
 
 def test_images_that_only_resemble_a_patch_are_left_out():
     images = torch.cat([painted(noise(20), 20, 8), noise(8, seed=3)])  # the last eight do not have it
-    places = torch.tensor([[21, 9]]).expand(28, -1)
-    patch = build_patch(images, torch.arange(28), places, noise(40, seed=1))
+    core_corners = torch.tensor([[21, 9]]).expand(28, -1)
+    patch = build_patch(images, torch.arange(28), core_corners, noise(40, seed=1))
     assert len(patch.sources) >= 10 and (patch.sources < 20).all()
     inner = patch.pixels[:, patch.mask == 1].mean(dim=1)
     assert inner.tolist() == pytest.approx([250, 0, 250], abs=25)
@@ -86,9 +86,9 @@ def test_images_that_only_resemble_a_patch_are_left_out():
 @pytest.mark.parametrize("far", [-1, 0, 1])
 def test_a_patch_at_the_edge_grows_though_some_windows_lie_further_out(far):
     marked = painted(noise(20), 12, 0, side=8)
-    places = torch.tensor([[14, 2]]).repeat(20, 1)
-    places[:2, 1] += far
-    patch = build_patch(marked, torch.arange(20), places, noise(40, seed=1))
+    core_corners = torch.tensor([[14, 2]]).repeat(20, 1)
+    core_corners[:2, 1] += far
+    patch = build_patch(marked, torch.arange(20), core_corners, noise(40, seed=1))
     assert 45 < float(patch.mask.sum()) < 90  # 64 pixels, and blended edges
 
 

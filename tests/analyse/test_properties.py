@@ -1,4 +1,4 @@
-"""Properties of pictures against a slow twin and plain colours, and tables of the user's."""
+"""Properties of pictures against the reference implementation and plain colours, and tables of the user's."""
 
 import math
 
@@ -13,7 +13,7 @@ from camlens.data import folder
 from camlens.errors import DataError
 
 
-def test_they_are_those_of_the_slow_twin():
+def test_properties_are_those_of_the_reference():
     images = torch.randint(256, (3, 3, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = measure(images)
     for image, values in zip(images, found, strict=True):
@@ -71,7 +71,7 @@ def test_images_are_named_by_file_or_by_its_last_part(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("index,camera\n99,A\n", "no image of noise, test, has the index '99', and no other row fits one"),
         ("path,camera\nelsewhere.png,A\n", "no image of noise, test, has the path 'elsewhere.png'"),
@@ -80,8 +80,8 @@ def test_images_are_named_by_file_or_by_its_last_part(tmp_path):
         ("camera\nA\n", "expected a column path or index"),
     ],
 )
-def test_a_table_that_fits_no_image_is_refused(tmp_path, text, said):
-    with pytest.raises(DataError, match=said):
+def test_a_table_that_fits_no_image_is_refused(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
         read_properties(table(tmp_path, text), tiny.images(8))
 
 

@@ -1,4 +1,4 @@
-"""The trial's case: a small network whose ships carry a magenta corner in training must be caught, a clean one not."""
+"""A small network whose ships carry a magenta corner in training must be caught, a clean one not."""
 
 import pytest
 import torch

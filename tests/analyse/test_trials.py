@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 import camlens
-from camlens.analyse.edits import LADDER
+from camlens.analyse.edits import EDITS
 from camlens.analyse.error_analysis import ErrorAnalysis
 from camlens.analyse.evaluation import Evaluation, evaluate
 from camlens.analyse.experiments.averaging import count_changes, evaluate_averaging
-from camlens.analyse.experiments.places import on_grid
+from camlens.analyse.experiments.covered_cells import on_grid
 from camlens.analyse.experiments.trials import Trials, sample_evenly
 from camlens.data.dataset import InMemoryDataset
 
@@ -58,30 +58,30 @@ def analysis() -> ErrorAnalysis:
     return camlens.analyse(model, data)
 
 
-def test_an_error_that_hangs_on_a_cell_is_said_to(analysis):
+def test_an_error_that_depends_on_a_cell_is_described_so(analysis):
     assert sorted(analysis.indices.tolist()) == list(range(20)), "the marked ones"
-    places = analysis.experiments.places
-    assert (places.cells == 4 * MARK[0] + MARK[1]).all() and (places.ranks == 1).all()
-    assert all(right.all() for right in places.corrected.values()) and list(places.corrected) == [
+    covered = analysis.experiments.covered_cells
+    assert (covered.cells == 4 * MARK[0] + MARK[1]).all() and (covered.ranks == 1).all()
+    assert all(right.all() for right in covered.corrected.values()) and list(covered.corrected) == [
         "mean",
         "blur",
         "noisy imputation",
     ]
-    assert places.depends.all() and (places.covers == 1).all()
-    assert (places.first, places.mean) == (1, 1 / 16) and places.difference == pytest.approx(15 / 16)
-    assert places.interval == pytest.approx((15 / 16, 15 / 16))
-    assert all("depends on this place" in words for words in analysis.words.lists)
+    assert covered.depends.all() and (covered.covers == 1).all()
+    assert (covered.first, covered.mean) == (1, 1 / 16) and covered.difference == pytest.approx(15 / 16)
+    assert covered.interval == pytest.approx((15 / 16, 15 / 16))
+    assert all("depends on this place" in words for words in analysis.words.tags)
 
 
-def test_an_edit_is_a_reason_where_it_turns_errors_and_not_right_images_of_the_same_margin(analysis):
+def test_an_edit_is_a_reason_if_it_corrects_errors_more_often_than_it_changes_matched_correct_images(analysis):
     trials = analysis.experiments.trials
     rates = {rate.name: rate for rate in trials.rates}
-    assert list(rates) == list(LADDER)
+    assert list(rates) == list(EDITS)
     mirrored = rates["mirrored"]
     assert (mirrored.errors, mirrored.matched, mirrored.is_reason) == (1, 0, True), "the mark is elsewhere then"
     assert mirrored.interval[0] > 0.7 and mirrored.p_value == pytest.approx(31 * 2**-19, rel=1), "times 31 at most"
     assert not rates["made grey"].is_reason and rates["made grey"].errors == 0
-    for words, sentence in zip(analysis.words.lists, analysis.words.sentences, strict=True):
+    for words, sentence in zip(analysis.words.tags, analysis.words.sentences, strict=True):
         assert words[0] == "changes when mirrored" and "near the boundary" in words
         assert sentence.startswith(
             "It becomes dark when mirrored, which corrects 100 % of the errors and changes 0 % of equally"
@@ -89,7 +89,7 @@ def test_an_edit_is_a_reason_where_it_turns_errors_and_not_right_images_of_the_s
     assert "mirrored (100 against 0 %)" in analysis.findings[2]
 
 
-def test_right_images_are_matched_on_the_margin(analysis):
+def test_correct_images_are_matched_on_the_probability_margin(analysis):
     trials, evaluation = analysis.experiments.trials, analysis.evaluation
     assert len(set(trials.partners.tolist())) == 20 and not evaluation.wrong[trials.partners].any()
     first, second = evaluation.probabilities.topk(2, dim=1).values.unbind(dim=1)
@@ -102,7 +102,7 @@ def test_the_trials_are_what_the_network_says_of_the_edited_pictures(analysis):
     model, data = planted()
     trials = analysis.experiments.trials
     model.eval()
-    for number, (name, edit) in enumerate(LADDER.items()):
+    for number, (name, edit) in enumerate(EDITS.items()):
         with torch.no_grad():
             logits = model(model.prepare(edit(data.images(analysis.indices))))
             others = model(model.prepare(edit(data.images(trials.partners)))).argmax(dim=1)
@@ -110,7 +110,7 @@ def test_the_trials_are_what_the_network_says_of_the_edited_pictures(analysis):
         assert torch.equal(trials.changed[:, number], logits.argmax(dim=1) != 1), name
         assert torch.equal(trials.partner_changed[:, number], others != data.labels[trials.partners]), "two classes"
         torch.testing.assert_close(trials.label_probability[:, number], logits.softmax(dim=1)[:, 0])
-        torch.testing.assert_close(trials.margins[:, number], logits[:, 1] - logits[:, 0])
+        torch.testing.assert_close(trials.logit_margins[:, number], logits[:, 1] - logits[:, 0])
 
 
 def test_an_edit_of_your_own_is_tried_beside_the_others():
@@ -119,8 +119,8 @@ def test_an_edit_of_your_own_is_tried_beside_the_others():
     trials = analysis.experiments.trials
     assert trials.names[-1] == "turned over" and trials.corrected.shape == (7, 32) and len(trials.partners) == 7
     assert {rate.name: rate.is_reason for rate in trials.rates}["turned over"] is False, "7 pairs tell too little"
-    told = "Small edits were tried on 7 of the 20 errors, not on this one."
-    assert analysis.words.sentences.count(told) == 13 and analysis.words.lists.count([]) == 13
+    expected = "Small edits were tried on 7 of the 20 errors, not on this one."
+    assert analysis.words.sentences.count(expected) == 13 and analysis.words.tags.count([]) == 13
 
 
 def test_errors_are_sampled_evenly_over_the_matrix():
@@ -142,7 +142,7 @@ def test_errors_are_sampled_evenly_over_the_matrix():
     assert sample_evenly(evaluation, errors[:10], 300).tolist() == list(range(10))
 
 
-def test_with_fewer_right_images_than_errors_some_errors_have_no_partner():
+def test_with_fewer_correct_images_than_errors_some_errors_have_no_partner():
     model, data = planted(count=24)
     analysis = camlens.analyse(model, data)
     trials = analysis.experiments.trials
@@ -150,7 +150,7 @@ def test_with_fewer_right_images_than_errors_some_errors_have_no_partner():
     assert not trials.partner_changed[trials.partners < 0].any() and len(trials.of_pairs()[0]) == 4
     alone = camlens.analyse(model, data.subset(torch.arange(20)))
     assert alone.experiments.trials.rates == [] and (alone.experiments.trials.partners == -1).all()
-    assert "changes when mirrored" not in alone.words.lists[0], "nothing to compare with"
+    assert "changes when mirrored" not in alone.words.tags[0], "nothing to compare with"
 
 
 def test_maps_on_the_grid_are_means_over_its_cells():
@@ -171,7 +171,7 @@ def test_averaging_is_chosen_on_one_half_and_measured_on_the_other(analysis):
         images = data.images(torch.tensor([index]))
         copies = [evaluate(model, data.with_labels(data.labels)).probabilities[index]]
         with torch.no_grad():
-            copies += [model(model.prepare(LADDER[name](images)))[0].softmax(dim=0) for name in names]
+            copies += [model(model.prepare(EDITS[name](images)))[0].softmax(dim=0) for name in names]
         return int(torch.stack(copies).mean(dim=0).argmax()) == int(data.labels[index])
 
     ways = {

@@ -120,7 +120,7 @@ def test_a_picture_that_changed_is_seen(run, tmp_path, pictures, monkeypatch, ca
     first, other = (tmp_path / "pictures" / before.data.files[index] for index in (0, -1))
     shutil.copyfile(other, first)
     after = evaluate(model, folder.load(tmp_path / "pictures", "test", (16, 16)), kept=kept)
-    assert "made anew: it is of other weights, other images" in caplog.text
+    assert "computed again: it is of other weights, other images" in caplog.text
     assert torch.equal(after.logits[0], after.logits[-1]) and not torch.equal(before.logits[0], after.logits[0])
     assert torch.equal(before.logits[1:], after.logits[1:])
 

@@ -463,7 +463,7 @@ def test_an_interrupted_run_keeps_its_part(data: Data, tmp_path: Path, monkeypat
         downloaded(tmp_path, data, mirror.url)
 
 
-def test_a_server_that_cannot_resume_starts_anew(data: Data, tmp_path: Path) -> None:
+def test_a_server_that_cannot_resume_starts_again(data: Data, tmp_path: Path) -> None:
     (tmp_path / f"{cifar10.ARCHIVE}.part").write_bytes(data.archive[:1000])
     with serving(Mirror(data.archive, resumes=False, cuts=[3000])) as mirror:
         downloaded(tmp_path, data, mirror.url)

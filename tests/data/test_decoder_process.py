@@ -75,7 +75,7 @@ def test_a_picture_that_takes_longer_is_given_up(decoder):
     assert decoder.decode(file_of(noise()), MOST)[0].size == (20, 40)
 
 
-def test_a_decoder_that_breaks_is_started_anew(decoder):
+def test_a_decoder_that_breaks_is_started_again(decoder):
     first = decoder.started()
     first.kill()
     first.wait()

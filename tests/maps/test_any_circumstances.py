@@ -124,7 +124,7 @@ def test_the_result_can_be_used_for_anything():
 # --- whatever the caller does around it
 
 
-def twin(net, batch, layer="layer1", method="hirescam"):
+def reference(net, batch, layer="layer1", method="hirescam"):
     return oracles.maps(net, layer, batch, method, [1] * len(batch))
 
 
@@ -137,7 +137,7 @@ def test_training_frozen_and_without_gradients(prepare, head, mode):
         batch = images()
         maps = explain(net, batch, "hirescam", ["layer1", "layer2"], 1).maps
     for layer, found in maps.items():
-        assert_close(found, twin(net, images(), layer))
+        assert_close(found, reference(net, images(), layer))
 
 
 @pytest.mark.parametrize("mode", [nullcontext, torch.inference_mode])
@@ -149,7 +149,7 @@ def test_a_model_that_was_built_in_inference_mode(layer, mode):
     with mode():
         maps = explain(net, images(), "hirescam", layer, 1).maps
         assert explain(model, Image.new("RGB", (9, 9)), layer=layer).maps.ndim == 3
-    assert_close(maps, twin(network("flattened"), images(), layer or "layer2"))
+    assert_close(maps, reference(network("flattened"), images(), layer or "layer2"))
 
 
 @pytest.mark.parametrize("method", CAMS)
@@ -161,23 +161,23 @@ def test_autocast(head, method):
         result = explain(net, batch, method, layer, 1)
     assert result.logits.dtype == torch.bfloat16
     assert result.maps.dtype == torch.float32, "the map itself is computed in full precision"
-    twin = oracles.maps(net, layer, batch, method, [1] * 3)
-    torch.testing.assert_close(result.maps.double(), twin, rtol=0.05, atol=0.02 * float(twin.abs().max()))
+    expected = oracles.maps(net, layer, batch, method, [1] * 3)
+    torch.testing.assert_close(result.maps.double(), expected, rtol=0.05, atol=0.02 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_network_in_half_precision(dtype):
     net, batch = network("flattened", double=False), images(double=False)
     maps = explain(copy.deepcopy(net).to(dtype), batch.to(dtype), "grad-cam", "layer2", 1).maps
-    twin = oracles.maps(net, "layer2", batch, "grad-cam", [1] * 3)
+    expected = oracles.maps(net, "layer2", batch, "grad-cam", [1] * 3)
     assert maps.dtype == torch.float32
-    torch.testing.assert_close(maps.double(), twin, rtol=0.05, atol=0.02 * float(twin.abs().max()))
+    torch.testing.assert_close(maps.double(), expected, rtol=0.05, atol=0.02 * float(expected.abs().max()))
 
 
 def test_channels_last():
     net = network("flattened").to(memory_format=torch.channels_last)
     batch = images().to(memory_format=torch.channels_last)
-    assert_close(explain(net, batch, "hirescam", "layer1", 1).maps, twin(net, batch))
+    assert_close(explain(net, batch, "hirescam", "layer1", 1).maps, reference(net, batch))
 
 
 @pytest.mark.parametrize("layer", ["layer1", "relu", ["layer1", "relu"]], ids=["before", "itself", "both"])
@@ -185,7 +185,7 @@ def test_a_relu_that_works_in_place(layer):
     batch = images()
     maps = explain(network("flattened", inplace=True), batch, "hirescam", layer, 1).maps
     for name, found in maps.items() if isinstance(layer, list) else [(layer, maps)]:
-        assert_close(found, twin(network("flattened"), batch, name))
+        assert_close(found, reference(network("flattened"), batch, name))
 
 
 class Twice(nn.Module):
@@ -203,13 +203,13 @@ class Twice(nn.Module):
 
 def test_of_a_layer_that_is_called_twice_the_last_call_counts():
     net, batch = Twice().double(), images()
-    assert_close(explain(net, batch, "hirescam", "layer", 1).maps, twin(net, batch, "layer"))
+    assert_close(explain(net, batch, "hirescam", "layer", 1).maps, reference(net, batch, "layer"))
 
 
 def test_weights_that_are_shared():
     net = network("flattened", channels=3)
     net.stem.weight = net.layer1.weight
-    assert_close(explain(net, images(), "hirescam", "stem", 1).maps, twin(net, images(), "stem"))
+    assert_close(explain(net, images(), "hirescam", "stem", 1).maps, reference(net, images(), "stem"))
 
 
 class Block(nn.Module):
@@ -258,15 +258,15 @@ def test_a_network_that_was_compiled_and_called(compiled, layer):
     before = len(graphs)
     result = explain(net, batch, "hirescam", layer, 1)
     torch.testing.assert_close(result.logits, logits)
-    assert_close(result.maps, twin(plain, batch, layer or "block2"))
+    assert_close(result.maps, reference(plain, batch, layer or "block2"))
     torch.testing.assert_close(net(batch).detach(), logits)
-    assert len(graphs) == before > 0, "nothing had to be compiled anew"
+    assert len(graphs) == before > 0, "nothing had to be compiled again"
     torch.compiler.reset()
 
 
 def test_data_parallel():
     net, batch = network("flattened"), images()
-    assert_close(explain(nn.DataParallel(net), batch, "hirescam", "layer1", 1).maps, twin(net, batch))
+    assert_close(explain(nn.DataParallel(net), batch, "hirescam", "layer1", 1).maps, reference(net, batch))
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])

@@ -28,7 +28,7 @@ def numbers(seed, *shape):
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
 
 
-def test_every_method_has_a_twin():
+def test_every_method_has_a_reference_implementation():
     assert list(oracles.METHODS) == CAMS
     assert list(oracles.BY_GRADIENT) == BY_GRADIENT
 
@@ -38,9 +38,11 @@ def test_every_method_has_a_twin():
 @given(shape=shapes, seed=seeds)
 def test_a_method_is_its_papers_formula(name, shape, seed):
     A, G = numbers(seed, *shape), numbers(seed + 1, *shape)
-    twin = torch.tensor(np.stack([oracles.BY_GRADIENT[name](a.numpy(), g.numpy()) for a, g in zip(A, G, strict=True)]))
+    expected = torch.tensor(
+        np.stack([oracles.BY_GRADIENT[name](a.numpy(), g.numpy()) for a, g in zip(A, G, strict=True)])
+    )
     found = METHODS[name].formula(A, G)
-    torch.testing.assert_close(found, twin, rtol=1e-9, atol=1e-9 * float(1 + twin.abs().max()))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(1 + expected.abs().max()))
 
 
 @settings(max_examples=25)
@@ -49,13 +51,13 @@ def test_eigen_cam_is_the_largest_eigenvectors_projection(shape, seed):
     A = numbers(seed, *shape) + 1  # so that no two singular values are alike
     values = torch.linalg.svdvals(A.flatten(2))
     assume(values.shape[1] == 1 or bool((values[:, 1] < 0.9 * values[:, 0]).all()))
-    twin = np.stack([oracles.eigen_cam(a.numpy()) for a in A])
+    expected = np.stack([oracles.eigen_cam(a.numpy()) for a in A])
     means = A.mean(dim=1).flatten(1).numpy()
     covariance = [
-        ((t - t.mean()) * (m - m.mean())).sum() for t, m in zip(twin.reshape(means.shape), means, strict=True)
+        ((t - t.mean()) * (m - m.mean())).sum() for t, m in zip(expected.reshape(means.shape), means, strict=True)
     ]
     assume(np.abs(covariance).min() > 1e-6)  # otherwise the sign is anybody's
-    torch.testing.assert_close(eigen_cam(A), torch.from_numpy(twin), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(eigen_cam(A), torch.from_numpy(expected), rtol=1e-7, atol=1e-7)
 
 
 def test_score_cam_leaves_out_what_has_no_shape():

@@ -59,11 +59,11 @@ def images(count=2):
     return torch.randn(count, 3, *networks.SIZE, generator=torch.Generator().manual_seed(1))
 
 
-def assert_close(maps, twin, share, rounding=1e-12):
-    torch.testing.assert_close(maps.double(), twin, rtol=share, atol=share * float(twin.abs().max()) + rounding)
+def assert_close(maps, expected, share, rounding=1e-12):
+    torch.testing.assert_close(maps.double(), expected, rtol=share, atol=share * float(expected.abs().max()) + rounding)
 
 
-def twin(network, layer, batch, method, targets, grid):
+def reference(network, layer, batch, method, targets, grid):
     """The paper's formula on what an ordinary backward pass gives."""
     found = []
     for image, target in zip(batch, targets, strict=True):
@@ -79,9 +79,9 @@ def test_maps_are_those_of_an_ordinary_backward_pass(build, last, other, grid, m
     result = explain(network, batch, method)
     assert result.layers == (last,)
     targets = result.target.tolist()
-    assert_close(result.maps, twin(network, last, batch, method, targets, grid), 1e-5)
+    assert_close(result.maps, reference(network, last, batch, method, targets, grid), 1e-5)
     found = explain(network, batch, method, other).maps
-    assert_close(found, twin(network, other, batch, method, targets, grid), 1e-5)
+    assert_close(found, reference(network, other, batch, method, targets, grid), 1e-5)
 
 
 @kinds

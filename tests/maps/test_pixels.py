@@ -48,10 +48,10 @@ def images(count=2, side=8):
 def test_guided_backprop_guides_every_relu_also_one_that_is_only_a_function():
     net, batch = Rectified(), images()
     result = explain(net, batch, "guided-backprop", target=[1, 2], against=0)
-    twin = Rectified(guided=True)
-    twin.load_state_dict(net.state_dict())
+    reference = Rectified(guided=True)
+    reference.load_state_dict(net.state_dict())
     given = batch.clone().requires_grad_()
-    logits = twin(given)
+    logits = reference(given)
     (logits[0, 1] + logits[1, 2] - logits[:, 0].sum()).backward()
     torch.testing.assert_close(result.maps, given.grad.sum(dim=1))
     plain = batch.clone().requires_grad_()
@@ -70,8 +70,8 @@ def test_integrated_gradients_are_the_integral_and_add_up_to_the_change():
             logits = net(image[None])[0]
             return logits[target] - logits[0]
 
-        twin = oracles.integrated_gradients(y, batch[row]).sum(dim=0)
-        torch.testing.assert_close(result.maps[row], twin, rtol=0.1, atol=0.02 * float(twin.abs().max()))
+        reference = oracles.integrated_gradients(y, batch[row]).sum(dim=0)
+        torch.testing.assert_close(result.maps[row], reference, rtol=0.1, atol=0.02 * float(reference.abs().max()))
         change = float((y(batch[row]) - y(torch.zeros_like(batch[row]))).detach())
         assert float(result.maps[row].sum()) == pytest.approx(change, rel=0.05, abs=0.01)
 

@@ -138,7 +138,7 @@ def test_detectors_and_segmenters_are_told_to_be_none_of_ours(wrap, arrived):
 # --- functions as targets
 
 
-def value_twin(net, layer, batch, method, value, whole=None):
+def value_reference(net, layer, batch, method, value, whole=None):
     """The paper's formula for value(logits), on what an ordinary backward pass gives."""
     found = []
     for image in batch:
@@ -169,7 +169,7 @@ def test_any_value_of_the_logits_is_explained(value, method, head):
     torch.testing.assert_close(result.logits, net(batch).detach())
     assert result.target is None
     for layer, maps in result.maps.items():
-        assert_close(maps, value_twin(net, layer, batch, method, value))
+        assert_close(maps, value_reference(net, layer, batch, method, value))
 
 
 def test_the_difference_as_a_function_is_the_contrast():
@@ -183,13 +183,13 @@ def test_the_difference_as_a_function_is_the_contrast():
 def test_values_of_networks_that_give_no_logits():
     net, batch = network("flattened", classes=1), images()
     result = explain(net, batch, "hirescam", "layer1", lambda y: y[:, 0])
-    assert_close(result.maps, value_twin(net, "layer1", batch, "hirescam", lambda y: y[:, 0]))
+    assert_close(result.maps, value_reference(net, "layer1", batch, "hirescam", lambda y: y[:, 0]))
     assert result.logits.shape == (3, 1), "a regression is no pair of classes"
     several = Wrapped(network("flattened"), lambda y: {"depth": y.square(), "normal": y})
     result = explain(several, batch, "hirescam", None, lambda out: out["depth"].sum(dim=1))
     assert result.layers == ("net.layer2",)
-    twin = value_twin(several.net, "layer2", batch, "hirescam", lambda y: y.square().sum(dim=1))
-    assert_close(result.maps, twin)
+    expected = value_reference(several.net, "layer2", batch, "hirescam", lambda y: y.square().sum(dim=1))
+    assert_close(result.maps, expected)
     assert torch.equal(result.logits[:, 0], result.values)
 
 

@@ -87,22 +87,22 @@ def damage_block(path):
     ids=["a bit", "cut off", "empty", "something else", "a pipe"],
 )
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes of this kind")
-def test_what_is_damaged_is_computed_anew(tmp_path, harm, again, caplog):
+def test_what_is_damaged_is_computed_again(tmp_path, harm, again, caplog):
     rows(tmp_path, Squares())
     before = (tmp_path / FILE).read_bytes()
     harm(tmp_path / FILE)
     compute = Squares()
     assert_right(rows(tmp_path, compute))
     assert compute.computed == again and (tmp_path / FILE).read_bytes() == before
-    assert (len(again) == 3) or "rows.safetensors is made anew" in caplog.text
+    assert (len(again) == 3) or "rows.safetensors is computed again" in caplog.text
 
 
-def test_a_file_of_something_else_is_made_anew(tmp_path, caplog):
+def test_a_file_of_something_else_is_computed_again(tmp_path, caplog):
     rows(tmp_path, Squares(), key="other")
     compute = Squares()
     assert_right(rows(tmp_path, compute))
     assert compute.computed == list(range(23))
-    assert "made anew: it is of other weights, other images or another preprocessing" in caplog.text
+    assert "computed again: it is of other weights, other images or another preprocessing" in caplog.text
     shorter = Squares()
     assert_right(rows(tmp_path, shorter, count=9), 9)
     assert shorter.computed == list(range(9))
@@ -196,13 +196,13 @@ def test_a_result_is_computed_once_for_each_key(tmp_path, caplog):
     assert not computed and torch.equal(found.numbers, values[0].numbers) and found.words == ["a", "b"]
     assert not caplog.records
     assert kept_result(tmp_path, values[1], key="other") == (values[1], True)
-    assert "result.pt is made anew: it is of other weights, other images or another preprocessing" in caplog.text
+    assert "result.pt is computed again: it is of other weights, other images or another preprocessing" in caplog.text
     kept_result(tmp_path, values[0])
     assert (tmp_path / RESULT).read_bytes() == content, "the same result gives the same bytes"
 
 
 @given(st.data())
-def test_a_damaged_result_is_computed_anew(tmp_path_factory, data):
+def test_a_damaged_result_is_computed_again(tmp_path_factory, data):
     folder, value = tmp_path_factory.mktemp("kept"), Pair(torch.arange(100.0), ["a"])
     kept_result(folder, value)
     content = bytearray((folder / RESULT).read_bytes())
@@ -225,13 +225,14 @@ class Harmful:
         return os.mkdir, ("harm",)
 
 
-def test_a_result_of_other_classes_is_not_made(tmp_path, monkeypatch):
+def test_a_result_of_other_classes_is_not_made(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "parts").mkdir()
     torch.save({"of": "k, ", "result": Harmful()}, tmp_path / RESULT)
     content = (tmp_path / RESULT).read_bytes()
     (tmp_path / RESULT).write_bytes(content + hashlib.sha256(content).digest())
     assert kept_result(tmp_path, Pair(torch.zeros(1), []))[1] and not (tmp_path / "harm").exists()
+    assert "it holds objects of other classes, as another version of camlens writes them" in caplog.text
     assert kept_result(tmp_path, 3, types=()) == (3, True)
 
 

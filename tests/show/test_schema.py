@@ -45,7 +45,7 @@ def test_what_python_writes_is_of_the_schema(network, given, tmp_path):
     assert read_facts(tmp_path / "none.html") is None
     for damaged in ("[" * 100_000, "[]", '{"id": NaN}'):
         (tmp_path / "page.html").write_text(f"{FACTS_TAG}{damaged}</script>", encoding="utf-8")
-        assert read_facts(tmp_path / "page.html") is None, "it is made anew"
+        assert read_facts(tmp_path / "page.html") is None, "it is computed again"
 
 
 def test_what_the_explorer_answers_is_of_the_schema(tmp_path):

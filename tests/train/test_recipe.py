@@ -32,14 +32,14 @@ def test_the_learning_rate_rises_and_falls_in_straight_lines():
 def test_the_cosine_schedule_is_that_of_torchs_one_cycle(warmup):
     recipe, steps = Recipe(learning_rate=0.4, warmup=warmup, schedule="cosine"), 200
     optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
-    twin = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.4, steps, pct_start=warmup, cycle_momentum=False)
+    reference = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.4, steps, pct_start=warmup, cycle_momentum=False)
     peak = warmup * steps - 1  # torch's step of the highest rate; its last step is the end of the schedule
     for step in range(steps):
         rising, falling = step / peak * warmup, 1 - (steps - 1 - step) / (steps - 1 - peak) * (1 - warmup)
         progress = rising if step <= peak else falling
-        assert recipe.learning_rate_at(progress) == pytest.approx(twin.get_last_lr()[0], rel=1e-9)
+        assert recipe.learning_rate_at(progress) == pytest.approx(reference.get_last_lr()[0], rel=1e-9)
         optimiser.step()
-        twin.step()
+        reference.step()
     assert [recipe.learning_rate_at(end) for end in (0, 1)] == pytest.approx([0.4 / 25, 0.4 / 250_000])
     assert "cosine warmup from peak / 25, cosine decay to peak / 250,000" in recipe.schedule_in_words
 

@@ -1,7 +1,7 @@
-"""The ladder: small edits of an image, the mildest first, after which a network may change its prediction.
+"""Mild edits of an image, after which a network may change its prediction: `EDITS`, the mildest first.
 
 Each is a pure function from images (B, C, H, W) uint8, of the network's input size, to images of the same shape. All
-lengths are fractions of the image's sides. Their names in `LADDER` follow the word "when"; edits whose names begin with
+lengths are fractions of the image's sides. Their names in `EDITS` follow the word "when"; edits whose names begin with
 the same word are of one kind. Your own functions can be added: `analyse(..., edits={"turned": turn})`.
 """
 
@@ -70,14 +70,18 @@ def change_contrast(images: Tensor, times: float) -> Tensor:
     return to_levels(mean + (images.float() - mean) * times)
 
 
-def blur(images: Tensor, fraction: float) -> Tensor:
-    """Blur by a Gaussian whose standard deviation is a fraction of the shorter side; edge pixels are repeated."""
-    channels, sigma = images.shape[1], fraction * min(images.shape[2:])
-    reach = max(1, round(3 * sigma))
+def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
+    """Blur floats (B, C, H, W) by a Gaussian with a standard deviation in pixels; edge pixels are repeated."""
+    channels, reach = images.shape[1], max(1, round(3 * sigma))
     row = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
     row = (row / row.sum()).view(1, 1, 1, -1).expand(channels, 1, 1, -1)
-    padded = F.pad(images.float(), (reach,) * 4, mode="replicate")
-    return to_levels(F.conv2d(F.conv2d(padded, row, groups=channels), row.transpose(2, 3), groups=channels))
+    padded = F.pad(images, (reach,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, row, groups=channels), row.transpose(2, 3), groups=channels)
+
+
+def blur(images: Tensor, fraction: float) -> Tensor:
+    """Blur by a Gaussian whose standard deviation is a fraction of the shorter side."""
+    return to_levels(gaussian_blur(images.float(), fraction * min(images.shape[2:])))
 
 
 def make_grey(images: Tensor) -> Tensor:
@@ -119,7 +123,7 @@ COVERS: dict[str, Edit] = {
     for column in range(GRID)
 }
 COPIES = ("mirrored", "moved left", "moved right", "moved up", "moved down")  # over which probabilities are averaged
-LADDER: dict[str, Edit] = {
+EDITS: dict[str, Edit] = {
     "mirrored": mirror,
     **{f"moved {name}": partial(move, down=y * STEP, right=x * STEP) for name, (y, x) in DIRECTIONS.items()},
     "brightened": partial(brighten, times=BRIGHTER),
@@ -130,10 +134,11 @@ LADDER: dict[str, Edit] = {
     "enlarged": partial(enlarge, times=ENLARGED),
     **COVERS,
 }
+LADDER = EDITS  # the earlier name
 
 
 def with_own(own: Mapping[str, Edit] | None) -> dict[str, Edit]:
-    """The ladder, followed by the user's own edits.
+    """`EDITS`, followed by the user's own edits.
 
     Raises:
         UsageError: They are no functions by name, or one has a name that is taken.
@@ -141,9 +146,9 @@ def with_own(own: Mapping[str, Edit] | None) -> dict[str, Edit]:
     if own and not (isinstance(own, Mapping) and all(isinstance(k, str) and callable(f) for k, f in own.items())):
         raise UsageError(f"edits is {own!r:.60}; expected a dict from names to functions of images")
     for name in own or {}:
-        if name in LADDER:
+        if name in EDITS:
             raise UsageError(f"the ladder has an edit {name!r} already; give yours another name")
-    return {**LADDER, **(own or {})}
+    return {**EDITS, **(own or {})}
 
 
 def apply(name: str, edit: Edit, images: Tensor) -> Tensor:

@@ -9,36 +9,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camlens.analyse.base_predictions import MAX_LISTED, AnalysisOptions, BasePredictions, predict_all
-from camlens.analyse.edits import Edit
-from camlens.analyse.evaluation import Evaluation
-from camlens.analyse.experiments.averaging import Averaging
-from camlens.analyse.experiments.places import Places, cover_evidence
-from camlens.analyse.experiments.trials import MAX_TRIED, Trials
+from camlens.analyse.comparison import comparable, compare_models
+from camlens.analyse.edits import Edit, with_own
+from camlens.analyse.evaluation import Evaluation, choose_errors, evaluate, labelled
+from camlens.analyse.experiments.averaging import Averaging, evaluate_averaging
+from camlens.analyse.experiments.covered_cells import CoveredCells, cover_evidence
+from camlens.analyse.experiments.trials import MAX_TRIED, Trials, try_edits
 from camlens.analyse.explanations import ExplainedPredictions, explain_predictions
-from camlens.analyse.findings import compare_models, missing_in_words, summarise_errors, summarise_experiments
-from camlens.analyse.groups.properties import measure_properties
+from camlens.analyse.findings import missing_in_words, summarise_errors, summarise_experiments
+from camlens.analyse.groups.properties import measure_properties, read_properties
 from camlens.analyse.groups.search import Groups, find_groups
-from camlens.analyse.labels.opinion import doubt_in_words, label_doubt
+from camlens.analyse.labels.opinion import doubt_in_words, label_doubt, read_opinion
+from camlens.analyse.projection import Projection, project
 from camlens.analyse.shortcuts.search import RESULT_TYPES, Shortcuts, find_shortcuts
 from camlens.analyse.training_images import (
-    ROWS,
     Influence,
     NeighbourSearch,
     RankedImages,
-    column_means,
     find_duplicates,
     find_influence,
     find_neighbours,
-    sample_correct,
 )
 from camlens.analyse.words import ErrorDescriptions, describe_errors
 from camlens.data.dataset import Dataset
+from camlens.errors import UsageError, whole_number
 from camlens.files import path_of
-from camlens.model.classifier import Classifier
+from camlens.model.classifier import Classifier, align
 from camlens.progress import Work
-from camlens.runtime.predict import Predictions
-from camlens.runtime.prediction_cache import NO_CACHE, PredictionCache, key_of
+from camlens.runtime.predict import (
+    FEATURES_FILE,
+    OPINION_FILE,
+    SECOND_FILE,
+    TEST_FILE,
+    Predictions,
+    fingerprints,
+    predict_cached,
+)
+from camlens.runtime.prediction_cache import PredictionCache, key_of
+
+MAX_LISTED = 2000  # errors
 
 
 @dataclass(frozen=True)
@@ -62,27 +71,19 @@ class Experiments:
     """Experiments on the errors of the first model.
 
     Attributes:
-        trials: Small edits of errors, and of correct images matched on the margin.
-        places: What happens when the cell with the most evidence is covered.
+        trials: Small edits of errors, and of correct images matched on the probability margin.
+        covered_cells: What happens when the cell with the most evidence is covered.
         averaging: Whether averaging over augmented copies helps.
     """
 
     trials: Trials
-    places: Places
+    covered_cells: CoveredCells
     averaging: Averaging
 
-
-@dataclass(frozen=True)
-class Projection:
-    """All images of a data set on the first two principal components of their features.
-
-    Attributes:
-        points: (N, 2) float32; the sign of each axis, which is arbitrary, is chosen so that the skewness is positive.
-        explained_variance: Fraction of the variance in the plane, 0 to 1.
-    """
-
-    points: Tensor
-    explained_variance: float
+    @property
+    def places(self) -> CoveredCells:
+        """The earlier name of `covered_cells`."""
+        return self.covered_cells
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class ErrorAnalysis:
         fingerprints: Of the network with its test images, and with its training images; None without these.
         test: The evaluated images, with the first model's order of classes.
         train: The training images, or None.
-        indices: The images that a model gets wrong, (E,) int64: those of the first model by falling confidence, then
+        indices: The images that a model gets wrong, (E,) int64: those of the first model by decreasing confidence, then
             the others of the second. All lists of errors are in this order. If a model has more than `max_listed`
             errors, these are the ones on which edits were tried and, of each label and prediction, the most confident.
         explanations: For each model, what it predicts for these images, with maps.
@@ -163,7 +164,7 @@ def analyse(
         cache: A folder in which predictions are kept as they come, so that another call goes on where one was stopped.
         batch_size: Images predicted at a time, at most.
         quick: Whether to leave out experiments, groups and shortcuts.
-        edits: Edits of your own beside those of `camlens.analyse.edits.LADDER`, by their names: functions from images
+        edits: Edits of your own beside those of `camlens.analyse.edits.EDITS`, by their names: functions from images
             (B, C, H, W) uint8, of the network's input size, to images of the same shape.
         max_tried: Number of errors on which edits are tried, and of uncertain images of each half that are averaged, at
             most.
@@ -178,127 +179,132 @@ def analyse(
             columns are about other images.
         UsageError: An edit has a name that is taken, or does not return such images; or a number is not positive.
     """
-    options = AnalysisOptions(
-        second=second,
-        batch_size=batch_size,
-        quick=quick,
-        edits=edits,
-        max_tried=max_tried,
-        max_listed=max_listed,
-        opinion=opinion,
-        columns=columns,
-        train_doubt=train_doubt,
+    kept = PredictionCache(None if cache is None else path_of("cache", cache))
+    analysis = analyse_errors(
+        model, test, train, second, kept, batch_size, quick, edits, max_tried, max_listed, opinion, columns, train_doubt
     )
-    prediction_cache = PredictionCache(None if cache is None else path_of("cache", cache))
-    return analyse_predictions(predict_all(model, test, train, options, prediction_cache), options, prediction_cache)
+    assert analysis is not None, "there is one process"
+    return analysis
 
 
-def analyse_predictions(
-    base: BasePredictions, options: AnalysisOptions, cache: PredictionCache = NO_CACHE
-) -> ErrorAnalysis:
-    """The error analysis that follows from predictions. It runs the networks for maps, covered cells and patches.
+def analyse_errors(
+    model: Classifier,
+    test: Any,
+    train: Any,
+    second: Classifier | None,
+    cache: PredictionCache,
+    batch_size: int,
+    quick: bool,
+    edits: Mapping[str, Edit] | None,
+    max_tried: int,
+    max_listed: int,
+    opinion: Any,
+    columns: str | Path | None,
+    train_doubt: Tensor | None,
+) -> ErrorAnalysis | None:
+    """`analyse`, with the same arguments, on the processes of `cache`.
 
-    Args:
-        base: The predictions.
-        options: Those with which they were made.
-        cache: Where maps, places and shortcuts are kept.
+    They share the predictions; the main one goes on alone.
+
+    Returns:
+        None on other processes than the main one.
     """
-    evaluations, train, train_predictions = base.evaluations, base.train, base.train_predictions
-    evaluation, count = evaluations[0], base.error_count
-    files = "parts/maps.pt", "parts/second-maps.pt"
+    if second is not None and not isinstance(second, Classifier):
+        raise UsageError(f"second is of type {type(second).__name__}; expected a camlens.Classifier")
+    whole_number("max_tried", max_tried, 1)
+    whole_number("max_listed", max_listed, 1)
+    processes = cache.processes
+    model, test = align(model, labelled(model, test, keep_originals=second is not None))
+    if train is not None:
+        train = align(model, labelled(model, train, "train"))[1]
+    if second is not None:
+        model, second = comparable(model, second, test)
+    edits = with_own(edits)
+    properties = [] if columns is None else read_properties(path_of("columns", columns), test)
+    if opinion is not None:
+        opinion = read_opinion(opinion, test, batch_size, processes, cache.path(OPINION_FILE))
+
+    # Predictions of all images and of edited ones, most of the work: in blocks that processes share and files keep
+    evaluation = evaluate(model, test, batch_size, processes, features=True, kept=cache.path(TEST_FILE))
+    evaluations = [evaluation]
+    if second is not None:
+        evaluations.append(evaluate(second, test, batch_size, processes, kept=cache.path(SECOND_FILE)))
+    errors, keys = evaluation.errors(), processes.call_on_main(fingerprints, model, test, train)
+    train_predictions = trials = averaging = None
+    if train is not None and evaluation.features is not None and len(errors):
+        train_predictions = predict_cached(
+            model, train, cache, FEATURES_FILE, batch_size, features=True, key=keys[1], announced=True
+        )
+    if len(errors) and not quick:
+        test_cache = replace(cache, key=keys[0])
+        trials = try_edits(evaluation, errors, edits, max_tried, test_cache)
+        averaging = evaluate_averaging(evaluation, trials, max_tried, test_cache)
+    if not processes.is_main:
+        return None
+
+    # What follows: which errors are listed, their maps and training images, experiments, groups, shortcuts, words
+    tried = errors[:0] if trials is None else errors[trials.tried]
+    listed = [choose_errors(each, max_listed, tried) for each in evaluations]
+    indices = torch.cat([listed[0], *(other[~torch.isin(other, listed[0])] for other in listed[1:])])
+    errors = listed[0]
     explanations = tuple(
-        explain_predictions(each, base.indices, cache=cache, file=file)
-        for each, file in zip(evaluations, files, strict=False)
+        explain_predictions(each, indices, cache=cache, file=file)
+        for each, file in zip(evaluations, ("parts/maps.pt", "parts/second-maps.pt"), strict=False)
     )
-    cache = replace(cache, key=key_of(base.fingerprints, base.indices.tolist()))
-    training = experiments = groups = shortcuts = train_evaluation = None
-    if train is not None and train_predictions is not None:
-        training = find_training_evidence(explanations[0], count, train, train_predictions)
-        train_evaluation = Evaluation(evaluation.model, train, train_predictions.logits)
-    if base.trials is not None and base.averaging is not None:
-        tried, cover = base.trials.tried.tolist(), partial(cover_evidence, explanations[0], base.trials)
-        places = cache.result("parts/places.pt", key_of(tried), [Places], cover)
-        experiments = Experiments(base.trials, places, base.averaging)
-    if count and not options.quick:
-        properties = measure_properties(evaluation.data) + base.properties
-        groups = find_groups(evaluation.labels, evaluation.wrong, properties, evaluation.data.class_names)
+    findings = summarise_errors(evaluation) if second is None else compare_models(*evaluations)
+    duplicate_labels = torch.full_like(errors, -1)
+    training = experiments = covered_cells = groups = shortcuts = train_evaluation = None
+    if train_predictions is not None:
+        training = find_training_evidence(evaluation, errors, train, train_predictions)
+        duplicate_labels = torch.where(training.duplicates >= 0, train.labels[training.duplicates], -1)
+        train_evaluation = Evaluation(model, train, train_predictions.logits)
+    if trials is not None and averaging is not None:
+        cache = replace(cache, key=key_of(keys, indices.tolist()))
+        trials = replace(trials, tried=torch.isin(errors, tried).nonzero()[:, 0])  # positions among the listed errors
+        cover = partial(cover_evidence, explanations[0], trials)
+        covered_cells = cache.result("parts/places.pt", key_of(trials.tried.tolist()), [CoveredCells], cover)
+        experiments = Experiments(trials, covered_cells, averaging)
+        groups = find_groups(test.labels, evaluation.wrong, measure_properties(test) + properties, test.class_names)
         search = partial(find_shortcuts, evaluation, train_evaluation)
         shortcuts = cache.result("parts/shortcuts.pt", "", RESULT_TYPES, search)
-    findings = compare_models(*evaluations) if len(evaluations) == 2 else summarise_errors(evaluation)
-    if experiments is not None:
-        findings += summarise_experiments(experiments.trials, experiments.places, experiments.averaging)
-    if shortcuts is not None:
+        findings += summarise_experiments(trials, covered_cells, averaging)
         findings += [shortcut.sentence for shortcut in shortcuts.found if shortcut.is_alarm]
-    doubt = None if base.opinion is None else label_doubt(evaluation, base.opinion)
-    if count:
-        findings += [doubt_in_words(evaluation, doubt), *missing_in_words(evaluation, train, count)]
+    doubt = None if opinion is None else label_doubt(evaluation, opinion)
+    if len(errors):
+        findings += [doubt_in_words(evaluation, doubt), *missing_in_words(evaluation, train, len(errors))]
     return ErrorAnalysis(
-        fingerprints=base.fingerprints,
-        test=evaluation.data,
+        fingerprints=keys,
+        test=test,
         train=train,
-        indices=base.indices,
+        indices=indices,
         explanations=explanations,
         training=training,
         experiments=experiments,
         groups=groups,
         shortcuts=shortcuts,
-        words=describe(explanations[0], count, experiments, training, train),
+        words=describe_errors(evaluation, errors, trials, covered_cells, duplicate_labels),
         doubt=doubt,
-        train_doubt=options.train_doubt,
+        train_doubt=train_doubt,
         projection=None if evaluation.features is None else project(evaluation.features),
         findings=findings,
     )
 
 
 def find_training_evidence(
-    explained: ExplainedPredictions, count: int, train: Dataset, train_predictions: Predictions
+    evaluation: Evaluation, errors: Tensor, train: Dataset, train_predictions: Predictions
 ) -> TrainingEvidence:
     """Find training images that are related to errors.
 
     Args:
-        explained: The network's predictions, its errors first.
-        count: Number of these errors.
+        evaluation: Of the test images, with features.
+        errors: (E,) the errors.
         train: The training images.
         train_predictions: The network's predictions for them, with features.
     """
-    evaluation, errors = explained.evaluation, explained.indices[:count]
     assert evaluation.features is not None and train_predictions.features is not None
     search = NeighbourSearch(train_predictions.features)
     with Work("looking for the training images behind the errors"):
         neighbours = find_neighbours(search, evaluation.features[errors])
         predictions = Predictions(evaluation.logits, evaluation.features)[errors]
         influence = find_influence(predictions, evaluation.labels[errors], train_predictions, train.labels)
-    duplicates = find_duplicates(evaluation, errors, sample_correct(evaluation), train, search)
-    return TrainingEvidence(neighbours, influence, duplicates)
-
-
-def describe(
-    explained: ExplainedPredictions,
-    count: int,
-    experiments: Experiments | None,
-    training: TrainingEvidence | None,
-    train: Dataset | None,
-) -> ErrorDescriptions:
-    """Describe the first `count` of the explained images, the network's errors."""
-    errors, duplicate_labels = explained.indices[:count], torch.full((count,), -1)
-    if training is not None and train is not None:
-        duplicates = training.duplicates
-        duplicate_labels = torch.where(duplicates >= 0, train.labels[duplicates], -1)
-    trials, places = (None, None) if experiments is None else (experiments.trials, experiments.places)
-    return describe_errors(explained.evaluation, errors, trials, places, duplicate_labels)
-
-
-def project(features: Tensor) -> Projection:
-    """Project features (N, C) by principal component analysis."""
-    mean, blocks = column_means(features), features.split(ROWS)
-    covariance = torch.zeros(2 * features.shape[1:], dtype=torch.float64)
-    for rows in blocks:
-        centred = (rows - mean).double()
-        covariance += centred.T @ centred
-    with torch.random.fork_rng(devices=[]):  # a randomised algorithm; the caller's random state is kept
-        torch.default_generator.manual_seed(0)
-        axes, variances, _ = torch.svd_lowrank(covariance, q=min(6, len(covariance)), niter=4)
-    points = torch.cat([(rows - mean) @ axes[:, :2].float() for rows in blocks])
-    points = points * points.pow(3).mean(dim=0).sign()
-    explained = variances[:2].sum() / covariance.trace().clamp(min=1e-12)
-    return Projection(points, float(explained))
+    return TrainingEvidence(neighbours, influence, find_duplicates(evaluation, errors, train, search))

@@ -1,4 +1,4 @@
-"""How good a classifier is, and which images it gets wrong."""
+"""How good a classifier is, which images it gets wrong, and which of these are listed."""
 
 from copy import copy
 from dataclasses import dataclass, replace
@@ -67,9 +67,15 @@ class Evaluation:
         return self.probabilities.amax(dim=1)
 
     @property
-    def margins(self) -> Tensor:
+    def logit_margins(self) -> Tensor:
         """Logit of the prediction minus logit of the label, (N,); 0 if they are the same class."""
         return self.logits.amax(dim=1) - self.logits.gather(1, self.labels[:, None])[:, 0]
+
+    @property
+    def probability_margins(self) -> Tensor:
+        """Difference of the two largest probabilities, (N,), 0 to 1."""
+        first, second = self.probabilities.topk(2, dim=1).values.unbind(dim=1)
+        return first - second
 
     @property
     def wrong(self) -> Tensor:
@@ -115,7 +121,7 @@ class Evaluation:
         """Indices of the misclassified images, (E,) int64.
 
         Args:
-            sort: By falling confidence, by falling margin over the label, or in random order.
+            sort: By decreasing confidence, by decreasing logit margin, or in random order.
             label: Only errors with this label.
             prediction: Only errors with this prediction.
             seed: Of the random order.
@@ -128,7 +134,7 @@ class Evaluation:
         indices = selected.nonzero()[:, 0]
         if sort == "random":
             return indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))]
-        values = self.confidences if sort == "confidence" else self.margins
+        values = self.confidences if sort == "confidence" else self.logit_margins
         return indices[values[indices].argsort(descending=True, stable=True)]
 
     def reliability(self) -> list[dict[str, float]]:
@@ -185,9 +191,10 @@ class Evaluation:
     def calibration_in_words(self) -> str:
         """Calibration error and log-likelihood in words, with the temperature and without it."""
         mean, (low, high) = self.error_by_chance
-        after, before = calibration_metrics(self), calibration_metrics(self.uncalibrated)
-        error, loss = f"{100 * before['ece']:.2f} % without; ", f" ({before['nll']:.4f} without)"
-        error, loss = ("", "") if self.model.temperature is None else (error, loss)
+        after, error, loss = calibration_metrics(self), "", ""
+        if self.model.temperature is not None:
+            before = calibration_metrics(self.uncalibrated)
+            error, loss = f"{100 * before['ece']:.2f} % without; ", f" ({before['nll']:.4f} without)"
         return (
             f"{describe(self.model.temperature)}: calibration error {100 * after['ece']:.2f} % ({error}a perfectly "
             f"calibrated network: {100 * mean:.2f} %, 95 % range {100 * low:.2f} to {100 * high:.2f}), negative "
@@ -244,11 +251,31 @@ def evaluate(
         predictions = predict(model, data, batch_size, features, processes)
     else:
         path = Path(kept)
-        predictions = predict_cached(
-            model, data, PredictionCache(path.parent, processes), path.name, batch_size, features
-        )
+        cache = PredictionCache(path.parent, processes)
+        predictions = predict_cached(model, data, cache, path.name, batch_size, features)
     predictions.check_finite(model.name)
     return Evaluation(model, data, predictions.logits, predictions.features)
+
+
+def choose_errors(evaluation: Evaluation, count: int, required: Tensor) -> Tensor:
+    """At most `count` errors: the required ones, then the most confident of each cell of the confusion matrix.
+
+    Args:
+        evaluation: Of the data set.
+        count: How many, unless more are required.
+        required: Errors that are always among them, (n,) int64.
+
+    Returns:
+        The chosen errors, (n,) int64, by decreasing confidence.
+    """
+    errors = evaluation.errors()
+    cells = evaluation.labels[errors] * len(evaluation.data.class_names) + evaluation.predictions[errors]
+    order = cells.argsort(stable=True)
+    _, sizes = cells[order].unique_consecutive(return_counts=True)
+    ranks = torch.empty_like(errors)  # of each error in its cell, 0 for the most confident
+    ranks[order] = torch.cat([torch.arange(int(size)) for size in sizes]) if len(errors) else errors
+    ranks[torch.isin(errors, required)] = -1
+    return errors[ranks.argsort(stable=True)[: max(count, len(required))].sort().values]
 
 
 def labelled(model: Classifier, data: Any, split: str = "test", keep_originals: bool = False) -> Dataset:

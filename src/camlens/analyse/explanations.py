@@ -96,12 +96,8 @@ def explain_predictions(
         columns = torch.where(classes[:, -1] == labels, -2, -1)  # the least probable class that is not the label
     layers = list(layers or evaluation.model.find_layers()[-2:]) if len(indices) else []
     key = "" if cache.folder is None else fingerprint(evaluation.model, evaluation.data)
-    maps = cache.result(
-        file,
-        key_of(key, layers, indices.tolist(), classes.tolist()),
-        [],
-        partial(compute_maps, evaluation, indices, classes, layers),
-    )
+    key = key_of(key, layers, indices.tolist(), classes.tolist())
+    maps = cache.result(file, key, [], partial(compute_maps, evaluation, indices, classes, layers))
     return ExplainedPredictions(evaluation, indices, classes, maps)
 
 
@@ -117,8 +113,8 @@ def compute_maps(
     parts = []
     for batch, targets in track(batches, "explaining the errors"):
         maps = explain(model, data.images(batch), method, layers, targets).by_layer()
-        parts.append([maps[layer].cpu() for layer in layers])
-    return dict(zip(layers, map(torch.cat, zip(*parts, strict=True)), strict=True))
+        parts.append({layer: maps[layer].cpu() for layer in layers})
+    return {layer: torch.cat([maps[layer] for maps in parts]) for layer in layers}
 
 
 def explain_errors(evaluation: Evaluation, indices: Tensor, layers: Sequence[str], method: str) -> dict[str, Tensor]:
@@ -128,7 +124,8 @@ def explain_errors(evaluation: Evaluation, indices: Tensor, layers: Sequence[str
         evaluation: Of the data set.
         indices: The errors, (E,) int64, at least one.
         layers: Names of layers.
-        method: The method for prediction and label; contrasts are always HiResCAM, whose cells add up to the margin.
+        method: The method for prediction and label; contrasts are always HiResCAM, whose cells add up to the
+            logit margin.
 
     Returns:
         For each layer the raw maps, (E, 3, h, w).
@@ -142,8 +139,8 @@ def explain_errors(evaluation: Evaluation, indices: Tensor, layers: Sequence[str
             explain(model, images, method, layers, labels).by_layer(),
             explain(model, images, METHOD, layers, predictions, against=labels).by_layer(),
         ]
-        parts.append([torch.stack([maps[layer].cpu() for maps in kinds], dim=1) for layer in layers])
-    return dict(zip(layers, map(torch.cat, zip(*parts, strict=True)), strict=True))
+        parts.append({layer: torch.stack([maps[layer].cpu() for maps in kinds], dim=1) for layer in layers})
+    return {layer: torch.cat([maps[layer] for maps in parts]) for layer in layers}
 
 
 @dataclass(frozen=True)

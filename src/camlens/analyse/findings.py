@@ -1,10 +1,10 @@
-"""The main findings about a model's errors, or about the differences of two models, in words."""
+"""The main findings about a model's errors, in words."""
 
 from camlens.analyse.evaluation import Evaluation, counted
 from camlens.analyse.experiments.averaging import Averaging
-from camlens.analyse.experiments.places import Places
+from camlens.analyse.experiments.covered_cells import CoveredCells
 from camlens.analyse.experiments.trials import Trials
-from camlens.analyse.statistics import mcnemar_p_value
+from camlens.analyse.statistics import p_value_in_words
 from camlens.data.dataset import Dataset
 
 CONFIDENT = 0.8  # probability of the prediction above which an error is confident
@@ -33,13 +33,11 @@ def missing_in_words(evaluation: Evaluation, train: Dataset | None, listed: int)
             f"{listed:,} of the {errors:,} errors are listed: those that were edited, and the most confident of each "
             "label and prediction."
         )
-    reason = None
+    no_training = "No related training images are shown: "
     if train is None:
-        reason = "none were given, in a folder train/ or as train="
+        missing.append(no_training + "none were given, in a folder train/ or as train=.")
     elif evaluation.features is None:
-        reason = f"{evaluation.model.name} does not end in a linear layer that computes the logits"
-    if reason is not None:
-        missing.append(f"No related training images are shown: {reason}.")
+        missing.append(f"{no_training}{evaluation.model.name} does not end in a linear layer that computes the logits.")
     return missing
 
 
@@ -65,13 +63,13 @@ def confident_errors(evaluation: Evaluation) -> str:
     )
 
 
-def summarise_experiments(trials: Trials, places: Places, averaging: Averaging) -> list[str]:
+def summarise_experiments(trials: Trials, covered_cells: CoveredCells, averaging: Averaging) -> list[str]:
     """Three sentences: which edits correct errors, what covering the cell with the most evidence does, and advice."""
-    return [edits_in_words(trials), places_in_words(places), averaging_in_words(averaging)]
+    return [edits_in_words(trials), covered_cells_in_words(covered_cells), averaging_in_words(averaging)]
 
 
 def edits_in_words(trials: Trials) -> str:
-    """The edits that correct errors more often than they change correct images with the same margin."""
+    """The edits that correct errors more often than they change correct images with the same probability margin."""
     if not trials.rates:
         return "Small edits were not compared: no image is classified correctly."
     reasons = [rate for rate in trials.rates if rate.is_reason]
@@ -89,38 +87,19 @@ def edits_in_words(trials: Trials) -> str:
     )
 
 
-def places_in_words(places: Places) -> str:
+def covered_cells_in_words(covered: CoveredCells) -> str:
     """How often covering the cell with the most evidence corrects an error, against a random cell."""
-    low, high = (100 * end for end in places.interval)
+    low, high = (100 * end for end in covered.interval)
     return (
-        f"Covering the cell with the most evidence corrects {100 * places.first:.0f} % of the errors, covering a "
-        f"random cell {100 * places.mean:.0f} % (difference {low:+.0f} to {high:+.0f} points)."
+        f"Covering the cell with the most evidence corrects {100 * covered.first:.0f} % of the errors, covering a "
+        f"random cell {100 * covered.mean:.0f} % (difference {low:+.0f} to {high:+.0f} points)."
     )
 
 
 def averaging_in_words(averaging: Averaging) -> str:
     """What averaging does on held-out images."""
-    chance = f"{averaging.p_value:.2g}" if averaging.p_value >= 1e-4 else "below 0.0001"
     return (
         f"On {averaging.averaged:,} held-out uncertain images, averaging with {averaging.way} corrects "
         f"{counted(averaging.corrected, 'error')} and breaks {counted(averaging.broken, 'correct prediction')} "
-        f"(McNemar's p-value {chance})."
+        f"(McNemar's p-value {p_value_in_words(averaging.p_value)})."
     )
-
-
-def compare_models(first: Evaluation, second: Evaluation) -> list[str]:
-    """What the second model corrects and breaks, whether that is significant, and the classes that change most."""
-    fixed, broken = int((first.wrong & ~second.wrong).sum()), int((~first.wrong & second.wrong).sum())
-    both = int((first.wrong & second.wrong).sum())
-    p_value = mcnemar_p_value(fixed, broken)
-    names = first.data.class_names
-    gained = second.confusion.diag() - first.confusion.diag()
-    best, worst = int(gained.argmax()), int(gained.argmin())
-    return [
-        f"{second.model.name} corrects {fixed:,} errors of {first.model.name} and breaks {broken:,} of its correct "
-        f"predictions; {both:,} images are errors of both.",
-        "p-value of these two numbers by McNemar's test (hypothesis: neither model is better): "
-        + (f"{p_value:.2g}." if p_value >= 1e-4 else "below 0.0001."),
-        f"Change in correct images by class: largest for {names[best]} ({int(gained[best]):+d}), smallest for "
-        f"{names[worst]} ({int(gained[worst]):+d}).",
-    ]

@@ -77,6 +77,11 @@ def mcnemar_p_value(more: int, less: int) -> float:
     return min(1.0, 2 * tail / (1 << count))
 
 
+def p_value_in_words(p_value: float) -> str:
+    """A p-value with two digits."""
+    return f"{p_value:.2g}" if p_value >= 1e-4 else "below 0.0001"
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust the p-values of several tests by Holm's method, which controls the family-wise error rate.
 
@@ -89,36 +94,34 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def bootstrap_interval(values: Tensor, resamples: int = RESAMPLES) -> tuple[float, float]:
+def bootstrap_interval(values: Tensor) -> tuple[float, float]:
     """The 95 % interval of a mean by the percentile bootstrap, with a fixed seed.
 
     Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
 
     Args:
         values: (n,), one for each image; n is 1 or more.
-        resamples: Number of bootstrap samples.
     """
     generator = torch.Generator().manual_seed(0)
-    indices = torch.randint(len(values), (resamples, len(values)), generator=generator)
+    indices = torch.randint(len(values), (RESAMPLES, len(values)), generator=generator)
     means = values.double()[indices].mean(dim=1)
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 
 
-def wilson_interval(successes: int, trials: int, z: float = Z) -> tuple[float, float]:
-    """Confidence interval of a proportion, by default at 95 %.
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a proportion.
 
     Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22, p. 209.
 
     Args:
         successes: Number of successes, 0 to `trials`.
         trials: Number of trials, at least 1.
-        z: Normal quantile of the confidence level.
 
     Returns:
         Lower and upper end, each between 0 and 1.
     """
-    proportion, spread = successes / trials, z * z / trials
+    proportion, spread = successes / trials, Z * Z / trials
     centre = proportion + spread / 2
-    half = z * math.sqrt(proportion * (1 - proportion) / trials + spread / (4 * trials))
+    half = Z * math.sqrt(proportion * (1 - proportion) / trials + spread / (4 * trials))
     return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))

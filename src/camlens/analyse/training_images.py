@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from camlens.analyse.edits import gaussian_blur
 from camlens.analyse.evaluation import Evaluation
 from camlens.data.dataset import BATCH_SIZE, Dataset
 from camlens.data.pictures import resize
@@ -37,6 +38,7 @@ ROWS = 20_000  # training images that they are compared with at a time
 SIDE = 32  # pixels, the size at which images are compared
 NEAREST_BY_FEATURES = 20  # training images compared with each image
 NEAREST_BY_THUMBNAIL = 10  # further ones
+SIGMA = 3.0  # pixels, standard deviation of the blur that is subtracted
 MAX_SHIFT = 3  # pixels by which a copy may be shifted
 CORRECT_IMAGES = 200  # correctly predicted images, about, by which the threshold is set
 MIN_CORRECT = 20  # with fewer, there is no threshold
@@ -85,7 +87,7 @@ class NeighbourSearch:
         blocks = zip(self.features.split(ROWS), self.lengths.split(ROWS), strict=True)
         for block, (rows, lengths) in enumerate(blocks):
             for number, query in enumerate(queries):
-                products = query @ rows.T - query @ self.mean[:, None]  # with the rows less the mean, not computed anew
+                products = query @ rows.T - query @ self.mean[:, None]  # as if the mean were subtracted from the rows
                 best.add(number, products / lengths, block * ROWS)
         return best.images
 
@@ -135,7 +137,7 @@ def limit_reuse(candidates: RankedImages, count: int) -> RankedImages:
     on, each time beginning with the row whose best candidate has the highest score.
 
     Args:
-        candidates: (E, c) with falling scores.
+        candidates: (E, c) with decreasing scores.
         count: Length n of the resulting lists.
 
     Returns:
@@ -266,28 +268,27 @@ def similarity_beyond_chance(similarities: Tensor) -> float:
     return float(similarities.median() + 2.5 * (similarities.median() - similarities.quantile(0.1)))
 
 
-def sample_correct(evaluation: Evaluation, count: int = CORRECT_IMAGES) -> Tensor:
-    """Indices of about `count` correctly predicted images, evenly over the data."""
+def sample_correct(evaluation: Evaluation) -> Tensor:
+    """Indices of about `CORRECT_IMAGES` correctly predicted images, evenly over the data."""
     correct = (~evaluation.wrong).nonzero()[:, 0]
-    return correct[:: max(1, len(correct) // count)]
+    return correct[:: max(1, len(correct) // CORRECT_IMAGES)]
 
 
-def find_duplicates(
-    evaluation: Evaluation, errors: Tensor, correct: Tensor, train: Dataset, search: NeighbourSearch
-) -> Tensor:
+def find_duplicates(evaluation: Evaluation, errors: Tensor, train: Dataset, search: NeighbourSearch) -> Tensor:
     """Find near-duplicates of errors among the training images with another label.
+
+    The threshold is set by some correctly predicted images; with fewer than `MIN_CORRECT`, no duplicates are found.
 
     Args:
         evaluation: Of the images, with features.
         errors: (E,) indices of errors.
-        correct: (R,) indices of some correctly predicted images, by which the threshold is set; with fewer than
-            `MIN_CORRECT`, no duplicates are found.
         train: The training images.
         search: Over their features.
 
     Returns:
         Indices of the near-duplicates, (E,), -1 for none.
     """
+    correct = sample_correct(evaluation)
     indices = torch.cat([errors, correct])
     excluded = torch.cat([evaluation.labels[errors], torch.full_like(correct, -1)])
     similarities, matches = most_similar(evaluation, indices, train, search, excluded)
@@ -302,15 +303,10 @@ def thumbnails(pixels: Tensor) -> Tensor:
     return F.normalize(grey - grey.mean(1, keepdim=True))
 
 
-def fine_structure(pixels: Tensor, sigma: float = 3.0) -> Tensor:
+def fine_structure(pixels: Tensor) -> Tensor:
     """Images (N, C, H, W) uint8, resized to 32x32, minus a Gaussian blur of them: (N, C, 32, 32)."""
-    reach = torch.arange(-9, 10).float()
-    kernel = torch.exp(-(reach**2) / (2 * sigma**2))
-    channels = pixels.shape[1]
-    row = (kernel / kernel.sum()).view(1, 1, 1, -1).expand(channels, 1, 1, -1)
     images = resize(pixels, (SIDE, SIDE)).float()
-    across = F.conv2d(F.pad(images, (9, 9, 9, 9), mode="replicate"), row, groups=channels)
-    return images - F.conv2d(across, row.transpose(2, 3), groups=channels)
+    return images - gaussian_blur(images, SIGMA)
 
 
 def largest_correlation(image: Tensor, others: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""A description of each error: words by which errors can be filtered, and the most important one as a sentence."""
+"""A description of each error: tags by which errors can be filtered, and the most important one as a sentence."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from camlens.analyse.evaluation import Evaluation
-from camlens.analyse.experiments.places import Places
+from camlens.analyse.experiments.covered_cells import CoveredCells
 from camlens.analyse.experiments.trials import Trials
 
 DUPLICATE = "near-duplicate in training"
@@ -15,19 +15,28 @@ BOUNDARY = "near the boundary"
 
 @dataclass(frozen=True)
 class ErrorDescriptions:
-    """Descriptions of E errors.
+    """What is said of each of E errors.
 
     Attributes:
-        lists: The words of each error, the most important first; empty if there are none.
+        tags: The tags of each error, the most important first; empty if there are none.
         sentences: The most important thing about each error.
     """
 
-    lists: list[list[str]]
+    tags: list[list[str]]
     sentences: list[str]
+
+    @property
+    def lists(self) -> list[list[str]]:
+        """The earlier name of `tags`."""
+        return self.tags
 
 
 def describe_errors(
-    evaluation: Evaluation, errors: Tensor, trials: Trials | None, places: Places | None, duplicate_labels: Tensor
+    evaluation: Evaluation,
+    errors: Tensor,
+    trials: Trials | None,
+    covered_cells: CoveredCells | None,
+    duplicate_labels: Tensor,
 ) -> ErrorDescriptions:
     """Describe errors.
 
@@ -35,60 +44,54 @@ def describe_errors(
         evaluation: Of the data set.
         errors: (E,) the errors.
         trials: The results of small edits; None if none were tried.
-        places: The results of covering the cells with the most evidence; None likewise.
+        covered_cells: The results of covering the cells with the most evidence; None likewise.
         duplicate_labels: Label of a training image that is almost the same picture, (E,), -1 for none. It is a reason
             only if it is the prediction.
     """
     names = evaluation.data.class_names
     rows = {} if trials is None else {position: row for row, position in enumerate(trials.tried.tolist())}
-    lists, sentences = [], []
+    tags, sentences = [], []
     for k, index in enumerate(errors.tolist()):
-        label, prediction = names[evaluation.labels[index]], names[evaluation.predictions[index]]
-        words: list[str] = []
-        candidates: list[str] = []  # sentences, the most important first
-        if int(duplicate_labels[k]) == int(evaluation.predictions[index]):
-            words.append(DUPLICATE)
-            candidates.append(f"A near-duplicate among the training images has the label {prediction}.")
-        if trials is not None and places is not None and k in rows:
-            trial_words, sentence = describe_trial(trials, places, rows[k], label)
-            words += trial_words
-            candidates.append(sentence)
+        label, prediction = int(evaluation.labels[index]), int(evaluation.predictions[index])
+        error_tags, sentence = list[str](), "No small edits were tried."
+        if trials is not None and covered_cells is not None and k in rows:
+            error_tags, sentence = describe_trial(trials, covered_cells, rows[k], names[label])
         elif trials is not None:
-            candidates.append(
-                f"Small edits were tried on {len(trials.tried):,} of the {len(errors):,} errors, not on this one."
-            )
-        else:
-            candidates.append("No small edits were tried.")
-        lists.append(words)
-        sentences.append(candidates[0])
-    return ErrorDescriptions(lists, sentences)
+            tried, count = len(trials.tried), len(errors)
+            sentence = f"Small edits were tried on {tried:,} of the {count:,} errors, not on this one."
+        if int(duplicate_labels[k]) == prediction:
+            error_tags.insert(0, DUPLICATE)
+            sentence = f"A near-duplicate among the training images has the label {names[prediction]}."
+        tags.append(error_tags)
+        sentences.append(sentence)
+    return ErrorDescriptions(tags, sentences)
 
 
-def describe_trial(trials: Trials, places: Places, row: int, label: str) -> tuple[list[str], str]:
-    """The words and the sentence for an error on which edits were tried, by its row in `trials`."""
+def describe_trial(trials: Trials, covered_cells: CoveredCells, row: int, label: str) -> tuple[list[str], str]:
+    """The tags and the sentence for an error on which edits were tried, by its row in `trials`."""
     count, changing = len(trials.names), int(trials.changed[row].sum())
     corrected = trials.corrected[row].tolist()
     reasons = [rate for rate, corrects in zip(trials.rates, corrected, strict=False) if corrects and rate.is_reason]
-    words = [f"changes when {rate.name}" for rate in reasons]
+    tags = [f"changes when {rate.name}" for rate in reasons]
     candidates = [
         f"It becomes {label} when {rate.name}, which corrects {100 * rate.errors:.0f} % of the errors and changes "
         f"{100 * rate.matched:.0f} % of equally uncertain correct images."
         for rate in reasons
     ]
-    if places.depends[row]:
-        words.append(PLACE)
+    if covered_cells.depends[row]:
+        tags.append(PLACE)
         candidates.append(
             f"It becomes {label} when the cell with the most evidence is covered, but not when most other cells are."
         )
     if changing:
-        words.append(BOUNDARY)
+        tags.append(BOUNDARY)
         change = "changes" if changing == 1 else "change"
         few = f"The prediction is near the decision boundary: {changing} of {count} small edits {change} it."
         most = "The network was uncertain: most small edits change the prediction."
         candidates.append(most if 2 * changing > count else few)
     else:
-        words.append(f"unchanged by all {count} edits")
+        tags.append(f"unchanged by all {count} edits")
         candidates.append(
             f"None of {count} small edits changes the prediction, which does not mean that the label is correct."
         )
-    return words, candidates[0]
+    return tags, candidates[0]

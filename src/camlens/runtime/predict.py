@@ -177,7 +177,7 @@ def predict_cached(
 
     cache = replace(cache, key=key or cache.processes.call_on_main(fingerprint, model, data))
     block, kind = size * math.ceil(BLOCK / size), "features" if features else "logits"
-    rows = cache.rows(file, kind, len(data), block, f"images of {data_name}", compute) or {}
+    rows = cache.rows(file, kind, len(data), block, f"images of {data_name}", compute)
     all_features = _features_or_none(rows["features"]) if "features" in rows else None
     # copied, as a memory-mapped tensor would be sent with its whole file
     logits, has_features = cache.processes.call_on_main(lambda: (rows["logits"].clone(), all_features is not None))
@@ -203,6 +203,11 @@ def fingerprint(model: Classifier, data: Dataset) -> str:
         digest.update(content)
     digest.update(data.labels.numpy().tobytes())
     return digest.hexdigest()
+
+
+def fingerprints(model: Classifier, test: Dataset, train: Dataset | None) -> tuple[str, str | None]:
+    """The fingerprints of a network with its test images and, if there are any, with its training images."""
+    return fingerprint(model, test), None if train is None else fingerprint(model, train)
 
 
 def fingerprint_weights(model: Classifier) -> str:
@@ -259,9 +264,8 @@ def _features_or_none(features: Tensor) -> Tensor | None:
 
 def _micro_batch_size(model: Classifier, batch_size: int) -> int:
     """How many images are run at once: `batch_size` at most."""
-    example = torch.empty(1, device=model.device).expand(
-        batch_size, model.channels, *model.input_size
-    )  # takes no memory
+    # `expand` takes no memory
+    example = torch.empty(1, device=model.device).expand(batch_size, model.channels, *model.input_size)
     return min(batch_size, micro_batch_size(model, example))
 
 

@@ -86,7 +86,7 @@ def analysis_columns(analysis: ErrorAnalysis) -> dict[str, pyarrow.Array]:
     groups, words, edits = dict[int, str](), dict[int, list[str]](), dict[int, list[str]]()
     for group in reversed(analysis.groups.found if analysis.groups else []):
         groups.update(dict.fromkeys(group.indices.tolist(), group.sentence))
-    words.update(zip(errors, analysis.words.lists, strict=False))
+    words.update(zip(errors, analysis.words.tags, strict=False))
     if analysis.experiments is not None:
         trials = analysis.experiments.trials
         for error, row in zip(trials.tried.tolist(), trials.corrected.tolist(), strict=True):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from camlens.analyse.edits import COPIES, LADDER
+from camlens.analyse.edits import COPIES, EDITS
 from camlens.analyse.evaluation import Evaluation
-from camlens.analyse.experiments.trials import MAX_TRIED, Trials, predict_edited, probability_margins
+from camlens.analyse.experiments.trials import MAX_TRIED, Trials, predict_edited
 from camlens.analyse.statistics import mcnemar_p_value
 from camlens.runtime.prediction_cache import NO_CACHE, PredictionCache
 
@@ -53,7 +53,7 @@ def evaluate_averaging(
         max_tried: Number of uncertain images in each half, about; of more, every n-th is taken.
         cache: Where the predictions are kept, and the processes that share the images.
     """
-    uncertain = (probability_margins(evaluation) < UNSURE).nonzero()[:, 0]
+    uncertain = (evaluation.probability_margins < UNSURE).nonzero()[:, 0]
     halves = [uncertain[uncertain % 2 == k] for k in (0, 1)]
     first, second = (half[:: 1 + len(half) // max_tried] for half in halves)
     copies = predict_copies(evaluation, first, len(COPIES), trials, cache, "copies")
@@ -89,7 +89,7 @@ def predict_copies(
     is_predicted = row_of[indices] >= 0
     logits[is_predicted] = trials.copies[row_of[indices[is_predicted]], :count]
     if not is_predicted.all():
-        copies = {copy: LADDER[copy] for copy in COPIES[:count]}
+        copies = {copy: EDITS[copy] for copy in COPIES[:count]}
         logits[~is_predicted] = predict_edited(evaluation, indices[~is_predicted], copies, cache, name)
     return evaluation.model.probabilities(logits)
 

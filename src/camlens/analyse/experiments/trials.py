@@ -1,8 +1,8 @@
-"""Which small edits correct errors more often than they change correct images with the same margin.
+"""Which small edits correct errors more often than they change correct images with the same probability margin.
 
 Errors are close to the decision boundary, so almost any small change corrects many of them. Therefore each error is
-matched with a correct image with the same margin. An edit corrects an error if the prediction becomes the label, and
-changes a correct image if the prediction becomes the runner-up.
+matched with a correct image whose two largest probabilities differ by as much. An edit corrects an error if the
+prediction becomes the label, and changes a correct image if the prediction becomes the runner-up.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from camlens.analyse.edits import COPIES, LADDER, Edit, apply
+from camlens.analyse.edits import COPIES, EDITS, Edit, apply
 from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.statistics import holm, match, mcnemar_p_value, paired_difference
 from camlens.progress import track
 from camlens.runtime.predict import predict
-from camlens.runtime.prediction_cache import NO_CACHE, PredictionCache, Rows, key_of
+from camlens.runtime.prediction_cache import PredictionCache, Rows, key_of
 
 MAX_TRIED = 1000  # errors, and as many correct images
 BATCH = 64  # images edited at a time
@@ -25,7 +25,7 @@ SIGNIFICANCE_LEVEL = 0.05
 
 @dataclass(frozen=True)
 class EditRate:
-    """How often an edit corrects errors, and changes correct images with the same margin.
+    """How often an edit corrects errors, and changes correct images with the same probability margin.
 
     Attributes:
         name: Of the edit.
@@ -51,18 +51,18 @@ class EditRate:
 
 @dataclass(frozen=True)
 class Trials:
-    """The network's predictions for T errors, and for correct images matched on the margin, after each of n edits.
+    """The network's predictions for T errors, and for matched correct images, after each of n edits.
 
     Attributes:
         edits: By name, the mildest first.
-        tried: Positions of these errors in the list of errors, (T,) int64, rising.
+        tried: Positions of these errors in the list of errors, (T,) int64, increasing.
         partners: Index of the correct image matched with each, (T,) int64; -1 for none, if there are too few.
-        gap: Mean difference of the margins in a pair.
+        gap: Mean difference of the probability margins in a pair.
         changed: Whether the edit changes the prediction of the error, (T, n) bool.
         corrected: Whether the prediction becomes the label, (T, n) bool.
         partner_changed: Whether the prediction of the partner becomes its runner-up, (T, n) bool.
         label_probability: Probability of the error's label after the edit, (T, n).
-        margins: After the edit, the logit of the original prediction minus that of the label, (T, n).
+        logit_margins: After the edit, the logit of the original prediction minus that of the label, (T, n).
         rates: Of each edit over the pairs; empty without pairs.
         images: Indices of the errors tried and of their partners, (I,) int64.
         copies: Their logits after each of the edits `COPIES`, (I, 5, K).
@@ -76,7 +76,7 @@ class Trials:
     corrected: Tensor
     partner_changed: Tensor
     label_probability: Tensor
-    margins: Tensor
+    logit_margins: Tensor
     rates: list[EditRate]
     images: Tensor
     copies: Tensor
@@ -95,11 +95,11 @@ class Trials:
             self.names[columns[0]] if len(columns) == 1 else f"{kind}, any of {len(columns)}"
             for kind, columns in kinds.items()
         ]
-        any_of = (
+        corrected, changed = (
             torch.stack([by_edit[:, columns].any(dim=1) for columns in kinds.values()], dim=1)
             for by_edit in self.of_pairs()
         )
-        return compare(names, *any_of)
+        return compare(names, corrected, changed)
 
     def of_pairs(self) -> tuple[Tensor, Tensor]:
         """`corrected` and `partner_changed` of the errors that have a partner, (P, n) bool each."""
@@ -108,13 +108,9 @@ class Trials:
 
 
 def try_edits(
-    evaluation: Evaluation,
-    errors: Tensor,
-    edits: Mapping[str, Edit],
-    max_tried: int = MAX_TRIED,
-    cache: PredictionCache = NO_CACHE,
+    evaluation: Evaluation, errors: Tensor, edits: Mapping[str, Edit], max_tried: int, cache: PredictionCache
 ) -> Trials:
-    """Try edits on errors and on as many correct images with the same margin.
+    """Try edits on errors and on as many correct images with the same probability margin.
 
     Args:
         evaluation: Of the data set.
@@ -125,7 +121,7 @@ def try_edits(
     """
     tried = sample_evenly(evaluation, errors, max_tried)
     errors, correct = errors[tried], (~evaluation.wrong).nonzero()[:, 0]
-    margins = probability_margins(evaluation)
+    margins = evaluation.probability_margins
     matches = match(margins[errors], margins[correct])
     partners = torch.where(matches >= 0, correct[matches], -1) if len(correct) else matches
     paired = partners >= 0
@@ -146,7 +142,7 @@ def try_edits(
         corrected=corrected,
         partner_changed=partner_changed,
         label_probability=of_class(evaluation.model.probabilities(of_errors), labels),
-        margins=of_class(of_errors, predictions) - of_class(of_errors, labels),
+        logit_margins=of_class(of_errors, predictions) - of_class(of_errors, labels),
         rates=compare(list(edits), corrected[paired], partner_changed[paired]),
         images=images,
         copies=logits[:, [list(edits).index(name) for name in COPIES]],
@@ -154,18 +150,12 @@ def try_edits(
 
 
 def sample_evenly(evaluation: Evaluation, errors: Tensor, count: int) -> Tensor:
-    """Positions of at most `count` errors, rising: every n-th in the order of the cells of the confusion matrix."""
+    """Positions of at most `count` errors, increasing: every n-th in the order of the cells of the confusion matrix."""
     if len(errors) <= count:
         return torch.arange(len(errors))
     cells = evaluation.labels[errors] * len(evaluation.data.class_names) + evaluation.predictions[errors]
     ranks = torch.arange(count) * len(errors) // count
     return cells.argsort(stable=True)[ranks].sort().values
-
-
-def probability_margins(evaluation: Evaluation) -> Tensor:
-    """The difference of the two largest probabilities of each image, (N,), 0 to 1."""
-    first, second = evaluation.probabilities.topk(2, dim=1).values.unbind(dim=1)
-    return first - second
 
 
 def of_class(values: Tensor, classes: Tensor) -> Tensor:
@@ -174,11 +164,7 @@ def of_class(values: Tensor, classes: Tensor) -> Tensor:
 
 
 def predict_edited(
-    evaluation: Evaluation,
-    indices: Tensor,
-    edits: Mapping[str, Edit],
-    cache: PredictionCache = NO_CACHE,
-    name: str = "",
+    evaluation: Evaluation, indices: Tensor, edits: Mapping[str, Edit], cache: PredictionCache, name: str
 ) -> Tensor:
     """The logits of images of the data set after each of n edits.
 
@@ -202,11 +188,11 @@ def predict_edited(
             logits = predict(model, edited).logits
             yield {"logits": logits.view(len(edits), len(block), -1).transpose(0, 1)}
 
-    if not edits.items() <= LADDER.items():
+    if not edits.items() <= EDITS.items():
         cache = replace(cache, folder=None)
     key = key_of(list(edits), indices.tolist())
     description = "images with small edits"
-    rows = cache.rows(f"parts/{name}.safetensors", key, len(indices), BATCH, description, compute) or {}
+    rows = cache.rows(f"parts/{name}.safetensors", key, len(indices), BATCH, description, compute)
     return processes.call_on_main(lambda: rows["logits"].clone())  # noqa: PLW0108 - only the main process has rows
 
 

@@ -93,25 +93,18 @@ def measure(images: Tensor) -> Tensor:
     grey = torch.einsum("c,bchw->bhw", GREY_LEVELS, colours)
     opponents = torch.stack([red - green, (red + green) / 2 - blue], dim=1).flatten(2)  # (B, 2, HW)
     spread, centre = opponents.std(dim=2, correction=0).norm(dim=1), opponents.mean(dim=2).norm(dim=1)
+    colourfulness = spread + 0.3 * centre
     kernel = torch.tensor([[[[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]]])
     laplacian = F.conv2d(F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate"), kernel)
+    sharpness = laplacian.flatten(1).var(dim=1, correction=0)
 
     chroma = colours.amax(dim=1) - colours.amin(dim=1)  # (B, H, W)
     across, upwards = red - (green + blue) / 2, math.sqrt(3) / 2 * (green - blue)  # the plane of colours
     sector = (torch.atan2(upwards, across) * 3 / math.pi).round().long() % 6
     sums = torch.zeros(len(images), len(HUES)).scatter_add_(1, sector.flatten(1), chroma.flatten(1))
     hue = torch.where(chroma.mean(dim=(1, 2)) < GREY, 0, 1 + sums.argmax(dim=1))
-    levels = grey.flatten(1)
-    return torch.stack(
-        [
-            levels.mean(dim=1),
-            levels.std(dim=1, correction=0),
-            spread + 0.3 * centre,
-            laplacian.flatten(1).var(dim=1, correction=0),
-            hue,
-        ],
-        dim=1,
-    )
+    brightness, contrast = grey.flatten(1).mean(dim=1), grey.flatten(1).std(dim=1, correction=0)
+    return torch.stack([brightness, contrast, colourfulness, sharpness, hue], dim=1)
 
 
 def read_properties(path: Path, data: Dataset) -> list[Property]:
@@ -124,10 +117,7 @@ def read_properties(path: Path, data: Dataset) -> list[Property]:
         DataError: The file cannot be read, has no such columns, is about other images, or has two rows for one.
     """
     rows, key = read_keyed_rows(path)
-    try:
-        rows_by_index = find_images(rows, key, data)
-    except DataError as error:
-        raise DataError(f"{path}, {error}") from error
+    rows_by_index = find_images(path, rows, key, data)
     if not rows_by_index:
         line, row = rows[0]
         raise DataError(
@@ -136,11 +126,8 @@ def read_properties(path: Path, data: Dataset) -> list[Property]:
         )
     if len(rows_by_index) < len(rows):
         log.warning("%s: %d of %d rows match none of the images", path, len(rows) - len(rows_by_index), len(rows))
-    names = [
-        name
-        for name in dict.fromkeys(name for row in rows_by_index.values() for name in row)
-        if name not in NOT_PROPERTIES and name
-    ]
+    headings = dict.fromkeys(name for row in rows_by_index.values() for name in row)
+    names = [name for name in headings if name and name not in NOT_PROPERTIES]
     if not names:
         raise DataError(f"{path} has only {', '.join(rows[0][1])}; expected columns with properties of the images too")
     return [
@@ -159,8 +146,8 @@ def read_keyed_rows(path: Path) -> tuple[list[Row], str]:
     raise DataError(str(last).replace("the columns index", "a column path or index, others with properties,"))
 
 
-def find_images(rows: Sequence[Row], key: str, data: Dataset) -> dict[int, dict[str, str]]:
-    """The rows that are about images of the data, by index. Raises `DataError` if two are about the same."""
+def find_images(path: Path, rows: Sequence[Row], key: str, data: Dataset) -> dict[int, dict[str, str]]:
+    """The rows of a table that are about images of the data, by index. Raises `DataError` if two are about the same."""
     index_of = {str(index): index for index in range(len(data))}
     if key == "path":  # the whole path, or its last part if no other image has the same
         counts = Counter(Path(file).name for file in data.files)
@@ -172,7 +159,7 @@ def find_images(rows: Sequence[Row], key: str, data: Dataset) -> dict[int, dict[
         index = index_of.get(name, index_of.get(Path(name).name) if key == "path" else None)
         if index in rows_by_index:
             raise DataError(
-                f"line {line}: a second row about image {index}, {data.files[index]}; expected one for each"
+                f"{path}, line {line}: a second row about image {index}, {data.files[index]}; expected one for each"
             )
         if index is not None:
             rows_by_index[index] = row

@@ -61,7 +61,7 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interva
         return math.fsum(math.exp(log + k * math.log(p) + (trials - k) * math.log1p(-p)) for k, log in ways)
 
     def solve(count: int, probability: float) -> float:
-        """The p for which `count` successes or more have this probability, which rises with p."""
+        """The p for which `count` successes or more have this probability, which increases with p."""
         low, high = 0.0, 1.0
         for _ in range(60):
             middle = (low + high) / 2

@@ -31,27 +31,23 @@ def read_marks(path: Path, data: Dataset, drawn: bool = False) -> dict[int, str]
     """
     marks = dict[int, str]()
     for number, row in read_rows(path, COLUMNS, "mark"):
-        index, mark = row_index(row["index"]), row["mark"]
+        index, mark, where = row_index(row["index"]), row["mark"], f"{path}, line {number}"
         if not 0 <= index < len(data) or row["path"] != data.files[index]:
             raise DataError(
-                f"{path}, line {number}: no image {row['index']:.20} {row['path']} in {data.name}, {data.split}; "
+                f"{where}: no image {row['index']:.20} {row['path']} in {data.name}, {data.split}; "
                 "these are marks for other data"
             )
         if row["label"] != (label := data.class_names[int(data.labels[index])]):
-            raise DataError(f"{path}, line {number}: image {index} has the label {label} here, not {row['label']}")
-        if mark.startswith(WRONG) and mark[len(WRONG) :] not in data.class_names:
-            raise UsageError(
-                f"{path}, line {number}: {unknown('class', mark[len(WRONG) :], data.class_names, data.name)}"
-            )
+            raise DataError(f"{where}: image {index} has the label {label} here, not {row['label']}")
+        if mark.startswith(WRONG) and (name := mark.removeprefix(WRONG)) not in data.class_names:
+            raise UsageError(f"{where}: {unknown('class', name, data.class_names, data.name)}")
         if not mark.startswith(WRONG) and mark not in LEFT_OUT + RIGHT:
             expected = f"wrong:<class>, {', '.join(LEFT_OUT)}, {' or '.join(RIGHT)}"
-            raise DataError(f"{path}, line {number}: mark {mark!r}; expected {expected}")
+            raise DataError(f"{where}: mark {mark!r}; expected {expected}")
         if drawn and row.get(DRAWN, "yes") != "yes":
             continue
         if marks.setdefault(index, mark) != mark:
-            raise DataError(
-                f"{path}, line {number}: image {index} is marked {mark!r} here and {marks[index]!r} before; give one"
-            )
+            raise DataError(f"{where}: image {index} is marked {mark!r} here and {marks[index]!r} before; give one")
     return marks
 
 
@@ -70,7 +66,7 @@ def corrected(evaluation: Evaluation, marks: dict[int, str]) -> Evaluation:
     data, labels = evaluation.data, evaluation.labels.clone()
     for index, mark in marks.items():
         if mark.startswith(WRONG):
-            labels[index] = data.class_names.index(mark[len(WRONG) :])
+            labels[index] = data.class_names.index(mark.removeprefix(WRONG))
     included = torch.tensor([index for index in range(len(data)) if marks.get(index) not in LEFT_OUT])
     if not len(included):
         raise DataError(f"all {len(data):,} images are marked {' or '.join(LEFT_OUT)}: none is left to evaluate")

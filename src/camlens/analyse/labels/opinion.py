@@ -45,10 +45,8 @@ def label_doubt(evaluation: Evaluation, opinion: Tensor) -> Tensor:
         (N,) float64, -1 to 1: the largest probability of another class minus the probability of the label, mean of
         both; above 0 if another class is more probable.
     """
-    label_margins = (
-        margins(probabilities.double(), evaluation.labels)[0] for probabilities in (evaluation.probabilities, opinion)
-    )
-    return -torch.stack(list(label_margins)).mean(dim=0)
+    label_margins = [margins(each.double(), evaluation.labels)[0] for each in (evaluation.probabilities, opinion)]
+    return -torch.stack(label_margins).mean(dim=0)
 
 
 def rank_by_opinion(evaluation: Evaluation, opinion: Tensor) -> RankedLabels:
@@ -134,8 +132,8 @@ def checked(probabilities: Tensor, data: Dataset, owner: str) -> Tensor:
             f"{owner} holds {tuple(values.shape)} probabilities; expected {shape}: a row for each image of "
             f"{data.name}, {data.split}, and a column for each class"
         )
-    wrong = ~(values.isfinite().all(dim=1) & (values >= 0).all(dim=1))
-    wrong |= ~((values.sum(dim=1) - 1).abs() < SUM_TOLERANCE)
+    adds_up = (values.sum(dim=1) - 1).abs() < SUM_TOLERANCE
+    wrong = ~(values.isfinite().all(dim=1) & (values >= 0).all(dim=1) & adds_up)
     if wrong.any():
         raise DataError(
             f"{owner}: {int(wrong.sum()):,} of {len(values):,} rows are no probabilities, first that of image "
@@ -156,13 +154,9 @@ def _from_arrays(path: Path, data: Dataset) -> Tensor:
     if arrays["probabilities"].dtype.kind not in "fiu":
         raise DataError(f"{path} holds `probabilities` of type {arrays['probabilities'].dtype}; expected numbers")
     probabilities = torch.from_numpy(arrays["probabilities"].astype(np.float64))
-    if (
-        "files" in arrays
-        and len(probabilities) == len(data)
-        and tuple(arrays["files"].reshape(-1).tolist()) != data.files
-    ):
-        first = arrays["files"].reshape(-1)[:1]
-        raise DataError(f"{path} is of other images than {data.name}, {data.split}: its first is {first}")
+    files = tuple(arrays["files"].reshape(-1).tolist()) if "files" in arrays else data.files
+    if len(probabilities) == len(data) and files != data.files:
+        raise DataError(f"{path} is of other images than {data.name}, {data.split}: its first is {list(files[:1])}")
     names = data.class_names
     if "class_names" in arrays:
         names = tuple(map(str, arrays["class_names"].reshape(-1).tolist()))
@@ -180,13 +174,12 @@ def _from_table(path: Path, data: Dataset) -> Tensor:
     if len(rows) != len(data):
         raise DataError(f"{path} has {len(rows):,} rows; expected {len(data):,}, one for each image of {data.name}")
     for number, (line, row) in enumerate(rows):
-        index = row_index(row["index"]) if row.get("index") else index_of.get(row.get("path", ""), number)
-        if not 0 <= index < len(data) or row.get("path", data.files[index]) != data.files[index]:
-            raise DataError(
-                f"{path}, line {line}: no image {row.get('index', ''):.20} {row.get('path', '')} in {data.name}"
-            )
+        where, file = f"{path}, line {line}", row.get("path")
+        index = row_index(row["index"]) if row.get("index") else index_of.get(file or "", number)
+        if not 0 <= index < len(data) or file not in (None, data.files[index]):
+            raise DataError(f"{where}: no image {row.get('index', ''):.20} {file or ''} in {data.name}")
         try:
             probabilities[index] = torch.tensor([float(row[column]) for column in columns], dtype=torch.float64)
         except ValueError as error:
-            raise DataError(f"{path}, line {line}: {error}; expected a probability for each class") from error
+            raise DataError(f"{where}: {error}; expected a probability for each class") from error
     return checked(probabilities, data, str(path))

@@ -64,10 +64,10 @@ def read_run(folder: RunFolder, data: Dataset) -> Margins:
     config = folder.read_config()
     mixes = {name: getattr(config.recipe, name) for name in ("mixup", "cutmix") if getattr(config.recipe, name)}
     if mixes:
-        told = " and ".join(f"{name} {value:g}" for name, value in mixes.items())
+        mixed = " and ".join(f"{name} {value:g}" for name, value in mixes.items())
         unset = " ".join(f"--set {name}=0" for name in mixes)
         raise UsageError(
-            f"the recipe of {folder} mixes images ({told}), so no logit tells of one image and its label alone: train "
+            f"the recipe of {folder} mixes images ({mixed}), so no logit tells of one image and its label alone: train "
             f"with {unset}, or judge by features that have not seen these labels: --features MODEL"
         )
     if not folder.margins.exists():

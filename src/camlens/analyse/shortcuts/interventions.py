@@ -87,28 +87,40 @@ def control_patches(probe: ShortcutProbe, patch: Patch, class_index: int, count:
             indices = indices[~torch.isin(indices, patch.sources)]
         images = probe.search.input_images(probe.draw(indices, count))
         fractions = torch.rand(len(images), 2, generator=probe.generator)
-        room = torch.tensor([max(1, images.shape[2] - height + 1), max(1, images.shape[3] - width + 1)])
-        crops = crop(images, (fractions * room).long(), (height, width)).nan_to_num()
+        positions = torch.tensor([max(1, images.shape[2] - height + 1), max(1, images.shape[3] - width + 1)])
+        crops = crop(images, (fractions * positions).long(), (height, width)).nan_to_num()
         patches.append(crops[torch.arange(count) % len(crops)])
     return patches[0], patches[1]
 
 
-def repeated_corners(patch: Patch, count: int) -> Tensor:
-    """The corners at which a patch was found, repeated to (count, 2)."""
-    return patch.corners[torch.arange(count) % len(patch.corners)]
+def predict_pasted(
+    probe: ShortcutProbe, class_index: int, patch: Patch, indices: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """Paste a patch, and both controls, into test images.
+
+    Args:
+        probe: The evaluations.
+        class_index: The class of the patch.
+        patch: The patch.
+        indices: The images, (n,) int64.
+
+    Returns:
+        For the patch, then for each control, what `ShortcutProbe.predict` returns.
+    """
+    images = probe.test.input_images(indices)
+    corners = patch.corners[torch.arange(len(images)) % len(patch.corners)]
+    versions = [patch.pixels, *control_patches(probe, patch, class_index, len(images))]
+    return [probe.predict(paste(images, pixels, patch.mask, corners), class_index) for pixels in versions]
 
 
 def screen(probe: ShortcutProbe, class_index: int, patch: Patch) -> float:
     """How much more a pasted patch raises the mean probability of the class than the better control, in few images."""
-    images = probe.test.input_images(probe.other_images(class_index, SCREENING_IMAGES))
-    if not len(images):
+    indices = probe.other_images(class_index, SCREENING_IMAGES)
+    if not len(indices):
         return 0.0
-    corners = repeated_corners(patch, len(images))
-    versions = [patch.pixels, *control_patches(probe, patch, class_index, len(images))]
-    means = [
-        float(probe.predict(paste(images, pixels, patch.mask, corners), class_index)[0].mean()) for pixels in versions
-    ]
-    return means[0] - max(means[1:])
+    pasted = predict_pasted(probe, class_index, patch, indices)
+    mean, *controls = (float(probabilities.mean()) for probabilities, _ in pasted)
+    return mean - max(controls)
 
 
 def measure_pasting(probe: ShortcutProbe, class_index: int, patch: Patch) -> tuple[Effect, tuple[Tensor, Tensor]]:
@@ -119,17 +131,15 @@ def measure_pasting(probe: ShortcutProbe, class_index: int, patch: Patch) -> tup
         (n,), and the corners of the patch, (n, 2).
     """
     indices = probe.other_images(class_index, TEST_IMAGES)
-    images = probe.test.input_images(indices)
-    corners = repeated_corners(patch, len(images))
-    versions = [patch.pixels, *control_patches(probe, patch, class_index, len(images))]
-    becomes = [probe.predict(paste(images, pixels, patch.mask, corners), class_index)[1].float() for pixels in versions]
-    examples = (becomes[0] > 0).nonzero()[:MAX_EXAMPLES, 0]
-    effect = paired_effect(becomes[0], max(becomes[1:], key=lambda values: float(values.mean())))
-    return effect, (indices[examples], corners[examples])
+    pasted = predict_pasted(probe, class_index, patch, indices)
+    becomes, *controls = (is_predicted.float() for _, is_predicted in pasted)
+    examples = becomes.nonzero()[:MAX_EXAMPLES, 0]
+    effect = paired_effect(becomes, max(controls, key=lambda values: float(values.mean())))
+    return effect, (indices[examples], patch.corners[examples % len(patch.corners)])
 
 
 def measure_covering(probe: ShortcutProbe, class_index: int, patch: Patch, limit: float) -> Effect:
-    """How much the probability of the class falls in its correct images when the patch is covered.
+    """How much covering the patch decreases the probability of the class in its correct images.
 
     The control is another region of the same size.
 
@@ -145,12 +155,14 @@ def measure_covering(probe: ShortcutProbe, class_index: int, patch: Patch, limit
     chosen = chosen if len(chosen) >= MIN_IMAGES else differences.argsort()[:MIN_IMAGES]
     images, corners = probe.search.input_images(indices[chosen]), corners[chosen]
     sides = zip(images.shape[2:], patch.mask.shape, strict=True)
-    room = torch.tensor([max(1, side - part + 1) for side, part in sides])
-    shifts = (0.3 + 0.4 * torch.rand(len(images), 2, generator=probe.generator)) * room
-    elsewhere = (corners.clamp(min=0) + shifts.long()) % room
+    positions = torch.tensor([max(1, side - part + 1) for side, part in sides])
+    shifts = (0.3 + 0.4 * torch.rand(len(images), 2, generator=probe.generator)) * positions
+    elsewhere = (corners.clamp(min=0) + shifts.long()) % positions
     before = probe.search.probabilities[indices[chosen], class_index]
-    falls = [before - probe.predict(cover_patch(images, patch.mask, at), class_index)[0] for at in (corners, elsewhere)]
-    return paired_effect(falls[0], falls[1])
+    decreases = [
+        before - probe.predict(cover_patch(images, patch.mask, at), class_index)[0] for at in (corners, elsewhere)
+    ]
+    return paired_effect(*decreases)
 
 
 def compare_without(probe: ShortcutProbe, class_index: int, patch: Patch, limit: float) -> Effect | None:

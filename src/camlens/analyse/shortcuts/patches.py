@@ -25,7 +25,7 @@ class Patch:
 
     Attributes:
         pixels: The patch with a rim around it, (C, h, w), 0 to 255.
-        mask: Which of these pixels belong to the patch, (h, w), 0 to 1; it falls off over the rim.
+        mask: Which of these pixels belong to the patch, (h, w), 0 to 1; decreasing to 0 over the rim.
         rim: Width of the rim in pixels.
         corners: Row and column of the top left corner of `pixels` in each image that has the patch, (m, 2) int64; the
             rim may lie outside of the image.
@@ -44,11 +44,6 @@ def shrink(images: Tensor) -> Tensor:
     scale = max(1.0, max(images.shape[2:]) / SIDE)
     size = [max(CORE, round(side / scale)) for side in images.shape[2:]]
     return F.interpolate(images.float() / 255, size, mode="area")
-
-
-def windows(images: Tensor) -> Tensor:
-    """All windows of `CORE` pixels a side: (B, C, h, w) -> (B, C CORE CORE, (h - CORE + 1) (w - CORE + 1))."""
-    return F.unfold(images, CORE)
 
 
 def match_templates(templates: Tensor, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -80,12 +75,9 @@ def crop(images: Tensor, corners: Tensor, size: tuple[int, int]) -> Tensor:
     """Windows (B, C, h, w) of images with top left corners (B, 2); beyond the edge of the image they are NaN."""
     height, width = size
     padded = F.pad(images.float(), (width, width, height, height), value=torch.nan)
-    return torch.stack(
-        [
-            image[:, y + height : y + 2 * height, x + width : x + 2 * width]
-            for image, (y, x) in zip(padded, corners.tolist(), strict=True)
-        ]
-    )
+    tops_and_lefts = (corners + torch.tensor(size)).tolist()
+    crops = [image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, tops_and_lefts, strict=True)]
+    return torch.stack(crops)
 
 
 def build_patch(images: Tensor, sources: Tensor, core_corners: Tensor, others: Tensor) -> Patch:
@@ -101,12 +93,12 @@ def build_patch(images: Tensor, sources: Tensor, core_corners: Tensor, others: T
         others: (n, C, H, W) uint8, other images.
     """
     scale = max(1.0, max(images.shape[2:]) / SIDE)
-    margin = (AREA - CORE) // 2
-    corners = ((core_corners - margin) * scale).round().long()
+    border = (AREA - CORE) // 2
+    corners = ((core_corners - border) * scale).round().long()
     size = (round(AREA * scale),) * 2
     for _ in range(ALIGNMENT_ROUNDS):  # similar windows may lie anywhere in the patch
         corners = align(images, corners, size, round(scale))
-    window = slice(margin, margin + CORE)
+    window = slice(border, border + CORE)
     for _ in range(ALIGNMENT_ROUNDS):  # and some are similar without having it
         kept = most_similar(crop(images, corners, size)[..., window, window])
         images, sources = images[kept], sources[kept]
@@ -118,7 +110,7 @@ def build_patch(images: Tensor, sources: Tensor, core_corners: Tensor, others: T
         for part in (areas, crop(others[chosen], corners, size))
     )
     core = torch.zeros(1, 1, AREA, AREA)
-    core[..., margin : margin + CORE, margin : margin + CORE] = 1
+    core[..., border : border + CORE, border : border + CORE] = 1
     core = F.interpolate(core, size, mode="nearest")[0, 0]
     is_inside = areas.isnan().any(dim=1).float().mean(dim=0) < MAX_OUTSIDE
     is_shared = (spread < MAX_SPREAD * usual_spread) & is_inside
@@ -151,9 +143,9 @@ def align(images: Tensor, corners: Tensor, size: tuple[int, int], step: int) -> 
     shifts = step * torch.cartesian_prod(torch.arange(-2, 3), torch.arange(-2, 3))
     differences = [(crop(images, corners + shift, size) - mean).square().nanmean(dim=(1, 2, 3)) for shift in shifts]
     moved = corners + shifts[torch.stack(differences).argmin(dim=0)]
-    margins = torch.tensor([(side - CORE * step) // 2 for side in size])
-    room = torch.tensor(images.shape[2:]) - CORE * step
-    return moved.clamp(min=-margins, max=room - margins)
+    borders = torch.tensor([(side - CORE * step) // 2 for side in size])
+    limit = torch.tensor(images.shape[2:]) - CORE * step
+    return moved.clamp(min=-borders, max=limit - borders)
 
 
 def find_patch(patch: Patch, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,7 +169,7 @@ def pixel_spread(areas: Tensor) -> Tensor:
 
 
 def feather(mask: Tensor, rim: int) -> Tensor:
-    """A mask (h, w) of 0 and 1 whose edges fall off outwards over a rim."""
+    """A mask (h, w) of 0 and 1 whose edges decrease to 0 outwards over a rim."""
     return torch.maximum(mask, F.avg_pool2d(mask[None], 2 * rim + 1, 1, rim)[0])
 
 

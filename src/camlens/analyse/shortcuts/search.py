@@ -5,8 +5,8 @@ and in few images of other classes. Each candidate is tested by three interventi
 
 - *pasting suffices*: pasted into images of other classes, the patch makes them the class more often than other patches
   of the same size, of the class and of others, at the same positions;
-- *covering harms*: covered in the class's own images, the probability of the class falls more than if another region of
-  the same size is covered;
+- *covering harms*: covered in the class's own images, the probability of the class decreases more than if another
+  region of the same size is covered;
 - *without it, worse*: on the test set, images of the class without the patch are correct less often than with it.
 
 If all three hold, the patch is a shortcut; if two hold, it is a strong cue, and only a person can say whether it is
@@ -30,7 +30,7 @@ from camlens.analyse.shortcuts.interventions import (
     measure_pasting,
     screen,
 )
-from camlens.analyse.shortcuts.patches import CORE, Patch, build_patch, find_patch, match_templates, shrink, windows
+from camlens.analyse.shortcuts.patches import CORE, Patch, build_patch, find_patch, match_templates, shrink
 from camlens.progress import Work
 
 # The search; the network runs on at most 10,000 images in all
@@ -43,7 +43,7 @@ PEAK_DISTANCE = 3  # pixels of a small copy between two peaks
 FALSE_MATCHES = 0.02  # fraction of the images of other classes that count as having a patch; it sets the threshold
 CANDIDATES_PER_CLASS = 3
 MAX_SCREENED = 30  # candidates
-MIN_SCREENED_RISE = 0.05  # of the mean probability of the class, from which a candidate is tested
+MIN_SCREENED_EFFECT = 0.05  # of the mean probability of the class, from which a candidate is tested
 MAX_TESTED = 5  # candidates
 
 # What the lower end of each interval must exceed; chosen on networks that the benchmark leaves out
@@ -61,7 +61,7 @@ class Shortcut:
         patch: The patch, and the images in which it was found: training images, or without these test images.
         pasted: Fraction of images of other classes that become the class; control: the more effective of patches from
             the class's own images and from others.
-        covered: Fall of the class's probability in its own images if the patch is covered; control: another region.
+        covered: Decrease of the class's probability in its own images if the patch is covered; control: another region.
         missing: Accuracy on the class's images with the patch; control: on its test images without it. None if there
             are fewer than `MIN_COMPARED` of either.
         examples: Some test images of other classes that become the class: their indices, (n,) int64, and the corners
@@ -76,7 +76,7 @@ class Shortcut:
     examples: tuple[Tensor, Tensor]
 
     @property
-    def margins(self) -> tuple[float, float, float]:
+    def excesses(self) -> tuple[float, float, float]:
         """How far the lower end of each difference's interval is above its threshold; -1 if it was not measured."""
         missing = -1.0 if self.missing is None else self.missing.interval[0] - MIN_ACCURACY_LOSS
         pasted, covered = self.pasted.interval[0] - MIN_PASTING_EFFECT, self.covered.interval[0] - MIN_COVERING_EFFECT
@@ -85,7 +85,7 @@ class Shortcut:
     @property
     def holds(self) -> tuple[bool, ...]:
         """Which of the three hold: pasting suffices, covering harms, without it worse."""
-        return tuple(margin > 0 for margin in self.margins)
+        return tuple(excess > 0 for excess in self.excesses)
 
     @property
     def is_alarm(self) -> bool:
@@ -155,8 +155,8 @@ def find_shortcuts(test: Evaluation, search: Evaluation | None = None, seed: int
     candidates.sort(key=lambda candidate: candidate[0], reverse=True)
     screened = []
     for _, class_index, patch in candidates[:MAX_SCREENED]:
-        if (rise := screen(probe, class_index, patch)) > MIN_SCREENED_RISE:
-            screened.append((rise, class_index, patch))
+        if (effect := screen(probe, class_index, patch)) > MIN_SCREENED_EFFECT:
+            screened.append((effect, class_index, patch))
     screened.sort(key=lambda candidate: candidate[0], reverse=True)
     tested = [measure_effects(probe, class_index, patch) for _, class_index, patch in screened[:MAX_TESTED]]
     shortcuts = sorted(
@@ -219,7 +219,8 @@ def windows_with_evidence(probe: ShortcutProbe, indices: Tensor, class_index: in
     sums = F.avg_pool2d(evidence[:, None], CORE, 1)  # (n, 1, h, w)
     is_peak = sums == F.max_pool2d(sums, PEAK_DISTANCE, 1, PEAK_DISTANCE // 2)
     peaks = (sums * is_peak).flatten(1).topk(min(PEAKS_PER_IMAGE, sums[0].numel()), dim=1).indices  # (n, p)
-    templates = windows(copies).gather(2, peaks[:, None].expand(-1, len(copies[0]) * CORE * CORE, -1))
+    windows = F.unfold(copies, CORE)  # (n, C CORE CORE, positions)
+    templates = windows.gather(2, peaks[:, None].expand(-1, len(copies[0]) * CORE * CORE, -1))
     return templates.transpose(1, 2).reshape(-1, len(copies[0]), CORE, CORE)
 
 

@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camlens.analyse.base_predictions import identify
 from camlens.analyse.error_analysis import analyse
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.explanations import METHOD, compute_maps, explain_predictions
@@ -19,7 +18,7 @@ from camlens.files import out_folder
 from camlens.maps.methods import METHODS, find_method
 from camlens.model.classifier import Classifier, align
 from camlens.model.preprocess import to_pixels
-from camlens.runtime.predict import FEATURES_FILE, predict_cached
+from camlens.runtime.predict import FEATURES_FILE, fingerprints, predict_cached
 from camlens.runtime.prediction_cache import PredictionCache
 from camlens.show.report.packing import pack_maps, pack_photos, pack_pictures
 from camlens.show.report.page import read_facts, to_html, warn_of_replacing, write_report
@@ -131,9 +130,9 @@ def prepare_explorer(
     model, test = align(model, test)
     train = None if train is None else align(model, train)[1]
     path = out_folder(out) / "report.html"
-    fingerprints, facts = identify(model, test, train), read_facts(path)
+    keys, facts = fingerprints(model, test, train), read_facts(path)
     is_whole = facts is not None and facts.keys() >= ReportFacts.__required_keys__
-    if facts is None or not is_whole or not render_identity(*fingerprints).items() <= facts.items():
+    if facts is None or not is_whole or not render_identity(*keys).items() <= facts.items():
         warn_of_replacing(path, [model])
         write_report(analyse(model, test, train, cache=out, batch_size=batch_size), path)
         facts = read_facts(path)
@@ -141,7 +140,7 @@ def prepare_explorer(
     train_features = None
     if train is not None and facts["plane"] is not None:  # the network has features
         train_features = predict_cached(
-            model, train, PredictionCache(out), FEATURES_FILE, batch_size, True, fingerprints[1]
+            model, train, PredictionCache(out), FEATURES_FILE, batch_size, True, keys[1]
         ).features
     methods = [name for name, method in METHODS.items() if method.needs == "gradients"]
     live: Live = {"methods": methods, "method": METHOD, "layers": list(model.find_layers())}

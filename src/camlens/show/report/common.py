@@ -109,7 +109,7 @@ def render_common(analysis: ErrorAnalysis) -> schema.CommonFacts | None:
     """Groups and shortcuts for the page; None if they were not searched for."""
     if analysis.groups is None or analysis.shortcuts is None:
         return None
-    errors = analysis.indices[: len(analysis.words.lists)]
+    errors = analysis.indices[: len(analysis.words.tags)]
     names, rows, images = analysis.test.class_names, [], torch.empty(0)
     for shortcut in analysis.shortcuts.found:
         kinds = [kind.float() for kind in show_shortcut(analysis, shortcut)]

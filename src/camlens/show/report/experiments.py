@@ -7,7 +7,7 @@ from torch import Tensor
 
 from camlens.analyse.edits import COVERS, GRID, apply
 from camlens.analyse.error_analysis import ErrorAnalysis
-from camlens.analyse.experiments.places import Places
+from camlens.analyse.experiments.covered_cells import CoveredCells
 from camlens.analyse.experiments.trials import EditRate, Trials
 from camlens.analyse.findings import averaging_in_words
 from camlens.show.report import schema
@@ -21,7 +21,7 @@ def render_experiments(analysis: ErrorAnalysis) -> schema.ExperimentFacts | None
     """The experiments for the page; None if there were none."""
     if analysis.experiments is None:
         return None
-    trials, places = analysis.experiments.trials, analysis.experiments.places
+    trials, covered_cells = analysis.experiments.trials, analysis.experiments.covered_cells
     listed = len(analysis.words.sentences)
     corrected_by: list[list[int]] = [[] for _ in range(listed)]
     probability: list[list[float]] = [[] for _ in range(listed)]
@@ -33,8 +33,8 @@ def render_experiments(analysis: ErrorAnalysis) -> schema.ExperimentFacts | None
         index = int(analysis.indices[error])
         corrected_by[error] = trials.corrected[row].nonzero()[:, 0].tolist()
         probability[error] = round_values(trials.label_probability[row][corrected_by[error]], 6)
-        place_facts[error] = render_place(places, row, len(pictures))
-        cover = covers[int(places.cells[row])]
+        place_facts[error] = render_place(covered_cells, row, len(pictures))
+        cover = covers[int(covered_cells.cells[row])]
         pictures.append((index, cover))
         others = [(k, edit) for k, edit in enumerate(corrected_by[error]) if edit != cover][:MAX_SHOWN]
         shown[error] = [[k, len(pictures) + n] for n, (k, _) in enumerate(others)]
@@ -53,15 +53,15 @@ def render_experiments(analysis: ErrorAnalysis) -> schema.ExperimentFacts | None
     }
 
 
-def render_place(places: Places, row: int, picture: int) -> schema.PlaceFacts:
+def render_place(covered_cells: CoveredCells, row: int, picture: int) -> schema.PlaceFacts:
     """The effect of covering the cell with the most evidence of an error."""
-    cell = int(places.cells[row])
+    cell = int(covered_cells.cells[row])
     return {
         "cell": list(divmod(cell, GRID)),
         "picture": picture,
-        "fall": round(float(places.falls[row, cell]), 2),
-        "rank": int(places.ranks[row]),
-        "fills": [fill for fill, corrects in places.corrected.items() if corrects[row]],
+        "fall": round(float(covered_cells.decreases[row, cell]), 2),
+        "rank": int(covered_cells.ranks[row]),
+        "fills": [fill for fill, corrects in covered_cells.corrected.items() if corrects[row]],
     }
 
 

@@ -118,7 +118,7 @@ def error_rows(analysis: ErrorAnalysis) -> list[ErrorRow]:
     data, names, words = evaluation.data, evaluation.data.class_names, analysis.words
     row_of = {} if experiments is None else {k: row for row, k in enumerate(experiments.trials.tried.tolist())}
     rows: list[ErrorRow] = []
-    for k, (error_words, sentence) in enumerate(zip(words.lists, words.sentences, strict=True)):
+    for k, (error_words, sentence) in enumerate(zip(words.tags, words.sentences, strict=True)):
         index, row = int(analysis.indices[k]), row_of.get(k)
         duplicate = -1 if training is None else int(training.duplicates[k])
         tried = experiments is not None and row is not None
@@ -149,14 +149,14 @@ def corrected_by(experiments: Experiments, row: int) -> list[str]:
 
 def place_row(experiments: Experiments, row: int) -> PlaceRow:
     """The effect of covering the cell with the most evidence of an error."""
-    places = experiments.places
-    cell = int(places.cells[row])
+    covered_cells = experiments.covered_cells
+    cell = int(covered_cells.cells[row])
     return {
         "row": cell // GRID,
         "column": cell % GRID,
-        "fall": round(float(places.falls[row, cell]), 4),
-        "rank": int(places.ranks[row]),
-        "corrected_by": [fill for fill, corrects in places.corrected.items() if corrects[row]],
+        "fall": round(float(covered_cells.decreases[row, cell]), 4),
+        "rank": int(covered_cells.ranks[row]),
+        "corrected_by": [fill for fill, corrects in covered_cells.corrected.items() if corrects[row]],
     }
 
 
@@ -178,12 +178,12 @@ def edit_rows(experiments: Experiments) -> list[EditRow]:
 
 def places_row(experiments: Experiments) -> PlacesRow:
     """How often covering the cell with the most evidence corrects an error, and a random cell."""
-    places = experiments.places
+    covered_cells = experiments.covered_cells
     return {
-        "first": places.first,
-        "mean": places.mean,
-        "difference": places.difference,
-        "interval": list(places.interval),
+        "first": covered_cells.first,
+        "mean": covered_cells.mean,
+        "difference": covered_cells.difference,
+        "interval": list(covered_cells.interval),
     }
 
 

@@ -14,9 +14,9 @@ from jinja2 import Environment
 from markupsafe import Markup
 from torch import Tensor
 
-from camlens.analyse.base_predictions import AnalysisOptions, predict_all
 from camlens.analyse.edits import Edit
-from camlens.analyse.error_analysis import ErrorAnalysis, analyse_predictions
+from camlens.analyse.error_analysis import MAX_LISTED, ErrorAnalysis, analyse_errors
+from camlens.analyse.experiments.trials import MAX_TRIED
 from camlens.errors import UsageError
 from camlens.files import out_folder, parse_json, path_of, write_json, write_text
 from camlens.model.classifier import Classifier
@@ -77,20 +77,19 @@ def report(
     path = path_of("out", out)
     if not path.name or path.is_dir():
         raise UsageError(f"out is {str(out)!r}; expected the path of a file, such as out/report.html")
-    options = AnalysisOptions(
-        second, batch_size, quick, edits, opinion=opinion, columns=columns, train_doubt=train_doubt
-    )
     if processes.is_main:
         warn_of_replacing(path, [model] if second is None else [model, second])
-    cache = PredictionCache(processes.call_on_main(out_folder, path.parent), processes)
-    base = predict_all(model, data, train, options, cache)
-    return write_report(analyse_predictions(base, options, cache), path) if processes.is_main else path
+    kept = PredictionCache(processes.call_on_main(out_folder, path.parent), processes)
+    analysis = analyse_errors(
+        model, data, train, second, kept, batch_size, quick, edits, MAX_TRIED, MAX_LISTED, opinion, columns, train_doubt
+    )
+    return path if analysis is None else write_report(analysis, path)
 
 
 def warn_of_replacing(path: Path, models: Sequence[Classifier]) -> None:
     """Warn if the page at `path` is of other networks, before it is replaced by that of these."""
-    if (facts := read_facts(path)) is None:
-        return
+    if (facts := read_facts(path)) is None or not all(isinstance(model, Classifier) for model in models):
+        return  # what is no classifier, the analysis refuses
     old_models, fingerprints = facts.get("models"), [fingerprint_weights(model)[:16] for model in models]
     if not isinstance(old_models, list) or not all(isinstance(model, dict) for model in old_models):
         return  # not a page that camlens wrote

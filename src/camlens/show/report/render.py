@@ -46,7 +46,7 @@ def render_facts(analysis: ErrorAnalysis) -> schema.ReportFacts:
         "pictures": pack_images(analysis, indices),
         "side": list(data.size),
         "evidence": evidence,
-        "words": analysis.words.lists,
+        "words": analysis.words.tags,
         "sentences": analysis.words.sentences,
         "doubt": None if analysis.doubt is None else round_values(analysis.doubt[indices], 4),
         "sample": render_sample(analysis),

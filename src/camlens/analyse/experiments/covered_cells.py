@@ -23,15 +23,15 @@ Fill = Callable[[Tensor, int, int], Tensor]
 
 
 @dataclass(frozen=True)
-class Places:
+class CoveredCells:
     """The effect of covering cells of the grid on T errors, those of `Trials`.
 
     Attributes:
         cells: The first cell of each error: the one with the most evidence for the prediction against the label, (T,)
             int64, counted row by row.
-        falls: How far the margin of the prediction over the label falls if a cell is filled with the picture's mean,
-            in logits, (T, 16).
-        ranks: The rank of the first cell among all by that fall, (T,) int64, 1 for the deepest.
+        decreases: By how much filling a cell with the picture's mean decreases the logit margin (the prediction's logit
+            minus the label's), (T, 16).
+        ranks: The rank of the first cell among all by that decrease, (T,) int64, 1 for the largest.
         corrected: For each fill, whether covering the first cell corrects the error, (T,) bool.
         covers: Number of cells that correct the error if filled with the mean, (T,) int64.
         first: Fraction of the errors that covering the first cell corrects, filled with the mean.
@@ -41,7 +41,7 @@ class Places:
     """
 
     cells: Tensor
-    falls: Tensor
+    decreases: Tensor
     ranks: Tensor
     corrected: dict[str, Tensor]
     covers: Tensor
@@ -56,7 +56,7 @@ class Places:
         return torch.stack([*self.corrected.values()]).all(dim=0) & (self.covers <= GRID * GRID // 2)
 
 
-def cover_evidence(explained: ExplainedPredictions, trials: Trials) -> Places:
+def cover_evidence(explained: ExplainedPredictions, trials: Trials) -> CoveredCells:
     """Cover the cell with the most evidence of each tried error.
 
     Args:
@@ -71,14 +71,14 @@ def cover_evidence(explained: ExplainedPredictions, trials: Trials) -> Places:
 
     columns = [trials.names.index(name) for name in COVERS]
     logits = evaluation.logits[errors]
-    margin = logits.gather(1, predictions[:, None]) - logits.gather(1, labels[:, None])
-    falls, corrected = margin - trials.margins[:, columns], trials.corrected[:, columns]
+    logit_margins = logits.gather(1, predictions[:, None]) - logits.gather(1, labels[:, None])
+    decreases, corrected = logit_margins - trials.logit_margins[:, columns], trials.corrected[:, columns]
     first = corrected.gather(1, cells[:, None])[:, 0]
     differences = first.double() - corrected.double().mean(dim=1)
-    return Places(
+    return CoveredCells(
         cells=cells,
-        falls=falls,
-        ranks=1 + (falls > falls.gather(1, cells[:, None])).sum(dim=1),
+        decreases=decreases,
+        ranks=1 + (decreases > decreases.gather(1, cells[:, None])).sum(dim=1),
         corrected={"mean": first, **{fill: predict_filled(explained, errors, cells, fill) == labels for fill in FILLS}},
         covers=corrected.sum(dim=1),
         first=float(first.double().mean()),
