@@ -33,7 +33,7 @@ from unittest.mock import patch
 import numpy as np
 import onnx
 import torch
-from common import arguments, commit, machine, read, tiny_pictures, write
+from common import arguments, commit, machine, read, run_training, tiny_pictures, write
 from PIL import Image
 from safetensors.torch import save
 
@@ -66,7 +66,7 @@ from camlens.show.report.page import read_facts
 from camlens.train.margins import Margins
 from camlens.train.recipe import Recipe
 from camlens.train.run_folder import RunFolder, resolve_settings
-from camlens.train.trainer import create_trainer, train
+from camlens.train.trainer import create_trainer
 
 LOOP = ThreadPoolExecutor(1)  # its thread runs no event loop, as that of a test may
 SLOWEST, MOST_MEMORY = 5.0, 1_000_000_000  # seconds of the processor an input, bytes
@@ -280,7 +280,7 @@ def make_readers(folder: Path) -> dict[str, Reader]:
     root = tiny_pictures(folder / "pictures")
     data, run = load_folder(root, "train", (16, 16)), folder / "run"
     recipe = Recipe(width=2, epochs=1, sizes=(16,), batch_size=16, crop=1, holdout=0.2)
-    trained = train(recipe, data, run)
+    trained = run_training(recipe, data, run)
     network = ResNet("resnet18", 2, 2)
     about = data.class_names, (0.5,) * 3, (0.25,) * 3, (16, 16)
     model = Classifier(trained.network, *about, name="tiny")

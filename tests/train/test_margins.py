@@ -17,7 +17,8 @@ from camlens.train.margins import MarginHistory, Margins, margins
 from camlens.train.recipe import Recipe
 from camlens.train.run_folder import RunFolder, resolve_settings
 from camlens.train.signals import Stopped
-from camlens.train.trainer import Trainer, create_trainer, train
+from camlens.train.trainer import Trainer, create_trainer
+from tiny import run_training
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(width=4, epochs=3, sizes=(8,), batch_size=16, learning_rate=0.05, crop=1, ema_decay=0.9, holdout=0.2)
@@ -88,7 +89,7 @@ def test_a_stopped_run_has_the_same(data, tmp_path, monkeypatch, last_step):
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(Trainer, "record_step", record_step)
         new_trainer(data, tmp_path / "stopped").fit()
-    train(RECIPE, data, tmp_path / "stopped", resume=True)
+    run_training(RECIPE, data, tmp_path / "stopped", resume=True)
     whole, stopped = ((tmp_path / name / "margins.npz").read_bytes() for name in ("whole", "stopped"))
     assert whole == stopped
 

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +23,7 @@ from camlens.runtime.threads import sleeping_threads
 from camlens.train.compute import describe_compute
 from camlens.train.loader import Batch, TrainLoader, split_held_out
 from camlens.train.margins import Margins
-from camlens.train.recipe import Recipe
-from camlens.train.run_folder import Row, RunConfig, RunFolder, RunSettings, resolve_settings
+from camlens.train.run_folder import Row, RunConfig, RunFolder, RunSettings
 from camlens.train.signals import Stopped, collect_signals
 from camlens.train.state import TrainState, create_train_state
 
@@ -331,19 +329,3 @@ def create_trainer(
         except Exception as error:  # loading raises many kinds
             raise CamlensError(f"cannot resume from {folder.checkpoint}: {error}") from error
     return Trainer(folder, config, loader, held_out, state, network, processes, save_every)
-
-
-def train(recipe: Recipe, data: Dataset, out: Path, seed: int = 0, **settings: Any) -> Classifier:
-    """Train a network by a recipe: `resolve_settings`, `create_trainer` and `Trainer.fit` in one call.
-
-    Args:
-        recipe: What is trained and how.
-        data: The training split.
-        out: The run folder.
-        seed: Random seed.
-        **settings: More arguments of `resolve_settings`, for example `resume=True`.
-
-    Returns:
-        The network of the epoch that was best on the held-out images.
-    """
-    return create_trainer(resolve_settings(RunFolder(out), recipe, seed=seed, **settings), data).fit()
