@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from math import cos, inf, pi
 from typing import Any, Literal
@@ -216,27 +216,34 @@ def find_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def change_recipe(recipe: Recipe, changes: Iterable[str]) -> Recipe:
+def parse_changes(changes: Iterable[str]) -> dict[str, str]:
+    """Split changes as `--set` takes them, "field=value". Raises `UsageError` for one without a value."""
+    pairs = [change.partition("=") for change in changes]
+    for name, equals, _ in pairs:
+        if not equals:
+            raise UsageError(f"--set {name!r}; expected field=value, for example epochs=2")
+    return {name: value for name, _, value in pairs}
+
+
+def change_recipe(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
     """Change some fields of a recipe.
 
     Args:
         recipe: The recipe to start from.
-        changes: One string "field=value" for each field. If `epochs` is among them, `min_steps` becomes 0.
+        changes: New values by the name of the field; also as text, like "16,32". If `epochs` is among them, `min_steps`
+            becomes 0.
 
     Raises:
         UsageError: A field is unknown, or its value is invalid.
     """
     before, values = vars(recipe), dict[str, Any]()
-    for change in changes:
-        name, equals, value = change.partition("=")
-        if not equals:
-            raise UsageError(f"--set {change!r}; expected field=value, for example epochs=2")
+    for name, value in changes.items():
         if name in OLD_NAMES:
             logging.getLogger("camlens").warning("recipe field %s is called %s now", name, OLD_NAMES[name])
             name = OLD_NAMES[name]
         if name not in before:
             raise unknown("recipe field", name, before, "a recipe")
-        values[name] = _parse(name, value, before[name])
+        values[name] = _as_type_of(before[name], name, value)
     if "epochs" in values:
         values.setdefault("min_steps", 0)
     return replace(recipe, **values)
@@ -251,8 +258,9 @@ def recipe_from_json(values: dict[str, Any]) -> Recipe:
         raise UsageError(f"the run's recipe is of another version: {error}; start again in another --out") from error
 
 
-def _parse(name: str, text: str, like: object) -> object:
-    """Convert text to a value of the same type as `like`."""
+def _as_type_of(like: object, name: str, value: object) -> object:
+    """Convert the value of a field, or its text, to the type of `like`."""
+    text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
     try:
         if isinstance(like, bool):
             return {"true": True, "false": False}[text.lower()]

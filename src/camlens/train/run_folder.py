@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import platform
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -293,7 +293,7 @@ class RunSettings:
 def resolve_settings(
     folder: RunFolder,
     recipe: Recipe | None = None,
-    changes: Iterable[str] = (),
+    changes: Mapping[str, object] | None = None,
     *,
     seed: int | None = None,
     source: str | None = None,
@@ -312,7 +312,7 @@ def resolve_settings(
     Args:
         folder: The run folder.
         recipe: By default the resumed run's, or "quick".
-        changes: Changed fields of the recipe, "field=value".
+        changes: Changed fields of the recipe by name, as `change_recipe` takes them.
         seed: By default the resumed run's, or 0.
         source: By default the resumed run's, or empty.
         init: By default the resumed run's, or empty.
@@ -327,14 +327,14 @@ def resolve_settings(
         CamlensError: The config.json is damaged.
     """
     previous = processes.call_on_main(_previous_run, folder, resume, processes.any(was_restarted()))
-    settings = RunSettings(folder, device=device, compute=compute or {}, previous=previous)
+    given: dict[str, Any] = {"recipe": recipe, "seed": seed, "source": source, "init": init, "labels": labels}
+    values = {name: value for name, value in given.items() if value is not None}
     if previous:
-        restored = {name: getattr(previous, name) for name in ("recipe", "seed", "init", "labels")}
-        settings = replace(settings, source=previous.data["source"], **restored)
-    overrides: dict[str, Any] = {"recipe": recipe, "seed": seed, "source": source, "init": init, "labels": labels}
-    settings = replace(settings, **{name: value for name, value in overrides.items() if value is not None})
-    settings = replace(settings, seed=whole_number("seed", settings.seed, 0))
-    return replace(settings, recipe=change_recipe(settings.recipe, changes))
+        kept = {name: getattr(previous, name) for name in ("recipe", "seed", "init", "labels")}
+        values = kept | {"source": previous.data["source"]} | values
+    settings = RunSettings(folder, device=device, compute=compute or {}, previous=previous, **values)
+    seed = whole_number("seed", settings.seed, 0)
+    return replace(settings, seed=seed, recipe=change_recipe(settings.recipe, changes or {}))
 
 
 def _previous_run(folder: RunFolder, resume: bool, restarted: bool) -> RunConfig | None:
