@@ -21,7 +21,7 @@ from camlens.data.disk import memory_limit
 from camlens.data.geometry import Framing
 from camlens.data.pictures import resize
 from camlens.data.samples import FORMS, describe, features_of, samples
-from camlens.data.sources import load_split, split_to_evaluate
+from camlens.data.sources import FOLDER, find_source, load_split, split_to_evaluate
 from camlens.errors import DataError
 from camlens.files import path_of
 from camlens.progress import track
@@ -64,7 +64,8 @@ def as_dataset(
         return data
     if isinstance(data, str | Path):
         source, path = str(data), path_of("data", data).resolve()
-        if path.is_dir() and not folder.splits(path):  # the folder of one split, like torchvision's ImageFolder
+        if find_source(source) is FOLDER and not folder.splits(path):
+            # the folder of one split, like torchvision's ImageFolder
             return folder.load(path.parent, path.name, geometry)
         return load_split(source, split if split == "train" else split_to_evaluate(source), geometry)
     warn_if_random(data)
