@@ -14,10 +14,11 @@ from camlens.data.geometry import Framing, Size
 from camlens.data.pictures import grey
 from camlens.errors import DataError, ModelError, UsageError, unknown
 from camlens.model.class_order import checked_names, first_names, order_classes
+from camlens.model.custom_preprocess import Custom, Function
 from camlens.model.forward import evaluation_mode, network_lock
 from camlens.model.layers import feature_maps, last_of_each_size
 from camlens.model.outputs import KINDS, Outputs, check_kind, find_logits, undo_softmax
-from camlens.model.preprocess import Custom, Function, Pictures, Preprocess, as_preprocess, to_pictures, to_pixels
+from camlens.model.preprocess import Pictures, Preprocess, as_preprocess, to_pictures, to_pixels
 from camlens.model.temperature import check_temperature, describe, probabilities
 
 log = logging.getLogger("camlens")

@@ -12,7 +12,8 @@ import torch
 
 from camlens.errors import CamlensError, ModelError, UsageError
 from camlens.model.classifier import Classifier
-from camlens.model.preprocess import FLAGS, Function, Preprocess, normalisation_of
+from camlens.model.custom_preprocess import Function
+from camlens.model.preprocess import FLAGS, Preprocess, as_function, normalisation_of
 
 log = logging.getLogger("camlens")
 
@@ -112,13 +113,8 @@ def _from_hugging_face(transformers: Any, name: str, changes: Mapping[str, Any])
             reason = _in_a_line(error)
             raise ModelError(f"nothing says how pictures are prepared ({reason}); say it with {FLAGS}") from error
         return Classifier(network, names, name=Path(name).name, preprocess=Preprocess(**changes))
-    prepared = _prepared(
-        name,
-        Preprocess.from_hugging_face,
-        processor,
-        lambda picture: processor(picture, return_tensors="pt")["pixel_values"][0],
-        *normalisation_of(processor),
-    )
+    function, normalisation = as_function(processor), normalisation_of(processor)
+    prepared = _prepared(name, Preprocess.from_hugging_face, processor, function, *normalisation)
     return Classifier(network, names, name=Path(name).name, **prepared)
 
 
