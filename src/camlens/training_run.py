@@ -161,7 +161,7 @@ def finish(trainer: Trainer, test: Dataset | None, log: str | None = None) -> Ru
     draw_curves(trainer)
     evaluation = None if test is None else evaluate(model, test, processes=processes)
     absent = [] if evaluation else [folder.test_metrics]
-    absent += [] if trainer.state.margins else [folder.margins]
+    absent += [] if trainer.state.margin_history else [folder.margins]
     files = tuple(file for file in folder.files if file not in absent)
     run = Run(model, folder.path, [dict(row) for row in trainer.state.rows], evaluation, files)
     if processes.is_main:

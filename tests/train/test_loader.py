@@ -70,7 +70,7 @@ def test_the_parts_of_a_batch_weigh_what_they_hold(count, batch, world_size):
     for together in zip(*(each.batches(0, 12, 1.0) for each in loaders), strict=True):
         sizes = [len(b.images) for b in together]
         assert min(sizes) >= 2
-        assert [b.weight for b in together] == pytest.approx([n * world_size / sum(sizes) for n in sizes])
+        assert [b.loss_factor for b in together] == pytest.approx([n * world_size / sum(sizes) for n in sizes])
         assert len(together[0].images) == loaders[0].local_batch_size or sum(sizes) < batch
 
 

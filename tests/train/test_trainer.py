@@ -187,7 +187,7 @@ def test_a_step_is_nesterov_with_decay_on_matrices_alone(data, tmp_path):
     for group in state.optimiser.param_groups:
         group["lr"] = 0.1
     images, labels = state.classifier.normalise(pixels_of(data)[:16]), data.labels[:16]
-    batch = Batch(pixels_of(data)[:16], labels, labels.roll(1), lam=1.0, weight=1.0, indices=torch.arange(16))
+    batch = Batch(pixels_of(data)[:16], labels, labels.roll(1), lam=1.0, loss_factor=1.0, indices=torch.arange(16))
     expected = copy.deepcopy(state.network).double()
     speed = {k: torch.zeros_like(v) for k, v in expected.named_parameters()}
     for _ in range(3):
@@ -388,7 +388,7 @@ def test_mixed_labels_count_by_their_weight(data, tmp_path):
     trainer = new_trainer(replace(TINY, label_smoothing=0.0), data, tmp_path)
     state = trainer.state
     labels = data.labels[:16]
-    batch = Batch(pixels_of(data)[:16], labels, 1 - labels, lam=0.3, weight=0.5, indices=torch.arange(16))
+    batch = Batch(pixels_of(data)[:16], labels, 1 - labels, lam=0.3, loss_factor=0.5, indices=torch.arange(16))
     with torch.no_grad():
         log_probabilities = (
             copy.deepcopy(state.network).train()(state.classifier.normalise(batch.images)).log_softmax(dim=1)

@@ -80,15 +80,15 @@ def mix(images: Tensor, random: np.random.Generator, mixup: float, cutmix: float
 
     Args:
         images: (B, 3, H, W) uint8.
-        random: Draws the method, the weights and the rectangle.
-        mixup: Above 0, a weighted mean of the two images with weights from Beta(mixup, mixup) (Zhang et al. 2017,
-            arXiv 1710.09412).
+        random: Draws the method, the mixing coefficient and the rectangle.
+        mixup: Above 0, the image times lambda plus the next times 1 - lambda, lambda from Beta(mixup, mixup) (Zhang et
+            al. 2017, arXiv 1710.09412).
         cutmix: Above 0, a rectangle of the other image, its area from Beta(cutmix, cutmix) (Yun et al. 2019, arXiv
             1905.04899). If both are above 0, each has a probability of one half.
 
     Returns:
-        The mixed images (B, 3, H, W), float32 after MixUp and uint8 otherwise, and the weight lambda of the image's
-        own label, 0 to 1.
+        The mixed images (B, 3, H, W), float32 after MixUp and uint8 otherwise, and the mixing coefficient lambda, 0 to
+        1, which the image's own label has too.
     """
     if not (mixup or cutmix):
         return images, 1.0

@@ -303,10 +303,10 @@ def level_counts(batches: Iterable[Tensor]) -> Tensor:
 
 def channel_statistics(counts: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, as fractions of 255, from the pixels of each level, (3, 256)."""
-    weights = counts.double() / counts.sum(dim=1, keepdim=True)  # (3, 256)
+    frequencies = counts.double() / counts.sum(dim=1, keepdim=True)  # (3, 256)
     levels = torch.arange(256, dtype=torch.float64) / 255
-    mean = (weights * levels).sum(dim=1)
-    std = (weights * (levels - mean[:, None]) ** 2).sum(dim=1).sqrt()
+    mean = (frequencies * levels).sum(dim=1)
+    std = (frequencies * (levels - mean[:, None]) ** 2).sum(dim=1).sqrt()
     return tuple(mean.tolist()), tuple(std.tolist())
 
 

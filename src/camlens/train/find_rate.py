@@ -17,7 +17,7 @@ from camlens.train.trainer import Trainer
 
 RATES = np.geomspace(1e-4, 10, 200)  # one for each step
 DIVERGED = 4.0  # the test ends at this multiple of the first loss
-WINDOW = np.hanning(23)[1:-1]  # weights by which losses are averaged, over about half a power of ten in rates
+WINDOW = np.hanning(23)[1:-1]  # by which losses are averaged, over about half a power of ten in rates
 
 Floats = npt.NDArray[np.float64]
 
@@ -93,5 +93,5 @@ def range_test(rates: Floats, losses: Iterable[float]) -> RateTest:
     if not collected:
         raise CamlensError(f"the first loss, at a learning rate of {rates[0]:g}, is {loss}; are the images in order?")
     values, half = np.array(collected), len(WINDOW) // 2
-    sums, weights = (np.convolve(signal, WINDOW)[half:-half] for signal in (values, np.ones_like(values)))
-    return RateTest(rates[: len(values)], values, sums / weights)
+    sums, norms = (np.convolve(signal, WINDOW)[half:-half] for signal in (values, np.ones_like(values)))
+    return RateTest(rates[: len(values)], values, sums / norms)

@@ -41,8 +41,9 @@ class Batch:
         images: (B, 3, H, W), 0 to 255.
         labels: (B,) int64.
         partner_labels: (B,) int64, labels of the images that were mixed in.
-        lam: Weight of `labels`, 0 to 1; `partner_labels` have 1 - `lam`.
-        weight: Weight of this process's part of the batch in the mean over all processes, about 1.
+        lam: The mixing coefficient lambda of the images and of `labels`, 0 to 1; `partner_labels` have 1 - `lam`.
+        loss_factor: Multiplies the mean loss of this process's part, so that the mean over all processes is that of the
+            batch; about 1.
         indices: (B,) int64, of the images in the data.
     """
 
@@ -50,7 +51,7 @@ class Batch:
     labels: Tensor
     partner_labels: Tensor
     lam: float
-    weight: float
+    loss_factor: float
     indices: Tensor
 
 
@@ -152,8 +153,8 @@ class TrainLoader:
                 images = compress(images, qualities[part])
             random = np.random.default_rng((self.seed, epoch, number, self.processes.rank))
             images, lam = mix(images, random, augmentation.mixup, augmentation.cutmix)
-            weight = len(labels) * self.processes.world_size / (end - start)
-            yield Batch(images, labels, labels.roll(1), lam, weight, indices)
+            loss_factor = len(labels) * self.processes.world_size / (end - start)
+            yield Batch(images, labels, labels.roll(1), lam, loss_factor, indices)
 
 
 def batch_bounds(count: int, batch_size: int, world_size: int = 1) -> list[int]:

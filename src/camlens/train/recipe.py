@@ -60,7 +60,7 @@ class Recipe:
         flip: Mirror each image in every other epoch; this and the next six fields are those of `Augmentation`.
         crop: Largest shift in pixels, at the last size.
         cutout: Side in pixels of a square that is set to the mean colour, at the last size; 0 for none.
-        mixup: Parameter of the beta distribution of the weights in MixUp; 0 for none.
+        mixup: Parameter of the beta distribution of the mixing coefficient in MixUp; 0 for none.
         cutmix: Parameter of the beta distribution of the areas in CutMix; 0 for none.
         distort: Probability that an image is distorted, 0 to 1.
         jpeg: Probability that an image is compressed as JPEG, 0 to 1.

@@ -71,9 +71,8 @@ class Trainer:
             if self.state.muon and self.loader.device.type == "cuda":
                 self.state.muon.compile()
         self.total_steps = len(self.loader) * self.recipe.epochs
-        self.losses: list[
-            Tensor
-        ] = []  # loss and accuracy (2,) of each step since the last `read_losses`, on the device
+        # loss and accuracy (2,) of each step since the last `read_losses`, on the device
+        self.losses: list[Tensor] = []
         self.signals: list[int] = []  # those received
         self.clock = self.saved_at = time.monotonic()  # `clock`: until when the epoch's seconds are counted
 
@@ -135,27 +134,27 @@ class Trainer:
         loss.backward()
         # before the optimisers, whose CUDA graph may take the memory of the logits
         self.losses.append(torch.stack([loss.detach(), self.accuracy(logits, batch)]))
-        if state.margins:
-            state.margins.add(batch.indices, logits, batch.labels)
+        if state.margin_history:
+            state.margin_history.add(batch.indices, logits, batch.labels)
         for optimiser in state.optimisers:
             optimiser.step()
         state.update_average(self.recipe.ema_decay_at(state.step))
         state.step += 1
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The cross-entropy with both labels of mixed images, weighted by this process's part of the batch."""
+        """The cross-entropy with both labels of mixed images, times `Batch.loss_factor`."""
         smoothing = self.recipe.label_smoothing
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
         if batch.lam < 1:
             partner_loss = F.cross_entropy(logits, batch.partner_labels, label_smoothing=smoothing)
             loss = torch.lerp(partner_loss, loss, batch.lam)
-        return loss * batch.weight
+        return loss * batch.loss_factor
 
     def accuracy(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The fraction of images that are right, with both labels of mixed images, weighted like the loss."""
+        """The fraction of images that are right, with both labels of mixed images, times `Batch.loss_factor`."""
         both = torch.stack([batch.partner_labels, batch.labels])
         partner_right, right = (logits.argmax(dim=1) == both).float().mean(dim=1)
-        return torch.lerp(partner_right, right, batch.lam) * batch.weight
+        return torch.lerp(partner_right, right, batch.lam) * batch.loss_factor
 
     def record_step(self) -> None:
         """Show the progress; from time to time read the losses and save a checkpoint."""
@@ -185,8 +184,8 @@ class Trainer:
             state.epoch_loss += sum(losses)
             state.epoch_accuracy += sum(accuracies)
             self.losses.clear()
-            if state.margins:
-                state.margins.collect(self.processes)
+            if state.margin_history:
+                state.margin_history.collect(self.processes)
         now = time.monotonic()
         state.epoch_seconds += now - self.clock
         self.clock = now
@@ -206,8 +205,8 @@ class Trainer:
             finite = all(bool(parameter.isfinite().all()) for parameter in self.state.network.parameters())
             self._check(finite, "a weight is not a number", self.state.step)
             self.folder.write_checkpoint(self.state.state_dict())
-            if self.state.margins and self.state.epoch:
-                Margins.of(self.state.margins, self.loader.data.labels, self.held_out).save(self.folder.margins)
+            if self.state.margin_history and self.state.epoch:
+                Margins.of(self.state.margin_history, self.loader.data.labels, self.held_out).save(self.folder.margins)
 
     def _check(self, finite: bool, problem: str, step: int) -> None:
         if not finite:
@@ -228,8 +227,8 @@ class Trainer:
         """Mean cross-entropy and accuracy of the result on the held-out images; nan if there are none."""
         self.processes.broadcast(self.state.classifier.network)
         logits, labels = self.predict_held_out()
-        if self.state.margins:
-            self.state.margins.judge(self.held_out, logits, labels)
+        if self.state.margin_history:
+            self.state.margin_history.judge(self.held_out, logits, labels)
         accuracy = (logits.argmax(dim=1) == labels).double().mean()
         return float(F.cross_entropy(logits, labels)), float(accuracy)
 
@@ -271,9 +270,9 @@ class Trainer:
             "images_per_second": round(len(self.loader.indices) / state.epoch_seconds, 1),
             "train_accuracy": round(state.epoch_accuracy / len(self.loader), 5),
         }
-        if state.margins:
+        if state.margin_history:
             seen = self.loader.order(state.epoch)[: self.loader.bounds[-1]]
-            state.margins.finish_epoch(torch.cat([seen, self.held_out]))
+            state.margin_history.finish_epoch(torch.cat([seen, self.held_out]))
         state.rows.append(row)
         state.epoch_loss, state.epoch_accuracy, state.epoch_seconds = 0.0, 0.0, 0.0
         due = self.save_is_due() or state.epoch in (1, self.recipe.epochs)
