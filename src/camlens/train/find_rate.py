@@ -67,7 +67,7 @@ def find_rate(trainer: Trainer) -> RateTest:
 def losses_at(rates: Floats, trainer: Trainer) -> Iterator[float]:
     """Do a step at each learning rate, on images of the recipe's last size, and yield its loss."""
     side, loader = trainer.recipe.sizes[-1], trainer.loader
-    batches = chain.from_iterable(loader.batches(epoch, side, 1.0) for epoch in count())
+    batches = chain.from_iterable(loader.batches(epoch, side) for epoch in count())
     for rate, batch in zip(track(rates, "trying learning rates"), batches, strict=False):
         trainer.set_learning_rate(float(rate))
         trainer.train_step(batch)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields, replace
 from math import cos, inf, pi
 from typing import Any, Literal
 
-from camlens.data.augment import Augmentation
 from camlens.errors import UsageError, unknown
 from camlens.model.resnet import RESNETS, Stem
 
@@ -57,13 +56,16 @@ class Recipe:
         weight_decay: Weight decay of SGD, for matrices and kernels but not for biases and normalisation layers.
         label_smoothing: Probability that is spread over all classes.
         ema_decay: Decay per step of the exponential moving average of the weights; 0 for none.
-        flip: Mirror each image in every other epoch; this and the next six fields are those of `Augmentation`.
-        crop: Largest shift in pixels, at the last size.
-        cutout: Side in pixels of a square that is set to the mean colour, at the last size; 0 for none.
-        mixup: Parameter of the beta distribution of the mixing coefficient in MixUp; 0 for none.
-        cutmix: Parameter of the beta distribution of the areas in CutMix; 0 for none.
-        distort: Probability that an image is distorted, 0 to 1.
-        jpeg: Probability that an image is compressed as JPEG, 0 to 1.
+        flip: Mirror each image left to right in every other epoch (Jordan 2024, arXiv 2404.00498, section 3.6).
+        crop: Largest shift in pixels in each direction, at the last size. The image is padded by reflection.
+        cutout: Side in pixels, at the last size, of a square that is set to the mean colour (DeVries and Taylor 2017,
+            arXiv 1708.04552); 0 for none.
+        mixup: Parameter of the beta distribution of the mixing coefficient in MixUp, see `camlens.data.augment.mix`; 0
+            for none.
+        cutmix: Parameter of the beta distribution of the areas in CutMix; 0 for none. If `mixup` is above 0 too, each
+            batch gets one of them.
+        distort: Probability that an image is distorted, 0 to 1, see `camlens.data.distort`.
+        jpeg: Probability that an image is saved as JPEG, 0 to 1, see `camlens.data.jpeg`, with a quality of 50 to 95.
         holdout: Fraction of the training images that is held out to choose the best epoch; with 0 the last is kept.
         sync_norm: BatchNorm over the images of all processes, on GPUs.
 
@@ -128,11 +130,6 @@ class Recipe:
     def size_at(self, epoch: int) -> int:
         """The image side in epoch 0, 1, …"""
         return self.sizes[-(-(epoch + 1) * len(self.sizes) // self.epochs) - 1]
-
-    @property
-    def augmentation(self) -> Augmentation:
-        """How the training images are augmented."""
-        return Augmentation(self.flip, self.crop, self.cutout, self.mixup, self.cutmix, self.distort, self.jpeg)
 
     @property
     def schedule_in_words(self) -> str:

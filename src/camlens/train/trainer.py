@@ -92,8 +92,8 @@ class Trainer:
             self.processes.call_on_main(self.folder.write_config, self.config)
             self.progress.say(describe_compute(self.compute, self.config.compute_reasons))
             while (epoch := self.state.epoch) < self.recipe.epochs:
-                side, done = self.recipe.size_at(epoch), self.state.step - epoch * len(self.loader)
-                for batch in self.loader.batches(epoch, side, side / self.recipe.sizes[-1], first=done):
+                done = self.state.step - epoch * len(self.loader)
+                for batch in self.loader.batches(epoch, self.recipe.size_at(epoch), first=done):
                     self.apply_schedule()
                     self.train_step(batch)
                     self.record_step()
@@ -318,8 +318,7 @@ def create_trainer(
     train_indices, held_out = split_held_out(data, settings.recipe, seed, processes.world_size)
     config = processes.call_on_main(settings.make_config, data, len(train_indices), processes.world_size)
     saved = processes.call_on_main(folder.read_checkpoint) if settings.previous else None
-    batch_size, augmentation = config.recipe.batch_size, config.recipe.augmentation
-    loader = TrainLoader(data, train_indices, batch_size, seed, augmentation, device, processes)
+    loader = TrainLoader(data, train_indices, config.recipe, seed, device, processes)
     state = create_train_state(config, loader.statistics, device, "" if saved else settings.init)
     network = processes.data_parallel(state.network, device)
     if saved:
