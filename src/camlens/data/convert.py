@@ -19,7 +19,7 @@ from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.data.decode import upright_rgb
 from camlens.data.disk import memory_limit
 from camlens.data.geometry import Framing
-from camlens.data.pictures import resize
+from camlens.data.pictures import as_bytes, resize
 from camlens.data.samples import FORMS, describe, features_of, samples
 from camlens.data.sources import FOLDER, find_source, load_split, split_to_evaluate
 from camlens.errors import DataError
@@ -138,8 +138,7 @@ class Floats:
         self.outside += int((fractions - 0.5).abs().gt(0.5 + TOLERANCE).sum())
         self.count += image.numel()
         self.images += 1
-        pixels = (fractions * 255).round().clamp(0, 255).byte()
-        return pixels.expand(3, -1, -1) if len(pixels) == 1 else pixels
+        return as_bytes(fractions)
 
     def check(self) -> None:
         """Warn about what is assumed. Raises `DataError` if the images were normalised by other values."""

@@ -209,9 +209,8 @@ def _find_labelled(root: Path, split: str, class_names: Sequence[str]) -> tuple[
 def _separate(folder: Path) -> tuple[list[str], list[str]]:
     """The files in a folder and below that have a picture's ending, in the order of their paths, and the others."""
     files, endings = _files(folder), picture_endings()
-    is_picture = [PurePath(file).suffix.lower() in endings for file in files]
-    pictures = [file for file, is_one in zip(files, is_picture, strict=True) if is_one]
-    return pictures, [file for file, is_one in zip(files, is_picture, strict=True) if not is_one]
+    pictures = [file for file in files if PurePath(file).suffix.lower() in endings]
+    return pictures, [file for file in files if PurePath(file).suffix.lower() not in endings]
 
 
 def _note(folder: Path, count: int, others: Iterable[str], expected: str, without: str = "") -> None:

@@ -221,6 +221,12 @@ def three_channels(pixels: Tensor) -> Tensor:
     return pixels.float().mean(dim=1, keepdim=True).to(pixels.dtype).expand(-1, 3, -1, -1)
 
 
+def as_bytes(fractions: Tensor) -> Tensor:
+    """Images (..., C, H, W) of fractions of 255 as uint8, clipped; grey ones become RGB."""
+    pixels = (fractions * 255).round().clamp(0, 255).byte()
+    return pixels.expand(*pixels.shape[:-3], 3, -1, -1) if pixels.shape[-3] == 1 else pixels
+
+
 def picture_endings() -> set[str]:
     """The file name endings of pictures, like ".png"."""
     return {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}

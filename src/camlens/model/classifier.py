@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from camlens.data.dataset import Dataset, DatasetT
 from camlens.data.geometry import Framing, Size
-from camlens.data.pictures import grey
+from camlens.data.pictures import as_bytes, grey
 from camlens.errors import DataError, ModelError, UsageError, unknown
 from camlens.model.class_order import checked_names, first_names, order_classes
 from camlens.model.custom_preprocess import Custom, Function
@@ -240,9 +240,7 @@ class Classifier(nn.Module):
 
     def denormalise(self, images: Tensor) -> Tensor:
         """The inverse of `normalise`: float (B, C, H, W) -> uint8, clipped to 0..255; grey images become RGB."""
-        pixels = images.detach().float() * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)
-        pixels = (pixels * 255).round().clamp(0, 255).byte()
-        return pixels.expand(-1, 3, -1, -1) if self.channels == 1 else pixels
+        return as_bytes(images.detach().float() * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1))
 
     def prepare(self, pictures: Pictures) -> Tensor:
         """Prepare pictures for the network.

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from camlens.data.geometry import Framing, Size, Window
-from camlens.data.pictures import three_channels
+from camlens.data.pictures import as_bytes, three_channels
 from camlens.errors import UsageError
 
 Function = Callable[[Image.Image], Tensor]
@@ -86,8 +86,7 @@ class Custom:
 
     def pixels(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
         """The network's input with its normalisation undone, in 8 bits: (C, H, W)."""
-        pixels = (self._fractions(self.function(picture)) * 255).round().clamp(0, 255).byte()
-        return pixels.expand(self.channels, -1, -1).numpy()
+        return as_bytes(self._fractions(self.function(picture))).numpy()
 
     def apply(self, picture: Image.Image) -> Image.Image:
         """As `pixels`, but as an RGB picture; of more than three channels the first three."""
