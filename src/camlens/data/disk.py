@@ -18,7 +18,6 @@ from camlens.data.pictures import as_rgb, count_levels, quiet_pillow, read_pictu
 from camlens.errors import DataError, UsageError
 
 MEMORY = "CAMLENS_MEMORY"  # environment variable: GB of images that a data set keeps in memory
-DEFAULT_MEMORY = 1.0
 
 
 def memory_limit() -> int:
@@ -27,7 +26,7 @@ def memory_limit() -> int:
     Raises:
         UsageError: The variable is not a number.
     """
-    setting = os.environ.get(MEMORY, str(DEFAULT_MEMORY))
+    setting = os.environ.get(MEMORY, "1")
     try:
         return int(float(setting) * 1e9)
     except (ValueError, OverflowError) as error:

@@ -157,9 +157,10 @@ def check_state(network: nn.Module, state: State, source: Path) -> State:
 
 def find_prefix(state: State, own: Collection[str]) -> str:
     """The prefix under which most of a network's names are in a state dict; "" if it has none of them."""
-    parts = [key.split(".") for key in state]
-    splits = [(".".join([*key[:n], ""]), ".".join(key[n:])) for key in parts for n in range(len(key))]
-    counts = Counter(prefix for prefix, name in splits if name in own)
+    counts = Counter[str]()
+    for key in state:
+        starts = [0, *(dot.end() for dot in re.finditer(r"\.", key))]
+        counts.update(key[:start] for start in starts if key[start:] in own)
     return max(counts, key=lambda prefix: counts[prefix], default="")
 
 

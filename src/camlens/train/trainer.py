@@ -129,8 +129,7 @@ class Trainer:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.compute.bf16):
             logits = network(images)  # (B, K)
         loss = self.loss(logits.float(), batch)
-        for optimiser in state.optimisers:
-            optimiser.zero_grad()
+        state.network.zero_grad()
         loss.backward()
         # before the optimisers, whose CUDA graph may take the memory of the logits
         self.losses.append(torch.stack([loss.detach(), self.accuracy(logits, batch)]))
