@@ -103,17 +103,10 @@ def as_dataset(
         log.warning(f"the loader returned {len(labels):,} images, but its data set has {len(data.dataset):,}")
     strings = {label for label in labels if isinstance(label, str)}
     names = named_classes(data) or tuple(sorted(strings)) or tuple(class_names)
-    return InMemoryDataset(
-        name="data",
-        split=split,
-        class_names=names,
-        labels=torch.tensor([label_index(label, number, names) for number, label in enumerate(labels)]),
-        files=file_names(data, len(labels), split),
-        original_size=folder.size_range(sizes),
-        pixels=torch.stack(pixels),
-        originals=originals if len(originals) == len(labels) else None,
-        geometry=geometry,
-    )
+    indices = torch.tensor([label_index(label, number, names) for number, label in enumerate(labels)])
+    common = "data", split, names, indices, file_names(data, len(labels), split), folder.size_range(sizes)
+    kept = originals if len(originals) == len(labels) else None
+    return InMemoryDataset(*common, torch.stack(pixels), kept, geometry)
 
 
 class Floats:

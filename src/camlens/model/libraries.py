@@ -118,11 +118,7 @@ def _from_hugging_face(transformers: Any, name: str, changes: Mapping[str, Any])
     return Classifier(network, names, name=Path(name).name, **prepared)
 
 
-LOADERS: dict[str, Callable[[Any, str, Mapping[str, Any]], Classifier]] = {
-    "timm": _from_timm,
-    "torchvision": _from_torchvision,
-    "hf": _from_hugging_face,
-}
+LOADERS = {"timm": _from_timm, "torchvision": _from_torchvision, "hf": _from_hugging_face}
 
 
 def _check_name(name: str, known: Collection[str]) -> None:
