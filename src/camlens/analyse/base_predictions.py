@@ -23,7 +23,8 @@ from camlens.analyse.labels.opinion import read_opinion
 from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.errors import DataError, UsageError, whole_number
 from camlens.files import path_of
-from camlens.model.classifier import Classifier, align
+from camlens.model.align import align
+from camlens.model.classifier import Classifier
 from camlens.runtime.predict import (
     FEATURES_FILE,
     OPINION_FILE,
