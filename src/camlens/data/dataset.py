@@ -14,15 +14,7 @@ from torch import Tensor
 
 from camlens.data.decode import upright_rgb
 from camlens.data.geometry import Framing, Size, Window, geometry_of
-from camlens.data.pictures import (
-    count_levels,
-    original,
-    read_picture,
-    read_pictures,
-    read_size,
-    resize,
-    three_channels,
-)
+from camlens.data.pictures import count_levels, original, read_picture, read_pictures, read_size, resize, three_channels
 from camlens.errors import DataError
 
 DatasetT = TypeVar("DatasetT", bound="Dataset")
