@@ -183,7 +183,7 @@ def _agreeing(preprocess: Preprocess, function: Any) -> Preprocess:
     """The preprocessing read from a library's object. Raises `UsageError` if the object gives other images."""
     for size in ((180, 231), (301, 200)) if callable(function) else ():
         picture = probe(size)
-        ours, theirs = np.asarray(preprocess.apply(picture)).transpose(2, 0, 1), function(picture).float()
+        ours, theirs = preprocess.pixels(picture), function(picture).float()
         mean, std = (torch.tensor(values)[:, None, None] for values in (preprocess.mean, preprocess.std))
         theirs = ((theirs * std + mean) * 255).numpy()
         if ours.shape != theirs.shape or (abs(ours - theirs) <= MAX_LEVELS).mean() < MIN_AGREEING:
