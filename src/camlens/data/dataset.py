@@ -279,9 +279,10 @@ class InMemoryDataset(Dataset):
         Raises:
             DataError: A picture can no longer be read.
         """
-        if self.originals is None or isinstance(self.originals, Tensor):
-            return level_counts((self.pixels if self.originals is None else self.originals).split(BATCH_SIZE))
-        return count_levels(self.originals, f"counting the pixels of {self.name}, {self.split}")
+        originals = self.pixels if self.originals is None else self.originals
+        if isinstance(originals, Tensor):
+            return level_counts(originals.split(BATCH_SIZE))
+        return count_levels(originals, f"counting the pixels of {self.name}, {self.split}")
 
 
 def level_counts(batches: Iterable[Tensor]) -> Tensor:

@@ -102,7 +102,7 @@ PATH_FORMS = ", or ".join(form for form in SOURCES if form not in NAMES)
 def find_source(source: str) -> Source:
     """The row of `SOURCES` for a value of `--data`. Raises `DataError` if there is none."""
     for name, entry in SOURCES.items():
-        if entry.recognises(source) if entry.recognises else source == name:
+        if source == name or (entry.recognises and entry.recognises(source)):
             return entry
     raise DataError(f"no data {source!r}; give {', '.join(NAMES)} or {PATH_FORMS}")
 
