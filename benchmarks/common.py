@@ -19,8 +19,11 @@ from PIL import Image
 
 from camlens.analyse.evaluation import evaluate
 from camlens.data import folder as folder_of_pictures
+from camlens.data.dataset import Dataset
+from camlens.model.classifier import Classifier
 from camlens.train.recipe import Recipe
-from camlens.train.trainer import train
+from camlens.train.run_folder import RunFolder, resolve_settings
+from camlens.train.trainer import create_trainer
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -131,11 +134,16 @@ def tiny_pictures(folder: Path, count: int = 40, side: int = 16) -> Path:
     return folder
 
 
+def run_training(recipe: Recipe, data: Dataset, out: Path, **settings: Any) -> Classifier:
+    """Train a network into the folder `out`; `settings` are more arguments of `resolve_settings`."""
+    return create_trainer(resolve_settings(RunFolder(out), recipe, **settings), data).fit()
+
+
 def tiny_run(folder: Path, pictures: Path) -> Path:
     """A run folder of a very small network, trained on `tiny_pictures` and reported on, for smoke tests."""
     data = folder_of_pictures.load(pictures, "train", (16, 16))
     recipe = Recipe(width=4, epochs=2, sizes=(16,), batch_size=16, learning_rate=0.05, crop=1, holdout=0.2)
-    model = train(recipe, data, folder)
+    model = run_training(recipe, data, folder)
     found = evaluate(model, folder_of_pictures.load(pictures, "test", (16, 16)))
     (folder / "metrics.json").write_text(json.dumps(found.metrics()), encoding="utf-8")
     return folder

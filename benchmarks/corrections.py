@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import add_training_facts, arguments, spread, training_machine, write
+from common import add_training_facts, arguments, run_training, spread, training_machine, write
 from torch import Tensor
 
 from camlens.analyse.labels.training import rank_by_margins
@@ -25,7 +25,7 @@ from camlens.runtime.predict import predict
 from camlens.train.margins import Margins
 from camlens.train.recipe import RECIPES, Recipe
 from camlens.train.run_folder import RunFolder, resolve_settings
-from camlens.train.trainer import create_trainer, train
+from camlens.train.trainer import create_trainer
 
 ARMS = "none", "doubted", "random"  # whose labels are corrected
 RECIPE = replace(RECIPES["fast"], epochs=12)
@@ -104,7 +104,7 @@ def smoke() -> dict[str, Any]:
     noisy = (data.labels + (torch.rand(200, generator=numbers) < 0.1).long()) % len(data.class_names)
     recipe = replace(RECIPES["shapes"], width=4, sizes=(16,), epochs=1)
     with tempfile.TemporaryDirectory() as work:
-        train(recipe, data.with_labels(noisy), Path(work) / "run")
+        run_training(recipe, data.with_labels(noisy), Path(work) / "run")
         how = {"recipe": recipe, "device": "cpu", "corrected": 10, "seeds": 1, "out": Path(work) / "kept"}
         return measure(data, noisy, test, Path(work) / "run", how)
 

@@ -22,7 +22,7 @@ from camlens.analyse.training_images import (
 )
 from camlens.data import cifar10
 from camlens.data.dataset import Dataset
-from camlens.model.classifier import align
+from camlens.model.align import align
 from camlens.runtime.predict import predict_cached
 from camlens.runtime.prediction_cache import PredictionCache
 

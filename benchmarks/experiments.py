@@ -52,12 +52,12 @@ class BiasRate(Trainer):
 class RandomFlip(TrainLoader):
     """Images are mirrored at random instead of in every other epoch."""
 
-    def batches(self, epoch: int, side: int, scale: float, first: int = 0) -> Iterator[Any]:
+    def batches(self, epoch: int, side: int, first: int = 0) -> Iterator[Any]:
         """The batches of an epoch."""
         self.flipped = (
             torch.rand(len(self.data), generator=torch.Generator().manual_seed(1000 * self.seed + epoch)) < 0.5
         )
-        return super().batches(epoch, side, scale, first)
+        return super().batches(epoch, side, first)
 
 
 IDEAS: dict[str, tuple[dict[str, Any], type[Trainer], type[TrainLoader]]] = {
@@ -84,10 +84,10 @@ def held_out_accuracy(idea: str, seed: int, recipe: Recipe, device: str, smoke: 
     changes, trainer_type, loader_type = IDEAS[idea]
     settings = RunSettings(RunFolder(Path(tempfile.mkdtemp())), replace(recipe, **changes), seed, device=device)
     made = create_trainer(settings, data)
-    loader = loader_type(data, learn, recipe.batch_size, seed, made.loader.augmentation, made.loader.device)
+    loader = loader_type(data, learn, made.recipe, seed, made.loader.device)
     trainer = trainer_type(made.folder, made.config, loader, held_out, made.state, made.network)
     while trainer.state.epoch < recipe.epochs:
-        for batch in loader.batches(trainer.state.epoch, recipe.sizes[-1], 1.0):
+        for batch in loader.batches(trainer.state.epoch, recipe.sizes[-1]):
             trainer.apply_schedule()
             trainer.train_step(batch)
         trainer.read_losses()

@@ -16,14 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import arguments, commit, machine, spread, write
+from common import arguments, commit, machine, run_training, spread, write
 from PIL import Image, ImageOps
 
 from camlens.analyse.evaluation import evaluate
 from camlens.data import cifar10, folder, shapes
 from camlens.data.dataset import Dataset
 from camlens.train.recipe import RECIPES, Recipe
-from camlens.train.trainer import train
 
 WEIGHTS = "resnet18-cifar10"
 FIRST = 5000  # image of both splits; the recipe was chosen on those before it
@@ -94,7 +93,7 @@ def accuracy_and_seconds(recipe: Recipe, root: Path, out: Path, seed: int, init:
     """Train, and judge on the test pictures."""
     known, test = (folder.load(root, split, (32, 32)) for split in ("train", "test"))
     began = time.perf_counter()
-    model = train(recipe, known, out, seed, init=init)
+    model = run_training(recipe, known, out, seed=seed, init=init)
     return evaluate(model, test).accuracy, time.perf_counter() - began
 
 

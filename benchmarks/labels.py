@@ -27,7 +27,7 @@ from camlens.analyse.labels.training import RankedLabels, rank_by_margins
 from camlens.data import cifar10, shapes
 from camlens.data.dataset import Dataset
 from camlens.model.classifier import Classifier
-from camlens.train.margins import MarginHistory, Margins, margins
+from camlens.train.margins import MarginHistory, Margins, margins_and_rivals
 from camlens.train.recipe import RECIPES, Recipe
 from camlens.train.run_folder import RunFolder, resolve_settings
 from camlens.train.trainer import Trainer, create_trainer
@@ -101,7 +101,7 @@ def opinions(data: Dataset, truth: Tensor, first: Tensor, second: Tensor) -> dic
     both = rank_by_opinion(evaluation, second)
     ways = {"both": both}
     for name, probabilities in (("own", first), ("second", second)):
-        margin, rivals = margins(probabilities.double(), data.labels)
+        margin, rivals = margins_and_rivals(probabilities.double(), data.labels)
         ways[name] = replace(both, doubt=-margin, suggested=rivals)
     return {
         "errors": int(errors.sum()),

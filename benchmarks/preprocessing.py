@@ -20,7 +20,8 @@ from common import arguments, commit, machine, write
 from PIL import Image
 
 from camlens.errors import UsageError
-from camlens.model.preprocess import Preprocess, probe
+from camlens.model.custom_preprocess import probe
+from camlens.model.preprocess import Preprocess
 
 SIZES = (427, 640), (640, 427), (375, 500), (333, 500), (90, 121)  # height, width
 PROCESSORS = (

@@ -82,7 +82,7 @@ def ours(data: Dataset, device: torch.device, recipe: Recipe, options: ComputeOp
     """Steps of `camlens train`; yields the images of each. Nothing is written."""
     trainer = create_trainer(RunSettings(RunFolder(Path()), recipe, device=str(device), compute=asdict(options)), data)
     for epoch in count():
-        for part in trainer.loader.batches(epoch, 32, 1.0):
+        for part in trainer.loader.batches(epoch, 32):
             trainer.train_step(part)
             if trainer.state.step % LOSS_EVERY == 0:
                 trainer.read_losses()

@@ -9,12 +9,12 @@ import camlens
 import tiny
 from camlens.analyse.evaluation import evaluate
 from camlens.analyse.labels.marks import corrected
-from camlens.data.augment import Augmentation
 from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.data.pictures import resize
 from camlens.runtime.predict import fingerprint
 from camlens.show import draw
 from camlens.train.loader import TrainLoader
+from camlens.train.recipe import Recipe
 from camlens.train.run_folder import describe_data
 
 MOST = 1000  # images at once
@@ -85,16 +85,16 @@ def test_predicting_and_training(test_set, train_set):
     evaluation = evaluate(model, test_set)
     assert torch.equal(evaluation.logits, evaluate(model, test_set.subset(torch.arange(1_300))).logits)
     assert len(corrected(evaluation, {0: "ambiguous", 3: "wrong:cat"}).data) == 1_299
-    loader = TrainLoader(train_set, torch.arange(1_100), 100, 0, Augmentation(), torch.device("cpu"))
-    assert sum(len(batch.images) for batch in loader.batches(0, 12, 1.0)) == 1_100
+    loader = TrainLoader(train_set, torch.arange(1_100), Recipe(sizes=(12,), batch_size=100), 0, torch.device("cpu"))
+    assert sum(len(batch.images) for batch in loader.batches(0, 12)) == 1_100
     assert loader.resident is None, "a data set that is not in memory is not put there"
 
 
 def test_training_batches_are_those_of_a_data_set_in_memory():
     lazy = Drawn(60, "train")
     resident = InMemoryDataset("drawn", "train", tiny.NAMES, lazy.labels, lazy.files, "16x16", lazy.in_memory())
-    settings = (torch.arange(50), 16, 0, Augmentation(crop=1), torch.device("cpu"))
-    pairs = zip(*(TrainLoader(data, *settings).batches(1, 12, 1.0) for data in (lazy, resident)), strict=True)
+    settings = (torch.arange(50), Recipe(sizes=(12,), batch_size=16, crop=1), 0, torch.device("cpu"))
+    pairs = zip(*(TrainLoader(data, *settings).batches(1, 12) for data in (lazy, resident)), strict=True)
     assert all(torch.equal(ours.images, theirs.images) for ours, theirs in pairs)
 
 

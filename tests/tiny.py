@@ -6,6 +6,8 @@ from torch import nn
 import camlens
 from camlens.data.dataset import InMemoryDataset
 from camlens.model.resnet import ResNet
+from camlens.train.run_folder import RunFolder, resolve_settings
+from camlens.train.trainer import create_trainer
 
 NAMES = ("cat", "<img src=x onerror=alert(1)>", 'a "quoted", name')
 
@@ -58,6 +60,11 @@ def trained_resnet(**options):
         buffer.add_(torch.rand(buffer.shape).to(buffer.dtype) + 1)
     mean, std = (1 / 3, 0.4822, 0.4465), (0.2471, 2 / 7, 0.2616)
     return camlens.Classifier(network, ("cat", "dog", "frog"), mean, std, (24, 32), name="mine")
+
+
+def run_training(recipe, data, out, seed=0, **settings):
+    """Train a network into the folder `out`; `settings` are more arguments of `resolve_settings`."""
+    return create_trainer(resolve_settings(RunFolder(out), recipe, seed=seed, **settings), data).fit()
 
 
 def assert_equal_states(first, second):

@@ -23,7 +23,7 @@ from camlens.runtime.processes import join_processes, pick_device
 from camlens.show.card import model_card
 from camlens.train.compute import ComputeOptions
 from camlens.train.log import open_log
-from camlens.train.recipe import Recipe, find_recipe
+from camlens.train.recipe import Recipe, find_recipe, parse_changes
 from camlens.train.run_folder import RunFolder, RunSettings, resolve_settings
 from camlens.train.signals import Stopped
 from camlens.train.trainer import SAVE_EVERY, Trainer, create_trainer
@@ -115,7 +115,7 @@ def train(
         settings = resolve_settings(
             RunFolder(Path(out)),
             find_recipe(recipe) if isinstance(recipe, str) else recipe,
-            [*changes, *(f"{name}={in_text(value)}" for name, value in fields.items())],
+            parse_changes(changes) | fields,
             seed=seed,
             source=None if data is None or isinstance(data, Dataset) else str(data),
             init=None if init is None else str(init),
@@ -131,11 +131,6 @@ def train(
             test = named_test if test is None else test
         data = relabelled(data, settings)
         return finish(create_trainer(settings, data, save_every=save_every, processes=processes), test, log)
-
-
-def in_text(value: object) -> str:
-    """The value of a recipe's field as `--set` takes it."""
-    return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
 def relabelled(data: Dataset, settings: RunSettings) -> Dataset:
@@ -166,7 +161,7 @@ def finish(trainer: Trainer, test: Dataset | None, log: str | None = None) -> Ru
     draw_curves(trainer)
     evaluation = None if test is None else evaluate(model, test, processes=processes)
     absent = [] if evaluation else [folder.test_metrics]
-    absent += [] if trainer.state.margins else [folder.margins]
+    absent += [] if trainer.state.margin_history else [folder.margins]
     files = tuple(file for file in folder.files if file not in absent)
     run = Run(model, folder.path, [dict(row) for row in trainer.state.rows], evaluation, files)
     if processes.is_main:

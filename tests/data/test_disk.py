@@ -18,8 +18,7 @@ from camlens.model.classifier import Classifier
 from camlens.model.resnet import ResNet
 from camlens.runtime.predict import predict
 from camlens.train.recipe import Recipe
-from camlens.train.trainer import train
-from tiny import pixels_of
+from tiny import pixels_of, run_training
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,7 @@ def test_predictions_and_training_are_the_same(root: Path, tmp_path: Path, monke
     recipe = Recipe(width=4, epochs=2, sizes=(8, 12), batch_size=8, learning_rate=0.05, crop=1, holdout=0.2)
     monkeypatch.delenv("CAMLENS_MEMORY")
     on_disk, in_memory = both(root, "train", monkeypatch)
-    first, second = (train(recipe, data, tmp_path / str(n)) for n, data in enumerate((on_disk, in_memory)))
+    first, second = (run_training(recipe, data, tmp_path / str(n)) for n, data in enumerate((on_disk, in_memory)))
     for name, weight in first.network.state_dict().items():
         assert torch.equal(weight, second.network.state_dict()[name]), name
 

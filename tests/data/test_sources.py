@@ -2,8 +2,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from PIL import Image
 
+from camlens.data.convert import as_dataset
+from camlens.data.geometry import Geometry
 from camlens.data.sources import NAMES, SOURCES, Request, Source, load_split, splits_of
 from camlens.errors import DataError
 
@@ -16,10 +19,25 @@ def test_every_name_has_its_splits():
 
 def test_a_row_for_a_kind_of_file_gets_its_path_and_all_options(monkeypatch, tmp_path):
     asked, path = [], str(tmp_path / "Photos.NPZ")
-    monkeypatch.setitem(SOURCES, ".npz", Source(asked.append, ("test",)))
+    kind = Source(asked.append, ("test",), lambda source: source.lower().endswith(".npz"))
+    monkeypatch.setitem(SOURCES, "an .npz file with images and labels", kind)
     load_split(path, "test", (8, 6), tmp_path, skip_unreadable=True)
     assert asked == [Request(path, "test", (8, 6), tmp_path, True)]
     assert splits_of(path) == ["test"]
+
+
+@pytest.mark.parametrize("form", ["name prefix", "folder"])
+def test_a_row_recognises_what_it_loads(monkeypatch, tmp_path, form):
+    """A new form of data is one row, for the command line and for Python."""
+    (tmp_path / "frames").mkdir()
+    source = {"name prefix": "video:cat.mp4", "folder": str(tmp_path / "frames")}[form]
+    recognises = {"name prefix": lambda s: s.startswith("video:"), "folder": lambda s: s.endswith("frames")}[form]
+    drawn = load_split("shapes", "test")
+    row = Source(lambda request: drawn, ("test",), recognises)
+    monkeypatch.setattr("camlens.data.sources.SOURCES", {"frames of a video": row, **SOURCES})
+    assert load_split(source, "test") is drawn and splits_of(source) == ["test"]
+    assert as_dataset(source, "test", drawn.class_names, Geometry(), torch.zeros(3), torch.ones(3)) is drawn
+    assert load_split("shapes", "test").name == "shapes"
 
 
 def test_what_is_neither_a_name_nor_a_folder(tmp_path):

@@ -7,7 +7,8 @@ from torch import nn
 from camlens.data.dataset import InMemoryDataset
 from camlens.data.pictures import read_picture
 from camlens.errors import DataError, ModelError, UsageError
-from camlens.model.classifier import Classifier, align, bare
+from camlens.model.align import align
+from camlens.model.classifier import Classifier, bare
 from camlens.model.layers import feature_maps
 from camlens.model.resnet import ResNet
 

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 
 from camlens import load
 from camlens.analyse.evaluation import evaluate
-from camlens.data.augment import Augmentation
 from camlens.data.sources import load_split
 from camlens.model.resnet import ResNet
 from camlens.runtime.processes import Processes
 from camlens.train.loader import TrainLoader
 from camlens.train.margins import Margins
+from camlens.train.recipe import Recipe
 from camlens.train.run_folder import RunFolder
 from command_line import camlens
 
@@ -135,8 +135,8 @@ def test_two_processes_equal_one_that_accumulates_the_two_halves(folder, tmp_pat
 
     images = load_split(str(folder), "train", (12, 12))
     held_out, learn = torch.randperm(95, generator=torch.Generator().manual_seed(0)).tensor_split([20])
-    how = Augmentation(crop=1, cutout=4)
-    halves = [TrainLoader(images, learn, 15, 0, how, torch.device("cpu"), Processes(rank, 2)) for rank in (0, 1)]
+    recipe = Recipe(sizes=(12,), batch_size=15, crop=1, cutout=4)
+    halves = [TrainLoader(images, learn, recipe, 0, torch.device("cpu"), Processes(rank, 2)) for rank in (0, 1)]
     torch.manual_seed(0)
     network = ResNet("resnet18", 2, 4)
     first = {name: p.detach().clone() for name, p in network.named_parameters()}
@@ -145,7 +145,7 @@ def test_two_processes_equal_one_that_accumulates_the_two_halves(folder, tmp_pat
     average, margins = copy.deepcopy(network).eval(), torch.full((4, 95), torch.nan)
     step = 0
     for epoch in range(4):
-        for parts in zip(*(half.batches(epoch, 12, 1.0) for half in halves), strict=True):
+        for parts in zip(*(half.batches(epoch, 12) for half in halves), strict=True):
             network.zero_grad()
             assert sorted(len(part.images) for part in parts) == [7, 8]
             for rank, part in enumerate(parts):

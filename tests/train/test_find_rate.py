@@ -23,7 +23,7 @@ def descend(curvature, seed):
 @given(curvature=st.floats(1, 100), seed=st.integers(0, 99))
 @settings(max_examples=30)
 def test_the_loss_is_lowest_about_where_steps_begin_to_diverge(curvature, seed):
-    found, limit = range_test(RATES, descend(curvature, seed)), 2 / curvature
+    found, limit = range_test(descend(curvature, seed)), 2 / curvature
     assert limit / 2.5 < found.rates[found.lowest] < 1.5 * limit
     assert found.proposal == pytest.approx(found.rates[found.lowest] / 10, rel=0.05)
     assert len(found.losses) == len(found.smoothed) == len(found.rates) < len(RATES), "it ends when the loss diverges"
@@ -35,18 +35,18 @@ def test_the_loss_is_lowest_about_where_steps_begin_to_diverge(curvature, seed):
 def test_noise_of_batches_is_smoothed(place, seed):
     steps, numbers = np.arange(len(RATES)), np.random.default_rng(seed)
     losses = 1 + ((steps - place) / 100) ** 2 + 0.05 * numbers.normal(size=len(steps))
-    assert abs(range_test(RATES, losses).lowest - place) < 20
+    assert abs(range_test(losses).lowest - place) < 20
 
 
 def test_what_the_rates_tell_when_none_is_lowest():
-    rising = range_test(RATES, np.linspace(1, 3, len(RATES)))
+    rising = range_test(np.linspace(1, 3, len(RATES)))
     assert np.isnan(rising.proposal) and "so none is proposed" in rising.in_words()
-    falling = range_test(RATES, np.linspace(3, 1, len(RATES)))
+    falling = range_test(np.linspace(3, 1, len(RATES)))
     assert falling.proposal == 1 and "10, the highest that was tried" in falling.in_words()
-    few = range_test(RATES, [2.0, 1.0, float("nan"), 0.5])
+    few = range_test([2.0, 1.0, float("nan"), 0.5])
     assert few.losses.tolist() == [2, 1] and few.lowest == 1
     with pytest.raises(CamlensError, match=r"the first loss, at a learning rate of 0\.0001, is nan"):
-        range_test(RATES, [float("nan")])
+        range_test([float("nan")])
 
 
 def test_each_step_has_its_rate_and_nothing_is_written(tmp_path, monkeypatch):

@@ -5,12 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camlens.data.augment import Augmentation
 from camlens.data.dataset import InMemoryDataset
 from camlens.runtime.processes import Processes
 from camlens.train.loader import TrainLoader, epoch_order
+from camlens.train.recipe import Recipe
 
-PLAIN = Augmentation(flip=False, crop=0)
+PLAIN = Recipe(sizes=(12,), flip=False, crop=0)
 CPU = torch.device("cpu")
 
 
@@ -28,8 +28,8 @@ def image_set(count):
     return InMemoryDataset("numbered", "train", ("a", "b"), torch.arange(count) % 2, files, "12x12", numbered(count))
 
 
-def loader(count=64, batch=16, augmentation=PLAIN, **settings):
-    return TrainLoader(image_set(count), torch.arange(count), batch, 3, augmentation, CPU, **settings)
+def loader(count=64, batch=16, recipe=PLAIN, **settings):
+    return TrainLoader(image_set(count), torch.arange(count), replace(recipe, batch_size=batch), 3, CPU, **settings)
 
 
 def taken(batches):
@@ -41,7 +41,7 @@ def taken(batches):
 def test_an_epoch_takes_every_image_once_whatever_the_number_of_processes(count, batch, world_size):
     batch = max(batch, 2 * world_size)
     loaders = [loader(count, batch, processes=Processes(rank, world_size)) for rank in range(world_size)]
-    found = torch.cat([n for each in loaders for n in taken(each.batches(1, 12, 1.0))])
+    found = torch.cat([n for each in loaders for n in taken(each.batches(1, 12))])
     left_over = count % batch if count % batch < 2 * world_size else 0
     assert len(found) == len(found.unique()) == count - left_over
     assert len(loaders[0]) == -(-count // batch) - (left_over > 0)
@@ -61,39 +61,39 @@ def test_an_epoch_takes_every_image_once_whatever_the_number_of_processes(count,
 )
 def test_no_batch_is_small(count, sizes):
     """BatchNorm's statistics of few images are noise: a run of 100 images in batches of 32 and 4 fell apart by them."""
-    assert [len(numbers) for numbers in taken(loader(count).batches(0, 12, 1.0))] == sizes
+    assert [len(numbers) for numbers in taken(loader(count).batches(0, 12))] == sizes
 
 
 @given(st.integers(4, 100), st.integers(6, 50), st.integers(1, 3))
 def test_the_parts_of_a_batch_weigh_what_they_hold(count, batch, world_size):
     loaders = [loader(count, batch, processes=Processes(rank, world_size)) for rank in range(world_size)]
-    for together in zip(*(each.batches(0, 12, 1.0) for each in loaders), strict=True):
+    for together in zip(*(each.batches(0, 12) for each in loaders), strict=True):
         sizes = [len(b.images) for b in together]
         assert min(sizes) >= 2
-        assert [b.weight for b in together] == pytest.approx([n * world_size / sum(sizes) for n in sizes])
+        assert [b.loss_factor for b in together] == pytest.approx([n * world_size / sum(sizes) for n in sizes])
         assert len(together[0].images) == loaders[0].local_batch_size or sum(sizes) < batch
 
 
 def test_parts_are_changed_as_the_whole_is():
-    how = Augmentation(flip=True, crop=2, cutout=3)
-    whole = loader(augmentation=how)
-    halves = [loader(augmentation=how, processes=Processes(rank, 2)) for rank in (0, 1)]
-    for one, *two in zip(whole.batches(1, 12, 1.0), *(half.batches(1, 12, 1.0) for half in halves), strict=True):
+    how = Recipe(sizes=(12,), flip=True, crop=2, cutout=3)
+    whole = loader(recipe=how)
+    halves = [loader(recipe=how, processes=Processes(rank, 2)) for rank in (0, 1)]
+    for one, *two in zip(whole.batches(1, 12), *(half.batches(1, 12) for half in halves), strict=True):
         assert torch.equal(one.images, torch.cat([b.images for b in two]))
         assert torch.equal(one.labels, torch.cat([b.labels for b in two]))
 
 
 def test_an_epoch_goes_on_where_it_stopped():
-    how = Augmentation(crop=2, cutout=3, mixup=0.2, cutmix=1.0)
-    whole = list(loader(augmentation=how).batches(2, 12, 1.0))
-    rest = list(loader(augmentation=how).batches(2, 12, 1.0, first=2))
+    how = Recipe(sizes=(12,), crop=2, cutout=3, mixup=0.2, cutmix=1.0)
+    whole = list(loader(recipe=how).batches(2, 12))
+    rest = list(loader(recipe=how).batches(2, 12, first=2))
     assert len(whole) == 4 and len(rest) == 2
     for a, b in zip(whole[2:], rest, strict=True):
         assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) and a.lam == b.lam
 
 
 def test_images_keep_their_labels_and_sizes_change():
-    for batch in loader().batches(0, 8, 1.0):
+    for batch in loader().batches(0, 8):
         assert batch.images.shape == (16, 3, 8, 8)
         assert torch.equal(batch.labels, batch.images[:, 2, 0, 0].long() % 2)
         assert torch.equal(batch.partner_labels, batch.labels.roll(1)) and batch.lam == 1
@@ -103,7 +103,7 @@ def test_every_image_is_mirrored_in_every_other_epoch():
     mirrored = []
     for epoch in range(3):
         columns = {}
-        for batch in loader(augmentation=replace(PLAIN, flip=True)).batches(epoch, 12, 1.0):
+        for batch in loader(recipe=replace(PLAIN, flip=True)).batches(epoch, 12):
             columns |= {int(image[2, 0, 0]): bool(image[1, 0, 0] > image[1, 0, -1]) for image in batch.images}
         mirrored.append([columns[number] for number in range(64)])
     assert mirrored[0] == mirrored[2] == [not flipped for flipped in mirrored[1]]

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from camlens.data.dataset import InMemoryDataset
 from camlens.errors import CamlensError
 from camlens.runtime.processes import Processes
-from camlens.train.margins import MarginHistory, Margins, margins
+from camlens.train.margins import MarginHistory, Margins, margins_and_rivals
 from camlens.train.recipe import Recipe
 from camlens.train.run_folder import RunFolder, resolve_settings
 from camlens.train.signals import Stopped
-from camlens.train.trainer import Trainer, create_trainer, train
+from camlens.train.trainer import Trainer, create_trainer
+from tiny import run_training
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(width=4, epochs=3, sizes=(8,), batch_size=16, learning_rate=0.05, crop=1, ema_decay=0.9, holdout=0.2)
@@ -42,7 +43,7 @@ def test_a_margin_is_the_label_less_the_largest_other(count, classes, seed):
     numbers = torch.Generator().manual_seed(seed)
     logits = torch.randint(-3, 4, (count, classes), generator=numbers).float()  # with ties
     labels = torch.randint(classes, (count,), generator=numbers)
-    found, rivals = margins(logits, labels)
+    found, rivals = margins_and_rivals(logits, labels)
     for row, label, margin, rival in zip(logits.tolist(), labels.tolist(), found, rivals, strict=True):
         others = {number: value for number, value in enumerate(row) if number != label}
         assert margin == row[label] - max(others.values())
@@ -72,7 +73,7 @@ def test_they_are_those_of_the_steps(data, tmp_path, monkeypatch):
     assert torch.equal(found.labels, data.labels)
     last, labels = trainer.predict_held_out()  # of the last epoch, by the average
     if trainer.state.best_accuracy == trainer.state.rows[-1]["held_out_accuracy"]:
-        torch.testing.assert_close(found.margins[-1, trainer.held_out], margins(last, labels)[0].float())
+        torch.testing.assert_close(found.margins[-1, trainer.held_out], margins_and_rivals(last, labels)[0].float())
 
 
 @pytest.mark.parametrize("last_step", [2, 4, 5])
@@ -88,7 +89,7 @@ def test_a_stopped_run_has_the_same(data, tmp_path, monkeypatch, last_step):
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(Trainer, "record_step", record_step)
         new_trainer(data, tmp_path / "stopped").fit()
-    train(RECIPE, data, tmp_path / "stopped", resume=True)
+    run_training(RECIPE, data, tmp_path / "stopped", resume=True)
     whole, stopped = ((tmp_path / name / "margins.npz").read_bytes() for name in ("whole", "stopped"))
     assert whole == stopped
 
@@ -126,7 +127,7 @@ def test_a_checkpoint_without_margins_goes_on(data, tmp_path):
     trainer = new_trainer(data, tmp_path)
     saved = {key: value for key, value in trainer.state.state_dict().items() if "margins" not in key}
     trainer.state.load_state_dict({**saved, "rows": [{}, {}], "step": 2}, epoch_steps=1)
-    history = trainer.state.margins
+    history = trainer.state.margin_history
     assert torch.stack(history.epochs).isnan().all() and len(history.epochs) == 2
 
 

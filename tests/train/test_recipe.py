@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from camlens.errors import UsageError
-from camlens.train.recipe import RECIPES, Recipe, change_recipe, find_recipe, recipe_from_json
+from camlens.train.recipe import RECIPES, Recipe, change_recipe, find_recipe, parse_changes, recipe_from_json
 
 
 def test_the_last_epoch_has_the_last_size():
@@ -56,14 +56,14 @@ def test_the_moving_average_is_short_at_first():
 def test_epochs_by_steps():
     recipe = Recipe(epochs=5, min_steps=100, batch_size=32)
     assert [recipe.for_images(count).epochs for count in (2, 45, 180, 900, 100_000)] == [100, 50, 17, 5, 5]
-    assert change_recipe(recipe, ["epochs=3"]).for_images(180).epochs == 3, "epochs that are given are meant"
-    assert change_recipe(recipe, ["epochs=3", "min_steps=100"]).for_images(180).epochs == 17
+    assert change_recipe(recipe, {"epochs": 3}).for_images(180).epochs == 3, "epochs that are given are meant"
+    assert change_recipe(recipe, {"epochs": 3, "min_steps": 100}).for_images(180).epochs == 17
 
 
 def test_any_field_can_be_set():
     recipe = change_recipe(
         Recipe(epochs=2, crop=2, ema_decay=0.98),
-        ["epochs=3", "sizes=16,32", "learning_rate=1e-2", "flip=false", "stem=imagenet"],
+        parse_changes(["epochs=3", "sizes=16,32", "learning_rate=1e-2", "flip=false", "stem=imagenet"]),
     )
     assert recipe == Recipe(
         epochs=3, sizes=(16, 32), learning_rate=0.01, flip=False, stem="imagenet", crop=2, ema_decay=0.98
@@ -98,7 +98,7 @@ def test_a_recipe_survives_its_config(name):
 )
 def test_a_change_that_cannot_be_is_refused(change, message):
     with pytest.raises(UsageError, match=message):
-        change_recipe(find_recipe("quick"), [change])
+        change_recipe(find_recipe("quick"), parse_changes([change]))
 
 
 def test_an_unknown_recipe_is_refused():
@@ -117,7 +117,7 @@ OLD = {"batch": 8, "rate": 0.3, "decay": 0.01, "smoothing": 0.2, "average": 0.5}
 
 def test_old_names_are_read_with_a_note(caplog):
     new = Recipe(batch_size=8, learning_rate=0.3, weight_decay=0.01, label_smoothing=0.2, ema_decay=0.5)
-    assert change_recipe(Recipe(), [f"{name}={value}" for name, value in OLD.items()]) == new
+    assert change_recipe(Recipe(), OLD) == new
     assert "recipe field rate is called learning_rate now" in caplog.messages and len(caplog.messages) == 5
     caplog.clear()
     assert recipe_from_json({**OLD, "sizes": [32]}) == new

@@ -20,8 +20,8 @@ from camlens.train.recipe import OLD_NAMES, Recipe
 from camlens.train.run_folder import RunFolder, resolve_settings
 from camlens.train.signals import Stopped, collect_signals
 from camlens.train.state import create_train_state
-from camlens.train.trainer import Trainer, create_trainer, train
-from tiny import pixels_of
+from camlens.train.trainer import Trainer, create_trainer
+from tiny import pixels_of, run_training
 
 checkpoint_save = checkpoint.save
 STATE = "checkpoint.pt"
@@ -45,7 +45,7 @@ def data():
 @pytest.fixture(scope="module")
 def undisturbed(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed")
-    train(TINY, data, out)
+    run_training(TINY, data, out)
     return out
 
 
@@ -123,9 +123,9 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(data, undisturbed, tmp_pat
         stopping_after(last_step, number),
         pytest.raises(Stopped, match=f"stopped at step {last_step} of 15") as stopped,
     ):
-        train(TINY, data, tmp_path)
+        run_training(TINY, data, tmp_path)
     assert stopped.value.exit_code == 128 + number
-    train(TINY, data, tmp_path, resume=True)
+    run_training(TINY, data, tmp_path, resume=True)
     assert same(state_of(tmp_path), state_of(undisturbed))
     for name in ("train_loss", "train_accuracy"):
         values = [[row[name] for row in RunFolder(out).read_metrics()] for out in (tmp_path, undisturbed)]
@@ -134,10 +134,10 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(data, undisturbed, tmp_pat
 
 def test_a_run_with_muon_goes_on_too(data, tmp_path):
     recipe = replace(TINY, muon_rate=0.02)
-    train(recipe, data, tmp_path / "undisturbed")
+    run_training(recipe, data, tmp_path / "undisturbed")
     with stopping_after(7), pytest.raises(Stopped):
-        train(recipe, data, tmp_path / "stopped")
-    train(recipe, data, tmp_path / "stopped", resume=True)
+        run_training(recipe, data, tmp_path / "stopped")
+    run_training(recipe, data, tmp_path / "stopped", resume=True)
     assert same(state_of(tmp_path / "stopped"), state_of(tmp_path / "undisturbed"))
 
 
@@ -163,19 +163,19 @@ def test_a_signal_after_the_last_step_is_not_lost():
 
 def test_signals_are_given_back(data, tmp_path):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    train(TINY, data, tmp_path)
+    run_training(TINY, data, tmp_path)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_a_finished_run_stays_as_it_is(data, undisturbed):
     before = state_of(undisturbed)
-    train(TINY, data, undisturbed, resume=True)
+    run_training(TINY, data, undisturbed, resume=True)
     assert same(state_of(undisturbed), before)
 
 
 def test_the_seed_decides(data, undisturbed, tmp_path):
-    train(TINY, data, tmp_path / "again")
-    train(TINY, data, tmp_path / "other", seed=1)
+    run_training(TINY, data, tmp_path / "again")
+    run_training(TINY, data, tmp_path / "other", seed=1)
     assert same(state_of(tmp_path / "again"), state_of(undisturbed))
     assert not same(state_of(tmp_path / "other"), state_of(undisturbed))
 
@@ -187,7 +187,7 @@ def test_a_step_is_nesterov_with_decay_on_matrices_alone(data, tmp_path):
     for group in state.optimiser.param_groups:
         group["lr"] = 0.1
     images, labels = state.classifier.normalise(pixels_of(data)[:16]), data.labels[:16]
-    batch = Batch(pixels_of(data)[:16], labels, labels.roll(1), lam=1.0, weight=1.0, indices=torch.arange(16))
+    batch = Batch(pixels_of(data)[:16], labels, labels.roll(1), lam=1.0, loss_factor=1.0, indices=torch.arange(16))
     expected = copy.deepcopy(state.network).double()
     speed = {k: torch.zeros_like(v) for k, v in expected.named_parameters()}
     for _ in range(3):
@@ -216,7 +216,7 @@ def test_the_moving_average_forgets_its_start_and_then_has_the_recipes_decay(dat
         weights.append({k: v.clone().double() for k, v in state.items() if v.is_floating_point()})
 
     monkeypatch.setattr(Trainer, "train_step", watched)
-    train(replace(TINY, ema_decay=0.5), data, tmp_path)
+    run_training(replace(TINY, ema_decay=0.5), data, tmp_path)
     expected = weights[0]
     for step, now in enumerate(weights[1:], 1):
         decay = min(0.5, (1 + step) / (10 + step))
@@ -235,22 +235,22 @@ def test_of_epochs_that_are_right_as_often_the_one_with_the_lower_loss_is_kept(
     saved = []
     monkeypatch.setattr(Trainer, "evaluate", lambda _trainer: next(judged))
     monkeypatch.setattr(checkpoint, "save", lambda path, model: (saved.append(path), checkpoint_save(path, model)))
-    train(replace(TINY, epochs=2), data, tmp_path)
+    run_training(replace(TINY, epochs=2), data, tmp_path)
     assert len(saved) == kept
 
 
 def test_few_images_get_more_epochs(data, tmp_path):
     few = replace(TINY, epochs=1, sizes=(8,), min_steps=12)
-    train(few, data, tmp_path)  # 80 images in batches of 16
+    run_training(few, data, tmp_path)  # 80 images in batches of 16
     assert [row["steps"] for row in RunFolder(tmp_path).read_metrics()] == [5, 10, 15]
     assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["recipe"]["epochs"] == 3
-    train(few, data, tmp_path, resume=True)
+    run_training(few, data, tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("with_reasons", [True, False])
 def test_a_run_of_an_older_version_goes_on(data, undisturbed, tmp_path, caplog, with_reasons):
     with stopping_after(7), pytest.raises(Stopped):
-        train(TINY, data, tmp_path)
+        run_training(TINY, data, tmp_path)
     state = torch.load(tmp_path / STATE, weights_only=True)
     del state["best_loss"], state["epoch_accuracy"], state["rows"][0]["train_accuracy"]
     torch.save(state, tmp_path / STATE)
@@ -265,7 +265,7 @@ def test_a_run_of_an_older_version_goes_on(data, undisturbed, tmp_path, caplog, 
     for old, field in OLD_NAMES.items():
         config["recipe"][old] = config["recipe"].pop(field)
     (tmp_path / "config.json").write_text(json.dumps(config))
-    train(TINY, data, tmp_path, resume=True)
+    run_training(TINY, data, tmp_path, resume=True)
     accuracies = [row["train_accuracy"] for row in RunFolder(tmp_path).read_metrics()]
     assert [*map(math.isnan, accuracies)] == [True, True, False], "it was stopped in the second epoch"
     assert same(state_of(tmp_path), state_of(undisturbed))
@@ -276,22 +276,22 @@ def test_a_run_of_an_older_version_goes_on(data, undisturbed, tmp_path, caplog, 
 
 def test_a_run_that_began_with_another_schedule_goes_on_and_says_so(data, undisturbed, tmp_path, caplog):
     with stopping_after(7), pytest.raises(Stopped):
-        train(TINY, data, tmp_path)
+        run_training(TINY, data, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert config["schedule"] == TINY.schedule_in_words
     config["schedule"] = "constant"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    train(TINY, data, tmp_path, resume=True)
+    run_training(TINY, data, tmp_path, resume=True)
     assert f"another schedule than it was started with (constant before, {TINY.schedule_in_words} now)" in caplog.text
     assert same(state_of(tmp_path), state_of(undisturbed))
     caplog.clear()
-    train(TINY, data, tmp_path, resume=True)
+    run_training(TINY, data, tmp_path, resume=True)
     assert not caplog.messages, "config.json has the schedule of the last steps"
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_state(data, undisturbed, tmp_path):
     with pytest.raises(CamlensError, match=r"the loss is (nan|inf) at step \d+; .*--set learning_rate="):
-        train(Recipe(width=4, epochs=1, sizes=(8,), batch_size=16, learning_rate=1e25), data, tmp_path)
+        run_training(Recipe(width=4, epochs=1, sizes=(8,), batch_size=16, learning_rate=1e25), data, tmp_path)
     assert not (tmp_path / STATE).exists()
 
 
@@ -309,22 +309,22 @@ def test_a_weight_that_is_no_number_is_never_saved(data, undisturbed, tmp_path, 
         create_trainer(resolve_settings(RunFolder(tmp_path), TINY), data, save_every=0).fit()
     assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 6  # the first step of the second epoch
     monkeypatch.undo()
-    train(TINY, data, tmp_path, resume=True)
+    run_training(TINY, data, tmp_path, resume=True)
     assert same(state_of(tmp_path), state_of(undisturbed))
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(data, undisturbed, tmp_path, full_disk):
     with stopping_after(3), pytest.raises(Stopped):
-        train(TINY, data, tmp_path)
+        run_training(TINY, data, tmp_path)
     before = (tmp_path / STATE).read_bytes()
     with (
         full_disk(len(before) // 2),
         pytest.raises(CamlensError, match=r"cannot write .*checkpoint\.pt: File too large"),
     ):
-        train(TINY, data, tmp_path, resume=True)
+        run_training(TINY, data, tmp_path, resume=True)
     assert (tmp_path / STATE).read_bytes() == before
     assert not list(tmp_path.glob(".*"))
-    train(TINY, data, tmp_path, resume=True)
+    run_training(TINY, data, tmp_path, resume=True)
     assert same(state_of(tmp_path), state_of(undisturbed))
 
 
@@ -332,7 +332,7 @@ def test_what_a_killed_run_left_half_written_is_removed(data, undisturbed, tmp_p
     for name in ("config.json", "model.safetensors", STATE):
         (tmp_path / name).write_bytes((undisturbed / name).read_bytes())
     (tmp_path / ".checkpoint-abc.pt").write_bytes(b"half")
-    train(TINY, data, tmp_path, resume=True)
+    run_training(TINY, data, tmp_path, resume=True)
     assert not list(tmp_path.glob(".*"))
 
 
@@ -340,13 +340,13 @@ def test_what_a_killed_run_left_half_written_is_removed(data, undisturbed, tmp_p
 def test_a_run_goes_on_exactly_with_any_options(data, tmp_path, compute):
     recipe = replace(TINY, epochs=2, sizes=(12,))
     settings = {"bf16": False, "compiled": False, **compute}
-    train(recipe, data, tmp_path / "whole", compute=settings)
+    run_training(recipe, data, tmp_path / "whole", compute=settings)
     assert json.loads((tmp_path / "whole" / "config.json").read_text(encoding="utf-8"))["compute"] == asdict(
         ComputeOptions(**settings)
     )
     with stopping_after(4), pytest.raises(Stopped):
-        train(recipe, data, tmp_path / "parts", compute=settings)
-    train(recipe, data, tmp_path / "parts", resume=True)  # the options are kept, and why
+        run_training(recipe, data, tmp_path / "parts", compute=settings)
+    run_training(recipe, data, tmp_path / "parts", resume=True)  # the options are kept, and why
     configs = [json.loads((tmp_path / run / "config.json").read_text(encoding="utf-8")) for run in ("whole", "parts")]
     assert configs[0]["compute_reasons"] == configs[1]["compute_reasons"]
     assert configs[0]["compute_reasons"]["bf16"] == "as asked for"
@@ -354,7 +354,7 @@ def test_a_run_goes_on_exactly_with_any_options(data, tmp_path, compute):
 
 
 def test_with_none_held_out_the_last_network_is_kept(data, tmp_path):
-    model = train(replace(TINY, holdout=0.0), data, tmp_path)
+    model = run_training(replace(TINY, holdout=0.0), data, tmp_path)
     assert all(math.isnan(row["held_out_accuracy"]) for row in RunFolder(tmp_path).read_metrics())
     last = {k.removeprefix("module."): v for k, v in torch.load(tmp_path / STATE)["average"].items()}
     assert all(torch.equal(value, last[key]) for key, value in model.network.state_dict().items())
@@ -364,7 +364,7 @@ def test_a_run_is_calibrated_on_its_held_out_images(data, tmp_path, capfd):
     many = data.subset(torch.arange(400) % 100)
     many = many.with_labels(many.labels ^ (torch.arange(400) % 5 == 0).long())  # a fifth are wrong
     recipe = replace(TINY, epochs=4, holdout=0.5)
-    model = train(recipe, many, tmp_path)
+    model = run_training(recipe, many, tmp_path)
     _, held_out = split_held_out(many, recipe, seed=0)
     with torch.no_grad():
         logits = model(model.prepare(pixels_of(many)[held_out])).tolist()
@@ -373,13 +373,13 @@ def test_a_run_is_calibrated_on_its_held_out_images(data, tmp_path, capfd):
     assert camlens.load(tmp_path).temperature == model.temperature
     assert "from 200 images" in capfd.readouterr().err
     before = (tmp_path / "model.safetensors").read_bytes()
-    assert train(recipe, many, tmp_path, resume=True).temperature == model.temperature
+    assert run_training(recipe, many, tmp_path, resume=True).temperature == model.temperature
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize(("holdout", "count"), [(0.0, 0), (0.2, 20)])
 def test_a_run_with_few_images_held_out_is_uncalibrated(data, tmp_path, capfd, holdout, count):
-    assert train(replace(TINY, epochs=1, holdout=holdout), data, tmp_path).temperature is None
+    assert run_training(replace(TINY, epochs=1, holdout=holdout), data, tmp_path).temperature is None
     assert camlens.load(tmp_path).temperature is None
     assert f"uncalibrated: {count} images are too few" in capfd.readouterr().err
 
@@ -388,7 +388,7 @@ def test_mixed_labels_count_by_their_weight(data, tmp_path):
     trainer = new_trainer(replace(TINY, label_smoothing=0.0), data, tmp_path)
     state = trainer.state
     labels = data.labels[:16]
-    batch = Batch(pixels_of(data)[:16], labels, 1 - labels, lam=0.3, weight=0.5, indices=torch.arange(16))
+    batch = Batch(pixels_of(data)[:16], labels, 1 - labels, lam=0.3, loss_factor=0.5, indices=torch.arange(16))
     with torch.no_grad():
         log_probabilities = (
             copy.deepcopy(state.network).train()(state.classifier.normalise(batch.images)).log_softmax(dim=1)
@@ -410,7 +410,7 @@ def test_the_training_accuracy_is_that_of_the_steps(data, tmp_path, monkeypatch)
         return original(trainer, logits, batch)
 
     monkeypatch.setattr(Trainer, "loss", watched)
-    train(TINY, data, tmp_path)
+    run_training(TINY, data, tmp_path)
     rows = RunFolder(tmp_path).read_metrics()
     expected = [sum(right[start : start + 5]) / 5 for start in (0, 5, 10)]
     assert [row["train_accuracy"] for row in rows] == pytest.approx(expected, abs=1e-5)
@@ -432,11 +432,11 @@ def test_a_run_may_begin_with_other_weights(data, undisturbed, tmp_path, caplog)
                 assert torch.equal(value, network.state_dict()[key]), key
         assert torch.equal(begun.classifier.mean, camlens.load(undisturbed).mean)
         assert ("new last layer for 3 classes" in caplog.text) == fresh
-    model = train(TINY, three, tmp_path, init=str(undisturbed))
+    model = run_training(TINY, three, tmp_path, init=str(undisturbed))
     assert model.class_names == three.class_names
     assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["init"] == str(undisturbed)
     with pytest.raises(UsageError, match=r"init: .* before,  now"):
-        train(TINY, three, tmp_path, init="", resume=True)
+        run_training(TINY, three, tmp_path, init="", resume=True)
 
 
 def test_what_a_run_began_with_is_not_needed_again(data, undisturbed, tmp_path):
@@ -444,11 +444,11 @@ def test_what_a_run_began_with_is_not_needed_again(data, undisturbed, tmp_path):
     first.mean.fill_(0.25)  # not that of the data
     checkpoint.save(tmp_path / "first.safetensors", first)
     init = str(tmp_path / "first.safetensors")
-    train(TINY, data, tmp_path / "whole", init=init)
+    run_training(TINY, data, tmp_path / "whole", init=init)
     with stopping_after(7), pytest.raises(Stopped):
-        train(TINY, data, tmp_path / "halves", init=init)
+        run_training(TINY, data, tmp_path / "halves", init=init)
     (tmp_path / "first.safetensors").unlink()
-    model = train(TINY, data, tmp_path / "halves", init=init, resume=True)
+    model = run_training(TINY, data, tmp_path / "halves", init=init, resume=True)
     assert same(state_of(tmp_path / "whole"), state_of(tmp_path / "halves"))
     assert model.mean.tolist() == [0.25] * 3
 
@@ -457,13 +457,13 @@ def test_weights_of_another_architecture_are_no_beginning(data, undisturbed, tmp
     with pytest.raises(
         UsageError, match=r"is resnet18, not the network of the recipe; add --set network=resnet18 --set"
     ):
-        train(replace(TINY, width=8), data, tmp_path, init=str(undisturbed))
+        run_training(replace(TINY, width=8), data, tmp_path, init=str(undisturbed))
     assert not list(tmp_path.iterdir())
 
 
 def test_norms_are_shared_on_gpus_alone(data, tmp_path):
     with pytest.raises(UsageError, match="sync_norm needs GPUs, the device is cpu"):
-        train(replace(TINY, sync_norm=True), data, tmp_path)
+        run_training(replace(TINY, sync_norm=True), data, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -486,39 +486,39 @@ def test_more_processes_than_images(data, world_size, batch_size, message):
 def test_a_folder_with_a_run_is_not_overwritten(data, undisturbed):
     before = (undisturbed / "model.safetensors").read_bytes()
     with pytest.raises(UsageError, match="holds a run already; resume it with --resume"):
-        train(TINY, data, undisturbed)
+        run_training(TINY, data, undisturbed)
     assert (undisturbed / "model.safetensors").read_bytes() == before
 
 
 def test_a_changed_recipe_cannot_be_resumed(data, undisturbed):
     changed = Recipe(**{**TINY.__dict__, "learning_rate": 0.1})
     with pytest.raises(UsageError, match=r"recipe\.learning_rate: 0\.05 before, 0\.1 now"):
-        train(changed, data, undisturbed, resume=True)
+        run_training(changed, data, undisturbed, resume=True)
     with pytest.raises(UsageError, match="seed: 0 before, 5 now"):
-        train(TINY, data, undisturbed, seed=5, resume=True)
+        run_training(TINY, data, undisturbed, seed=5, resume=True)
     with pytest.raises(UsageError, match=r"data\.sha256"):
-        train(TINY, data.with_class_order(("blue", "red")), undisturbed, resume=True)
+        run_training(TINY, data.with_class_order(("blue", "red")), undisturbed, resume=True)
 
 
 def test_a_damaged_checkpoint_is_an_error(data, undisturbed, tmp_path):
     (tmp_path / "config.json").write_bytes((undisturbed / "config.json").read_bytes())
     (tmp_path / STATE).write_bytes((undisturbed / STATE).read_bytes()[:1000])
     with pytest.raises(CamlensError, match="cannot resume from"):
-        train(TINY, data, tmp_path, resume=True)
+        run_training(TINY, data, tmp_path, resume=True)
 
 
 def test_a_checkpoint_that_is_gone_is_an_error(data, undisturbed, tmp_path):
     for name in ("config.json", "metrics.csv"):
         (tmp_path / name).write_bytes((undisturbed / name).read_bytes())
     with pytest.raises(CamlensError, match=r"its checkpoint\.pt is missing after 3 epochs; put it back"):
-        train(TINY, data, tmp_path, resume=True)
+        run_training(TINY, data, tmp_path, resume=True)
 
 
 def test_too_few_images_for_a_batch_are_an_error(data, tmp_path):
     with pytest.raises(
         DataError, match="80 training images in addition to the 20 held out, fewer than one batch of 128"
     ):
-        train(Recipe(width=4, sizes=(8,), crop=1, batch_size=128, holdout=0.2), data, tmp_path)
+        run_training(Recipe(width=4, sizes=(8,), crop=1, batch_size=128, holdout=0.2), data, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -529,7 +529,7 @@ def test_a_checkpoint_that_is_no_state_is_an_error(data, undisturbed, tmp_path, 
     torch.save(content, out / STATE)
     before = {path: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(CamlensError, match="not the state of a run"):
-        train(TINY, data, out, resume=True)
+        run_training(TINY, data, out, resume=True)
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
@@ -540,5 +540,5 @@ def test_weights_are_not_overwritten_where_all_else_is_gone(data, undisturbed, t
     (out / "metrics.csv").unlink()
     before = (out / "model.safetensors").read_bytes()
     with pytest.raises(CamlensError, match=r"checkpoint\.pt and metrics\.csv are missing, although model\.safetensors"):
-        train(TINY, data, out, resume=True)
+        run_training(TINY, data, out, resume=True)
     assert (out / "model.safetensors").read_bytes() == before

@@ -7,7 +7,8 @@ from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.statistics import mcnemar_p_value, p_value_in_words
 from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.errors import DataError
-from camlens.model.classifier import Classifier, align
+from camlens.model.align import align
+from camlens.model.classifier import Classifier
 
 log = logging.getLogger("camlens")
 

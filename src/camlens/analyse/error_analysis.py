@@ -34,7 +34,8 @@ from camlens.analyse.words import ErrorDescriptions, describe_errors
 from camlens.data.dataset import Dataset
 from camlens.errors import UsageError, whole_number
 from camlens.files import path_of
-from camlens.model.classifier import Classifier, align
+from camlens.model.align import align
+from camlens.model.classifier import Classifier
 from camlens.progress import Work
 from camlens.runtime.predict import (
     FEATURES_FILE,

@@ -17,7 +17,8 @@ from camlens.data.convert import as_dataset
 from camlens.data.dataset import Dataset
 from camlens.errors import UsageError
 from camlens.files import write_arrays
-from camlens.model.classifier import Classifier, align
+from camlens.model.align import align
+from camlens.model.classifier import Classifier
 from camlens.model.preprocess import to_pixels
 from camlens.model.temperature import describe, scale
 from camlens.runtime.predict import predict, predict_cached

@@ -208,7 +208,7 @@ def load_images(
     class_order: str | None = None,
 ) -> tuple[Classifier, Dataset]:
     """Load one split of `--data` at the classifier's input size, and give both the same class names (`align`)."""
-    from camlens.model.classifier import align
+    from camlens.model.align import align
 
     split = split or split_to_evaluate(data)
     images = load_split(data, split, classifier.geometry, data_dir, skip_unreadable)
@@ -219,7 +219,7 @@ def load_test_and_train(
     classifier: Classifier, data: str, data_dir: Path | None, skip_unreadable: bool, class_order: str | None = None
 ) -> tuple[Classifier, Dataset, Dataset | None]:
     """Load the images of `--data` to evaluate and its training images, if any, with the classifier's class names."""
-    from camlens.model.classifier import align
+    from camlens.model.align import align
 
     classifier, test = load_images(classifier, data, None, data_dir, skip_unreadable, class_order)
     train = load_if_present(data, "train", classifier.geometry, data_dir, skip_unreadable)

@@ -51,7 +51,7 @@ def train(
 ) -> None:
     """Train a network into a run folder and evaluate it on the test images; with torchrun, on many processes."""
     from camlens.runtime.processes import launch_id, pick_device
-    from camlens.train.recipe import change_recipe, find_recipe
+    from camlens.train.recipe import change_recipe, find_recipe, parse_changes
     from camlens.train.run_folder import RunFolder, RunSettings
     from camlens.training_run import load_data, relabelled, train
 
@@ -65,7 +65,7 @@ def train(
             raise UsageError("--find-rate tries rates for a new run, in one process: leave out --resume and torchrun")
         settings = RunSettings(
             folder=RunFolder(out),
-            recipe=change_recipe(find_recipe(recipe or "quick"), changes or ()),
+            recipe=change_recipe(find_recipe(recipe or "quick"), parse_changes(changes or ())),
             seed=seed or 0,
             source=data or "cifar10",
             init=init or "",

@@ -1,35 +1,9 @@
 """Augmentation of whole batches of training images, on their device."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How training images are augmented.
-
-    Args:
-        flip: Mirror each image left to right in every other epoch (Jordan 2024, arXiv 2404.00498, section 3.6).
-        crop: Largest shift in pixels in each direction. The image is padded by reflection.
-        cutout: Side in pixels of a square that is set to the mean colour (DeVries and Taylor 2017, arXiv 1708.04552);
-            0 for none.
-        mixup: Parameter of the beta distribution by which images are mixed, see `mix`; 0 for none.
-        cutmix: As `mixup`, for CutMix. If both are above 0, each batch gets one of them.
-        distort: Probability that an image is distorted, see `camlens.data.distort`.
-        jpeg: Probability that an image is saved as JPEG, see `camlens.data.jpeg`, with a quality of 50 to 95.
-    """
-
-    flip: bool = True
-    crop: int = 4
-    cutout: int = 0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    distort: float = 0.0
-    jpeg: float = 0.0
 
 
 def draw_positions(count: int, side: int, crop: int, generator: torch.Generator) -> Tensor:
@@ -80,15 +54,15 @@ def mix(images: Tensor, random: np.random.Generator, mixup: float, cutmix: float
 
     Args:
         images: (B, 3, H, W) uint8.
-        random: Draws the method, the weights and the rectangle.
-        mixup: Above 0, a weighted mean of the two images with weights from Beta(mixup, mixup) (Zhang et al. 2017,
-            arXiv 1710.09412).
+        random: Draws the method, the mixing coefficient and the rectangle.
+        mixup: Above 0, the image times lambda plus the next times 1 - lambda, lambda from Beta(mixup, mixup) (Zhang et
+            al. 2017, arXiv 1710.09412).
         cutmix: Above 0, a rectangle of the other image, its area from Beta(cutmix, cutmix) (Yun et al. 2019, arXiv
             1905.04899). If both are above 0, each has a probability of one half.
 
     Returns:
-        The mixed images (B, 3, H, W), float32 after MixUp and uint8 otherwise, and the weight lambda of the image's
-        own label, 0 to 1.
+        The mixed images (B, 3, H, W), float32 after MixUp and uint8 otherwise, and the mixing coefficient lambda, 0 to
+        1, which the image's own label has too.
     """
     if not (mixup or cutmix):
         return images, 1.0

@@ -19,9 +19,9 @@ from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.data.decode import upright_rgb
 from camlens.data.disk import memory_limit
 from camlens.data.geometry import Framing
-from camlens.data.pictures import resize
+from camlens.data.pictures import as_bytes, resize
 from camlens.data.samples import FORMS, describe, features_of, samples
-from camlens.data.sources import load_split, split_to_evaluate
+from camlens.data.sources import FOLDER, find_source, load_split, split_to_evaluate
 from camlens.errors import DataError
 from camlens.files import path_of
 from camlens.progress import track
@@ -64,7 +64,8 @@ def as_dataset(
         return data
     if isinstance(data, str | Path):
         source, path = str(data), path_of("data", data).resolve()
-        if path.is_dir() and not folder.splits(path):  # the folder of one split, like torchvision's ImageFolder
+        if find_source(source) is FOLDER and not folder.splits(path):
+            # the folder of one split, like torchvision's ImageFolder
             return folder.load(path.parent, path.name, geometry)
         return load_split(source, split if split == "train" else split_to_evaluate(source), geometry)
     warn_if_random(data)
@@ -102,17 +103,10 @@ def as_dataset(
         log.warning(f"the loader returned {len(labels):,} images, but its data set has {len(data.dataset):,}")
     strings = {label for label in labels if isinstance(label, str)}
     names = named_classes(data) or tuple(sorted(strings)) or tuple(class_names)
-    return InMemoryDataset(
-        name="data",
-        split=split,
-        class_names=names,
-        labels=torch.tensor([label_index(label, number, names) for number, label in enumerate(labels)]),
-        files=file_names(data, len(labels), split),
-        original_size=folder.size_range(sizes),
-        pixels=torch.stack(pixels),
-        originals=originals if len(originals) == len(labels) else None,
-        geometry=geometry,
-    )
+    indices = torch.tensor([label_index(label, number, names) for number, label in enumerate(labels)])
+    common = "data", split, names, indices, file_names(data, len(labels), split), folder.size_range(sizes)
+    kept = originals if len(originals) == len(labels) else None
+    return InMemoryDataset(*common, torch.stack(pixels), kept, geometry)
 
 
 class Floats:
@@ -137,8 +131,7 @@ class Floats:
         self.outside += int((fractions - 0.5).abs().gt(0.5 + TOLERANCE).sum())
         self.count += image.numel()
         self.images += 1
-        pixels = (fractions * 255).round().clamp(0, 255).byte()
-        return pixels.expand(3, -1, -1) if len(pixels) == 1 else pixels
+        return as_bytes(fractions)
 
     def check(self) -> None:
         """Warn about what is assumed. Raises `DataError` if the images were normalised by other values."""

@@ -14,15 +14,7 @@ from torch import Tensor
 
 from camlens.data.decode import upright_rgb
 from camlens.data.geometry import Framing, Size, Window, geometry_of
-from camlens.data.pictures import (
-    count_levels,
-    original,
-    read_picture,
-    read_pictures,
-    read_size,
-    resize,
-    three_channels,
-)
+from camlens.data.pictures import count_levels, original, read_picture, read_pictures, read_size, resize, three_channels
 from camlens.errors import DataError
 
 DatasetT = TypeVar("DatasetT", bound="Dataset")
@@ -287,9 +279,10 @@ class InMemoryDataset(Dataset):
         Raises:
             DataError: A picture can no longer be read.
         """
-        if self.originals is None or isinstance(self.originals, Tensor):
-            return level_counts((self.pixels if self.originals is None else self.originals).split(BATCH_SIZE))
-        return count_levels(self.originals, f"counting the pixels of {self.name}, {self.split}")
+        originals = self.pixels if self.originals is None else self.originals
+        if isinstance(originals, Tensor):
+            return level_counts(originals.split(BATCH_SIZE))
+        return count_levels(originals, f"counting the pixels of {self.name}, {self.split}")
 
 
 def level_counts(batches: Iterable[Tensor]) -> Tensor:
@@ -303,10 +296,10 @@ def level_counts(batches: Iterable[Tensor]) -> Tensor:
 
 def channel_statistics(counts: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, as fractions of 255, from the pixels of each level, (3, 256)."""
-    weights = counts.double() / counts.sum(dim=1, keepdim=True)  # (3, 256)
+    frequencies = counts.double() / counts.sum(dim=1, keepdim=True)  # (3, 256)
     levels = torch.arange(256, dtype=torch.float64) / 255
-    mean = (weights * levels).sum(dim=1)
-    std = (weights * (levels - mean[:, None]) ** 2).sum(dim=1).sqrt()
+    mean = (frequencies * levels).sum(dim=1)
+    std = (frequencies * (levels - mean[:, None]) ** 2).sum(dim=1).sqrt()
     return tuple(mean.tolist()), tuple(std.tolist())
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -14,11 +14,10 @@ from torch.utils import data
 
 from camlens.data.dataset import Dataset
 from camlens.data.geometry import Framing, Size, geometry_of
-from camlens.data.pictures import count_levels, quiet_pillow, read_file, read_picture, read_size
+from camlens.data.pictures import as_rgb, count_levels, quiet_pillow, read_picture, read_size
 from camlens.errors import DataError, UsageError
 
 MEMORY = "CAMLENS_MEMORY"  # environment variable: GB of images that a data set keeps in memory
-DEFAULT_MEMORY = 1.0
 
 
 def memory_limit() -> int:
@@ -27,7 +26,7 @@ def memory_limit() -> int:
     Raises:
         UsageError: The variable is not a number.
     """
-    setting = os.environ.get(MEMORY, str(DEFAULT_MEMORY))
+    setting = os.environ.get(MEMORY, "1")
     try:
         return int(float(setting) * 1e9)
     except (ValueError, OverflowError) as error:
@@ -63,8 +62,11 @@ class FileDataset(Dataset):
         Raises:
             DataError: A picture can no longer be read.
         """
+        batch = self._empty(len(indices))
         with quiet_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
-            return _whole(self.stack(list(pool.map(self.decode, indices.tolist()))))
+            for row, image in zip(batch, pool.map(self.decode, indices.tolist()), strict=True):
+                row.copy_(image)
+        return batch
 
     def batches_of(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the images of each part, decoded ahead by the workers of a `DataLoader`.
@@ -78,9 +80,15 @@ class FileDataset(Dataset):
         lists = [part.tolist() for part in parts]
         with quiet_pillow():
             loader: data.DataLoader[Any] = data.DataLoader(
-                _Decoder(self), batch_sampler=lists, num_workers=os.cpu_count() or 1, collate_fn=self.stack
+                cast("data.Dataset[int]", range(len(self))),
+                batch_sampler=lists,
+                num_workers=os.cpu_count() or 1,
+                collate_fn=self._decode_batch,
             )
-            yield from map(_whole, loader)
+            for batch in loader:
+                if isinstance(batch, DataError):
+                    raise batch
+                yield batch
 
     def resized(self, size: Size | Framing) -> "FileDataset":
         """The same pictures as images of another size or geometry; itself if it has that geometry."""
@@ -134,38 +142,19 @@ class FileDataset(Dataset):
         paths = [self.path(index) for index in range(len(self))]
         return count_levels(paths, f"counting the pixels of {self.name}, {self.split}")
 
-    def decode(self, index: int) -> Tensor | DataError:
-        """One image, (C, H, W) uint8, or the error, which is returned because workers add a traceback when raising."""
+    def decode(self, index: int) -> Tensor:
+        """One image, (C, H, W) uint8. Raises `DataError` if it can no longer be read."""
+        return torch.tensor(self.geometry.pixels(as_rgb(self.path(index))))
+
+    def _empty(self, count: int) -> Tensor:
+        return torch.empty(count, self.geometry.channels, *self.size, dtype=torch.uint8)
+
+    def _decode_batch(self, indices: Sequence[int]) -> Tensor | DataError:
+        """Images as a batch, or the error, which is returned because workers add a traceback when raising."""
+        batch = self._empty(len(indices))
         try:
-            return torch.tensor(self.geometry.pixels(read_file(self.path(index))))
+            for row, index in zip(batch, indices, strict=True):
+                row.copy_(self.decode(index))
         except DataError as error:
             return error
-
-    def stack(self, images: Sequence[Tensor | DataError]) -> Tensor | DataError:
-        """Images as a batch, or the first error among them."""
-        batch = torch.empty(len(images), self.geometry.channels, *self.size, dtype=torch.uint8)
-        for row, image in zip(batch, images, strict=True):
-            if isinstance(image, DataError):
-                return image
-            row.copy_(image)
         return batch
-
-
-def _whole(batch: Tensor | DataError) -> Tensor:
-    """Return a batch, or raise it if it is an error."""
-    if isinstance(batch, DataError):
-        raise batch
-    return batch
-
-
-class _Decoder(data.Dataset[Any]):
-    """A `FileDataset` in the form that a `DataLoader` takes."""
-
-    def __init__(self, files: FileDataset) -> None:
-        self.files = files
-
-    def __getitem__(self, index: int) -> Tensor | DataError:
-        return self.files.decode(index)
-
-    def __len__(self) -> int:
-        return len(self.files)

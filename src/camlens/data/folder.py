@@ -7,7 +7,6 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
-from typing import Any
 
 import torch
 
@@ -110,24 +109,18 @@ def read_images(
         if not skip_unreadable:
             raise DataError(f"{message}\nrepair or remove them, or leave them out with --skip-unreadable")
         logging.getLogger("camlens").warning("%s\nthey are left out", message)
-    fields: dict[str, Any] = {
-        "name": name,
-        "split": split,
-        "class_names": tuple(class_names),
-        "labels": torch.tensor([labels[index] for index in readable], dtype=torch.int64),
-        "files": tuple(files[index] for index in readable),
-        "original_size": size_range(sizes.values()),
-        "geometry": geometry,
-    }
+    kept_labels = torch.tensor([labels[index] for index in readable], dtype=torch.int64)
+    kept_files = tuple(files[index] for index in readable)
+    common = name, split, tuple(class_names), kept_labels, kept_files, size_range(sizes.values())
     if not on_disk:
         pixels = pixels[readable] if errors else pixels
-        return InMemoryDataset(**fields, pixels=pixels, originals=[root / files[index] for index in readable])
+        return InMemoryDataset(*common, pixels, [root / file for file in kept_files], geometry)
     height, width = geometry.size
     logging.getLogger("camlens").warning(
         f"{name}, {split}: {len(readable):,} images of {height}x{width} would take {needed / 1e9:.1f} GB, more than "
         f"{limit / 1e9:g}: they are decoded each time they are needed (${MEMORY} sets the limit, in GB)"
     )
-    return FileDataset(**fields, root=root)
+    return FileDataset(*common, root, geometry)
 
 
 def _class_names(root: Path, split: str) -> tuple[str, ...]:
@@ -209,9 +202,8 @@ def _find_labelled(root: Path, split: str, class_names: Sequence[str]) -> tuple[
 def _separate(folder: Path) -> tuple[list[str], list[str]]:
     """The files in a folder and below that have a picture's ending, in the order of their paths, and the others."""
     files, endings = _files(folder), picture_endings()
-    is_picture = [PurePath(file).suffix.lower() in endings for file in files]
-    pictures = [file for file, is_one in zip(files, is_picture, strict=True) if is_one]
-    return pictures, [file for file, is_one in zip(files, is_picture, strict=True) if not is_one]
+    pictures = [file for file in files if PurePath(file).suffix.lower() in endings]
+    return pictures, [file for file in files if PurePath(file).suffix.lower() not in endings]
 
 
 def _note(folder: Path, count: int, others: Iterable[str], expected: str, without: str = "") -> None:

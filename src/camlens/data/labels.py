@@ -37,10 +37,8 @@ def read_labels(path: Path, data: Dataset) -> Tensor:
 
 def _from_array(path: Path, data: Dataset) -> Tensor:
     """The labels in a .npy file."""
-    classes, expected = (
-        len(data.class_names),
-        f"expected {len(data):,} whole numbers, one for each image of {data.name}",
-    )
+    classes = len(data.class_names)
+    expected = f"expected {len(data):,} whole numbers, one for each image of {data.name}"
     try:
         labels = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
     except Exception as error:  # a damaged file can make NumPy raise anything

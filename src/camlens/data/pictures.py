@@ -3,13 +3,13 @@
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -36,7 +36,18 @@ def read_picture(path: Path) -> Image.Image:
         DataError: There is no such file, or it is not a complete picture; the message says why.
     """
     with quiet_pillow():
-        return read_file(path)
+        return as_rgb(path)
+
+
+def as_rgb(picture: Path | Image.Image) -> Image.Image:
+    """A file as `read_picture` reads it, or a picture of any mode converted like it.
+
+    Pillow's warnings are not silenced, so that threads may call it.
+    """
+    if isinstance(picture, Image.Image):
+        return upright_rgb(picture)
+    with _opened(picture) as image:
+        return upright_rgb(image)
 
 
 def read_size(path: Path) -> Size:
@@ -47,10 +58,14 @@ def read_size(path: Path) -> Size:
     """
     try:
         with quiet_pillow(), Image.open(path, formats=readable_formats()) as image:
-            is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return (image.width, image.height) if is_turned else (image.height, image.width)
+            return _upright_size(image, image.getexif())
     except Exception as error:  # a damaged file can make Pillow raise anything
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _upright_size(image: Image.Image, exif: Mapping[int, Any]) -> Size:
+    is_turned = exif.get(ExifTags.Base.Orientation, 1) in range(5, 9)
+    return (image.width, image.height) if is_turned else (image.height, image.width)
 
 
 def read_pictures(
@@ -70,19 +85,14 @@ def read_pictures(
     pixels = np.empty((len(pictures), geometry.channels, *geometry.size), np.uint8)
 
     def read(index: int) -> Size | DataError:
-        picture = pictures[index]
         try:
-            picture = upright_rgb(picture) if isinstance(picture, Image.Image) else read_file(picture)
+            picture = as_rgb(pictures[index])
         except DataError as error:
             return error
         pixels[index] = geometry.pixels(picture)
         return picture.height, picture.width
 
-    with quiet_pillow():
-        results = list(track(in_threads(read, range(len(pictures))), description, len(pictures)))
-    errors = [result for result in results if isinstance(result, DataError)]
-    sizes = {index: result for index, result in enumerate(results) if not isinstance(result, DataError)}
-    return torch.from_numpy(pixels), sizes, errors
+    return torch.from_numpy(pixels), *_without_errors(in_threads(read, range(len(pictures)), description))
 
 
 def read_sizes(
@@ -99,18 +109,11 @@ def read_sizes(
     Returns:
         Height and width of the pictures, by index, and the errors of files that cannot be read.
     """
-
     look = partial(_sizes, root, whole)
     # in processes, as Pillow holds the interpreter's lock while it reads a header
     loader = data.DataLoader(cast("data.Dataset[str]", files), 100, num_workers=os.cpu_count() or 1, collate_fn=look)
-    sizes, errors, same = dict[int, Size](), list[DataError](), dict[Size, Size]()  # one tuple for equal sizes
     with quiet_pillow():
-        for index, size_or_error in enumerate(track(chain.from_iterable(loader), description, len(files))):
-            if isinstance(size_or_error, DataError):
-                errors.append(size_or_error)
-            else:
-                sizes[index] = same.setdefault(size_or_error, size_or_error)
-    return sizes, errors
+        return _without_errors(track(chain.from_iterable(loader), description, len(files)))
 
 
 def _sizes(root: Path, whole: bool, files: Sequence[str]) -> list[Size | DataError]:
@@ -122,19 +125,29 @@ def _sizes(root: Path, whole: bool, files: Sequence[str]) -> list[Size | DataErr
                 if whole:
                     upright_rgb(image)
                 # of other formats, Pillow decodes the whole picture for it
-                exif = image.getexif() if image.format == "JPEG" else {}
-                turned = exif.get(ExifTags.Base.Orientation, 1) in range(5, 9)
-                sizes_or_errors.append((image.width, image.height) if turned else (image.height, image.width))
+                exif: Mapping[int, Any] = image.getexif() if image.format == "JPEG" else {}
+                sizes_or_errors.append(_upright_size(image, exif))
         except DataError as error:
             sizes_or_errors.append(error)
     return sizes_or_errors
 
 
-def in_threads(function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
+def _without_errors(sizes_or_errors: Iterable[Size | DataError]) -> tuple[dict[int, Size], list[DataError]]:
+    """The sizes among sizes and errors, by index, and the errors."""
+    sizes, errors, same = dict[int, Size](), list[DataError](), dict[Size, Size]()  # one tuple for equal sizes
+    for index, size_or_error in enumerate(sizes_or_errors):
+        if isinstance(size_or_error, DataError):
+            errors.append(size_or_error)
+        else:
+            sizes[index] = same.setdefault(size_or_error, size_or_error)
+    return sizes, errors
+
+
+def in_threads(function: Callable[[A], B], items: Sequence[A], description: str) -> Iterator[B]:
     """Apply a function to many items in threads, a thousand at a time; the results are in the order of the items."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(items), 1000):
-            yield from pool.map(function, items[start : start + 1000])
+    with quiet_pillow(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = (pool.map(function, items[start : start + 1000]) for start in range(0, len(items), 1000))
+        yield from track(chain.from_iterable(parts), description, len(items))
 
 
 def count_levels(pictures: Sequence[Path | Image.Image], description: str) -> Tensor:
@@ -143,14 +156,9 @@ def count_levels(pictures: Sequence[Path | Image.Image], description: str) -> Te
     Raises:
         DataError: A picture cannot be read.
     """
-
-    def histogram(picture: Path | Image.Image) -> list[int]:
-        return (upright_rgb(picture) if isinstance(picture, Image.Image) else read_file(picture)).histogram()
-
     counts = np.zeros(3 * 256, np.int64)
-    with quiet_pillow():
-        for of_picture in track(in_threads(histogram, pictures), description, len(pictures)):
-            counts += of_picture
+    for of_picture in in_threads(lambda picture: as_rgb(picture).histogram(), pictures, description):
+        counts += of_picture
     return torch.from_numpy(counts).view(3, 256)
 
 
@@ -213,6 +221,12 @@ def three_channels(pixels: Tensor) -> Tensor:
     return pixels.float().mean(dim=1, keepdim=True).to(pixels.dtype).expand(-1, 3, -1, -1)
 
 
+def as_bytes(fractions: Tensor) -> Tensor:
+    """Images (..., C, H, W) of fractions of 255 as uint8, clipped; grey ones become RGB."""
+    pixels = (fractions * 255).round().clamp(0, 255).byte()
+    return pixels.expand(*pixels.shape[:-3], 3, -1, -1) if pixels.shape[-3] == 1 else pixels
+
+
 def picture_endings() -> set[str]:
     """The file name endings of pictures, like ".png"."""
     return {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
@@ -228,12 +242,6 @@ def quiet_pillow() -> Iterator[None]:
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         yield
-
-
-def read_file(path: Path) -> Image.Image:
-    """Read a picture as `read_picture` does, without silencing warnings, so that threads may call it."""
-    with _opened(path) as image:
-        return upright_rgb(image)
 
 
 @contextmanager

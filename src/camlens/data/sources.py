@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from camlens.data.dataset import Dataset
     from camlens.data.geometry import Framing, Size
 
-PATH_FORMS = "a folder with train/<class>/* and test/<class>/*, or a .csv file with the columns path and label"
-
 
 class Request(NamedTuple):
     """The arguments of `load_split`, of which each source takes what it needs."""
@@ -30,15 +28,17 @@ class Request(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A data set with a name, or a kind of file that holds one.
+    """A data set with a name, or a form of data that a path leads to.
 
     Args:
         load: Loads a split.
         splits: The splits that it has, or a function that finds them in the source.
+        recognises: Whether a value of `--data` is such a source; None if it must be the key in `SOURCES`.
     """
 
     load: Callable[[Request], Dataset]
     splits: tuple[str, ...] | Callable[[str], list[str]] = ("train", "test")
+    recognises: Callable[[str], bool] | None = None
 
 
 def _cifar10(request: Request) -> Dataset:
@@ -83,14 +83,28 @@ def _table_splits(source: str) -> list[str]:
     return table.splits(Path(source))
 
 
-# A key is a name, or the ending of a file, like ".csv": then the request's `source` is the path of such a file.
+FOLDER = Source(_folder, _folder_splits, lambda source: Path(source).is_dir())
+# A key is what a user gives, for messages and help texts: a name, or the form in words. The first row that fits is
+# taken, so one for folders of another form stands before `FOLDER`, which takes every folder.
 SOURCES = {
     "cifar10": Source(_cifar10),
     "shapes": Source(_shapes),
     "shapes-shortcut": Source(_shapes),
-    ".csv": Source(_table, _table_splits),
+    "a folder with train/<class>/* and test/<class>/*": FOLDER,
+    "a .csv file with the columns path and label": Source(
+        _table, _table_splits, lambda source: Path(source).suffix.lower() == ".csv"
+    ),
 }
-NAMES = tuple(name for name in SOURCES if not name.startswith("."))
+NAMES = tuple(name for name, entry in SOURCES.items() if entry.recognises is None)
+PATH_FORMS = ", or ".join(form for form in SOURCES if form not in NAMES)
+
+
+def find_source(source: str) -> Source:
+    """The row of `SOURCES` for a value of `--data`. Raises `DataError` if there is none."""
+    for name, entry in SOURCES.items():
+        if source == name or (entry.recognises and entry.recognises(source)):
+            return entry
+    raise DataError(f"no data {source!r}; give {', '.join(NAMES)} or {PATH_FORMS}")
 
 
 def load_split(
@@ -103,7 +117,7 @@ def load_split(
     """Load one split of a data set.
 
     Args:
-        source: A name or a file with an ending in `SOURCES`, or a folder with train/<class>/* and test/<class>/*.
+        source: A name or a path that a row of `SOURCES` recognises.
         split: "train", "val" or "test".
         size: Height and width to which the whole pictures of a folder are resized, or the geometry of a network
             (`Classifier.geometry`); the images of other data sets keep their size.
@@ -113,7 +127,7 @@ def load_split(
     Raises:
         DataError: There is no such data, or it cannot be read.
     """
-    return _find(source).load(Request(source, split, size, data_dir, skip_unreadable))
+    return find_source(source).load(Request(source, split, size, data_dir, skip_unreadable))
 
 
 def splits_of(source: str) -> list[str]:
@@ -122,7 +136,7 @@ def splits_of(source: str) -> list[str]:
     Raises:
         DataError: There is no such data.
     """
-    splits = _find(source).splits
+    splits = find_source(source).splits
     return list(splits(source) if callable(splits) else splits) or ["train"]
 
 
@@ -130,11 +144,3 @@ def split_to_evaluate(source: str) -> str:
     """The split to evaluate on: "test", or "val" if a data set has no test split. Raises as `splits_of`."""
     splits = splits_of(source)
     return "val" if "val" in splits and "test" not in splits else "test"
-
-
-def _find(source: str) -> Source:
-    if entry := SOURCES.get(source) or SOURCES.get(Path(source).suffix.lower()):
-        return entry
-    if not Path(source).is_dir():
-        raise DataError(f"no data {source!r}; give {', '.join(NAMES)} or {PATH_FORMS}")
-    return Source(_folder, _folder_splits)

@@ -92,17 +92,8 @@ def load(path: Path, split: str, size: Size | Framing, skip_unreadable: bool = F
             f"{', '.join(SPLITS)} says what each image is for"
         )
     places = {name: place for place, name in enumerate(class_names)}
-    return read_images(
-        path,
-        path.stem,
-        split,
-        class_names,
-        [places[row["label"]] for row in chosen],
-        [row["path"] for row in chosen],
-        path.parent,
-        size,
-        skip_unreadable,
-    )
+    indices, files = [places[row["label"]] for row in chosen], [row["path"] for row in chosen]
+    return read_images(path, path.stem, split, class_names, indices, files, path.parent, size, skip_unreadable)
 
 
 def _rows(path: Path) -> list[Row]:

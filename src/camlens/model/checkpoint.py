@@ -13,7 +13,7 @@ from camlens.model.classifier import Classifier, bare
 from camlens.model.foreign import recognise
 from camlens.model.preprocess import Preprocess
 from camlens.model.resnet import ResNet
-from camlens.model.state_dicts import check_state, load_state, read_state
+from camlens.model.state_dicts import build_checked, load_state, read_state
 
 WEIGHTS = "model.safetensors"  # the name of the weights in a run folder
 
@@ -60,10 +60,7 @@ def load(path: Path) -> Classifier:
     else:
         try:
             facts = parse_json(metadata)
-            with torch.device("meta"):  # allocates nothing before the sizes are known to be those of the weights
-                outline = ResNet(**facts["architecture"])
-            check_state(outline, state, path)
-            network = ResNet(**facts["architecture"])
+            network = build_checked(lambda: ResNet(**facts["architecture"]), state, path)
             arguments = {"name": facts["architecture"]["name"], "preprocess": Preprocess.from_facts(facts)}
             arguments["temperature"] = facts.get("temperature")  # older files have none
             model = Classifier(network, facts["class_names"], **arguments)

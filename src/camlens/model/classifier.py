@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camlens.data.dataset import Dataset, DatasetT
 from camlens.data.geometry import Framing, Size
-from camlens.data.pictures import grey
-from camlens.errors import DataError, ModelError, UsageError, unknown
-from camlens.model.class_order import checked_names, first_names, order_classes
+from camlens.data.pictures import as_bytes, grey
+from camlens.errors import ModelError, UsageError, unknown
+from camlens.model.class_names import checked_names, first_names
+from camlens.model.custom_preprocess import Custom, Function
 from camlens.model.forward import evaluation_mode, network_lock
 from camlens.model.layers import feature_maps, last_of_each_size
 from camlens.model.outputs import KINDS, Outputs, check_kind, find_logits, undo_softmax
-from camlens.model.preprocess import Custom, Function, Pictures, Preprocess, as_preprocess, to_pictures, to_pixels
+from camlens.model.preprocess import Pictures, Preprocess, as_preprocess, to_pictures, to_pixels
 from camlens.model.temperature import check_temperature, describe, probabilities
 
 log = logging.getLogger("camlens")
@@ -239,9 +239,7 @@ class Classifier(nn.Module):
 
     def denormalise(self, images: Tensor) -> Tensor:
         """The inverse of `normalise`: float (B, C, H, W) -> uint8, clipped to 0..255; grey images become RGB."""
-        pixels = images.detach().float() * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)
-        pixels = (pixels * 255).round().clamp(0, 255).byte()
-        return pixels.expand(-1, 3, -1, -1) if self.channels == 1 else pixels
+        return as_bytes(images.detach().float() * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1))
 
     def prepare(self, pictures: Pictures) -> Tensor:
         """Prepare pictures for the network.
@@ -271,75 +269,3 @@ class Classifier(nn.Module):
             images = [self.preprocess.function(picture).float() for picture in to_pictures(pictures)]
             return torch.stack(images).to(self.device, self.dtype)
         return self.normalise(to_pixels(pictures, self.geometry))
-
-
-def align(
-    model: Classifier, data: DatasetT, class_order: str | Sequence[str] | None = None
-) -> tuple[Classifier, DatasetT]:
-    """Give a classifier and a data set the same class names in the same order, without changing either.
-
-    A classifier without class names, or whose classes are only numbered, takes those of the data set. Otherwise the
-    data set takes the classes of the classifier; it need not have images of all of them. A warning says what is
-    assumed.
-
-    Args:
-        model: The classifier.
-        data: The data set.
-        class_order: Which output is which class: "sorted" (the names of the data as strings), "numeric" (as numbers) or
-            K names; None to take the classifier's own names or else the order of the data set.
-
-    Returns:
-        The classifier, or a copy around the same network with other class names; the data set, or a view of the same
-        images with other class names.
-
-    Raises:
-        DataError: The data set has classes that the classifier does not know, or which is which is unknown.
-    """
-    data = data.prepared(model.geometry)
-    if data.class_names == model.class_names and model.has_names and class_order is None:
-        return model, data
-    present, numbers = data.present_classes(), tuple(map(str, range(len(model.class_names))))
-    numbered = model.class_names == numbers
-    if class_order is not None and model.has_names and set(present).isdisjoint({*model.class_names, *numbers}):
-        order, _ = order_classes(data.class_names, present, len(numbers), class_order, model.name)
-        data = data.with_class_order(order).with_class_names(model.class_names)
-    elif class_order is not None or not model.has_names or (numbered and not set(present) <= set(numbers)):
-        model = _named_after(model, data, class_order)
-    elif numbered and present != (numeric := tuple(sorted(present, key=int))):
-        log.warning(
-            f"{model.name} names its classes {first_names(numbers)}: those of {data.name} are matched by name, in the "
-            f"order {first_names(numeric)}; --class-order sorted takes {first_names(sorted(present))}, as "
-            "torchvision's ImageFolder does"
-        )
-    elif set(present) <= set(numbers) - set(model.class_names):
-        names = tuple(model.class_names[int(name)] for name in present)
-        log.warning(f"{data.name} numbers its classes: {first_names([*map('{} is {}'.format, present, names)])}")
-        data = data.with_class_order(present).with_class_names(names)
-    if strange := [name for name in data.present_classes() if name not in model.class_names]:
-        raise DataError(
-            f"{model.name} knows {len(model.class_names)} classes ({first_names(model.class_names)}), {data.name} has "
-            f"{len(present)} ({first_names(present)}), of which it does not know {first_names(strange)}; "
-            "give data of the classes that it knows, or say with --class-order which output is which"
-        )
-    if len(present) < len(model.class_names):
-        log.warning(
-            f"{data.name}, {data.split}, has images of {len(present)} of the {len(model.class_names)} classes of "
-            f"{model.name} ({first_names(present)}): these are evaluated; a prediction of another class is an error"
-        )
-    return model, data if data.class_names == model.class_names else data.with_class_order(model.class_names)
-
-
-def _named_after(model: Classifier, data: Dataset, class_order: str | Sequence[str] | None) -> Classifier:
-    """A copy of a classifier whose classes have the names of the data in the given order, as in `align`."""
-    count = len(model.class_names)
-    names, assumed = order_classes(data.class_names, data.present_classes(), count, class_order, model.name)
-    if model.has_names and model.class_names not in (names, tuple(map(str, range(count)))):
-        raise DataError(
-            f"{model.name} has class names of its own ({first_names(model.class_names)}), not those of the class order "
-            f"({first_names(names)}); leave --class-order out"
-        )
-    if assumed:
-        log.warning(assumed)
-    model = copy(model)
-    model.class_names, model.has_names = names, True
-    return model

@@ -12,7 +12,7 @@ from camlens.errors import ModelError
 from camlens.model.classifier import Classifier, bare
 from camlens.model.preprocess import Preprocess
 from camlens.model.resnet import RESNETS, BasicBlock, Bottleneck, ResNet, Stem
-from camlens.model.state_dicts import State, check_state, load_state, under_prefix
+from camlens.model.state_dicts import State, build_checked, load_state, under_prefix
 
 log = logging.getLogger("camlens")
 
@@ -79,19 +79,12 @@ def as_resnet(state: State, source: Path) -> tuple[ResNet, State] | None:
     name = next((name for name, row in RESNETS.items() if row == (block, depths)), None)
     if name is None or not {"conv1.weight", "fc.weight"} <= state.keys():
         return None
-    stem = state["conv1.weight"]
-    if stem.ndim != 4 or state["fc.weight"].ndim != 2:
+    kernels = state["conv1.weight"]
+    if kernels.ndim != 4 or state["fc.weight"].ndim != 2:
         return None
-    arguments: tuple[str, int, int, Stem] = (
-        name,
-        len(state["fc.weight"]),
-        len(stem),
-        "small" if stem.shape[-1] == 3 else "imagenet",
-    )
-    with torch.device("meta"):  # allocates nothing before the sizes are known to be those of the weights
-        outline = ResNet(*arguments)
-    check_state(outline, state, source)
-    return ResNet(*arguments), state
+    stem: Stem = "small" if kernels.shape[-1] == 3 else "imagenet"
+    classes, width = len(state["fc.weight"]), len(kernels)
+    return build_checked(lambda: ResNet(name, classes, width, stem), state, source), state
 
 
 def same_resnet(model: Classifier) -> ResNet | None:

@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 
 from camlens.errors import CamlensError, ModelError, UsageError
 from camlens.model.classifier import Classifier
-from camlens.model.preprocess import FLAGS, Function, Preprocess, normalisation_of
+from camlens.model.custom_preprocess import Function
+from camlens.model.preprocess import FLAGS, Preprocess, as_function, normalisation_of
 
 log = logging.getLogger("camlens")
 
@@ -76,7 +78,7 @@ def _from_timm(timm: Any, name: str, _: Mapping[str, Any]) -> Classifier:
     config = timm.data.resolve_model_data_config(network)
     transform = timm.data.create_transform(**config)
     title = ".".join(filter(None, (pretrained_cfg.get("architecture"), pretrained_cfg.get("tag"))))
-    prepared = _prepared(name, Preprocess.from_timm, config, transform, config["mean"], config["std"])
+    prepared = _prepared(name, partial(Preprocess.from_timm, config), transform, config["mean"], config["std"])
     return Classifier(network, _class_names(name, names, classes), name=title, **prepared)
 
 
@@ -89,7 +91,8 @@ def _from_torchvision(torchvision: Any, name: str, _: Mapping[str, Any]) -> Clas
     _check_name(name, choices)
     builder, weights = choices[name]
     transforms, names = weights.transforms(), weights.meta["categories"]
-    prepared = _prepared(name, Preprocess.from_torchvision, transforms, transforms, transforms.mean, transforms.std)
+    read = partial(Preprocess.from_torchvision, transforms)
+    prepared = _prepared(name, read, transforms, transforms.mean, transforms.std)
     network = models.get_model(builder, weights=weights)
     return Classifier(network, _class_names(name, names, len(names)), name=name, **prepared)
 
@@ -112,21 +115,12 @@ def _from_hugging_face(transformers: Any, name: str, changes: Mapping[str, Any])
             reason = _in_a_line(error)
             raise ModelError(f"nothing says how pictures are prepared ({reason}); say it with {FLAGS}") from error
         return Classifier(network, names, name=Path(name).name, preprocess=Preprocess(**changes))
-    prepared = _prepared(
-        name,
-        Preprocess.from_hugging_face,
-        processor,
-        lambda picture: processor(picture, return_tensors="pt")["pixel_values"][0],
-        *normalisation_of(processor),
-    )
+    read = partial(Preprocess.from_hugging_face, processor)
+    prepared = _prepared(name, read, as_function(processor), *normalisation_of(processor))
     return Classifier(network, names, name=Path(name).name, **prepared)
 
 
-LOADERS: dict[str, Callable[[Any, str, Mapping[str, Any]], Classifier]] = {
-    "timm": _from_timm,
-    "torchvision": _from_torchvision,
-    "hf": _from_hugging_face,
-}
+LOADERS = {"timm": _from_timm, "torchvision": _from_torchvision, "hf": _from_hugging_face}
 
 
 def _check_name(name: str, known: Collection[str]) -> None:
@@ -136,16 +130,11 @@ def _check_name(name: str, known: Collection[str]) -> None:
 
 
 def _prepared(
-    name: str,
-    read: Callable[[Any], Preprocess],
-    source: Any,
-    function: Function,
-    mean: Sequence[float],
-    std: Sequence[float],
+    name: str, read: Callable[[], Preprocess], function: Function, mean: Sequence[float], std: Sequence[float]
 ) -> dict[str, Any]:
     """The preprocessing as arguments of `Classifier`: a `Preprocess` if it can be read, else the library's function."""
     try:
-        return {"preprocess": read(source)}
+        return {"preprocess": read()}
     except UsageError as error:
         log.warning(f"{name}: {str(error).partition(';')[0]}: pictures are prepared by the library's own function")
         return {"preprocess": function, "mean": mean, "std": std}

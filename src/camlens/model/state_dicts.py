@@ -5,9 +5,9 @@ import pickle
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -18,6 +18,7 @@ from camlens.errors import ModelError
 log = logging.getLogger("camlens")
 
 State = dict[str, Tensor]
+Network = TypeVar("Network", bound=nn.Module)
 
 # Where training scripts keep the weights. The first one found is used: projects evaluate averaged weights.
 CONTAINERS = (
@@ -112,6 +113,14 @@ def find_states(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple
         yield from find_states(content.get(name), f"{place}.{name}" if place else name, depth + 1)
 
 
+def build_checked(build: Callable[[], Network], state: State, source: Path) -> Network:
+    """A network that a state dict is for; its memory is allocated when the sizes are known. Raises as `load_state`."""
+    with torch.device("meta"):
+        outline = build()
+    check_state(outline, state, source)
+    return build()
+
+
 def load_state(network: nn.Module, state: State, source: Path) -> None:
     """Load a state dict into a network completely or not at all, ignoring a prefix of its names.
 
@@ -148,9 +157,10 @@ def check_state(network: nn.Module, state: State, source: Path) -> State:
 
 def find_prefix(state: State, own: Collection[str]) -> str:
     """The prefix under which most of a network's names are in a state dict; "" if it has none of them."""
-    parts = [key.split(".") for key in state]
-    splits = [(".".join([*key[:n], ""]), ".".join(key[n:])) for key in parts for n in range(len(key))]
-    counts = Counter(prefix for prefix, name in splits if name in own)
+    counts = Counter[str]()
+    for key in state:
+        starts = [0, *(dot.end() for dot in re.finditer(r"\.", key))]
+        counts.update(key[:start] for start in starts if key[start:] in own)
     return max(counts, key=lambda prefix: counts[prefix], default="")
 
 

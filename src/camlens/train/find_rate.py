@@ -17,7 +17,7 @@ from camlens.train.trainer import Trainer
 
 RATES = np.geomspace(1e-4, 10, 200)  # one for each step
 DIVERGED = 4.0  # the test ends at this multiple of the first loss
-WINDOW = np.hanning(23)[1:-1]  # weights by which losses are averaged, over about half a power of ten in rates
+WINDOW = np.hanning(23)[1:-1]  # by which losses are averaged, over about half a power of ten in rates
 
 Floats = npt.NDArray[np.float64]
 
@@ -61,26 +61,25 @@ def find_rate(trainer: Trainer) -> RateTest:
     Args:
         trainer: It cannot be used for training afterwards.
     """
-    return range_test(RATES, losses_at(RATES, trainer))
+    return range_test(losses_at_rates(trainer))
 
 
-def losses_at(rates: Floats, trainer: Trainer) -> Iterator[float]:
-    """Do a step at each learning rate, on images of the recipe's last size, and yield its loss."""
+def losses_at_rates(trainer: Trainer) -> Iterator[float]:
+    """Do a step at each of `RATES`, on images of the recipe's last size, and yield its loss."""
     side, loader = trainer.recipe.sizes[-1], trainer.loader
-    batches = chain.from_iterable(loader.batches(epoch, side, 1.0) for epoch in count())
-    for rate, batch in zip(track(rates, "trying learning rates"), batches, strict=False):
+    batches = chain.from_iterable(loader.batches(epoch, side) for epoch in count())
+    for rate, batch in zip(track(RATES, "trying learning rates"), batches, strict=False):
         trainer.set_learning_rate(float(rate))
         trainer.train_step(batch)
         yield float(trainer.losses.pop()[0])
 
 
-def range_test(rates: Floats, losses: Iterable[float]) -> RateTest:
+def range_test(losses: Iterable[float]) -> RateTest:
     """Collect losses until they diverge, and smooth them.
 
     Args:
-        rates: (n,), increasing.
-        losses: At most n losses, computed on demand. The first one that is not finite, or above `DIVERGED` times the
-            first loss, ends the test and is left out.
+        losses: One for each of `RATES`, computed on demand. The first one that is not finite, or above `DIVERGED` times
+            the first loss, ends the test and is left out.
 
     Raises:
         CamlensError: The first loss is not finite.
@@ -91,7 +90,7 @@ def range_test(rates: Floats, losses: Iterable[float]) -> RateTest:
             break
         collected.append(loss)
     if not collected:
-        raise CamlensError(f"the first loss, at a learning rate of {rates[0]:g}, is {loss}; are the images in order?")
+        raise CamlensError(f"the first loss, at a learning rate of {RATES[0]:g}, is {loss}; are the images in order?")
     values, half = np.array(collected), len(WINDOW) // 2
-    sums, weights = (np.convolve(signal, WINDOW)[half:-half] for signal in (values, np.ones_like(values)))
-    return RateTest(rates[: len(values)], values, sums / weights)
+    sums, norms = (np.convolve(signal, WINDOW)[half:-half] for signal in (values, np.ones_like(values)))
+    return RateTest(RATES[: len(values)], values, sums / norms)

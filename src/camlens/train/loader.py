@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camlens.data.augment import Augmentation, augment, draw_positions, draw_qualities, mix
+from camlens.data.augment import augment, draw_positions, draw_qualities, mix
 from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.data.distort import distort, draw_distortions
 from camlens.data.jpeg import compress
@@ -41,8 +41,9 @@ class Batch:
         images: (B, 3, H, W), 0 to 255.
         labels: (B,) int64.
         partner_labels: (B,) int64, labels of the images that were mixed in.
-        lam: Weight of `labels`, 0 to 1; `partner_labels` have 1 - `lam`.
-        weight: Weight of this process's part of the batch in the mean over all processes, about 1.
+        lam: The mixing coefficient lambda of the images and of `labels`, 0 to 1; `partner_labels` have 1 - `lam`.
+        loss_factor: Multiplies the mean loss of this process's part, so that the mean over all processes is that of the
+            batch; about 1.
         indices: (B,) int64, of the images in the data.
     """
 
@@ -50,7 +51,7 @@ class Batch:
     labels: Tensor
     partner_labels: Tensor
     lam: float
-    weight: float
+    loss_factor: float
     indices: Tensor
 
 
@@ -61,9 +62,8 @@ class TrainLoader:
     Args:
         data: The training split.
         indices: (n,) int64, the images to learn from.
-        batch_size: Images per step, over all processes.
+        recipe: Size of the batches and augmentation.
         seed: Determines order and augmentation.
-        augmentation: How the images are augmented.
         device: Where the batches are made.
         processes: Each gets its part of every batch.
 
@@ -73,9 +73,8 @@ class TrainLoader:
 
     data: Dataset
     indices: Tensor
-    batch_size: int
+    recipe: Recipe
     seed: int
-    augmentation: Augmentation
     device: torch.device
     processes: Processes = SINGLE_PROCESS
 
@@ -85,7 +84,7 @@ class TrainLoader:
         self.flipped = torch.rand(count, generator=random_generator(self.seed, count)) < 0.5  # in even epochs
         self.statistics = self.data.channel_statistics()
         self.mean_colour = torch.tensor(self.statistics[0], device=self.device).mul(255).round()
-        self.bounds = batch_bounds(len(self.indices), self.batch_size, self.processes.world_size)
+        self.bounds = batch_bounds(len(self.indices), self.recipe.batch_size, self.processes.world_size)
         self.resized = self.data
         self.resident: Tensor | None = None  # the resized images, if they are all on the device
 
@@ -96,7 +95,7 @@ class TrainLoader:
     @property
     def local_batch_size(self) -> int:
         """Number of images of a full batch that this process gets."""
-        return len(range(self.batch_size)[self.local_part(0, self.batch_size)])
+        return len(range(self.recipe.batch_size)[self.local_part(0, self.recipe.batch_size)])
 
     def local_part(self, start: int, end: int) -> slice:
         """The part of the positions `start` to `end` in an epoch that this process gets."""
@@ -120,23 +119,22 @@ class TrainLoader:
             return (resident[part] for part in parts)
         return (images.to(self.device) for images in self.resized.batches_of([part.cpu() for part in parts]))
 
-    def batches(self, epoch: int, side: int, scale: float, first: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, side: int, first: int = 0) -> Iterator[Batch]:
         """The batches of an epoch.
 
         Args:
             epoch: Number of the epoch, from 0.
-            side: Image side in pixels.
-            scale: Multiplies the lengths of the augmentation.
+            side: Image side in pixels; the lengths of the augmentation are scaled with it.
             first: Number of the batch to start from.
         """
         self.resize(side)
-        augmentation, count = self.augmentation, len(self.indices)
-        crop, cutout = round(augmentation.crop * scale), round(augmentation.cutout * scale)
+        recipe, count, scale = self.recipe, len(self.indices), side / self.recipe.sizes[-1]
+        crop, cutout = round(recipe.crop * scale), round(recipe.cutout * scale)
         order = self.order(epoch)
-        flipped = self.flipped[order] ^ bool(epoch % 2) if augmentation.flip else torch.zeros(count, dtype=torch.bool)
+        flipped = self.flipped[order] ^ bool(epoch % 2) if recipe.flip else torch.zeros(count, dtype=torch.bool)
         positions = draw_positions(count, side, crop, random_generator(self.seed, epoch, 0))
-        kinds, strengths = draw_distortions(count, augmentation.distort, random_generator(self.seed, epoch, 1))
-        qualities = draw_qualities(count, augmentation.jpeg, random_generator(self.seed, epoch, 2))
+        kinds, strengths = draw_distortions(count, recipe.distort, random_generator(self.seed, epoch, 1))
+        qualities = draw_qualities(count, recipe.jpeg, random_generator(self.seed, epoch, 2))
         drawn = order, flipped, positions, kinds, strengths, qualities
         order, flipped, positions, kinds, strengths, qualities = (tensor.to(self.device) for tensor in drawn)
         bounds = list(pairwise(self.bounds[first:]))
@@ -145,15 +143,15 @@ class TrainLoader:
         for number, ((start, end), part, images) in enumerate(zip(bounds, parts, loaded, strict=True), first):
             indices = order[part]
             labels = self.labels[indices]
-            if augmentation.distort:
+            if recipe.distort:
                 images = distort(images, kinds[part], strengths[part], self.mean_colour)
             images = augment(images, positions[:, part], flipped[part], crop, cutout, self.mean_colour)
-            if augmentation.jpeg:
+            if recipe.jpeg:
                 images = compress(images, qualities[part])
             random = np.random.default_rng((self.seed, epoch, number, self.processes.rank))
-            images, lam = mix(images, random, augmentation.mixup, augmentation.cutmix)
-            weight = len(labels) * self.processes.world_size / (end - start)
-            yield Batch(images, labels, labels.roll(1), lam, weight, indices)
+            images, lam = mix(images, random, recipe.mixup, recipe.cutmix)
+            loss_factor = len(labels) * self.processes.world_size / (end - start)
+            yield Batch(images, labels, labels.roll(1), lam, loss_factor, indices)
 
 
 def batch_bounds(count: int, batch_size: int, world_size: int = 1) -> list[int]:

@@ -1,8 +1,9 @@
 """The margin of each training image in each epoch: the logit of its label less the largest other logit.
 
-A network learns wrong labels late, because similar images have other labels, so their mean margins over the epochs are
-low: AUM, Pleiss et al. 2020, "Identifying Mislabeled Data using the Area Under the Margin Ranking", arXiv
-2001.10528. The logits are those of the training steps, so margins need no extra pass over the images.
+A network learns wrong labels late, because similar images have other labels, so the mean of their margins over the
+epochs is low. This mean is the area under the margin, AUM (Pleiss et al. 2020, "Identifying Mislabeled Data using the
+Area Under the Margin Ranking", arXiv 2001.10528), which `camlens.analyse.labels` takes of the margins of a run. The
+logits are those of the training steps, so margins need no extra pass over the images.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from camlens.files import read_arrays, write_arrays
 from camlens.runtime.processes import Processes
 
 
-def margins(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def margins_and_rivals(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The margin of each image, and its rival: the class with the largest logit other than the label.
 
     Args:
@@ -55,7 +56,7 @@ class MarginHistory:
 
     def add(self, indices: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Record the images of a step: their indices (B,), logits (B, K) and labels (B,), on the device."""
-        self.steps.index_copy_(1, indices, torch.stack(margins(logits.detach().float(), labels)))
+        self.steps.index_copy_(1, indices, torch.stack(margins_and_rivals(logits.detach().float(), labels)))
 
     def collect(self, processes: Processes) -> None:
         """Add what all processes have recorded since the last call; no two of them have the same image."""
@@ -64,8 +65,8 @@ class MarginHistory:
 
     def judge(self, indices: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Record the held-out images, which every process has predicted."""
-        margins_and_rivals = torch.stack(margins(logits, labels)).to(self.current)
-        self.current.index_copy_(1, indices.to(self.current.device), margins_and_rivals)
+        values = torch.stack(margins_and_rivals(logits, labels)).to(self.current)
+        self.current.index_copy_(1, indices.to(self.current.device), values)
 
     def finish_epoch(self, seen: Tensor) -> None:
         """End the epoch, in which the images with these indices (n,) were learned from or held out."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from math import cos, inf, pi
 from typing import Any, Literal
 
-from camlens.data.augment import Augmentation
 from camlens.errors import UsageError, unknown
 from camlens.model.resnet import RESNETS, Stem
 
@@ -57,13 +56,16 @@ class Recipe:
         weight_decay: Weight decay of SGD, for matrices and kernels but not for biases and normalisation layers.
         label_smoothing: Probability that is spread over all classes.
         ema_decay: Decay per step of the exponential moving average of the weights; 0 for none.
-        flip: Mirror each image in every other epoch; this and the next six fields are those of `Augmentation`.
-        crop: Largest shift in pixels, at the last size.
-        cutout: Side in pixels of a square that is set to the mean colour, at the last size; 0 for none.
-        mixup: Parameter of the beta distribution of the weights in MixUp; 0 for none.
-        cutmix: Parameter of the beta distribution of the areas in CutMix; 0 for none.
-        distort: Probability that an image is distorted, 0 to 1.
-        jpeg: Probability that an image is compressed as JPEG, 0 to 1.
+        flip: Mirror each image left to right in every other epoch (Jordan 2024, arXiv 2404.00498, section 3.6).
+        crop: Largest shift in pixels in each direction, at the last size. The image is padded by reflection.
+        cutout: Side in pixels, at the last size, of a square that is set to the mean colour (DeVries and Taylor 2017,
+            arXiv 1708.04552); 0 for none.
+        mixup: Parameter of the beta distribution of the mixing coefficient in MixUp, see `camlens.data.augment.mix`; 0
+            for none.
+        cutmix: Parameter of the beta distribution of the areas in CutMix; 0 for none. If `mixup` is above 0 too, each
+            batch gets one of them.
+        distort: Probability that an image is distorted, 0 to 1, see `camlens.data.distort`.
+        jpeg: Probability that an image is saved as JPEG, 0 to 1, see `camlens.data.jpeg`, with a quality of 50 to 95.
         holdout: Fraction of the training images that is held out to choose the best epoch; with 0 the last is kept.
         sync_norm: BatchNorm over the images of all processes, on GPUs.
 
@@ -128,11 +130,6 @@ class Recipe:
     def size_at(self, epoch: int) -> int:
         """The image side in epoch 0, 1, …"""
         return self.sizes[-(-(epoch + 1) * len(self.sizes) // self.epochs) - 1]
-
-    @property
-    def augmentation(self) -> Augmentation:
-        """How the training images are augmented."""
-        return Augmentation(self.flip, self.crop, self.cutout, self.mixup, self.cutmix, self.distort, self.jpeg)
 
     @property
     def schedule_in_words(self) -> str:
@@ -216,27 +213,34 @@ def find_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def change_recipe(recipe: Recipe, changes: Iterable[str]) -> Recipe:
+def parse_changes(changes: Iterable[str]) -> dict[str, str]:
+    """Split changes as `--set` takes them, "field=value". Raises `UsageError` for one without a value."""
+    pairs = [change.partition("=") for change in changes]
+    for name, equals, _ in pairs:
+        if not equals:
+            raise UsageError(f"--set {name!r}; expected field=value, for example epochs=2")
+    return {name: value for name, _, value in pairs}
+
+
+def change_recipe(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
     """Change some fields of a recipe.
 
     Args:
         recipe: The recipe to start from.
-        changes: One string "field=value" for each field. If `epochs` is among them, `min_steps` becomes 0.
+        changes: New values by the name of the field; also as text, like "16,32". If `epochs` is among them, `min_steps`
+            becomes 0.
 
     Raises:
         UsageError: A field is unknown, or its value is invalid.
     """
     before, values = vars(recipe), dict[str, Any]()
-    for change in changes:
-        name, equals, value = change.partition("=")
-        if not equals:
-            raise UsageError(f"--set {change!r}; expected field=value, for example epochs=2")
+    for name, value in changes.items():
         if name in OLD_NAMES:
             logging.getLogger("camlens").warning("recipe field %s is called %s now", name, OLD_NAMES[name])
             name = OLD_NAMES[name]
         if name not in before:
             raise unknown("recipe field", name, before, "a recipe")
-        values[name] = _parse(name, value, before[name])
+        values[name] = _as_type_of(before[name], name, value)
     if "epochs" in values:
         values.setdefault("min_steps", 0)
     return replace(recipe, **values)
@@ -251,8 +255,9 @@ def recipe_from_json(values: dict[str, Any]) -> Recipe:
         raise UsageError(f"the run's recipe is of another version: {error}; start again in another --out") from error
 
 
-def _parse(name: str, text: str, like: object) -> object:
-    """Convert text to a value of the same type as `like`."""
+def _as_type_of(like: object, name: str, value: object) -> object:
+    """Convert the value of a field, or its text, to the type of `like`."""
+    text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
     try:
         if isinstance(like, bool):
             return {"true": True, "false": False}[text.lower()]

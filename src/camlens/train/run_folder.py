@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import platform
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -293,16 +293,11 @@ class RunSettings:
 def resolve_settings(
     folder: RunFolder,
     recipe: Recipe | None = None,
-    changes: Iterable[str] = (),
+    changes: Mapping[str, object] | None = None,
     *,
-    seed: int | None = None,
-    source: str | None = None,
-    init: str | None = None,
-    labels: str | None = None,
-    device: str = "cpu",
-    compute: dict[str, bool] | None = None,
     resume: bool = False,
     processes: Processes = SINGLE_PROCESS,
+    **given: Any,
 ) -> RunSettings:
     """Decide whether the run in the folder is resumed, and complete the settings.
 
@@ -312,29 +307,23 @@ def resolve_settings(
     Args:
         folder: The run folder.
         recipe: By default the resumed run's, or "quick".
-        changes: Changed fields of the recipe, "field=value".
-        seed: By default the resumed run's, or 0.
-        source: By default the resumed run's, or empty.
-        init: By default the resumed run's, or empty.
-        labels: By default the resumed run's, or empty.
-        device: Where to compute.
-        compute: Fields of `ComputeOptions` that the user sets.
+        changes: Changed fields of the recipe by name, as `change_recipe` takes them.
         resume: Whether the user asks to resume.
         processes: The main process reads the folder.
+        **given: Other fields of `RunSettings`; None for the resumed run's, or else the default.
 
     Raises:
         UsageError: There is no run to resume, a new run would overwrite one, or the seed is not a whole number.
         CamlensError: The config.json is damaged.
     """
     previous = processes.call_on_main(_previous_run, folder, resume, processes.any(was_restarted()))
-    settings = RunSettings(folder, device=device, compute=compute or {}, previous=previous)
+    values = {name: value for name, value in {"recipe": recipe, **given}.items() if value is not None}
     if previous:
-        restored = {name: getattr(previous, name) for name in ("recipe", "seed", "init", "labels")}
-        settings = replace(settings, source=previous.data["source"], **restored)
-    overrides: dict[str, Any] = {"recipe": recipe, "seed": seed, "source": source, "init": init, "labels": labels}
-    settings = replace(settings, **{name: value for name, value in overrides.items() if value is not None})
-    settings = replace(settings, seed=whole_number("seed", settings.seed, 0))
-    return replace(settings, recipe=change_recipe(settings.recipe, changes))
+        kept = {name: getattr(previous, name) for name in ("recipe", "seed", "init", "labels")}
+        values = kept | {"source": previous.data["source"]} | values
+    settings = RunSettings(folder, previous=previous, **values)
+    seed = whole_number("seed", settings.seed, 0)
+    return replace(settings, seed=seed, recipe=change_recipe(settings.recipe, changes or {}))
 
 
 def _previous_run(folder: RunFolder, resume: bool, restarted: bool) -> RunConfig | None:

@@ -33,7 +33,8 @@ class TrainState:
         ema: The exponential moving average of its weights.
         optimiser: SGD over the network's parameters, except those of `muon`.
         muon: Muon over the kernels of convolutions, if the recipe has it.
-        margins: The margins of the training images; None if the recipe mixes images, so that no logit is of one image.
+        margin_history: The margins of the training images; None if the recipe mixes images, so that no logit is of one
+            image.
         classifier: The result: the moving average, or the network if the recipe has none.
         step: Number of finished steps.
         epoch_loss: Sum of the losses of this epoch's steps.
@@ -49,7 +50,7 @@ class TrainState:
     optimiser: torch.optim.SGD
     classifier: Classifier
     muon: Muon | None = None
-    margins: MarginHistory | None = None
+    margin_history: MarginHistory | None = None
     step: int = 0
     epoch_loss: float = 0.0
     epoch_accuracy: float = 0.0
@@ -63,7 +64,7 @@ class TrainState:
             all_tensors = chain(network.parameters(), network.buffers())
             return [tensor.detach() for tensor in all_tensors if tensor.is_floating_point() is floating]
 
-        self.average_weights, self.weights = (tensors(n, True) for n in (self.ema.module, self.network))
+        self.average_floats, self.floats = (tensors(n, True) for n in (self.ema.module, self.network))
         # BatchNorm counts its batches
         self.average_counts, self.counts = (tensors(n, False) for n in (self.ema.module, self.network))
 
@@ -83,7 +84,7 @@ class TrainState:
         `AveragedModel.update_parameters` would copy its counter to a GPU in each step, and so wait for the GPU.
         """
         move = get_ema_multi_avg_fn(decay if self.ema.n_averaged else 0.0)
-        move(self.average_weights, self.weights, self.ema.n_averaged)
+        move(self.average_floats, self.floats, self.ema.n_averaged)
         torch._foreach_copy_(self.average_counts, self.counts)
         self.ema.n_averaged += 1
 
@@ -94,7 +95,7 @@ class TrainState:
             "average": self.ema.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             **({"muon": self.muon.state_dict()} if self.muon else {}),
-            **(self.margins.state_dict() if self.margins else {}),
+            **(self.margin_history.state_dict() if self.margin_history else {}),
             "step": self.step,
             "epoch_loss": self.epoch_loss,
             "epoch_accuracy": self.epoch_accuracy,
@@ -118,8 +119,8 @@ class TrainState:
         load_buffers(self.optimiser, state["optimiser"])
         if self.muon:
             load_buffers(self.muon, state["muon"])
-        if self.margins:
-            self.margins.load_state_dict(state)
+        if self.margin_history:
+            self.margin_history.load_state_dict(state)
         self.step, self.rows = state["step"], state["rows"]
         if type(self.step) is not int or not 0 <= self.step - self.epoch * epoch_steps <= epoch_steps:
             raise ValueError(f"step {self.step!r:.40} is not in epoch {self.epoch + 1}")
@@ -176,8 +177,8 @@ def create_train_state(config: RunConfig, statistics: ChannelStatistics, device:
     vectors = [p for p in network.parameters() if p.ndim <= 1]  # biases and norms, which do not decay
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimiser = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
-    margins = None if recipe.mixup or recipe.cutmix else MarginHistory(config.data["images"], device)
-    return TrainState(network, ema, optimiser, classifier.to(device), muon, margins)
+    history = None if recipe.mixup or recipe.cutmix else MarginHistory(config.data["images"], device)
+    return TrainState(network, ema, optimiser, classifier.to(device), muon, history)
 
 
 def load_init(network: ResNet, init: str, class_names: tuple[str, ...]) -> ChannelStatistics:

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +23,7 @@ from camlens.runtime.threads import sleeping_threads
 from camlens.train.compute import describe_compute
 from camlens.train.loader import Batch, TrainLoader, split_held_out
 from camlens.train.margins import Margins
-from camlens.train.recipe import Recipe
-from camlens.train.run_folder import Row, RunConfig, RunFolder, RunSettings, resolve_settings
+from camlens.train.run_folder import Row, RunConfig, RunFolder, RunSettings
 from camlens.train.signals import Stopped, collect_signals
 from camlens.train.state import TrainState, create_train_state
 
@@ -73,9 +71,8 @@ class Trainer:
             if self.state.muon and self.loader.device.type == "cuda":
                 self.state.muon.compile()
         self.total_steps = len(self.loader) * self.recipe.epochs
-        self.losses: list[
-            Tensor
-        ] = []  # loss and accuracy (2,) of each step since the last `read_losses`, on the device
+        # loss and accuracy (2,) of each step since the last `read_losses`, on the device
+        self.losses: list[Tensor] = []
         self.signals: list[int] = []  # those received
         self.clock = self.saved_at = time.monotonic()  # `clock`: until when the epoch's seconds are counted
 
@@ -95,8 +92,8 @@ class Trainer:
             self.processes.call_on_main(self.folder.write_config, self.config)
             self.progress.say(describe_compute(self.compute, self.config.compute_reasons))
             while (epoch := self.state.epoch) < self.recipe.epochs:
-                side, done = self.recipe.size_at(epoch), self.state.step - epoch * len(self.loader)
-                for batch in self.loader.batches(epoch, side, side / self.recipe.sizes[-1], first=done):
+                done = self.state.step - epoch * len(self.loader)
+                for batch in self.loader.batches(epoch, self.recipe.size_at(epoch), first=done):
                     self.apply_schedule()
                     self.train_step(batch)
                     self.record_step()
@@ -132,32 +129,31 @@ class Trainer:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.compute.bf16):
             logits = network(images)  # (B, K)
         loss = self.loss(logits.float(), batch)
-        for optimiser in state.optimisers:
-            optimiser.zero_grad()
+        state.network.zero_grad()
         loss.backward()
         # before the optimisers, whose CUDA graph may take the memory of the logits
         self.losses.append(torch.stack([loss.detach(), self.accuracy(logits, batch)]))
-        if state.margins:
-            state.margins.add(batch.indices, logits, batch.labels)
+        if state.margin_history:
+            state.margin_history.add(batch.indices, logits, batch.labels)
         for optimiser in state.optimisers:
             optimiser.step()
         state.update_average(self.recipe.ema_decay_at(state.step))
         state.step += 1
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The cross-entropy with both labels of mixed images, weighted by this process's part of the batch."""
+        """The cross-entropy with both labels of mixed images, times `Batch.loss_factor`."""
         smoothing = self.recipe.label_smoothing
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
         if batch.lam < 1:
             partner_loss = F.cross_entropy(logits, batch.partner_labels, label_smoothing=smoothing)
             loss = torch.lerp(partner_loss, loss, batch.lam)
-        return loss * batch.weight
+        return loss * batch.loss_factor
 
     def accuracy(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The fraction of images that are right, with both labels of mixed images, weighted like the loss."""
+        """The fraction of images that are right, with both labels of mixed images, times `Batch.loss_factor`."""
         both = torch.stack([batch.partner_labels, batch.labels])
         partner_right, right = (logits.argmax(dim=1) == both).float().mean(dim=1)
-        return torch.lerp(partner_right, right, batch.lam) * batch.weight
+        return torch.lerp(partner_right, right, batch.lam) * batch.loss_factor
 
     def record_step(self) -> None:
         """Show the progress; from time to time read the losses and save a checkpoint."""
@@ -187,8 +183,8 @@ class Trainer:
             state.epoch_loss += sum(losses)
             state.epoch_accuracy += sum(accuracies)
             self.losses.clear()
-            if state.margins:
-                state.margins.collect(self.processes)
+            if state.margin_history:
+                state.margin_history.collect(self.processes)
         now = time.monotonic()
         state.epoch_seconds += now - self.clock
         self.clock = now
@@ -208,8 +204,8 @@ class Trainer:
             finite = all(bool(parameter.isfinite().all()) for parameter in self.state.network.parameters())
             self._check(finite, "a weight is not a number", self.state.step)
             self.folder.write_checkpoint(self.state.state_dict())
-            if self.state.margins and self.state.epoch:
-                Margins.of(self.state.margins, self.loader.data.labels, self.held_out).save(self.folder.margins)
+            if self.state.margin_history and self.state.epoch:
+                Margins.of(self.state.margin_history, self.loader.data.labels, self.held_out).save(self.folder.margins)
 
     def _check(self, finite: bool, problem: str, step: int) -> None:
         if not finite:
@@ -230,8 +226,8 @@ class Trainer:
         """Mean cross-entropy and accuracy of the result on the held-out images; nan if there are none."""
         self.processes.broadcast(self.state.classifier.network)
         logits, labels = self.predict_held_out()
-        if self.state.margins:
-            self.state.margins.judge(self.held_out, logits, labels)
+        if self.state.margin_history:
+            self.state.margin_history.judge(self.held_out, logits, labels)
         accuracy = (logits.argmax(dim=1) == labels).double().mean()
         return float(F.cross_entropy(logits, labels)), float(accuracy)
 
@@ -273,9 +269,9 @@ class Trainer:
             "images_per_second": round(len(self.loader.indices) / state.epoch_seconds, 1),
             "train_accuracy": round(state.epoch_accuracy / len(self.loader), 5),
         }
-        if state.margins:
+        if state.margin_history:
             seen = self.loader.order(state.epoch)[: self.loader.bounds[-1]]
-            state.margins.finish_epoch(torch.cat([seen, self.held_out]))
+            state.margin_history.finish_epoch(torch.cat([seen, self.held_out]))
         state.rows.append(row)
         state.epoch_loss, state.epoch_accuracy, state.epoch_seconds = 0.0, 0.0, 0.0
         due = self.save_is_due() or state.epoch in (1, self.recipe.epochs)
@@ -321,8 +317,7 @@ def create_trainer(
     train_indices, held_out = split_held_out(data, settings.recipe, seed, processes.world_size)
     config = processes.call_on_main(settings.make_config, data, len(train_indices), processes.world_size)
     saved = processes.call_on_main(folder.read_checkpoint) if settings.previous else None
-    batch_size, augmentation = config.recipe.batch_size, config.recipe.augmentation
-    loader = TrainLoader(data, train_indices, batch_size, seed, augmentation, device, processes)
+    loader = TrainLoader(data, train_indices, config.recipe, seed, device, processes)
     state = create_train_state(config, loader.statistics, device, "" if saved else settings.init)
     network = processes.data_parallel(state.network, device)
     if saved:
@@ -331,19 +326,3 @@ def create_trainer(
         except Exception as error:  # loading raises many kinds
             raise CamlensError(f"cannot resume from {folder.checkpoint}: {error}") from error
     return Trainer(folder, config, loader, held_out, state, network, processes, save_every)
-
-
-def train(recipe: Recipe, data: Dataset, out: Path, seed: int = 0, **settings: Any) -> Classifier:
-    """Train a network by a recipe: `resolve_settings`, `create_trainer` and `Trainer.fit` in one call.
-
-    Args:
-        recipe: What is trained and how.
-        data: The training split.
-        out: The run folder.
-        seed: Random seed.
-        **settings: More arguments of `resolve_settings`, for example `resume=True`.
-
-    Returns:
-        The network of the epoch that was best on the held-out images.
-    """
-    return create_trainer(resolve_settings(RunFolder(out), recipe, seed=seed, **settings), data).fit()

@@ -23,7 +23,7 @@ from camlens.model.classifier import Classifier
 from camlens.model.loading import load
 from camlens.model.outputs import SUM_TOLERANCE
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
-from camlens.train.margins import margins
+from camlens.train.margins import margins_and_rivals
 from camlens.train.run_folder import was_trained_on
 
 WITHOUT_OPINION = (
@@ -45,13 +45,15 @@ def label_doubt(evaluation: Evaluation, opinion: Tensor) -> Tensor:
         (N,) float64, -1 to 1: the largest probability of another class minus the probability of the label, mean of
         both; above 0 if another class is more probable.
     """
-    label_margins = [margins(each.double(), evaluation.labels)[0] for each in (evaluation.probabilities, opinion)]
+    label_margins = [
+        margins_and_rivals(each.double(), evaluation.labels)[0] for each in (evaluation.probabilities, opinion)
+    ]
     return -torch.stack(label_margins).mean(dim=0)
 
 
 def rank_by_opinion(evaluation: Evaluation, opinion: Tensor) -> RankedLabels:
     """Rank labels by `label_doubt`; suggested is the most probable class besides the label, by both opinions."""
-    suggested = margins(evaluation.probabilities.double() + opinion, evaluation.labels)[1]
+    suggested = margins_and_rivals(evaluation.probabilities.double() + opinion, evaluation.labels)[1]
     how = f"by the margins of {evaluation.model.name} and a second opinion against them"
     return RankedLabels(evaluation.data, label_doubt(evaluation, opinion), suggested, None, how)
 

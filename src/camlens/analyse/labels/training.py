@@ -13,7 +13,7 @@ from camlens.errors import CamlensError, DataError, ModelError, UsageError
 from camlens.model.classifier import Classifier
 from camlens.progress import track
 from camlens.runtime.predict import Predictions
-from camlens.train.margins import Margins, margins
+from camlens.train.margins import Margins, margins_and_rivals
 from camlens.train.run_folder import RunFolder, describe_data
 
 FOLDS = 5
@@ -140,7 +140,7 @@ def rank_by_features(model: Classifier, predictions: Predictions, data: Dataset,
             f"{data.name} has 1 image of {', '.join(rare_classes)}; to judge labels it takes 2 or more of each class"
         )
     probabilities = predict_out_of_fold(predictions.features, data.labels, len(data.class_names), seed)
-    margin, suggested = margins(probabilities, data.labels)
+    margin, suggested = margins_and_rivals(probabilities, data.labels)
     how = f"by logistic regression on the features of {model.name}, in {FOLDS} folds"
     return RankedLabels(data, fraction_below(-margin), suggested, None, how)
 

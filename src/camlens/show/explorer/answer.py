@@ -16,7 +16,8 @@ from camlens.data.pictures import original
 from camlens.errors import UsageError
 from camlens.files import out_folder
 from camlens.maps.methods import METHODS, find_method
-from camlens.model.classifier import Classifier, align
+from camlens.model.align import align
+from camlens.model.classifier import Classifier
 from camlens.model.preprocess import to_pixels
 from camlens.runtime.predict import FEATURES_FILE, fingerprints, predict_cached
 from camlens.runtime.prediction_cache import PredictionCache

@@ -19,7 +19,8 @@ from camlens.data.dataset import Dataset
 from camlens.errors import ModelError, UsageError
 from camlens.files import replacing
 from camlens.maps.explain import explain
-from camlens.model.classifier import Classifier, align, bare
+from camlens.model.align import align
+from camlens.model.classifier import Classifier, bare
 from camlens.model.exported import KEY, Exported, load
 from camlens.model.resnet import ResNet
 from camlens.progress import Work, track
