@@ -33,10 +33,10 @@ def of_colours():
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """120 pictures by colour, of which every sixth lies in the wrong class."""
+    """600 pictures by colour, of which every sixth lies in the wrong class."""
     root, names = tmp_path_factory.mktemp("many"), list(COLOURS)
     numbers = np.random.default_rng(1)
-    for n in range(120):
+    for n in range(600):
         pixels = np.clip(numbers.normal(COLOURS[names[n % 3]], 40, (16, 16, 3)), 0, 255).astype(np.uint8)
         folder = root / "val" / names[(n + (n % 6 == 0)) % 3]
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def test_weights_are_written_with_their_temperature(run, many, tmp_path, caplog)
     found = json.loads(camlens("calibrate", run, "--data", many, "--out", tmp_path / "new", "--json"))
     best, loss = best_for(tmp_path / "raw")
     assert (found["temperature"], found["nll"]) == (pytest.approx(best, rel=1e-5), pytest.approx(loss, rel=1e-5))
-    assert found["n"] == 120 and 0 < found["standard_error"] < best / 4
+    assert found["n"] == 600 and 0 < found["standard_error"] < best / 4
     assert found["uncalibrated"] == {key: raw[key] for key in ("ece", "nll")}
     assert not caplog.text, "config.json tells that it was trained on other pictures"
     assert (run / "model.safetensors").read_bytes() == before and load(run).temperature is None
