@@ -83,14 +83,11 @@ def analysis_columns(analysis: ErrorAnalysis) -> dict[str, pyarrow.Array]:
     import pyarrow
 
     errors = analysis.indices.tolist()
-    groups, words, edits = dict[int, str](), dict[int, list[str]](), dict[int, list[str]]()
+    groups = dict[int, str]()
     for group in reversed(analysis.groups.found if analysis.groups else []):
         groups.update(dict.fromkeys(group.indices.tolist(), group.sentence))
-    words.update(zip(errors, analysis.words.lists, strict=False))
-    if analysis.experiments is not None:
-        trials = analysis.experiments.trials
-        for error, row in zip(trials.tried.tolist(), trials.corrected.tolist(), strict=True):
-            edits[errors[error]] = [name for name, corrects in zip(trials.names, row, strict=True) if corrects]
+    words = dict(zip(errors, analysis.words.lists, strict=False))
+    edits = {errors[error]: names for error, names in correcting_edits(analysis).items()}
     images, texts = range(len(analysis.test)), pyarrow.list_(pyarrow.string())
     columns = {
         "group": pyarrow.array([groups.get(index) for index in images], pyarrow.string()),
@@ -98,6 +95,16 @@ def analysis_columns(analysis: ErrorAnalysis) -> dict[str, pyarrow.Array]:
         "edits": pyarrow.array([edits.get(index) for index in images], texts),
     }
     return columns if analysis.doubt is None else columns | {"doubt": pyarrow.array(analysis.doubt.float().numpy())}
+
+
+def correcting_edits(analysis: ErrorAnalysis) -> dict[int, list[str]]:
+    """By the place of each error that was edited: the names of the edits that correct it, the mildest first."""
+    edits = dict[int, list[str]]()
+    if analysis.experiments:
+        trials = analysis.experiments.trials
+        for error, corrected in zip(trials.tried.tolist(), trials.corrected.tolist(), strict=True):
+            edits[error] = [name for name, corrects in zip(trials.names, corrected, strict=True) if corrects]
+    return edits
 
 
 def named(classes: Tensor, names: Sequence[str]) -> pyarrow.Array:

@@ -19,7 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from camlens.data.pictures import quiet_pillow
 from camlens.errors import CamlensError, UsageError
 from camlens.show.explorer.answer import Explorer
-from camlens.show.report.page import content_security_policy
+from camlens.show.html import content_security_policy, style_sheet
+from camlens.show.report.page import PACKAGE, script
 
 MAX_BYTES = 10_000_000  # of a picture's file
 MAX_WAITING = 8  # pictures that may wait for the network
@@ -126,8 +127,9 @@ class Guard:
 
     def __init__(self, app: ASGIApp, host: str) -> None:
         self.app, self.host = app, host
+        policy = content_security_policy(style_sheet(PACKAGE), script(), live=True)
         self.headers = {
-            "Content-Security-Policy": f"{content_security_policy(live=True)}; frame-ancestors 'none'",
+            "Content-Security-Policy": f"{policy}; frame-ancestors 'none'",
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
             "Cross-Origin-Resource-Policy": "same-origin",
