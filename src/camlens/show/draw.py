@@ -90,20 +90,21 @@ def gallery(
     """
     model, data = evaluation.model, evaluation.data
     maps = explain_errors(evaluation, indices, list(layers or model.find_layers()[-2:]), method)
-    labels, predictions = evaluation.labels[indices], evaluation.predictions[indices]
-    rows, probabilities = torch.arange(len(indices)), evaluation.probabilities[indices]
-    drawn = [data.displayed(index, [model.geometry], MAX_SIDE) for index in indices.tolist()]
-    fields = zip(
-        [picture for picture, _ in drawn],
-        [data.files[index] for index in indices.tolist()],
-        [data.class_names[k] for k in labels.tolist()],
-        [data.class_names[k] for k in predictions.tolist()],
-        probabilities[rows, labels].tolist(),
-        probabilities[rows, predictions].tolist(),
-        [windows and windows[0] for _, windows in drawn],
-        strict=True,
-    )
-    cases = [Case(*of_case) for of_case in fields]
+    predictions, probabilities, cases = evaluation.predictions, evaluation.probabilities, []
+    for index in indices.tolist():
+        label, prediction = int(data.labels[index]), int(predictions[index])
+        shown, windows = data.displayed(index, [model.geometry], MAX_SIDE)
+        cases.append(
+            Case(
+                picture=shown,
+                file=data.files[index],
+                label=data.class_names[label],
+                prediction=data.class_names[prediction],
+                label_probability=float(probabilities[index, label]),
+                prediction_probability=float(probabilities[index, prediction]),
+                window=windows[0] if windows else None,
+            )
+        )
     title = f"Errors of {model.name} on {data.name}"
     with Work("drawing the errors"):
         paths = [

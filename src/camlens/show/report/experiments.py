@@ -10,7 +10,6 @@ from camlens.analyse.error_analysis import ErrorAnalysis
 from camlens.analyse.evaluation import input_images
 from camlens.analyse.experiments.places import Places
 from camlens.analyse.experiments.trials import EditRate, Trials
-from camlens.analyse.findings import averaging_in_words
 from camlens.analyse.shortcuts.interventions import MAX_EXAMPLES
 from camlens.analyse.shortcuts.patches import cover_patch, paste
 from camlens.analyse.shortcuts.search import Shortcut
@@ -46,7 +45,6 @@ def render_experiments(analysis: ErrorAnalysis) -> schema.ExperimentFacts | None
     batches, size = edited_pictures(analysis, trials, pictures), analysis.evaluation.model.input_size
     return {
         "note": describe_trials(trials, int(analysis.evaluation.wrong.sum())),
-        "advice": averaging_in_words(analysis.experiments.averaging),
         "rates": [render_rate(rate, rate.is_reason) for rate in trials.rates],
         "kinds": render_kinds(trials),
         "edits": corrected_by,
@@ -128,7 +126,6 @@ def render_groups_and_shortcuts(analysis: ErrorAnalysis) -> schema.CommonFacts |
         shortcuts.append(
             {
                 "sentence": shortcut.sentence,
-                "alarm": shortcut.is_alarm,
                 "label": analysis.test.class_names.index(shortcut.class_name),
                 "own": own,
                 "covered": covered,

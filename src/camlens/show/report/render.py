@@ -73,7 +73,6 @@ def render_model(explained: ExplainedPredictions) -> schema.ModelFacts:
         "input": "×".join(map(str, model.input_size)),
         "accuracy": metrics["accuracy"],
         "interval": metrics["interval"],
-        "ece": metrics["ece"],
         "calibration": evaluation.calibration_in_words(),
         "errors": metrics["errors"],
         "reliability": metrics["reliability"],
