@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -102,8 +102,7 @@ class ModelOptions:
         ),
     ] = None
     crop: Annotated[
-        str | None,
-        Option(metavar="SIDE|HxW", help="Centre crop after resizing.", show_default="the model's, or 224"),
+        str | None, Option(metavar="SIDE|HxW", help="Centre crop after resizing.", show_default="the model's, or 224")
     ] = None
     interpolation: Annotated[
         str | None, Option(help="nearest, bilinear or bicubic.", show_default="the model's, or bilinear")
@@ -111,9 +110,7 @@ class ModelOptions:
     mean: Annotated[
         str | None,
         Option(
-            metavar="R,G,B",
-            help="Channel means to normalise with, 0 to 1.",
-            show_default="the model's, or ImageNet's",
+            metavar="R,G,B", help="Channel means to normalise with, 0 to 1.", show_default="the model's, or ImageNet's"
         ),
     ] = None
     std: Annotated[
@@ -218,19 +215,18 @@ def expand(command: Callable[..., None], without: str = "") -> Callable[..., Non
         command: The command.
         without: A field that is not an option of this command.
     """
-    parameters, groups = list[Parameter](), dict[str, Any]()
+    parameters, groups = list[Parameter](), dict[str, tuple[Any, list[str]]]()
     for parameter in signature(command, eval_str=True).parameters.values():
         if (kind := parameter.annotation) in (ModelOptions, DataOptions):
-            groups[parameter.name] = kind
-            options = signature(kind, eval_str=True).parameters.values()
-            parameters += [option for option in options if option.name != without]
+            options = [each for each in signature(kind, eval_str=True).parameters.values() if each.name != without]
+            groups[parameter.name] = kind, [option.name for option in options]
+            parameters += options
         else:
             parameters.append(parameter)
 
     @wraps(command)
     def expanded(**values: Any) -> None:
-        for name, kind in groups.items():
-            options = [field.name for field in fields(kind) if field.name != without]
+        for name, (kind, options) in groups.items():
             values[name] = kind(**{option: values.pop(option) for option in options})
         command(**values)
 
@@ -248,12 +244,19 @@ def processes(device: str) -> Iterator[tuple[Processes, str]]:
         yield joined
 
 
-def parse_size(option: str, text: str) -> int | tuple[int, int]:
+def parse_size(option: str, text: str) -> int | tuple[int, ...]:
     """Parse "64" or "64x48", height first."""
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
+    sides = parse_sides(text)
+    if len(sides) not in (1, 2):
         raise UsageError(f"{option} is {text!r}; expected a side in pixels, like 64, or height x width, like 64x48")
-    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+    return sides if len(sides) == 2 else sides[0]
+
+
+def parse_sides(text: str) -> tuple[int, ...]:
+    """Parse whole numbers above 0, like "3x32x32"; nothing if the text is something else."""
+    parts = text.lower().split("x")
+    valid = all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts)
+    return tuple(map(int, parts)) if valid else ()
 
 
 def read_class_order(order: str | None) -> str | list[str] | None:
