@@ -152,7 +152,7 @@ def load_data(settings: RunSettings, data_dir: Path | None, skip_unreadable: boo
     return train, test[0] if test else None
 
 
-def finish(trainer: Trainer, test: Dataset | None, log: str | None = None) -> Run:
+def finish(trainer: Trainer, test: Dataset | None, log: str | None) -> Run:
     """Train to the end, draw the learning curves (even if training is stopped), and evaluate on the test images."""
     folder, processes = trainer.folder, trainer.processes
     try:

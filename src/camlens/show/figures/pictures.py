@@ -15,6 +15,7 @@ Window = tuple[float, float, float, float]  # top, left, bottom and right as fra
 
 SIDE = 128  # of a picture or a heat map among many
 LARGE = 224  # of the picture that is explained
+COLUMNS = 6  # misclassified pictures side by side, at most
 
 
 @dataclass(frozen=True)
@@ -89,17 +90,16 @@ def overview(
     return sheet
 
 
-def misclassified(title: str, facts: str, errors: Sequence[ErrorPicture], columns: int = 6) -> Sheet:
+def misclassified(title: str, facts: str, errors: Sequence[ErrorPicture]) -> Sheet:
     """Draw only the pictures, each with its label (blue) and the prediction (orange).
 
     Args:
         title: Heading.
         facts: Describes which errors these are.
         errors: The images.
-        columns: The largest number of pictures side by side.
     """
     gap, text_height = 20, 46
-    columns = min(columns, max(4, len(errors)))
+    columns = min(COLUMNS, max(4, len(errors)))
     rows = -(-len(errors) // columns)
     width = 2 * MARGIN + columns * (SIDE + gap) - gap
     sheet = Sheet(width, 2 * MARGIN + 44 + rows * (SIDE + text_height + gap) - gap, title)

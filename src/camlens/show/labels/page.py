@@ -33,7 +33,7 @@ class Curve(NamedTuple):
     words: str
 
 
-def write_page(ranked: RankedLabels, features: Tensor | None, geometry: Framing, path: Path, count: int = 100) -> None:
+def write_page(ranked: RankedLabels, features: Tensor | None, geometry: Framing, path: Path, count: int) -> None:
     """Write the page.
 
     Args:
