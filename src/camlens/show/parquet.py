@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'camlens[parquet]'"
 ROWS = 10_000  # of a row group
-FACTS = b"camlens"  # key of the schema's metadata for a JSON object that describes the table
+FACTS = b"camlens"  # key of the schema's metadata for a JSON object: whose predictions these are, and `class_names`
 
 
 def write_table(results: Evaluation | ErrorAnalysis, path: Path) -> list[Path]:
@@ -40,21 +40,16 @@ def write_table(results: Evaluation | ErrorAnalysis, path: Path) -> list[Path]:
     import pyarrow
     from pyarrow import parquet
 
+    evaluation = results.evaluation if isinstance(results, ErrorAnalysis) else results
+    model, data, columns = evaluation.model, evaluation.data, prediction_columns(evaluation)
+    facts = {"model": model.name, "data": data.name, "split": data.split, "class_names": list(data.class_names)}
     if isinstance(results, ErrorAnalysis):
-        facts = {"id": results.fingerprints[0], **about(results.evaluation)}
-        columns = prediction_columns(results.evaluation) | analysis_columns(results)
-    else:
-        facts, columns = about(results), prediction_columns(results)
+        facts = {"id": results.fingerprints[0], **facts}
+        columns |= analysis_columns(results)
     table = pyarrow.table(columns).replace_schema_metadata({FACTS: json.dumps(facts)})
     with replacing(path) as temporary:
         parquet.write_table(table, temporary, row_group_size=ROWS, compression="zstd")
     return [path]
-
-
-def about(evaluation: Evaluation) -> dict[str, Any]:
-    """Describe whose predictions a table holds; its `logits` and `probabilities` are in the order of `class_names`."""
-    model, data = evaluation.model, evaluation.data
-    return {"model": model.name, "data": data.name, "split": data.split, "class_names": list(data.class_names)}
 
 
 def prediction_columns(evaluation: Evaluation) -> dict[str, pyarrow.Array]:

@@ -28,13 +28,6 @@ MAX_RECEIVING = 64  # requests whose pictures are being received; with one more,
 TIMEOUT = 30  # seconds for a picture to arrive
 
 
-class TooBusy(HTTPException):
-    """There are more requests than can be answered soon."""
-
-    def __init__(self) -> None:
-        super().__init__(503, "too many pictures at once; try again in a second", {"Retry-After": "1"})
-
-
 class RequestHandler:
     """Receives many pictures at a time and passes them to the explorer one by one.
 
@@ -61,7 +54,7 @@ class RequestHandler:
             raise HTTPException(400, f"image is {number!r}; expected the number of a test image")
         picture = await self.receive(request) if number is None else int(number)
         if self.waiting >= MAX_WAITING:
-            raise TooBusy
+            raise HTTPException(503, "too many pictures at once; try again in a second", {"Retry-After": "1"})
         arguments = [query.get(name, "") for name in ("layer", "method", "class")]
         self.waiting += 1
         try:
