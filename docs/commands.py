@@ -28,7 +28,8 @@ def section(function: Callable[..., None], example: str) -> str:
     """Describe one command."""
     command = typer.main.get_command(app).commands[function.__name__]
     annotations = {name: p.annotation for name, p in inspect.signature(function, eval_str=True).parameters.items()}
-    rows = [row(parameter, annotations[parameter.name]) for parameter in command.params]
+    parameters = sorted(command.params, key=lambda parameter: parameter.param_type_name != "argument")
+    rows = [row(parameter, annotations[parameter.name]) for parameter in parameters]
     lines = [f"## camlens {command.name}", "", command.help, "", f"Example: `camlens {example}`", ""]
     return "\n".join([*lines, "| | default | |", "|---|---|---|", *rows, ""])
 

@@ -128,7 +128,7 @@ def test_every_command_has_its_place_in_the_readme(name):
     assert f"camlens {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("folder", ["data", "model", "train", "maps", "analyse", "show", "commands"])
+@pytest.mark.parametrize("folder", ["data", "model", "runtime", "train", "maps", "analyse", "show", "commands"])
 def test_every_folder_has_its_page(folder):
     assert len((ROOT / "docs" / f"{folder}.md").read_text(encoding="utf-8")) > 500
 

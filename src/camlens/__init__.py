@@ -14,39 +14,27 @@ Names are imported when they are first used, so that `import camlens` is quick.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from camlens.public import CALLABLE, HOME
+from camlens.public import CALLABLE, HOME, find
 
 if TYPE_CHECKING:
-    from camlens.analyse.error_analysis import ErrorAnalysis, analyse
-    from camlens.analyse.evaluation import Evaluation, evaluate
-    from camlens.errors import CamlensError
-    from camlens.maps.explain import explain
-    from camlens.maps.explanation import Explanation
-    from camlens.model.classifier import Classifier
-    from camlens.model.loading import load
-    from camlens.model.preprocess import Preprocess
-    from camlens.show.report.page import report
-    from camlens.show.report.saved import SavedReport, open_report
-    from camlens.training_run import Run, train
+    from camlens.analyse.error_analysis import ErrorAnalysis as ErrorAnalysis
+    from camlens.analyse.error_analysis import analyse as analyse
+    from camlens.analyse.evaluation import Evaluation as Evaluation
+    from camlens.analyse.evaluation import evaluate as evaluate
+    from camlens.errors import CamlensError as CamlensError
+    from camlens.maps.explain import explain as explain
+    from camlens.maps.explanation import Explanation as Explanation
+    from camlens.model.classifier import Classifier as Classifier
+    from camlens.model.loading import load as load
+    from camlens.model.preprocess import Preprocess as Preprocess
+    from camlens.show.report.page import report as report
+    from camlens.show.report.saved import SavedReport as SavedReport
+    from camlens.show.report.saved import open_report as open_report
+    from camlens.training_run import Run as Run
+    from camlens.training_run import train as train
 
 __version__: str
-__all__ = [
-    "CamlensError",
-    "Classifier",
-    "ErrorAnalysis",
-    "Evaluation",
-    "Explanation",
-    "Preprocess",
-    "Run",
-    "SavedReport",
-    "analyse",
-    "evaluate",
-    "explain",
-    "load",
-    "open_report",
-    "report",
-    "train",
-]
+__all__ = list(HOME)
 
 
 def __dir__() -> list[str]:
@@ -60,4 +48,4 @@ def __getattr__(name: str) -> Any:
         return import_module(f"camlens.{name}")
     if name not in HOME:
         raise AttributeError(f"module 'camlens' has no attribute {name!r}")
-    return getattr(import_module(HOME[name]), name)
+    return find(name)

@@ -24,8 +24,8 @@ class UsageError(CamlensError):
     exit_code = 2
 
 
-def whole_number(name: str, value: object, least: int, most: int = 2**63 - 1) -> int:
-    """Check a whole number and return it. Raises `UsageError` for another value or one outside `least` to `most`.
+def whole_number(name: str, value: object, least: int) -> int:
+    """Check a whole number and return it. Raises `UsageError` for another value, or one below `least`.
 
     >>> whole_number("batch_size", 1.5, 1)
     Traceback (most recent call last):
@@ -35,9 +35,8 @@ def whole_number(name: str, value: object, least: int, most: int = 2**63 - 1) ->
         number = index(value)  # type: ignore[arg-type]  # also a number of NumPy or torch
     except TypeError:
         number = least - 1
-    if not least <= number <= most:
-        limit = "" if most >= 2**63 - 1 else f" to {most:,}"
-        raise UsageError(f"{name} is {value!r:.40}; expected a whole number from {least}{limit}")
+    if not least <= number < 2**63:
+        raise UsageError(f"{name} is {value!r:.40}; expected a whole number from {least}")
     return number
 
 

@@ -1,5 +1,6 @@
 """The public names, `camlens.<name>`, and the modules that they are in."""
 
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -24,13 +25,29 @@ HOME = {
 CALLABLE = ("analyse", "train")  # functions that have the name of a package
 
 
+def find(name: str) -> Any:
+    """The class or function with a public name."""
+    return getattr(import_module(HOME[name]), name)
+
+
 class CallablePackage(ModuleType):
     """A package that can be called: `camlens.train` is both a function and the package of its parts.
 
     Importing `camlens.train.<module>` sets `camlens.train` to the package, which would hide a function of that name.
+    `inspect` and `help` find the function's signature and docstring.
     """
 
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The function."""
+        function: Callable[..., Any] = find(self.__name__.rpartition(".")[2])
+        return function
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        """The function's docstring."""
+        return self.__wrapped__.__doc__
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function of the same name, found by `HOME`."""
-        name = self.__name__.rpartition(".")[2]
-        return getattr(import_module(HOME[name]), name)(*args, **kwargs)
+        """Call the function."""
+        return self.__wrapped__(*args, **kwargs)

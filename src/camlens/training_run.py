@@ -1,14 +1,14 @@
 """`camlens.train`: a whole run, from the data to its weights, learning curves, metrics and model card.
 
 It uses the modules of the package `camlens.train`, which neither evaluate nor draw, with `camlens.analyse` and
-`camlens.show`.
+`camlens.show`. `camlens train --find-rate` is here too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from camlens.data.dataset import Dataset
 from camlens.data.labels import read_labels
 from camlens.data.sources import load_split, split_to_evaluate, splits_of
 from camlens.errors import unknown
-from camlens.files import write_json, write_text
+from camlens.files import out_folder, write_csv, write_json, write_text
 from camlens.model.classifier import Classifier
 from camlens.runtime.processes import join_processes, pick_device
 from camlens.show.card import model_card
 from camlens.train.compute import ComputeOptions
+from camlens.train.find_rate import RateTest, find_rate
 from camlens.train.log import open_log
 from camlens.train.recipe import Recipe, find_recipe, parse_changes
 from camlens.train.run_folder import RunFolder, RunSettings, resolve_settings
@@ -146,7 +147,7 @@ def load_data(settings: RunSettings, data_dir: Path | None, skip_unreadable: boo
     return train, test[0] if test else None
 
 
-def finish(trainer: Trainer, test: Dataset | None, log: str | None = None) -> Run:
+def finish(trainer: Trainer, test: Dataset | None, log: str | None) -> Run:
     """Train to the end, draw the learning curves (even if training is stopped), and evaluate on the test images."""
     folder, processes = trainer.folder, trainer.processes
     try:
@@ -179,3 +180,29 @@ def draw_curves(trainer: Trainer) -> None:
 
         title = f"{trainer.recipe.network} on {trainer.loader.data.name}"
         charts.curves(title, rows).save(trainer.folder.curves)
+
+
+def write_range_test(
+    settings: RunSettings, data_dir: Path | None, skip_unreadable: bool
+) -> tuple[RateTest, tuple[Path, ...]]:
+    """Do the learning-rate range test of a run, and write rate.csv and rate.png to its folder, but no run.
+
+    Args:
+        settings: The settings of the run. As the test is short, the network is compiled only if they say so.
+        data_dir: Where to look for CIFAR-10 first.
+        skip_unreadable: Leave out pictures of a folder that cannot be read, instead of failing.
+
+    Returns:
+        The test and the files.
+    """
+    from camlens.show.figures import charts
+
+    data = relabelled(load_data(settings, data_dir, skip_unreadable)[0], settings)
+    table, figure = (out_folder(settings.folder.path) / name for name in ("rate.csv", "rate.png"))
+    trainer = create_trainer(replace(settings, compute={"compiled": False} | settings.compute), data)
+    test = find_rate(trainer)
+    columns = {"learning_rate": test.rates, "loss": test.losses, "smoothed_loss": test.smoothed}
+    write_csv(table, [columns, *zip(*columns.values(), strict=True)])
+    title = f"Learning rates of {trainer.recipe.network} on {data.name}"
+    charts.learning_rates(title, test.in_words(), test.rates, test.losses, test.smoothed, test.proposal).save(figure)
+    return test, (table, figure)

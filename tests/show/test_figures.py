@@ -5,7 +5,7 @@ from PIL import Image
 
 from camlens.maps.overlay import BLUE, ORANGE, overlay
 from camlens.show.figures import charts, pictures
-from camlens.show.figures.pictures import Case, ExplainedPicture, percent, shared_scale
+from camlens.show.figures.pictures import ErrorPicture, ExplainedPicture, percent, shared_scale
 from camlens.show.figures.sheet import CONTRAST, TO_LABEL, TO_PREDICTION, Sheet, shorten, text_width
 from camlens.show.palette import LABEL, PREDICTION
 
@@ -16,7 +16,7 @@ def picture(seed=0, side=32):
 
 def case(**changes):
     fields = {"picture": picture(), "file": "test/3.png", "label": "cat", "prediction": "dog"}
-    return Case(**{**fields, "label_probability": 0.03, "prediction_probability": 0.88, **changes})
+    return ErrorPicture(**{**fields, "label_probability": 0.03, "prediction_probability": 0.88, **changes})
 
 
 def maps(count):

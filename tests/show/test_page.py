@@ -1,12 +1,15 @@
 import re
+from importlib.resources import files
 
 import pytest
 
 import camlens
+from camlens.show.html import content_security_policy, style_sheet
 from camlens.show.report import page
 from tiny import classifier, images
 
-MODULES = {f.name[:-3]: f.read_text(encoding="utf-8") for f in page.STATIC.iterdir() if f.name.endswith(".js")}
+STATIC = files(page.PACKAGE) / "static"
+MODULES = {f.name[:-3]: f.read_text(encoding="utf-8") for f in STATIC.iterdir() if f.name.endswith(".js")}
 
 
 MAIN = """\
@@ -99,6 +102,6 @@ def test_the_modules_do_as_modules_what_they_do_in_the_page(browser, tmp_path):
 
 
 def test_the_policy_names_style_and_script_alone():
-    policy = page.content_security_policy(live=False)
+    policy = content_security_policy(style_sheet(page.PACKAGE), page.script())
     assert len(re.findall("sha256-", policy)) == 2 and "unsafe" not in policy
     assert "connect-src 'none'" in policy and policy.startswith("default-src 'none'; ")

@@ -1,6 +1,7 @@
 """`camlens calibrate`: fit a temperature, so that a network's confidence matches its accuracy."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,24 +13,13 @@ from camlens.data.sources import splits_of
 from camlens.files import out_folder
 
 
+@partial(opt.expand, without="temperature")
 def calibrate(
-    model: opt.ModelArgument = None,
-    model_option: opt.ModelOption = None,
-    weights: opt.Weights = None,
-    outputs: opt.Outputs = None,
-    resize: opt.Resize = None,
-    crop: opt.Crop = None,
-    interpolation: opt.Interpolation = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    data: opt.Data = "cifar10",
-    data_dir: opt.DataDir = None,
-    class_order: opt.ClassOrder = None,
+    model: opt.ModelOptions,
+    data: opt.DataOptions,
     split: Annotated[
         Literal["train", "val", "test"] | None, Option(help="The split to use.", show_default="val, or else test")
     ] = None,
-    skip_unreadable: opt.SkipUnreadable = False,
-    max_megapixels: opt.MaxMegapixels = None,
     device: opt.Device = "auto",
     batch: opt.BatchSize = 250,
     out: opt.Out = opt.OUT / "calibrate",
@@ -44,17 +34,16 @@ def calibrate(
     from camlens.model.temperature import fit_temperature
     from camlens.train.run_folder import was_trained_on
 
-    log, spec = logging.getLogger("camlens"), model or model_option or opt.SHIPPED_MODEL
-    preprocess = opt.preprocess_changes(resize, crop, interpolation, mean, std)
-    classifier = opt.load_model(model, model_option, weights, device, outputs, preprocess)
-    split = split or ("val" if "val" in splits_of(data) else None)
-    classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
+    log, name = logging.getLogger("camlens"), model.name
+    classifier = model.load(device)
+    split = split or ("val" if "val" in splits_of(data.data) else None)
+    classifier, images = data.load(classifier, split)
     dataset = f"{images.name}, {images.split}"
-    trained = was_trained_on(weights or Path(spec), images)
+    trained = was_trained_on(model.weights or Path(name), images)
     if trained:
-        log.warning(f"{spec} was trained on {dataset}, so the temperature will make it overconfident; use other images")
+        log.warning(f"{name} was trained on {dataset}, so the temperature will make it overconfident; use other images")
     elif trained is None:
-        log.warning(f"it is unknown whether {spec} was trained on {dataset}; if so, it will be overconfident")
+        log.warning(f"it is unknown whether {name} was trained on {dataset}; if so, it will be overconfident")
     evaluation = evaluate(classifier, images, batch)
     fitted = fit_temperature(evaluation.logits, evaluation.labels)
     classifier, path = evaluation.model, None
@@ -64,7 +53,7 @@ def calibrate(
         checkpoint.save(path, classifier)
     else:
         reason = "no file was written: camlens writes only its own ResNets with a camlens.Preprocess"
-        log.warning(f"{reason}; give --temperature {fitted.value:.6g} wherever you give {spec}")
+        log.warning(f"{reason}; give --temperature {fitted.value:.6g} wherever you give {name}")
     if as_json:
         metrics, keys = evaluation.metrics(), ("temperature", "n", "ece", "nll", "ece_by_chance", "uncalibrated")
         calibration = {key: metrics[key] for key in keys} | {"standard_error": fitted.standard_error}

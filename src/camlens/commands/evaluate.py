@@ -11,23 +11,11 @@ from camlens.commands.console import console, print_json, print_paths
 from camlens.files import out_folder, write_json
 
 
+@opt.expand
 def evaluate(
-    model: opt.ModelArgument = None,
-    model_option: opt.ModelOption = None,
-    weights: opt.Weights = None,
-    outputs: opt.Outputs = None,
-    temperature: opt.Temperature = None,
-    resize: opt.Resize = None,
-    crop: opt.Crop = None,
-    interpolation: opt.Interpolation = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    data: opt.Data = "cifar10",
-    data_dir: opt.DataDir = None,
-    class_order: opt.ClassOrder = None,
+    model: opt.ModelOptions,
+    data: opt.DataOptions,
     split: opt.Split = None,
-    skip_unreadable: opt.SkipUnreadable = False,
-    max_megapixels: opt.MaxMegapixels = None,
     device: opt.Device = "auto",
     batch: opt.BatchSize = 250,
     corrections: Annotated[
@@ -53,11 +41,10 @@ def evaluate(
     from camlens.show import draw
     from camlens.show.labels import write_table
 
-    preprocess = opt.preprocess_changes(resize, crop, interpolation, mean, std)
     with opt.processes(device) as (processes, device):
-        classifier = opt.load_model(model, model_option, weights, device, outputs, preprocess, temperature)
+        classifier = model.load(device)
         with processes.local_main_first():  # so that only one process downloads
-            classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
+            classifier, images = data.load(classifier, split)
         marks = read_marks(corrections, images) if corrections else None
         drawn_marks = read_marks(corrections, images, drawn=True) if corrections else {}
         is_file = opinion is not None and is_file_of_probabilities(opinion)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,19 +19,12 @@ log = logging.getLogger("camlens")
 BATCH = 8  # pictures in memory at a time
 
 
+@partial(opt.expand, without="argument")
 def explain(
     images: Annotated[
         list[Path], Argument(metavar="IMAGE...", help="Image files of any kind and size, or folders of them.")
     ],
-    model: opt.ModelOption = None,
-    weights: opt.Weights = None,
-    outputs: opt.Outputs = None,
-    temperature: opt.Temperature = None,
-    resize: opt.Resize = None,
-    crop: opt.Crop = None,
-    interpolation: opt.Interpolation = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
+    model: opt.ModelOptions,
     layer: opt.Layers = None,
     method: Annotated[
         str, Option(help='{layer_methods}; "all" of these; or, with the extra captum, {pixel_methods}.')
@@ -51,8 +45,7 @@ def explain(
     from camlens.progress import track
     from camlens.show import draw
 
-    preprocess = opt.preprocess_changes(resize, crop, interpolation, mean, std)
-    classifier = opt.load_model(None, model, weights, device, outputs, preprocess, temperature)
+    classifier = model.load(device)
     validate(classifier, "hirescam" if method == "all" else method, layer)
     first, second = (name and classifier.class_index(name) for name in (target, against))
     if first is not None and first == second:

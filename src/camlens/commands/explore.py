@@ -11,22 +11,10 @@ from camlens.commands.console import console
 from camlens.errors import CamlensError
 
 
+@opt.expand
 def explore(
-    model: opt.ModelArgument = None,
-    model_option: opt.ModelOption = None,
-    weights: opt.Weights = None,
-    outputs: opt.Outputs = None,
-    temperature: opt.Temperature = None,
-    resize: opt.Resize = None,
-    crop: opt.Crop = None,
-    interpolation: opt.Interpolation = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    data: opt.Data = "cifar10",
-    data_dir: opt.DataDir = None,
-    class_order: opt.ClassOrder = None,
-    skip_unreadable: opt.SkipUnreadable = False,
-    max_megapixels: opt.MaxMegapixels = None,
+    model: opt.ModelOptions,
+    data: opt.DataOptions,
     host: Annotated[str, Option(help="Address to listen on; 0.0.0.0 admits other machines.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")] = 8000,
     device: opt.Device = "auto",
@@ -39,11 +27,10 @@ def explore(
     except ModuleNotFoundError as error:
         raise CamlensError(f"explore needs {error.name}; install it with: pip install 'camlens[explore]'") from error
 
-    preprocess = opt.preprocess_changes(resize, crop, interpolation, mean, std)
-    classifier = opt.load_model(model, model_option, weights, device, outputs, preprocess, temperature)
-    classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
+    classifier = model.load(device)
+    classifier, test, train = data.load_with_train(classifier)
     if train is None:
-        opt.warn_without_train(data)
+        data.warn_without_train()
     explain, page = explorer.prepare_explorer(classifier, test, train, out, batch)
     if not explorer.is_loopback(host):
         logging.getLogger("camlens").warning("anyone who can reach %s can use it; there is no password", host)

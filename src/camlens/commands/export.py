@@ -1,5 +1,6 @@
 """`camlens export`: prediction and maps as an ONNX file."""
 
+from functools import partial
 from typing import Annotated
 
 from typer import Option
@@ -10,21 +11,10 @@ from camlens.errors import CamlensError, unknown
 from camlens.files import out_folder
 
 
+@partial(opt.expand, without="outputs")
 def export(
-    model: opt.ModelArgument = None,
-    model_option: opt.ModelOption = None,
-    weights: opt.Weights = None,
-    temperature: opt.Temperature = None,
-    resize: opt.Resize = None,
-    crop: opt.Crop = None,
-    interpolation: opt.Interpolation = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    data: opt.Data = "cifar10",
-    data_dir: opt.DataDir = None,
-    class_order: opt.ClassOrder = None,
-    skip_unreadable: opt.SkipUnreadable = False,
-    max_megapixels: opt.MaxMegapixels = None,
+    model: opt.ModelOptions,
+    data: opt.DataOptions,
     layer: Annotated[list[str] | None, Option(help="Also export maps of this layer: layer3 of ResNets.")] = None,
     int8: Annotated[
         bool, Option("--int8", help="Quantise to int8, calibrated on training images: smaller and faster.")
@@ -38,13 +28,12 @@ def export(
     except ModuleNotFoundError as error:
         raise CamlensError(f"export needs {error.name}; install it with: pip install 'camlens[onnx]'") from error
 
-    preprocess = opt.preprocess_changes(resize, crop, interpolation, mean, std)
-    classifier = opt.load_model(model, model_option, weights, "cpu", preprocess=preprocess, temperature=temperature)
+    classifier = model.load("cpu")
     layers, known = layer or (), ("layer3", classifier.find_layers()[-1])
     for name in layers:
         if name not in known:
             raise unknown("layer", name, known, "an export")
-    classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
+    classifier, test, train = data.load_with_train(classifier)
     path = out_folder(out) / "model.onnx"
     comparison = write(classifier, path, test, train, layer3="layer3" in layers, int8=int8)
     if as_json:

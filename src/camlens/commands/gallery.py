@@ -11,23 +11,11 @@ from camlens.errors import CamlensError, UsageError
 from camlens.files import out_folder
 
 
+@opt.expand
 def gallery(
-    model: opt.ModelArgument = None,
-    model_option: opt.ModelOption = None,
-    weights: opt.Weights = None,
-    outputs: opt.Outputs = None,
-    temperature: opt.Temperature = None,
-    resize: opt.Resize = None,
-    crop: opt.Crop = None,
-    interpolation: opt.Interpolation = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    data: opt.Data = "cifar10",
-    data_dir: opt.DataDir = None,
-    class_order: opt.ClassOrder = None,
+    model: opt.ModelOptions,
+    data: opt.DataOptions,
     split: opt.Split = None,
-    skip_unreadable: opt.SkipUnreadable = False,
-    max_megapixels: opt.MaxMegapixels = None,
     layer: opt.Layers = None,
     method: Annotated[str, Option(help="{layer_methods}.")] = "grad-cam",
     count: Annotated[int, Option(min=1, help="Number of errors to show.")] = 12,
@@ -46,14 +34,13 @@ def gallery(
     from camlens.maps.explain import validate
     from camlens.show import draw
 
-    preprocess = opt.preprocess_changes(resize, crop, interpolation, mean, std)
-    classifier = opt.load_model(model, model_option, weights, device, outputs, preprocess, temperature)
+    classifier = model.load(device)
     method_spec = validate(classifier, method, layer)
     if method_spec.level == "pixels":
         raise UsageError(
             f"the gallery shows maps of layers, and {method_spec.name} explains the pixels; choose another method"
         )
-    classifier, images = opt.load_images(classifier, data, split, data_dir, skip_unreadable, class_order)
+    classifier, images = data.load(classifier, split)
     label, prediction = (None if name is None else classifier.class_index(name) for name in (true, pred))
     folder = out_folder(out)
     evaluation = evaluate(classifier, images, batch)

@@ -43,7 +43,7 @@ def labels(
     if run is None and features is None:
         raise UsageError("labels takes a run folder, whose margins rank them, or --features MODEL with --data")
     with opt.processes(device) as (processes, device):
-        classifier = opt.load_model(features or str(run), None, None, device)
+        classifier = opt.ModelOptions(features or str(run)).load(device)
         margins, size, source = None, classifier.geometry, data or "cifar10"
         if run is not None:
             config = RunFolder(run).read_config()

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,7 +24,6 @@ from camlens.errors import UsageError
 
 if TYPE_CHECKING:
     from camlens.data.dataset import Dataset
-    from camlens.data.geometry import Framing, Size
     from camlens.model.classifier import Classifier
     from camlens.runtime.processes import Processes
 
@@ -32,32 +34,6 @@ MODEL_HELP = (
     f"{SHIPPED_MODEL}, a run folder, a weights file, a file from camlens export, timm:NAME, torchvision:NAME, hf:NAME "
     "or module:function."
 )
-ModelArgument = Annotated[str | None, Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=SHIPPED_MODEL)]
-ModelOption = Annotated[str | None, Option("--model", metavar="MODEL", help=MODEL_HELP, show_default=SHIPPED_MODEL)]
-Weights = Annotated[Path | None, Option(help="Weights for the network returned by module:function.")]
-Resize = Annotated[
-    str | None,
-    Option(
-        metavar="SIDE|HxW",
-        help="Resize pictures to this shortest side, or to this height and width.",
-        show_default="the model's, or 256",
-    ),
-]
-Crop = Annotated[
-    str | None,
-    Option(metavar="SIDE|HxW", help="Centre crop after resizing.", show_default="the model's, or 224"),
-]
-Interpolation = Annotated[
-    str | None, Option(help="nearest, bilinear or bicubic.", show_default="the model's, or bilinear")
-]
-Mean = Annotated[
-    str | None,
-    Option(metavar="R,G,B", help="Channel means to normalise with, 0 to 1.", show_default="the model's, or ImageNet's"),
-]
-Std = Annotated[
-    str | None,
-    Option(metavar="R,G,B", help="Standard deviations to normalise with.", show_default="the model's, or ImageNet's"),
-]
 DATA_HELP = f"{', '.join(NAMES)}, or {PATH_FORMS}."
 Data = Annotated[str, Option(help=DATA_HELP)]
 DataDir = Annotated[Path | None, Option(help="Folder to look for CIFAR-10 in first, and to download it to.")]
@@ -85,22 +61,6 @@ SkipUnreadable = Annotated[bool, Option("--skip-unreadable", help="Skip image fi
 Split = Annotated[
     Literal["train", "val", "test"] | None, Option(help="The split to use.", show_default="test, or else val")
 ]
-ClassOrder = Annotated[
-    str | None,
-    Option(
-        metavar="ORDER",
-        help="Order of the classes in the outputs: sorted (as strings), numeric, or a file with one name per line.",
-        show_default="by the network's class names, or sorted",
-    ),
-]
-Outputs = Annotated[
-    Literal["logits", "softmax", "log-softmax"] | None,
-    Option(help="What the network outputs; a softmax is inverted.", show_default="the Classifier's, or logits"),
-]
-Temperature = Annotated[
-    float | None,
-    Option(help="Divide logits by this before the softmax; see camlens calibrate.", show_default="the model's, or 1"),
-]
 Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
 BatchSize = Annotated[int, Option("--batch", min=1, help="Number of images per batch.")]
 Seed = Annotated[int, Option(min=0, help="Random seed.")]
@@ -116,6 +76,164 @@ Out = Annotated[Path, Option(help="Output folder.")]
 AsJson = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 
 
+@dataclass
+class ModelOptions:
+    """The options that name a model and say how pictures are prepared for it."""
+
+    argument: Annotated[str | None, Argument(metavar="[MODEL]", help=MODEL_HELP, show_default=SHIPPED_MODEL)] = None
+    model: Annotated[str | None, Option("--model", metavar="MODEL", help=MODEL_HELP, show_default=SHIPPED_MODEL)] = None
+    weights: Annotated[Path | None, Option(help="Weights for the network returned by module:function.")] = None
+    outputs: Annotated[
+        Literal["logits", "softmax", "log-softmax"] | None,
+        Option(help="What the network outputs; a softmax is inverted.", show_default="the Classifier's, or logits"),
+    ] = None
+    temperature: Annotated[
+        float | None,
+        Option(
+            help="Divide logits by this before the softmax; see camlens calibrate.", show_default="the model's, or 1"
+        ),
+    ] = None
+    resize: Annotated[
+        str | None,
+        Option(
+            metavar="SIDE|HxW",
+            help="Resize pictures to this shortest side, or to this height and width.",
+            show_default="the model's, or 256",
+        ),
+    ] = None
+    crop: Annotated[
+        str | None, Option(metavar="SIDE|HxW", help="Centre crop after resizing.", show_default="the model's, or 224")
+    ] = None
+    interpolation: Annotated[
+        str | None, Option(help="nearest, bilinear or bicubic.", show_default="the model's, or bilinear")
+    ] = None
+    mean: Annotated[
+        str | None,
+        Option(
+            metavar="R,G,B", help="Channel means to normalise with, 0 to 1.", show_default="the model's, or ImageNet's"
+        ),
+    ] = None
+    std: Annotated[
+        str | None,
+        Option(
+            metavar="R,G,B", help="Standard deviations to normalise with.", show_default="the model's, or ImageNet's"
+        ),
+    ] = None
+
+    @property
+    def name(self) -> str:
+        """The model as the user names it, by default the shipped one."""
+        return self.argument or self.model or SHIPPED_MODEL
+
+    def load(self, device: str) -> Classifier:
+        """Load the model onto the device of `--device`. Raises `UsageError` if an option has an invalid value."""
+        from camlens.model.loading import load
+        from camlens.model.temperature import check_temperature
+        from camlens.runtime.processes import pick_device
+
+        preprocess, picked_device = self.preprocess_changes(), pick_device(device)
+        if self.argument and self.model:
+            raise UsageError(f"two models, {self.argument} and --model {self.model}; give one")
+        model = load(self.name, self.weights, preprocess).to(picked_device)
+        model.outputs = self.outputs or model.outputs
+        model.temperature = model.temperature if self.temperature is None else check_temperature(self.temperature)
+        return model
+
+    def preprocess_changes(self) -> dict[str, Any]:
+        """The fields of `camlens.Preprocess` that options set."""
+        changes: dict[str, Any] = {} if self.interpolation is None else {"interpolation": self.interpolation}
+        if self.crop is not None and self.resize is None:
+            raise UsageError(f"--crop {self.crop} needs --resize, the size before it, like --resize 256 or 64x64")
+        if self.resize is not None:
+            resize, crop = parse_size("--resize", self.resize), self.crop and parse_size("--crop", self.crop)
+            if crop is None and isinstance(resize, int):
+                raise UsageError(
+                    f"--resize {self.resize} keeps the proportions, so pictures need a crop to have one size: add "
+                    f"--crop, or resize whole pictures with --resize {self.resize}x{self.resize}"
+                )
+            changes |= {"resize": resize, "crop": crop}
+        for name, text in (("mean", self.mean), ("std", self.std)):
+            if text is not None:
+                try:
+                    changes[name] = tuple(map(float, text.replace(",", " ").split()))
+                except ValueError as error:
+                    raise UsageError(
+                        f"--{name} is {text!r}; expected a number for each channel, like 0.5,0.5,0.5"
+                    ) from error
+        return changes
+
+
+@dataclass
+class DataOptions:
+    """The options that name a data set and say how it is read."""
+
+    data: Data = "cifar10"
+    data_dir: DataDir = None
+    class_order: Annotated[
+        str | None,
+        Option(
+            metavar="ORDER",
+            help="Order of the classes in the outputs: sorted (as strings), numeric, or a file with one name per line.",
+            show_default="by the network's class names, or sorted",
+        ),
+    ] = None
+    skip_unreadable: SkipUnreadable = False
+    max_megapixels: MaxMegapixels = None  # set by its callback
+
+    def load(self, classifier: Classifier, split: str | None = None) -> tuple[Classifier, Dataset]:
+        """Load a split, by default the one to evaluate, at the classifier's input size.
+
+        Returns:
+            The classifier and the images, both with the same class names (`align`).
+        """
+        from camlens.model.align import align
+
+        split = split or split_to_evaluate(self.data)
+        images = load_split(self.data, split, classifier.geometry, self.data_dir, self.skip_unreadable)
+        return align(classifier, images, read_class_order(self.class_order))
+
+    def load_with_train(self, classifier: Classifier) -> tuple[Classifier, Dataset, Dataset | None]:
+        """Load the images to evaluate as `load` does, and the training images; None if the data have none."""
+        from camlens.model.align import align
+
+        classifier, test = self.load(classifier)
+        if "train" not in splits_of(self.data):
+            return classifier, test, None
+        train = load_split(self.data, "train", classifier.geometry, self.data_dir, self.skip_unreadable)
+        return classifier, test, align(classifier, train)[1]
+
+    def warn_without_train(self) -> None:
+        """Warn about what is missing from a report if there are no training images."""
+        message = "%s has no train images, so the report has no training images behind the errors"
+        logging.getLogger("camlens").warning(message, self.data)
+
+
+def expand(command: Callable[..., None], without: str = "") -> Callable[..., None]:
+    """Make a command whose parameters of the types `ModelOptions` and `DataOptions` are an option for each field.
+
+    Args:
+        command: The command.
+        without: A field that is not an option of this command.
+    """
+    parameters, groups = list[Parameter](), dict[str, tuple[Any, list[str]]]()
+    for parameter in signature(command, eval_str=True).parameters.values():
+        if (kind := parameter.annotation) in (ModelOptions, DataOptions):
+            options = [each for each in signature(kind, eval_str=True).parameters.values() if each.name != without]
+            groups[parameter.name] = kind, [option.name for option in options]
+            parameters += options
+        else:
+            parameters.append(parameter)
+
+    @wraps(command)
+    def expanded(**values: Any) -> None:
+        for name, (kind, options) in groups.items():
+            values[name] = kind(**{option: values.pop(option) for option in options})
+        command(**values)
+
+    expanded.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return expanded
+
+
 @contextmanager
 def processes(device: str) -> Iterator[tuple[Processes, str]]:
     """Connect the processes that torchrun started; yields them and this one's device. Only the main one prints."""
@@ -126,110 +244,19 @@ def processes(device: str) -> Iterator[tuple[Processes, str]]:
         yield joined
 
 
-def load_model(
-    argument: str | None,
-    option: str | None,
-    weights: Path | None,
-    device: str,
-    outputs: Literal["logits", "softmax", "log-softmax"] | None = None,
-    preprocess: dict[str, Any] | None = None,
-    temperature: float | None = None,
-) -> Classifier:
-    """Load the model given as argument or as `--model`, by default the shipped one, onto a device.
-
-    Args:
-        argument: The argument `[MODEL]`.
-        option: `--model`.
-        weights: `--weights`.
-        device: `--device`.
-        outputs: `--outputs`.
-        preprocess: The result of `shown`.
-        temperature: `--temperature`.
-    """
-    from camlens.model.loading import load
-    from camlens.model.temperature import check_temperature
-    from camlens.runtime.processes import pick_device
-
-    if argument and option:
-        raise UsageError(f"two models, {argument} and --model {option}; give one")
-    picked_device = pick_device(device)
-    model = load(argument or option or SHIPPED_MODEL, weights, preprocess).to(picked_device)
-    model.outputs = outputs or model.outputs
-    model.temperature = model.temperature if temperature is None else check_temperature(temperature)
-    return model
-
-
-def preprocess_changes(
-    resize: str | None, crop: str | None, interpolation: str | None, mean: str | None, std: str | None
-) -> dict[str, Any]:
-    """The fields of `camlens.Preprocess` that options set. Raises `UsageError` if a value is invalid."""
-    changes: dict[str, Any] = {} if interpolation is None else {"interpolation": interpolation}
-    if crop is not None and resize is None:
-        raise UsageError(f"--crop {crop} needs --resize, the size before it, like --resize 256 or 64x64")
-    if resize is not None:
-        changes |= {"resize": parse_size("--resize", resize), "crop": crop and parse_size("--crop", crop)}
-        if crop is None and isinstance(changes["resize"], int):
-            raise UsageError(
-                f"--resize {resize} keeps the proportions, so pictures need a crop to have one size: add --crop, or "
-                f"resize whole pictures with --resize {resize}x{resize}"
-            )
-    for name, text in (("mean", mean), ("std", std)):
-        if text is not None:
-            try:
-                changes[name] = tuple(map(float, text.replace(",", " ").split()))
-            except ValueError as error:
-                raise UsageError(
-                    f"--{name} is {text!r}; expected a number for each channel, like 0.5,0.5,0.5"
-                ) from error
-    return changes
-
-
-def parse_size(option: str, text: str) -> int | tuple[int, int]:
+def parse_size(option: str, text: str) -> int | tuple[int, ...]:
     """Parse "64" or "64x48", height first."""
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
+    sides = parse_sides(text)
+    if len(sides) not in (1, 2):
         raise UsageError(f"{option} is {text!r}; expected a side in pixels, like 64, or height x width, like 64x48")
-    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+    return sides if len(sides) == 2 else sides[0]
 
 
-def load_if_present(
-    data: str, split: str, size: Size | Framing, data_dir: Path | None, skip_unreadable: bool
-) -> Dataset | None:
-    """Load one split of `--data`; None if the data do not have it."""
-    return load_split(data, split, size, data_dir, skip_unreadable) if split in splits_of(data) else None
-
-
-def load_images(
-    classifier: Classifier,
-    data: str,
-    split: str | None,
-    data_dir: Path | None,
-    skip_unreadable: bool,
-    class_order: str | None = None,
-) -> tuple[Classifier, Dataset]:
-    """Load one split of `--data` at the classifier's input size, and give both the same class names (`align`)."""
-    from camlens.model.align import align
-
-    split = split or split_to_evaluate(data)
-    images = load_split(data, split, classifier.geometry, data_dir, skip_unreadable)
-    return align(classifier, images, read_class_order(class_order))
-
-
-def load_test_and_train(
-    classifier: Classifier, data: str, data_dir: Path | None, skip_unreadable: bool, class_order: str | None = None
-) -> tuple[Classifier, Dataset, Dataset | None]:
-    """Load the images of `--data` to evaluate and its training images, if any, with the classifier's class names."""
-    from camlens.model.align import align
-
-    classifier, test = load_images(classifier, data, None, data_dir, skip_unreadable, class_order)
-    train = load_if_present(data, "train", classifier.geometry, data_dir, skip_unreadable)
-    return classifier, test, None if train is None else align(classifier, train)[1]
-
-
-def warn_without_train(data: str) -> None:
-    """Warn about what is missing from a report if `--data` has no training images."""
-    message = "%s has no train images, so the report has no training images behind the errors"
-    logging.getLogger("camlens").warning(message, data)
+def parse_sides(text: str) -> tuple[int, ...]:
+    """Parse whole numbers above 0, like "3x32x32"; nothing if the text is something else."""
+    parts = text.lower().split("x")
+    valid = all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts)
+    return tuple(map(int, parts)) if valid else ()
 
 
 def read_class_order(order: str | None) -> str | list[str] | None:

@@ -1,6 +1,7 @@
 """`camlens report`: the error report, one HTML file."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,25 +13,13 @@ from camlens.commands.console import print_paths
 from camlens.errors import UsageError
 
 
+@opt.expand
 def report(
-    model: opt.ModelArgument = None,
+    model: opt.ModelOptions,
+    data: opt.DataOptions,
     second: Annotated[
         str | None, Argument(metavar="[MODEL_B]", help="Second model, to compare with the first.")
     ] = None,
-    model_option: opt.ModelOption = None,
-    weights: opt.Weights = None,
-    outputs: opt.Outputs = None,
-    temperature: opt.Temperature = None,
-    resize: opt.Resize = None,
-    crop: opt.Crop = None,
-    interpolation: opt.Interpolation = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    data: opt.Data = "cifar10",
-    data_dir: opt.DataDir = None,
-    class_order: opt.ClassOrder = None,
-    skip_unreadable: opt.SkipUnreadable = False,
-    max_megapixels: opt.MaxMegapixels = None,
     device: opt.Device = "auto",
     batch: opt.BatchSize = 250,
     opinion: opt.Opinion = None,
@@ -48,21 +37,20 @@ def report(
 
     if columns is not None and quick:
         raise UsageError(f"--columns {columns} is for groups of errors, which --quick leaves out; give one of the two")
-    preprocess = opt.preprocess_changes(resize, crop, interpolation, mean, std)
     with opt.processes(device) as (processes, device):
-        classifier = opt.load_model(model, model_option, weights, device, outputs, preprocess, temperature)
-        other = None if second is None else opt.load_model(second, None, None, device)
-        if other is not None and (preprocess or weights or outputs or temperature):
+        classifier = model.load(device)
+        other = None if second is None else opt.ModelOptions(second).load(device)
+        if other is not None and replace(model, argument=None, model=None) != opt.ModelOptions():
             logging.getLogger("camlens").warning(
                 "options for the first model do not apply to the second, %s: its pictures are %s",
                 second,
                 other.preprocess,
             )
         with processes.local_main_first():  # so that only one process downloads
-            classifier, test, train = opt.load_test_and_train(classifier, data, data_dir, skip_unreadable, class_order)
+            classifier, test, train = data.load_with_train(classifier)
         if train is None:
-            opt.warn_without_train(data)
-        doubts = None if train is None else doubt_of_run(Path(model or model_option or ""), train)
+            data.warn_without_train()
+        doubts = None if train is None else doubt_of_run(Path(model.argument or model.model or ""), train)
         evidence: dict[str, Any] = {"opinion": opinion, "columns": columns, "train_doubt": doubts}
         evidence["processes"] = processes
         path = camlens.report(classifier, test, out / "report.html", train, other, batch, quick, **evidence)

@@ -29,16 +29,11 @@ def summary(
 
     is_resnet = network in RESNETS
     module, shape = (ResNet(network, classes, width, stem), (3, 32, 32)) if is_resnet else find_network(network)
-    result = summarise(module, parse_shape(input) if input else shape)
+    sides = opt.parse_sides(input) if input else shape
+    if len(sides) != 3:
+        raise UsageError(f"--input is {input!r}; expected channels x height x width, like 3x32x32")
+    result = summarise(module, sides)
     if as_json:
         print_json(asdict(result))
     else:
         print(result.table(detail))
-
-
-def parse_shape(text: str) -> tuple[int, ...]:
-    """Parse "3x32x32"."""
-    parts = text.lower().split("x")
-    if len(parts) != 3 or not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
-        raise UsageError(f"--input is {text!r}; expected channels x height x width, like 3x32x32")
-    return tuple(map(int, parts))

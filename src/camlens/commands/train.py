@@ -53,14 +53,12 @@ def train(
     from camlens.runtime.processes import launch_id, pick_device
     from camlens.train.recipe import change_recipe, find_recipe, parse_changes
     from camlens.train.run_folder import RunFolder, RunSettings
-    from camlens.training_run import load_data, relabelled, train
+    from camlens.training_run import train, write_range_test
 
     console.quiet = bool(launch_id()) and os.environ["RANK"] != "0"
     options = {"bf16": bf16, "compiled": compile, "channels_last": channels_last}
     compute = {name: value for name, value in options.items() if value is not None}
     if find_rate:
-        from camlens.show.rate import write_range_test
-
         if resume or launch_id():
             raise UsageError("--find-rate tries rates for a new run, in one process: leave out --resume and torchrun")
         settings = RunSettings(
@@ -73,8 +71,7 @@ def train(
             device=pick_device(device),
             compute=compute,
         )
-        images = relabelled(load_data(settings, data_dir, skip_unreadable)[0], settings)
-        range_test, files = write_range_test(settings, images)
+        range_test, files = write_range_test(settings, data_dir, skip_unreadable)
         console.print(range_test.in_words())
         print_paths(*files)
         return

@@ -17,7 +17,7 @@ from camlens.files import write_arrays, write_json
 from camlens.model.temperature import describe
 from camlens.progress import Work
 from camlens.show.figures import charts, pictures
-from camlens.show.figures.pictures import Case, ExplainedPicture
+from camlens.show.figures.pictures import ErrorPicture, ExplainedPicture
 from camlens.show.figures.sheet import Sheet
 from camlens.show.parquet import write_table
 
@@ -90,27 +90,28 @@ def gallery(
     """
     model, data = evaluation.model, evaluation.data
     maps = explain_errors(evaluation, indices, list(layers or model.find_layers()[-2:]), method)
-    labels, predictions = evaluation.labels[indices], evaluation.predictions[indices]
-    rows, probabilities = torch.arange(len(indices)), evaluation.probabilities[indices]
-    drawn = [data.displayed(index, [model.geometry], MAX_SIDE) for index in indices.tolist()]
-    fields = zip(
-        [picture for picture, _ in drawn],
-        [data.files[index] for index in indices.tolist()],
-        [data.class_names[k] for k in labels.tolist()],
-        [data.class_names[k] for k in predictions.tolist()],
-        probabilities[rows, labels].tolist(),
-        probabilities[rows, predictions].tolist(),
-        [windows and windows[0] for _, windows in drawn],
-        strict=True,
-    )
-    cases = [Case(*of_case) for of_case in fields]
+    predictions, probabilities, errors = evaluation.predictions, evaluation.probabilities, []
+    for index in indices.tolist():
+        label, prediction = int(data.labels[index]), int(predictions[index])
+        shown, windows = data.displayed(index, [model.geometry], MAX_SIDE)
+        errors.append(
+            ErrorPicture(
+                picture=shown,
+                file=data.files[index],
+                label=data.class_names[label],
+                prediction=data.class_names[prediction],
+                label_probability=float(probabilities[index, label]),
+                prediction_probability=float(probabilities[index, prediction]),
+                window=windows[0] if windows else None,
+            )
+        )
     title = f"Errors of {model.name} on {data.name}"
     with Work("drawing the errors"):
         paths = [
-            pictures.misclassified(title, facts, cases).save(folder / f"misclassified.{ending}"),
-            pictures.gradcam(title, facts, cases, maps, method, CONTRAST_METHOD).save(folder / f"gradcam.{ending}"),
+            pictures.misclassified(title, facts, errors).save(folder / f"misclassified.{ending}"),
+            pictures.gradcam(title, facts, errors, maps, method, CONTRAST_METHOD).save(folder / f"gradcam.{ending}"),
         ]
-    return [*paths, save_maps(folder / "maps.npz", indices, cases, maps)] if raw else paths
+    return [*paths, save_maps(folder / "maps.npz", indices, errors, maps)] if raw else paths
 
 
 def picture(title: str, image: Image.Image, explained: PictureExplanation, method: str, framing: Framing) -> Sheet:
@@ -133,13 +134,13 @@ def picture(title: str, image: Image.Image, explained: PictureExplanation, metho
     return pictures.explained(subject, maps, name)
 
 
-def save_maps(path: Path, indices: Tensor, cases: Sequence[Case], maps: dict[str, Tensor]) -> Path:
+def save_maps(path: Path, indices: Tensor, errors: Sequence[ErrorPicture], maps: dict[str, Tensor]) -> Path:
     """Write raw maps as .npz, `<layer>/prediction`, `/label` and `/contrast`, (N, h, w) each, and names."""
     arrays = {
         "index": indices.numpy(),
-        "files": np.array([case.file for case in cases]),
-        "label": np.array([case.label for case in cases]),
-        "prediction": np.array([case.prediction for case in cases]),
+        "files": np.array([error.file for error in errors]),
+        "label": np.array([error.label for error in errors]),
+        "prediction": np.array([error.prediction for error in errors]),
     }
     for layer, of_layer in maps.items():
         for kind, of_kind in zip(("prediction", "label", "contrast"), of_layer.unbind(dim=1), strict=True):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'camlens[parquet]'"
 ROWS = 10_000  # of a row group
-FACTS = b"camlens"  # key of the schema's metadata for a JSON object that describes the table
+FACTS = b"camlens"  # key of the schema's metadata for a JSON object: whose predictions these are, and `class_names`
 
 
 def write_table(results: Evaluation | ErrorAnalysis, path: Path) -> list[Path]:
@@ -40,21 +40,16 @@ def write_table(results: Evaluation | ErrorAnalysis, path: Path) -> list[Path]:
     import pyarrow
     from pyarrow import parquet
 
+    evaluation = results.evaluation if isinstance(results, ErrorAnalysis) else results
+    model, data, columns = evaluation.model, evaluation.data, prediction_columns(evaluation)
+    facts = {"model": model.name, "data": data.name, "split": data.split, "class_names": list(data.class_names)}
     if isinstance(results, ErrorAnalysis):
-        facts = {"id": results.fingerprints[0], **about(results.evaluation)}
-        columns = prediction_columns(results.evaluation) | analysis_columns(results)
-    else:
-        facts, columns = about(results), prediction_columns(results)
+        facts = {"id": results.fingerprints[0], **facts}
+        columns |= analysis_columns(results)
     table = pyarrow.table(columns).replace_schema_metadata({FACTS: json.dumps(facts)})
     with replacing(path) as temporary:
         parquet.write_table(table, temporary, row_group_size=ROWS, compression="zstd")
     return [path]
-
-
-def about(evaluation: Evaluation) -> dict[str, Any]:
-    """Describe whose predictions a table holds; its `logits` and `probabilities` are in the order of `class_names`."""
-    model, data = evaluation.model, evaluation.data
-    return {"model": model.name, "data": data.name, "split": data.split, "class_names": list(data.class_names)}
 
 
 def prediction_columns(evaluation: Evaluation) -> dict[str, pyarrow.Array]:
@@ -83,14 +78,11 @@ def analysis_columns(analysis: ErrorAnalysis) -> dict[str, pyarrow.Array]:
     import pyarrow
 
     errors = analysis.indices.tolist()
-    groups, words, edits = dict[int, str](), dict[int, list[str]](), dict[int, list[str]]()
+    groups = dict[int, str]()
     for group in reversed(analysis.groups.found if analysis.groups else []):
         groups.update(dict.fromkeys(group.indices.tolist(), group.sentence))
-    words.update(zip(errors, analysis.words.tags, strict=False))
-    if analysis.experiments is not None:
-        trials = analysis.experiments.trials
-        for error, row in zip(trials.tried.tolist(), trials.corrected.tolist(), strict=True):
-            edits[errors[error]] = [name for name, corrects in zip(trials.names, row, strict=True) if corrects]
+    words = dict(zip(errors, analysis.words.tags, strict=False))
+    edits = {errors[error]: names for error, names in correcting_edits(analysis).items()}
     images, texts = range(len(analysis.test)), pyarrow.list_(pyarrow.string())
     columns = {
         "group": pyarrow.array([groups.get(index) for index in images], pyarrow.string()),
@@ -98,6 +90,16 @@ def analysis_columns(analysis: ErrorAnalysis) -> dict[str, pyarrow.Array]:
         "edits": pyarrow.array([edits.get(index) for index in images], texts),
     }
     return columns if analysis.doubt is None else columns | {"doubt": pyarrow.array(analysis.doubt.float().numpy())}
+
+
+def correcting_edits(analysis: ErrorAnalysis) -> dict[int, list[str]]:
+    """By the place of each error that was edited: the names of the edits that correct it, the mildest first."""
+    edits = dict[int, list[str]]()
+    if analysis.experiments:
+        trials = analysis.experiments.trials
+        for error, corrected in zip(trials.tried.tolist(), trials.corrected.tolist(), strict=True):
+            edits[error] = [name for name, corrects in zip(trials.names, corrected, strict=True) if corrects]
+    return edits
 
 
 def named(classes: Tensor, names: Sequence[str]) -> pyarrow.Array:

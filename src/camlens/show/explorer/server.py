@@ -19,19 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from camlens.data.pictures import quiet_pillow
 from camlens.errors import CamlensError, UsageError
 from camlens.show.explorer.answer import Explorer
-from camlens.show.report.page import content_security_policy
+from camlens.show.html import content_security_policy, style_sheet
+from camlens.show.report.page import PACKAGE, script
 
 MAX_BYTES = 10_000_000  # of a picture's file
 MAX_WAITING = 8  # pictures that may wait for the network
 MAX_RECEIVING = 64  # requests whose pictures are being received; with one more, the first one is cancelled
 TIMEOUT = 30  # seconds for a picture to arrive
-
-
-class TooBusy(HTTPException):
-    """There are more requests than can be answered soon."""
-
-    def __init__(self) -> None:
-        super().__init__(503, "too many pictures at once; try again in a second", {"Retry-After": "1"})
 
 
 class RequestHandler:
@@ -60,7 +54,7 @@ class RequestHandler:
             raise HTTPException(400, f"image is {number!r}; expected the number of a test image")
         picture = await self.receive(request) if number is None else int(number)
         if self.waiting >= MAX_WAITING:
-            raise TooBusy
+            raise HTTPException(503, "too many pictures at once; try again in a second", {"Retry-After": "1"})
         arguments = [query.get(name, "") for name in ("layer", "method", "class")]
         self.waiting += 1
         try:
@@ -126,8 +120,9 @@ class Guard:
 
     def __init__(self, app: ASGIApp, host: str) -> None:
         self.app, self.host = app, host
+        policy = content_security_policy(style_sheet(PACKAGE), script(), live=True)
         self.headers = {
-            "Content-Security-Policy": f"{content_security_policy(live=True)}; frame-ancestors 'none'",
+            "Content-Security-Policy": f"{policy}; frame-ancestors 'none'",
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
             "Cross-Origin-Resource-Policy": "same-origin",

@@ -28,6 +28,7 @@ from camlens.show.export.graph import quiet_exporter, trace
 
 CALIBRATION_IMAGES = 512  # training images, for the ranges of the activations in int8
 COMPARED_IMAGES = 512  # test images, on which a file in float32 is compared
+BATCH = 128  # images compared at a time
 MAX_DIFFERENCE = 1e-3  # of logits and maps in float32
 MAX_ACCURACY_LOSS = 0.003  # in int8
 QUANTILE = 1.645  # of the normal distribution: a larger loss in int8 is significant at 5 %, one-sided
@@ -131,7 +132,7 @@ def quantise(graph: onnx.ModelProto, model: Classifier, train: Dataset) -> onnx.
         return onnx.load(int8_path)
 
 
-def compare(model: Classifier, exported: Classifier, test: Dataset, count: int, batch_size: int = 128) -> Comparison:
+def compare(model: Classifier, exported: Classifier, test: Dataset, count: int) -> Comparison:
     """Compare an exported file with its network.
 
     Args:
@@ -139,14 +140,13 @@ def compare(model: Classifier, exported: Classifier, test: Dataset, count: int, 
         exported: The file, loaded.
         test: Test images.
         count: The least number of images to use, evenly spaced; all if there are fewer.
-        batch_size: Images at a time.
     """
     model, test = align(model, test)
     chosen = torch.arange(0, len(test), max(1, len(test) // count))
     layers = list(exported.find_layers())
     largest, correlations = {"logits": 0.0, "maps": 0.0}, []
     right: dict[str, list[Tensor]] = {"network": [], "file": []}
-    for indices in track(chosen.split(batch_size), "comparing the file with the network"):
+    for indices in track(chosen.split(BATCH), "comparing the file with the network"):
         images, labels = model.prepare(test.images(indices)), test.labels[indices]
         ours, theirs = (explain(classifier, images, "hirescam", layers, "all") for classifier in (model, exported))
         largest["logits"] = max(largest["logits"], float((ours.logits - theirs.logits).abs().max()))

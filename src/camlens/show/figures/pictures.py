@@ -15,10 +15,11 @@ Window = tuple[float, float, float, float]  # top, left, bottom and right as fra
 
 SIDE = 128  # of a picture or a heat map among many
 LARGE = 224  # of the picture that is explained
+COLUMNS = 6  # misclassified pictures side by side, at most
 
 
 @dataclass(frozen=True)
-class Case:
+class ErrorPicture:
     """A misclassified image.
 
     Attributes:
@@ -89,30 +90,29 @@ def overview(
     return sheet
 
 
-def misclassified(title: str, facts: str, cases: Sequence[Case], columns: int = 6) -> Sheet:
+def misclassified(title: str, facts: str, errors: Sequence[ErrorPicture]) -> Sheet:
     """Draw only the pictures, each with its label (blue) and the prediction (orange).
 
     Args:
         title: Heading.
         facts: Describes which errors these are.
-        cases: The images.
-        columns: The largest number of pictures side by side.
+        errors: The images.
     """
     gap, text_height = 20, 46
-    columns = min(columns, max(4, len(cases)))
-    rows = -(-len(cases) // columns)
+    columns = min(COLUMNS, max(4, len(errors)))
+    rows = -(-len(errors) // columns)
     width = 2 * MARGIN + columns * (SIDE + gap) - gap
     sheet = Sheet(width, 2 * MARGIN + 44 + rows * (SIDE + text_height + gap) - gap, title)
     write_meaning(sheet, facts)
-    for number, case in enumerate(cases):
+    for number, error in enumerate(errors):
         row, column = divmod(number, columns)
         y = MARGIN + 44 + row * (SIDE + text_height + gap)
-        draw_case(sheet, MARGIN + column * (SIDE + gap), y, case, gap=6, file_width=SIDE)
+        draw_error(sheet, MARGIN + column * (SIDE + gap), y, error, gap=6, file_width=SIDE)
     return sheet
 
 
 def gradcam(
-    title: str, facts: str, cases: Sequence[Case], maps: dict[str, Tensor], method: str, contrast_method: str
+    title: str, facts: str, errors: Sequence[ErrorPicture], maps: dict[str, Tensor], method: str, contrast_method: str
 ) -> Sheet:
     """Draw, for each error and layer, the evidence for the prediction and for the label, and their contrast.
 
@@ -121,7 +121,7 @@ def gradcam(
     Args:
         title: Heading.
         facts: Describes which errors these are.
-        cases: E images.
+        errors: E images.
         maps: For each layer the raw maps for the prediction, for the label, and of their contrast, (E, 3, h, w).
         method: Name of the method of the maps for a class.
         contrast_method: Name of the method of the contrasts.
@@ -129,11 +129,11 @@ def gradcam(
     gap, layer_gap, text_height, top = 10, 30, 54, MARGIN + 118
     unit, layer_width = METHODS[method].unit, layer_gap + 3 * SIDE + 2 * gap
     width = 2 * MARGIN + SIDE + len(maps) * layer_width
-    sheet = Sheet(width, top + len(cases) * (SIDE + text_height) - 6 + MARGIN, title)
+    sheet = Sheet(width, top + len(errors) * (SIDE + text_height) - 6 + MARGIN, title)
     write_meaning(sheet, facts)
-    rows = [top + row * (SIDE + text_height) for row in range(len(cases))]
-    for y, case in zip(rows, cases, strict=True):
-        draw_case(sheet, MARGIN, y, case, gap=4, file_width=SIDE + layer_gap - 4)
+    rows = [top + row * (SIDE + text_height) for row in range(len(errors))]
+    for y, error in zip(rows, errors, strict=True):
+        draw_error(sheet, MARGIN, y, error, gap=4, file_width=SIDE + layer_gap - 4)
     for number, (layer, of_layer) in enumerate(maps.items()):
         left = MARGIN + SIDE + layer_gap + number * layer_width
         grid = f"{of_layer.shape[2]}×{of_layer.shape[3]} cells; {method}, contrast by {contrast_method}"
@@ -151,8 +151,8 @@ def gradcam(
             ends = (f"−{scale:.2g}", f"+{scale:.2g} logits") if signed else ("0", f"{scale:.2g} {unit}")
             sheet.text(x, MARGIN + 66, name, 8, colour)
             sheet.scale(x, MARGIN + 84, SIDE, colours, ends)
-            for y, case, map in zip(rows, cases, of_layer[:, column], strict=True):
-                draw_heat_map(sheet, x, y, case, map, signed, scale=scale, positive=positive)
+            for y, error, map in zip(rows, errors, of_layer[:, column], strict=True):
+                draw_heat_map(sheet, x, y, error, map, signed, scale=scale, positive=positive)
     return sheet
 
 
@@ -234,18 +234,18 @@ def write_question(sheet: Sheet, words: str, subject: ExplainedPicture, width: f
     sheet.line(MARGIN, MARGIN + 20, [*pieces, ("?", SOFT)], 9)
 
 
-def draw_case(sheet: Sheet, x: float, y: float, case: Case, gap: float, file_width: float) -> None:
+def draw_error(sheet: Sheet, x: float, y: float, error: ErrorPicture, gap: float, file_width: float) -> None:
     """Draw a misclassified picture and, `gap` below it, label and prediction with their probabilities, and the file."""
-    sheet.picture(x, y, SIDE, case.picture)
+    sheet.picture(x, y, SIDE, error.picture)
     y += SIDE + gap
-    label = (case.label, case.label_probability, LABEL)
-    prediction = (case.prediction, case.prediction_probability, PREDICTION)
+    label = (error.label, error.label_probability, LABEL)
+    prediction = (error.prediction, error.prediction_probability, PREDICTION)
     for name, probability, colour in (label, prediction):
         width = SIDE - text_width(percent(probability), 8) - 6
         sheet.text(x, y, shorten(name, width, 8, "bold"), 8, colour, weight="bold")
         sheet.text(x + SIDE, y, percent(probability), 8, colour, ha="right")
         y += 14
-    sheet.text(x, y + 1, shorten(case.file, file_width, 6), 6, SOFT)
+    sheet.text(x, y + 1, shorten(error.file, file_width, 6), 6, SOFT)
 
 
 def height_of(picture: Tensor, width: float) -> float:
@@ -257,7 +257,7 @@ def draw_heat_map(
     sheet: Sheet,
     x: float,
     y: float,
-    subject: Case | ExplainedPicture,
+    subject: ErrorPicture | ExplainedPicture,
     map: Tensor,
     signed: bool,
     height: float = SIDE,

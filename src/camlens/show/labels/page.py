@@ -4,17 +4,11 @@ The suggested class is shown only after a person's own choice: it is wrong in mo
 people tend to agree with suggestions.
 """
 
-import base64
 import hashlib
-import io
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
@@ -22,9 +16,9 @@ from camlens.analyse.labels.training import RankedLabels, nearest_others
 from camlens.data.dataset import Dataset
 from camlens.data.geometry import Framing
 from camlens.files import write_text
-from camlens.show.palette import custom_properties
+from camlens.show.html import read_static, render_page, webp_uri
 
-STATIC = files("camlens.show.labels") / "static"
+PACKAGE = "camlens.show.labels"  # whose folder `static` has the page's template, style sheet and script
 SIDE = 160  # pixels: longer side of a picture, at most
 NEAREST_SIDE = 64  # pixels: the same of the nearest pictures
 LOSSLESS_SIDE = 64  # pixels, up to which pictures are packed without loss
@@ -39,20 +33,7 @@ class Curve(NamedTuple):
     words: str
 
 
-@dataclass(frozen=True)
-class Card:
-    """An image on the page."""
-
-    index: int
-    file: str
-    label: str
-    suggested: str
-    picture: str  # data URI
-    curve: Curve | None
-    nearest: list[tuple[str, str, str]]  # picture, label and file
-
-
-def write_page(ranked: RankedLabels, features: Tensor | None, geometry: Framing, path: Path, count: int = 100) -> None:
+def write_page(ranked: RankedLabels, features: Tensor | None, geometry: Framing, path: Path, count: int) -> None:
     """Write the page.
 
     Args:
@@ -69,50 +50,37 @@ def write_page(ranked: RankedLabels, features: Tensor | None, geometry: Framing,
     cards = []
     for row, (index, curve) in enumerate(zip(indices.tolist(), curves, strict=True)):
         others = [] if nearest is None else nearest[row].tolist()
-        neighbours = [
-            (picture(data, other, geometry, NEAREST_SIDE), labels[other], data.files[other]) for other in others
-        ]
-        own = picture(data, index, geometry, SIDE)
-        cards.append(Card(index, data.files[index], labels[index], suggested[index], own, curve, neighbours))
-    style, script = custom_properties() + read_static("page.css"), read_static("page.js")
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(read_static("page.html"))
-    identity = hashlib.sha256(data.labels.numpy().tobytes() + repr(data.files).encode()).hexdigest()[:16]
-    page = template.render(
+        cards.append(
+            {
+                "index": index,
+                "file": data.files[index],
+                "label": labels[index],
+                "suggested": suggested[index],
+                "picture": picture(data, index, geometry, SIDE),
+                "curve": curve,
+                "nearest": [(picture(data, k, geometry, NEAREST_SIDE), labels[k], data.files[k]) for k in others],
+            }
+        )
+    page = render_page(
+        PACKAGE,
+        read_static(PACKAGE, "page.js"),
         title=f"Doubtful labels of {data.name}, {data.split}",
         how=ranked.how,
         total=len(data),
         cards=cards,
         names=data.class_names,
-        identity=identity,
+        identity=hashlib.sha256(data.labels.numpy().tobytes() + repr(data.files).encode()).hexdigest()[:16],
         size=CURVE,
-        policy=content_security_policy(style, script),
-        style_sheet=Markup(style),
-        script=Markup(script),
     )
     write_text(path, page)
-
-
-def read_static(name: str) -> str:
-    """A file of the folder `static`."""
-    return (STATIC / name).read_text(encoding="utf-8")
-
-
-def content_security_policy(style: str, script: str) -> str:
-    """The page's Content-Security-Policy: its own style sheet and script, by their hashes, and no request."""
-    of_style, of_script = (base64.b64encode(hashlib.sha256(t.encode()).digest()).decode() for t in (style, script))
-    return (
-        f"default-src 'none'; style-src 'sha256-{of_style}'; script-src 'sha256-{of_script}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
 
 
 def picture(data: Dataset, index: int, geometry: Framing, max_side: int) -> str:
     """An image of a data set as a data URI, its longer side at most `max_side` pixels."""
     pixels, _ = data.displayed(index, [geometry], max_side)
-    image, file = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()), io.BytesIO()
+    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
     image.thumbnail((max_side, max_side))
-    image.save(file, "WEBP", lossless=max(image.size) <= LOSSLESS_SIDE, quality=75)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return webp_uri(image, lossless=max(image.size) <= LOSSLESS_SIDE, quality=75)
 
 
 def draw_curves(history: Tensor) -> list[Curve | None]:

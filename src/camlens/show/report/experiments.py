@@ -1,4 +1,4 @@
-"""The experiments on the errors, as the page shows them."""
+"""The experiments on the errors, groups of errors and shortcuts, as the page shows them."""
 
 from collections.abc import Iterator
 
@@ -7,14 +7,17 @@ from torch import Tensor
 
 from camlens.analyse.edits import COVERS, GRID, apply
 from camlens.analyse.error_analysis import ErrorAnalysis
+from camlens.analyse.evaluation import input_images
 from camlens.analyse.experiments.covered_cells import CoveredCells
 from camlens.analyse.experiments.trials import EditRate, Trials
-from camlens.analyse.findings import averaging_in_words
+from camlens.analyse.shortcuts.interventions import MAX_EXAMPLES
+from camlens.analyse.shortcuts.patches import cover_patch, paste
+from camlens.analyse.shortcuts.search import Shortcut
 from camlens.show.report import schema
 from camlens.show.report.packing import PER_SHEET, pack_pictures, round_values
 
 MAX_SHOWN = 4  # mildest edits of an error that are shown as pictures
-MAX_SIDE = 64  # pixels of an edited picture
+MAX_SIDE = 64  # pixels of a picture
 
 
 def render_experiments(analysis: ErrorAnalysis) -> schema.ExperimentFacts | None:
@@ -42,7 +45,6 @@ def render_experiments(analysis: ErrorAnalysis) -> schema.ExperimentFacts | None
     batches, size = edited_pictures(analysis, trials, pictures), analysis.evaluation.model.input_size
     return {
         "note": describe_trials(trials, int(analysis.evaluation.wrong.sum())),
-        "advice": averaging_in_words(analysis.experiments.averaging),
         "rates": [render_rate(rate, rate.is_reason) for rate in trials.rates],
         "kinds": render_kinds(trials),
         "edits": corrected_by,
@@ -107,3 +109,50 @@ def edited_pictures(analysis: ErrorAnalysis, trials: Trials, pictures: list[tupl
             name, edit = edits[number]
             images[has_edit] = apply(name, edit, images[has_edit])
         yield images
+
+
+def render_groups_and_shortcuts(analysis: ErrorAnalysis) -> schema.CommonFacts | None:
+    """Groups and shortcuts for the page; None if they were not searched for."""
+    if analysis.groups is None or analysis.shortcuts is None:
+        return None
+    errors = analysis.indices[: len(analysis.words.tags)]
+    shortcuts, pictures = list[schema.ShortcutFacts](), list[Tensor]()
+    for shortcut in analysis.shortcuts.found:
+        numbers = []
+        for kind in show_shortcut(analysis, shortcut):
+            numbers.append(list(range(len(pictures), len(pictures) + len(kind))))
+            pictures += kind.byte()
+        own, covered, turned = numbers
+        shortcuts.append(
+            {
+                "sentence": shortcut.sentence,
+                "label": analysis.test.class_names.index(shortcut.class_name),
+                "own": own,
+                "covered": covered,
+                "turned": turned,
+            }
+        )
+    batches = torch.stack(pictures).split(PER_SHEET) if pictures else ()
+    return {
+        "groups": [
+            {
+                "sentence": group.sentence,
+                "meaning": " and ".join(condition.meaning for condition in group.conditions),
+                "errors": torch.isin(errors, group.indices).nonzero()[:, 0].tolist(),
+            }
+            for group in analysis.groups.found
+        ],
+        "tried": analysis.groups.note,
+        "shortcuts": shortcuts,
+        "marks": analysis.shortcuts.note,
+        "pictures": pack_pictures(batches, len(pictures), analysis.evaluation.model.input_size, MAX_SIDE, 0),
+    }
+
+
+def show_shortcut(analysis: ErrorAnalysis, shortcut: Shortcut) -> tuple[Tensor, Tensor, Tensor]:
+    """Images of the class with the patch, the same with it covered, and others with it pasted in, (n, C, H, W)."""
+    patch, (examples, corners) = shortcut.patch, shortcut.examples
+    own = input_images(analysis.evaluation.model, analysis.searched, patch.sources[:MAX_EXAMPLES])
+    others = analysis.evaluation.input_images(examples[:MAX_EXAMPLES]) if len(examples) else own[:0]
+    covered = cover_patch(own, patch.mask, patch.corners[:MAX_EXAMPLES])
+    return own, covered, paste(others, patch.pixels, patch.mask, corners[:MAX_EXAMPLES])

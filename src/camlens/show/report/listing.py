@@ -1,11 +1,17 @@
 """`report.json`: the content of the report for programs. docs/report.md describes it."""
 
 from importlib.metadata import version
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from camlens.analyse.edits import GRID
-from camlens.analyse.error_analysis import ErrorAnalysis, Experiments
-from camlens.show.report.common import GroupRow, ShortcutRow, list_groups, list_shortcuts
+from camlens.analyse.error_analysis import ErrorAnalysis
+from camlens.analyse.experiments.covered_cells import CoveredCells
+from camlens.analyse.experiments.trials import EditRate
+from camlens.analyse.groups.search import Group
+from camlens.analyse.shortcuts.interventions import Effect
+from camlens.analyse.shortcuts.search import Shortcut
+from camlens.data.dataset import Dataset
+from camlens.show.parquet import correcting_edits
 
 VERSION = 1  # of the format: increased when a key is removed or changes its meaning
 
@@ -69,6 +75,43 @@ class AveragingRow(TypedDict):
     p_value: float
 
 
+class GroupRow(TypedDict):
+    """Images with more errors than others."""
+
+    sentence: str
+    label: str | None  # of all its images; null for any
+    conditions: list[str]
+    images: int
+    errors: int
+    rate: float  # error rate, by cross-fitting
+    interval: list[float]  # 95 %
+    elsewhere: float  # error rate of the other images of the class, or of all
+    indices: list[int]  # of its images in the data
+
+
+class EffectRow(TypedDict):
+    """The effect of an intervention, and of its control."""
+
+    value: float
+    control: float
+    interval: list[float]  # of the difference, 95 %
+    images: int
+
+
+class ShortcutRow(TypedDict):
+    """A patch by which the network recognises a class."""
+
+    sentence: str
+    label: str
+    alarm: bool  # whether all three interventions have an effect; else two of them
+    pasted: EffectRow
+    covered: EffectRow
+    missing: EffectRow | None
+    split: str  # of the files
+    files: list[str]  # images that have it
+    places: list[list[int]]  # in each: top, left, height, width in pixels of the network's input
+
+
 class Listing(TypedDict):
     """The whole file."""
 
@@ -92,7 +135,7 @@ class Listing(TypedDict):
 def list_errors(analysis: ErrorAnalysis) -> Listing:
     """The content of report.json."""
     evaluation, experiments = analysis.evaluation, analysis.experiments
-    data = evaluation.data
+    data, groups, shortcuts = evaluation.data, analysis.groups, analysis.shortcuts
     return {
         "version": VERSION,
         "camlens": version("camlens"),
@@ -104,36 +147,39 @@ def list_errors(analysis: ErrorAnalysis) -> Listing:
         "accuracy": evaluation.accuracy,
         "error_count": int(evaluation.wrong.sum()),
         "errors": error_rows(analysis),
-        "edits": [] if experiments is None else edit_rows(experiments),
-        "places": None if experiments is None else places_row(experiments),
-        "averaging": None if experiments is None else averaging_row(experiments),
-        "groups": list_groups(analysis),
-        "shortcuts": list_shortcuts(analysis),
+        "edits": [edit_row(rate) for rate in experiments.trials.rates] if experiments else [],
+        "places": attributes(experiments.covered_cells, PlacesRow) if experiments else None,
+        "averaging": attributes(experiments.averaging, AveragingRow) if experiments else None,
+        "groups": [group_row(group) for group in groups.found] if groups else [],
+        "shortcuts": [shortcut_row(shortcut, analysis.searched) for shortcut in shortcuts.found] if shortcuts else [],
     }
 
 
 def error_rows(analysis: ErrorAnalysis) -> list[ErrorRow]:
     """The errors of the first model."""
-    evaluation, experiments, training = analysis.evaluation, analysis.experiments, analysis.training
-    data, names, words = evaluation.data, evaluation.data.class_names, analysis.words
-    row_of = {} if experiments is None else {k: row for row, k in enumerate(experiments.trials.tried.tolist())}
+    evaluation, experiments, words = analysis.evaluation, analysis.experiments, analysis.words
+    data, names, training = evaluation.data, evaluation.data.class_names, analysis.training
+    predictions, confidences = evaluation.predictions, evaluation.confidences
+    corrected_by, places = correcting_edits(analysis), dict[int, PlaceRow]()
+    if experiments:
+        tried = experiments.trials.tried.tolist()
+        places = {error: place_row(experiments.covered_cells, row) for row, error in enumerate(tried)}
     rows: list[ErrorRow] = []
     for k, (error_words, sentence) in enumerate(zip(words.tags, words.sentences, strict=True)):
-        index, row = int(analysis.indices[k]), row_of.get(k)
+        index = int(analysis.indices[k])
         duplicate = -1 if training is None else int(training.duplicates[k])
-        tried = experiments is not None and row is not None
         rows.append(
             {
                 "index": index,
                 "file": data.files[index],
-                "label": names[evaluation.labels[index]],
-                "prediction": names[evaluation.predictions[index]],
-                "probability": round(float(evaluation.confidences[index]), 4),
+                "label": names[data.labels[index]],
+                "prediction": names[predictions[index]],
+                "probability": round(float(confidences[index]), 4),
                 "words": error_words,
                 "sentence": sentence,
-                "tried": tried,
-                "corrected_by": corrected_by(experiments, row) if experiments and row is not None else [],
-                "place": place_row(experiments, row) if experiments and row is not None else None,
+                "tried": k in corrected_by,
+                "corrected_by": corrected_by.get(k, []),
+                "place": places.get(k),
                 "duplicate": None if duplicate < 0 or analysis.train is None else analysis.train.files[duplicate],
                 "doubt": None if analysis.doubt is None else round(float(analysis.doubt[index]), 4),
             }
@@ -141,15 +187,8 @@ def error_rows(analysis: ErrorAnalysis) -> list[ErrorRow]:
     return rows
 
 
-def corrected_by(experiments: Experiments, row: int) -> list[str]:
-    """The edits that correct an error."""
-    trials = experiments.trials
-    return [name for name, corrects in zip(trials.names, trials.corrected[row].tolist(), strict=True) if corrects]
-
-
-def place_row(experiments: Experiments, row: int) -> PlaceRow:
+def place_row(covered_cells: CoveredCells, row: int) -> PlaceRow:
     """The effect of covering the cell with the most evidence of an error."""
-    covered_cells = experiments.covered_cells
     cell = int(covered_cells.cells[row])
     return {
         "row": cell // GRID,
@@ -160,41 +199,60 @@ def place_row(experiments: Experiments, row: int) -> PlaceRow:
     }
 
 
-def edit_rows(experiments: Experiments) -> list[EditRow]:
-    """The rates of each edit."""
-    return [
-        {
-            "name": rate.name,
-            "errors": rate.errors,
-            "matched": rate.matched,
-            "difference": rate.difference,
-            "interval": list(rate.interval),
-            "p_value": rate.p_value,
-            "reason": rate.is_reason,
-        }
-        for rate in experiments.trials.rates
-    ]
-
-
-def places_row(experiments: Experiments) -> PlacesRow:
-    """How often covering the cell with the most evidence corrects an error, and a random cell."""
-    covered_cells = experiments.covered_cells
+def edit_row(rate: EditRate) -> EditRow:
+    """The rates of an edit."""
     return {
-        "first": covered_cells.first,
-        "mean": covered_cells.mean,
-        "difference": covered_cells.difference,
-        "interval": list(covered_cells.interval),
+        "name": rate.name,
+        "errors": rate.errors,
+        "matched": rate.matched,
+        "difference": rate.difference,
+        "interval": list(rate.interval),
+        "p_value": rate.p_value,
+        "reason": rate.is_reason,
     }
 
 
-def averaging_row(experiments: Experiments) -> AveragingRow:
-    """The effect of averaging over copies."""
-    averaging = experiments.averaging
+def attributes(source: object, kind: type) -> Any:
+    """The attributes of an object that have the names of a `TypedDict`'s keys."""
+    return {name: getattr(source, name) for name in kind.__annotations__}
+
+
+def group_row(group: Group) -> GroupRow:
+    """A group."""
     return {
-        "way": averaging.way,
-        "averaged": averaging.averaged,
-        "corrected": averaging.corrected,
-        "broken": averaging.broken,
-        "net": averaging.net,
-        "p_value": averaging.p_value,
+        "sentence": group.sentence,
+        "label": group.class_name,
+        "conditions": [condition.meaning for condition in group.conditions],
+        "images": len(group.indices),
+        "errors": group.errors,
+        "rate": round(group.rate, 4),
+        "interval": [round(end, 4) for end in group.interval],
+        "elsewhere": round(group.elsewhere, 4),
+        "indices": group.indices.tolist(),
+    }
+
+
+def shortcut_row(shortcut: Shortcut, data: Dataset) -> ShortcutRow:
+    """A shortcut, with the images of `data` that have it."""
+    patch = shortcut.patch
+    return {
+        "sentence": shortcut.sentence,
+        "label": shortcut.class_name,
+        "alarm": shortcut.is_alarm,
+        "pasted": effect_row(shortcut.pasted),
+        "covered": effect_row(shortcut.covered),
+        "missing": None if shortcut.missing is None else effect_row(shortcut.missing),
+        "split": data.split,
+        "files": [data.files[index] for index in patch.sources.tolist()],
+        "places": [corner + list(patch.mask.shape) for corner in patch.corners.tolist()],
+    }
+
+
+def effect_row(effect: Effect) -> EffectRow:
+    """An effect."""
+    return {
+        "value": round(effect.value, 4),
+        "control": round(effect.control, 4),
+        "interval": [round(end, 4) for end in effect.interval],
+        "images": effect.images,
     }

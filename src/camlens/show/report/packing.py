@@ -1,7 +1,5 @@
 """Pictures and maps in the page's format: pictures side by side on sheets, maps as integers."""
 
-import base64
-import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from camlens.data.geometry import Size, Window
 from camlens.data.pictures import resize, three_channels
+from camlens.show.html import encode, webp_uri
 from camlens.show.report import schema
 
 LOSSLESS_SIDE = 64  # pixels; larger pictures are packed with loss
@@ -79,15 +78,8 @@ def pack_sheet(pictures: Tensor, columns: int, lossless: bool) -> str:
     padded = F.pad(pictures, (0, 0, 0, 0, 0, 0, 0, rows * columns - count))
     grid = padded.reshape(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2)
     sheet = Image.fromarray(grid.reshape(rows * height, columns * width, 3).numpy())
-    file = io.BytesIO()
     quality = {"quality": 60, "method": 2} if lossless else {"quality": 72, "method": 4}
-    sheet.save(file, "WEBP", lossless=lossless, **quality)
-    return f"data:image/webp;base64,{encode(file.getvalue())}"
-
-
-def encode(data: bytes) -> str:
-    """Bytes as base64."""
-    return base64.b64encode(data).decode()
+    return webp_uri(sheet, lossless=lossless, **quality)
 
 
 def round_values(values: Tensor, digits: int) -> Any:

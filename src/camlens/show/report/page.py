@@ -1,6 +1,5 @@
 """The error report: one self-contained HTML file that shows what a classifier gets wrong, and why."""
 
-import hashlib
 import json
 import logging
 import re
@@ -10,7 +9,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
 from markupsafe import Markup
 from torch import Tensor
 
@@ -23,15 +21,14 @@ from camlens.model.classifier import Classifier
 from camlens.runtime.predict import fingerprint_weights
 from camlens.runtime.prediction_cache import PredictionCache
 from camlens.runtime.processes import SINGLE_PROCESS, Processes
-from camlens.show.palette import custom_properties
+from camlens.show.html import read_static, render_page
 from camlens.show.parquet import write_table
 from camlens.show.report.listing import list_errors
-from camlens.show.report.packing import encode
 from camlens.show.report.render import render_facts
 from camlens.show.report.schema import ReportFacts
 
 log = logging.getLogger("camlens")
-STATIC = files("camlens.show.report") / "static"  # the page's template, style sheet and script
+PACKAGE = "camlens.show.report"  # whose folder `static` has the page's template, style sheet and script
 FACTS_TAG = '<script type="application/json" id="facts">'
 IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./(\w+)\.js";$', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:(?:async )?function|const) (\w+))", re.MULTILINE)
@@ -115,14 +112,13 @@ def to_html(facts: ReportFacts) -> str:
         text = text.replace(character, f"\\u{ord(character):04x}")
     first, *others = (model["name"] for model in facts["models"])
     data = facts["data"]["name"]
-    template = Environment(autoescape=True).from_string(read_static("page.html"))
-    return template.render(
+    return render_page(
+        PACKAGE,
+        script(),
+        live="live" in facts,
         title=f"{first} and {others[0]} on {data}" if others else f"Errors of {first} on {data}",
         split=facts["data"]["split"],
-        policy=content_security_policy(live="live" in facts),
         facts=Markup(text),
-        style_sheet=Markup(style_sheet()),
-        script=Markup(script()),
     )
 
 
@@ -136,33 +132,10 @@ def read_facts(path: Path) -> ReportFacts | None:
     return facts if isinstance(facts, dict) else None  # type: ignore[return-value]
 
 
-def content_security_policy(live: bool) -> str:
-    """The page's Content-Security-Policy: only its own style sheet and script, by their hashes, and no requests.
-
-    Args:
-        live: Whether the page is served and may send requests to its server.
-    """
-    style, code = (encode(hashlib.sha256(text.encode()).digest()) for text in (style_sheet(), script()))
-    return (
-        f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{code}'; img-src data: blob:; "
-        f"connect-src {'self' if live else 'none'!r}; base-uri 'none'; form-action 'none'"
-    )
-
-
-def read_static(name: str) -> str:
-    """A file of the folder `static`."""
-    return (STATIC / name).read_text(encoding="utf-8")
-
-
-def style_sheet() -> str:
-    """The page's style sheet, with its colours."""
-    return custom_properties() + read_static("page.css")
-
-
 def script() -> str:
     """The page's script, all modules in one."""
-    names = sorted(file.name for file in STATIC.iterdir() if file.name.endswith(".js"))
-    return bundle({name.removesuffix(".js"): read_static(name) for name in names})
+    names = sorted(file.name for file in (files(PACKAGE) / "static").iterdir() if file.name.endswith(".js"))
+    return bundle({name.removesuffix(".js"): read_static(PACKAGE, name) for name in names})
 
 
 def bundle(modules: Mapping[str, str]) -> str:

@@ -14,10 +14,10 @@ from camlens.data.dataset import Dataset
 from camlens.data.geometry import WHOLE
 from camlens.data.pictures import quiet_pillow
 from camlens.runtime.predict import fingerprint_weights
+from camlens.show.html import encode
 from camlens.show.report import schema
-from camlens.show.report.common import render_common
-from camlens.show.report.experiments import render_experiments
-from camlens.show.report.packing import PER_SHEET, encode, pack_maps, pack_photos, pack_pictures, round_values
+from camlens.show.report.experiments import render_experiments, render_groups_and_shortcuts
+from camlens.show.report.packing import PER_SHEET, pack_maps, pack_photos, pack_pictures, round_values
 
 MAX_SIDE = 160  # pixels of a picture
 THUMBNAIL_SIDE = 64  # pixels of a training image, if there are more than `MAX_LARGE`
@@ -51,7 +51,7 @@ def render_facts(analysis: ErrorAnalysis) -> schema.ReportFacts:
         "doubt": None if analysis.doubt is None else round_values(analysis.doubt[indices], 4),
         "sample": render_sample(analysis),
         "experiments": render_experiments(analysis),
-        "common": render_common(analysis),
+        "common": render_groups_and_shortcuts(analysis),
         "plane": render_plane(analysis),
         "findings": analysis.findings,
     }
@@ -73,7 +73,6 @@ def render_model(explained: ExplainedPredictions) -> schema.ModelFacts:
         "input": "×".join(map(str, model.input_size)),
         "accuracy": metrics["accuracy"],
         "interval": metrics["interval"],
-        "ece": metrics["ece"],
         "calibration": evaluation.calibration_in_words(),
         "errors": metrics["errors"],
         "reliability": metrics["reliability"],

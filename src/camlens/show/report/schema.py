@@ -68,7 +68,6 @@ class ModelFacts(PredictionFacts):
     input: str  # "224×224"
     accuracy: float
     interval: list[float]  # 95 %
-    ece: float  # expected calibration error
     calibration: str  # temperature, calibration error and log-likelihood in words
     errors: int
     reliability: list[ReliabilityBin]
@@ -143,7 +142,6 @@ class ExperimentFacts(TypedDict):
     """The experiments on the errors of the first model; the lists are empty for errors without experiments."""
 
     note: str  # on how many errors, and how correct images were matched
-    advice: str
     rates: list[RateFacts]  # of each edit, the mildest first
     kinds: list[RateFacts]  # of each kind of edits: the effect of any of them; `reason` if one of them is a reason
     edits: list[list[int]]  # for each error, the edits that correct it
@@ -165,7 +163,6 @@ class ShortcutFacts(TypedDict):
     """A patch by which the network recognises a class; numbers of pictures in `CommonFacts.pictures`."""
 
     sentence: str
-    alarm: bool
     label: int  # the class
     own: list[int]  # images of the class that have it
     covered: list[int]  # the same, with it covered

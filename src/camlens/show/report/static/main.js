@@ -1,7 +1,7 @@
 /* The page: what is drawn, and when. */
 
 import { drawCard } from "./card.js";
-import { drawCommon } from "./common.js";
+import { drawGroups } from "./groups.js";
 import { byId } from "./dom.js";
 import { drawGallery, openNeighbour, startGallery } from "./gallery.js";
 import { drawJudgement, startJudging } from "./judge.js";
@@ -30,7 +30,7 @@ function onKey(event) {
   openNeighbour(step);
 }
 
-for (const draw of [drawMatrix, drawCommon, drawGallery, drawAnswers, drawCard, drawPlane, drawMarks, drawJudgement]) onChange(draw);
+for (const draw of [drawMatrix, drawGroups, drawGallery, drawAnswers, drawCard, drawPlane, drawMarks, drawJudgement]) onChange(draw);
 startGallery();
 startMarks();
 startJudging();

@@ -11,8 +11,7 @@ from camlens.analyse.evaluation import evaluate
 from camlens.analyse.shortcuts.interventions import Effect
 from camlens.analyse.shortcuts.patches import Patch
 from camlens.analyse.shortcuts.search import Shortcut, Shortcuts
-from camlens.show.report.common import GroupRow, ShortcutRow
-from camlens.show.report.listing import Listing
+from camlens.show.report.listing import GroupRow, Listing, ShortcutRow
 from camlens.show.report.page import read_facts, write_report
 from schemas import violations
 from tiny import NAMES, classifier, images

@@ -6,7 +6,7 @@ import { classNames, common } from "./schema.js";
 import { setView, view } from "./state.js";
 
 /* The groups as buttons that choose their errors, and the shortcuts with their pictures. */
-export function drawCommon() {
+export function drawGroups() {
   if (!common) return;
   byId("common").hidden = false;
   byId("groups").replaceChildren(...common.groups.map(({ sentence, meaning }, number) => {
