@@ -95,7 +95,7 @@ def train(
         compute: Fields of `camlens.train.compute.ComputeOptions` to set instead of choosing them, like {"bf16": False}.
         log: "tensorboard" or "wandb", to log each epoch there too.
         save_every: Seconds between two checkpoints.
-        data_dir: Where to look for CIFAR-10 first, and to download it to.
+        data_dir: The only folder to look for CIFAR-10 in, and to download it to.
         skip_unreadable: Leave out pictures of a folder that cannot be read, instead of failing.
         changes: Changed fields of the recipe as `--set` takes them, like ["epochs=3"].
         **fields: Changed fields of the recipe by name, like epochs=3.
@@ -189,7 +189,7 @@ def write_range_test(
 
     Args:
         settings: The settings of the run. As the test is short, the network is compiled only if they say so.
-        data_dir: Where to look for CIFAR-10 first.
+        data_dir: The only folder to look for CIFAR-10 in.
         skip_unreadable: Leave out pictures of a folder that cannot be read, instead of failing.
 
     Returns:

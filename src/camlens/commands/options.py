@@ -36,7 +36,7 @@ MODEL_HELP = (
 )
 DATA_HELP = f"{', '.join(NAMES)}, or {PATH_FORMS}."
 Data = Annotated[str, Option(help=DATA_HELP)]
-DataDir = Annotated[Path | None, Option(help="Folder to look for CIFAR-10 in first, and to download it to.")]
+DataDir = Annotated[Path | None, Option(help="The only folder to look for CIFAR-10 in, and to download it to.")]
 
 
 def admit_megapixels(limit: float | None) -> float | None:

@@ -57,7 +57,7 @@ def report(
         train: The images that it was trained on, in the same forms; without them the page shows no training images.
         second: Another classifier of the same classes: the page then shows what it fixed and what it broke.
         batch_size: Images predicted at a time, at most.
-        quick: Whether to leave out the experiments: small edits, places, averaging, groups and shortcuts.
+        quick: Whether to leave out the experiments: small edits, covered cells, averaging, groups and shortcuts.
         edits: Your own edits, as `camlens.analyse` takes them.
         opinion: A second opinion on the labels, as `camlens.analyse` takes it.
         columns: A CSV file with properties of the images, by which errors may be grouped (docs/report.md).
