@@ -140,6 +140,25 @@ def test_training_frozen_and_without_gradients(prepare, head, mode):
         assert_close(found, reference(net, images(), layer))
 
 
+class NormBeforeTokens(nn.Module):
+    """A convolution and its batch normalisation, then tokens: torch differentiates these wrongly for one image."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.mix, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        tokens = self.norm(self.conv(x)).flatten(2).transpose(1, 2)
+        return self.head(self.mix(tokens).relu().mean(dim=1))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_batch_normalisation_in_front_of_tokens(count):
+    net, batch = NormBeforeTokens().double().eval(), torch.randn(count, 3, 6, 6, dtype=torch.float64)
+    assert_close(explain(net, batch, "hirescam", "conv", 1).maps, reference(net, batch, "conv"))
+
+
 @pytest.mark.parametrize("mode", [nullcontext, torch.inference_mode])
 @pytest.mark.parametrize("layer", [None, "layer1"])
 def test_a_model_that_was_built_in_inference_mode(layer, mode):

@@ -121,7 +121,7 @@ def load_split(
         split: "train", "val" or "test".
         size: Height and width to which the whole pictures of a folder are resized, or the geometry of a network
             (`Classifier.geometry`); the images of other data sets keep their size.
-        data_dir: Where CIFAR-10 is looked for first, and downloaded to.
+        data_dir: The only folder in which CIFAR-10 is looked for, and to which it is downloaded.
         skip_unreadable: Leave out pictures of a folder that cannot be read, instead of failing.
 
     Raises:

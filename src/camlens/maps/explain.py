@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,16 @@ from camlens.model.outputs import LogitReader, check_kind, find_logits, named_lo
 from camlens.progress import track
 
 Layer = str | Sequence[str] | None
+
+
+class Part(NamedTuple):
+    """The results for a micro-batch of b images."""
+
+    logits: Tensor  # (b, K); the values where a network has no logits
+    values: Tensor  # the logits, or the values (b, 1) of a function as target
+    target: Tensor  # indices of the explained columns of `values`, (b,) or (b, n)
+    against: Tensor | None  # indices of the columns that were subtracted, (b,)
+    maps: list[Tensor]  # of each layer, (b, h, w) or (b, n, h, w)
 
 
 def explain(
@@ -96,30 +106,35 @@ def explain(
         for rows in track(slices, "explaining the images"):
             forward_pass = backend.run(batch[rows], layers)
             check_logits(forward_pass.logits, network if function else model, rows, len(batch))
-            explained = forward_pass.logits.detach()  # (b, K); of a function its values, (b, 1)
+            values = forward_pass.logits.detach()  # (b, K); of a function (b, 1)
             if not classifier and not function:
-                check_kind(explained, network)
-            output = named_logits(forward_pass.output) if function else explained
-            has_logits = isinstance(output, Tensor) and output.ndim == 2
-            indices = targets.select(rows, explained)
-            against_indices = None if against_targets is None else against_targets.select(rows, explained)
-            maps = maps_of(forward_pass, method_spec, indices, against_indices)
-            parts.append((output.detach() if has_logits else explained, explained, indices, against_indices, maps))
+                check_kind(values, network)
+            classes = targets.select(rows, values)
+            others = None if against_targets is None else against_targets.select(rows, values)
+            maps = maps_of(forward_pass, method_spec, classes, others)
+            logits = logits_or_values(forward_pass.output, values) if function else values
+            parts.append(Part(logits, values, classes, others, maps))
             del forward_pass  # with its graph, before the next one runs
-    logits, values, target_classes, against_classes, maps_of_layers = zip(*parts, strict=True)
+    layer_maps = zip(*(part.maps for part in parts), strict=True)
     return Explanation(
-        logits=torch.cat(logits),
-        layer_maps=dict(zip(layers, map(torch.cat, zip(*maps_of_layers, strict=True)), strict=True)),
-        target=torch.cat(target_classes) if function is None else None,
-        against=None if against is None else torch.cat(against_classes),
+        logits=torch.cat([part.logits for part in parts]),
+        layer_maps={name: torch.cat(maps) for name, maps in zip(layers, layer_maps, strict=True)},
+        target=torch.cat([part.target for part in parts]) if function is None else None,
+        against=None if against is None else torch.cat([part.against for part in parts if part.against is not None]),
         method=method_spec.name,
         images=batch,
         classifier=classifier,
         why=why,
         single_layer=layer is None or isinstance(layer, str),
-        values=None if function is None else torch.cat(values)[:, 0],
+        values=None if function is None else torch.cat([part.values for part in parts])[:, 0],
         originals=[] if isinstance(images, Tensor) else images,
     )
+
+
+def logits_or_values(output: Any, values: Tensor) -> Tensor:
+    """The logits (b, K) named in the output of a network, or the explained values (b, 1) if it has none."""
+    output = named_logits(output)
+    return output.detach() if isinstance(output, Tensor) and output.ndim == 2 else values
 
 
 def check_function(method: Method, against: Target) -> None:

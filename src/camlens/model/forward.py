@@ -113,7 +113,7 @@ def isolated_forward(network: nn.Module, images: Tensor) -> Any:
     """
     state = {key: constant(parameter) for key, parameter in network.named_parameters()}
     state |= {key: buffer.clone() for key, buffer in network.named_buffers()}
-    norms = [name for name, module in network.named_modules() if name and isinstance(module, _NORMS)]
+    norms = [name for name, module in network.named_modules() if isinstance(module, _NORMS)]
     hooks = dict.fromkeys(norms if len(images) == 1 else [], match_gradient_layout)
     with evaluation_mode(network), uncompiled(network), no_checkpoints(), hooked(network, hooks):
         return functional_call(network, state, (images,))
@@ -123,7 +123,7 @@ def match_gradient_layout(output: Any) -> None:
     """Give the gradient of a batch normalisation the memory layout of its output.
 
     torch 2.13 differentiates it wrongly on a CPU for one image if one of them is a view of tokens and the other is
-    contiguous (docs/experiments.md).
+    contiguous (docs/experiments.md). Calls of `F.batch_norm` outside of a module are not seen.
     """
     if isinstance(output, Tensor) and output.requires_grad and output.ndim == 4:
         is_last = output.is_contiguous(memory_format=torch.channels_last)
