@@ -17,7 +17,7 @@ height, width = facts["input_size"]
 colours = ImageOps.exif_transpose(Image.open(source)).convert("RGBA")
 picture = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
 if "preprocess" in facts:  # the network is shown a crop, or otherwise than resized whole and bilinear
-    sys.exit("this file prepares pictures otherwise; see facts['preprocess'] and camlens.data.geometry.Geometry.apply")
+    sys.exit("this file prepares pictures otherwise: see facts['preprocess'] and camlens.data.geometry.ResizeCrop")
 pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), np.float32) / 255
 images = ((pixels - facts["mean"]) / facts["std"]).transpose(2, 0, 1)[None].astype(np.float32)
 probabilities, maps = session.run(["probabilities", "maps"], {"images": images})

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 
 from camlens.data import folder
 from camlens.data.disk import FileDataset
-from camlens.data.geometry import Geometry
+from camlens.data.geometry import ResizeCrop
 from camlens.errors import DataError, UsageError
 from camlens.model.classifier import Classifier
 from camlens.model.resnet import ResNet
@@ -40,9 +40,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def both(root: Path, split: str, monkeypatch: pytest.MonkeyPatch, **how: bool) -> tuple[FileDataset, folder.Dataset]:
     """The split read as it is needed, and in memory."""
-    in_memory = folder.load(root, split, Geometry(resize=16, crop=(12, 14)), **how)
+    in_memory = folder.load(root, split, ResizeCrop(resize=16, crop=(12, 14)), **how)
     monkeypatch.setenv("CAMLENS_MEMORY", "0.000001")
-    on_disk = folder.load(root, split, Geometry(resize=16, crop=(12, 14)), **how)
+    on_disk = folder.load(root, split, ResizeCrop(resize=16, crop=(12, 14)), **how)
     assert isinstance(on_disk, FileDataset)
     return on_disk, in_memory
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from camlens.data.convert import as_dataset
-from camlens.data.geometry import Geometry
+from camlens.data.geometry import ResizeCrop
 from camlens.data.sources import NAMES, SOURCES, Request, Source, load_split, splits_of
 from camlens.errors import DataError
 
@@ -36,7 +36,7 @@ def test_a_row_recognises_what_it_loads(monkeypatch, tmp_path, form):
     row = Source(lambda request: drawn, ("test",), recognises)
     monkeypatch.setattr("camlens.data.sources.SOURCES", {"frames of a video": row, **SOURCES})
     assert load_split(source, "test") is drawn and splits_of(source) == ["test"]
-    assert as_dataset(source, "test", drawn.class_names, Geometry(), torch.zeros(3), torch.ones(3)) is drawn
+    assert as_dataset(source, "test", drawn.class_names, ResizeCrop(), torch.zeros(3), torch.ones(3)) is drawn
     assert load_split("shapes", "test").name == "shapes"
 
 

@@ -18,7 +18,7 @@ from camlens.data import folder
 from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.data.decode import upright_rgb
 from camlens.data.disk import memory_limit
-from camlens.data.geometry import Framing
+from camlens.data.geometry import Geometry
 from camlens.data.pictures import as_bytes, resize
 from camlens.data.samples import FORMS, describe, features_of, samples
 from camlens.data.sources import FOLDER, find_source, load_split, split_to_evaluate
@@ -38,7 +38,7 @@ def as_dataset(
     data: Any,
     split: str,
     class_names: Sequence[str],
-    geometry: Framing,
+    geometry: Geometry,
     mean: Tensor,
     std: Tensor,
     keep_originals: bool = False,

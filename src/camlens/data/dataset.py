@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from camlens.data.decode import upright_rgb
-from camlens.data.geometry import Framing, Size, Window, geometry_of
+from camlens.data.geometry import Geometry, Size, Window, geometry_of
 from camlens.data.pictures import count_levels, original, read_picture, read_pictures, read_size, resize, three_channels
 from camlens.errors import DataError
 
@@ -86,7 +86,7 @@ class Dataset(ABC):
             DataError: A picture can no longer be read.
         """
 
-    def prepared(self: DatasetT, geometry: Framing) -> DatasetT:
+    def prepared(self: DatasetT, geometry: Geometry) -> DatasetT:
         """The images as a network with this geometry takes them; or itself, if each batch can still be prepared.
 
         Images that already have the geometry's size are used as they are.
@@ -111,7 +111,7 @@ class Dataset(ABC):
         return None if picture is None else (picture.height, picture.width)
 
     def displayed(
-        self, index: int, geometries: Sequence[Framing], max_side: int | None = None
+        self, index: int, geometries: Sequence[Geometry], max_side: int | None = None
     ) -> tuple[Tensor, list[Window] | None]:
         """An image for display: the original picture, if one of these geometries crops or squeezes it.
 
@@ -215,7 +215,7 @@ class InMemoryDataset(Dataset):
 
     pixels: Tensor
     originals: Tensor | Sequence[Path | Image.Image] | None = None
-    geometry: Framing | None = None
+    geometry: Geometry | None = None
 
     per_image = (*Dataset.per_image, "pixels", "originals")
 
@@ -228,7 +228,7 @@ class InMemoryDataset(Dataset):
         """The images with these indices (n,) int64, in this order: (n, C, H, W) uint8, by default RGB."""
         return self.pixels[indices]
 
-    def resized(self: InMemoryT, size: Size | Framing) -> InMemoryT:
+    def resized(self: InMemoryT, size: Size | Geometry) -> InMemoryT:
         """The same images at another size or geometry, made from the originals; itself if it has that geometry.
 
         Raises:
@@ -245,7 +245,7 @@ class InMemoryDataset(Dataset):
             raise errors[0]
         return self._copy(pixels=pixels, geometry=geometry)
 
-    def prepared(self: InMemoryT, geometry: Framing) -> InMemoryT:
+    def prepared(self: InMemoryT, geometry: Geometry) -> InMemoryT:
         """The images as a network with this geometry takes them; or itself, if each batch can still be prepared."""
         if self.geometry is None and (self.size != geometry.size or geometry == geometry_of(self.size)):
             return self

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import data
 
 from camlens.data.dataset import Dataset
-from camlens.data.geometry import Framing, Size, geometry_of
+from camlens.data.geometry import Geometry, Size, geometry_of
 from camlens.data.pictures import as_rgb, count_levels, quiet_pillow, read_picture, read_size
 from camlens.errors import DataError, UsageError
 
@@ -49,7 +49,7 @@ class FileDataset(Dataset):
     """
 
     root: Path
-    geometry: Framing
+    geometry: Geometry
 
     @property
     def size(self) -> Size:
@@ -90,12 +90,12 @@ class FileDataset(Dataset):
                     raise batch
                 yield batch
 
-    def resized(self, size: Size | Framing) -> "FileDataset":
+    def resized(self, size: Size | Geometry) -> "FileDataset":
         """The same pictures as images of another size or geometry; itself if it has that geometry."""
         geometry = geometry_of(size)
         return self if geometry == self.geometry else self._copy(geometry=geometry)
 
-    def prepared(self, geometry: Framing) -> "FileDataset":
+    def prepared(self, geometry: Geometry) -> "FileDataset":
         """The images as a network with this geometry takes them."""
         return self.resized(geometry)
 

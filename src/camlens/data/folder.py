@@ -12,7 +12,7 @@ import torch
 
 from camlens.data.dataset import Dataset, InMemoryDataset
 from camlens.data.disk import MEMORY, FileDataset, memory_limit
-from camlens.data.geometry import Framing, Size, geometry_of
+from camlens.data.geometry import Geometry, Size, geometry_of
 from camlens.data.pictures import picture_endings, read_pictures, read_sizes
 from camlens.errors import DataError
 from camlens.files import is_unicode
@@ -45,7 +45,7 @@ def find_pictures(folder: Path) -> list[Path]:
     return [folder / picture for picture in pictures]
 
 
-def load(root: Path, split: str, size: Size | Framing, skip_unreadable: bool = False) -> Dataset:
+def load(root: Path, split: str, size: Size | Geometry, skip_unreadable: bool = False) -> Dataset:
     """Read the pictures in `root`/`split`/<class>/ and below, in the order of their paths.
 
     Hidden files are ignored. Files without a picture's ending are left out, and counted in a warning. Class names are
@@ -75,7 +75,7 @@ def read_images(
     labels: Sequence[int],
     files: Sequence[str],
     root: Path,
-    size: Size | Framing,
+    size: Size | Geometry,
     skip_unreadable: bool,
 ) -> Dataset:
     """Read picture files as a data set: into memory, or decoded when needed if they exceed `memory_limit`.

@@ -19,8 +19,8 @@ WHOLE: Window = (0.0, 0.0, 1.0, 1.0)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")  # Pillow's
 
 
-class Framing(Protocol):
-    """Anything that makes images of one size: a `Geometry`, or a user's function."""
+class Geometry(Protocol):
+    """Anything that makes images of one size: a `ResizeCrop`, or a user's function."""
 
     @property
     def size(self) -> Size:
@@ -41,7 +41,7 @@ class Framing(Protocol):
 
 
 @dataclass(frozen=True)
-class Geometry:
+class ResizeCrop:
     """Resizing and a centre crop.
 
     Args:
@@ -153,6 +153,6 @@ def _is_length(side: object) -> bool:
     return hasattr(side, "__index__") and not isinstance(side, bool) and 0 < int(side) <= MAX_LENGTH
 
 
-def geometry_of(size: Size | Framing) -> Framing:
+def geometry_of(size: Size | Geometry) -> Geometry:
     """A geometry as it is; for a height and width, one that resizes the whole picture, bilinear and antialiased."""
-    return Geometry((size[0], size[1]), None) if isinstance(size, tuple | list) else size
+    return ResizeCrop((size[0], size[1]), None) if isinstance(size, tuple | list) else size

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils import data
 
 from camlens.data.decode import FORMATS, check_decodable, readable_formats, upright_rgb
-from camlens.data.geometry import WHOLE, Framing, Size, Window, geometry_of
+from camlens.data.geometry import WHOLE, Geometry, Size, Window, geometry_of
 from camlens.errors import DataError
 from camlens.progress import track
 
@@ -69,7 +69,7 @@ def _upright_size(image: Image.Image, exif: Mapping[int, Any]) -> Size:
 
 
 def read_pictures(
-    pictures: Sequence[Path | Image.Image], geometry: Framing, description: str
+    pictures: Sequence[Path | Image.Image], geometry: Geometry, description: str
 ) -> tuple[Tensor, dict[int, Size], list[DataError]]:
     """Read many pictures at one size.
 
@@ -162,7 +162,7 @@ def count_levels(pictures: Sequence[Path | Image.Image], description: str) -> Te
     return torch.from_numpy(counts).view(3, 256)
 
 
-def resize(pixels: Tensor, size: Size | Framing) -> Tensor:
+def resize(pixels: Tensor, size: Size | Geometry) -> Tensor:
     """Resize images with Pillow, whose results are the same on every machine.
 
     Args:
@@ -191,7 +191,7 @@ def resize(pixels: Tensor, size: Size | Framing) -> Tensor:
 
 
 def original(
-    picture: Image.Image, geometries: Sequence[Framing], max_side: int | None = None
+    picture: Image.Image, geometries: Sequence[Geometry], max_side: int | None = None
 ) -> tuple[Tensor, list[Window]] | None:
     """A picture for display in place of the network's input, with the part of it that the input shows.
 

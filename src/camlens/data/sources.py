@@ -14,7 +14,7 @@ from camlens.errors import DataError
 
 if TYPE_CHECKING:
     from camlens.data.dataset import Dataset
-    from camlens.data.geometry import Framing, Size
+    from camlens.data.geometry import Geometry, Size
 
 
 class Request(NamedTuple):
@@ -22,7 +22,7 @@ class Request(NamedTuple):
 
     source: str
     split: str
-    size: Size | Framing
+    size: Size | Geometry
     data_dir: Path | None
     skip_unreadable: bool
 
@@ -110,7 +110,7 @@ def find_source(source: str) -> Source:
 def load_split(
     source: str,
     split: str,
-    size: Size | Framing = (64, 64),
+    size: Size | Geometry = (64, 64),
     data_dir: Path | None = None,
     skip_unreadable: bool = False,
 ) -> Dataset:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from camlens.data.dataset import Dataset, are_numbers
 from camlens.data.folder import SPLITS, read_images
-from camlens.data.geometry import Framing, Size
+from camlens.data.geometry import Geometry, Size
 from camlens.errors import DataError
 from camlens.files import read_bytes
 
@@ -68,7 +68,7 @@ def splits(path: Path) -> list[str]:
     return [split for split in SPLITS if any(row["split"] == split for _, row in rows)]
 
 
-def load(path: Path, split: str, size: Size | Framing, skip_unreadable: bool = False) -> Dataset:
+def load(path: Path, split: str, size: Size | Geometry, skip_unreadable: bool = False) -> Dataset:
     """Read the pictures that a CSV file lists, in its order.
 
     Class names are the sorted labels of all splits; if all are numbers, in numeric order.

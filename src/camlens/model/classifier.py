@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camlens.data.geometry import Framing, Size
+from camlens.data.geometry import Geometry, Size
 from camlens.data.pictures import as_bytes, grey
 from camlens.errors import ModelError, UsageError, unknown
 from camlens.model.class_names import checked_names, first_names
@@ -139,7 +139,7 @@ class Classifier(nn.Module):
         return f"{self.name}, {len(self.class_names)} classes, {describe(self.temperature)}"
 
     @property
-    def geometry(self) -> Framing:
+    def geometry(self) -> Geometry:
         """How a picture becomes an image of the network's input size."""
         return self.preprocess.geometry
 

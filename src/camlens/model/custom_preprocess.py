@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camlens.data.geometry import Framing, Size, Window
+from camlens.data.geometry import Geometry, Size, Window
 from camlens.data.pictures import as_bytes, three_channels
 from camlens.errors import UsageError
 
@@ -71,7 +71,7 @@ class Custom:
             )
 
     @property
-    def geometry(self) -> Framing:
+    def geometry(self) -> Geometry:
         """Itself, since it is unknown which part of a picture it shows."""
         return self
 

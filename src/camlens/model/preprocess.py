@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from camlens.data.decode import upright_rgb
-from camlens.data.geometry import INTERPOLATIONS, Framing, Geometry, Size, geometry_of
+from camlens.data.geometry import INTERPOLATIONS, Geometry, ResizeCrop, Size, geometry_of
 from camlens.data.pictures import resize
 from camlens.errors import UsageError
 from camlens.model.custom_preprocess import Custom, Function, check_normalisation, probe
@@ -24,10 +24,10 @@ MIN_AGREEING, MAX_LEVELS = 0.999, 1.5  # fraction of the pixels that must agree 
 
 
 @dataclass(frozen=True)
-class Preprocess(Geometry):
+class Preprocess(ResizeCrop):
     """How pictures are prepared for a network: resized, cropped, normalised. By default as usual for ImageNet.
 
-    The other arguments are those of `camlens.data.geometry.Geometry`, which come first.
+    The other arguments are those of `camlens.data.geometry.ResizeCrop`, which come first.
 
     Args:
         mean: Mean of each channel, as a fraction of 255; a single number if the network takes grey images.
@@ -51,9 +51,9 @@ class Preprocess(Geometry):
         return f"{self.geometry}, less the mean {mean}, divided by {std}"
 
     @property
-    def geometry(self) -> Geometry:
+    def geometry(self) -> ResizeCrop:
         """Resizing and cropping alone."""
-        return Geometry(**{field.name: getattr(self, field.name) for field in fields(Geometry)})
+        return ResizeCrop(**{field.name: getattr(self, field.name) for field in fields(ResizeCrop)})
 
     def facts(self) -> dict[str, Any]:
         """What a file of weights holds besides mean, std and input size: nothing for a whole picture, bilinear."""
@@ -218,7 +218,7 @@ def as_preprocess(
     return Preprocess((size[0], size[1]), None, mean=mean, std=std)
 
 
-def to_pixels(pictures: Pictures, size: Size | Framing) -> Tensor:
+def to_pixels(pictures: Pictures, size: Size | Geometry) -> Tensor:
     """Make images of one size from pictures of any size.
 
     All are resized by Pillow, so a picture, its file and its pixels give the same images.

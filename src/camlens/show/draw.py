@@ -12,7 +12,7 @@ from camlens.analyse.evaluation import Evaluation
 from camlens.analyse.explanations import METHOD as CONTRAST_METHOD
 from camlens.analyse.explanations import PictureExplanation, explain_errors
 from camlens.data.dataset import Dataset
-from camlens.data.geometry import Framing
+from camlens.data.geometry import Geometry
 from camlens.files import write_arrays, write_json
 from camlens.model.temperature import describe
 from camlens.progress import Work
@@ -114,7 +114,7 @@ def gallery(
     return [*paths, save_maps(folder / "maps.npz", indices, errors, maps)] if raw else paths
 
 
-def picture(title: str, image: Image.Image, explained: PictureExplanation, method: str, framing: Framing) -> Sheet:
+def picture(title: str, image: Image.Image, explained: PictureExplanation, method: str, geometry: Geometry) -> Sheet:
     """Draw an explained picture.
 
     Args:
@@ -122,10 +122,10 @@ def picture(title: str, image: Image.Image, explained: PictureExplanation, metho
         image: The picture.
         explained: The prediction and the maps.
         method: The method that was asked for, or "all".
-        framing: How the picture was prepared for the classifier.
+        geometry: How the picture was prepared for the classifier.
     """
-    window = framing.window((image.height, image.width))
-    shown = framing.apply(image) if window is None else image
+    window = geometry.window((image.height, image.width))
+    shown = geometry.apply(image) if window is None else image
     pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1)
     subject = ExplainedPicture(title, pixels, explained.probabilities, explained.target, explained.against, window)
     if method == "all":

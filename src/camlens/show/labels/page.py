@@ -14,7 +14,7 @@ from torch import Tensor
 
 from camlens.analyse.labels.training import RankedLabels, nearest_others
 from camlens.data.dataset import Dataset
-from camlens.data.geometry import Framing
+from camlens.data.geometry import Geometry
 from camlens.files import write_text
 from camlens.show.html import read_static, render_page, webp_uri
 
@@ -33,7 +33,7 @@ class Curve(NamedTuple):
     words: str
 
 
-def write_page(ranked: RankedLabels, features: Tensor | None, geometry: Framing, path: Path, count: int) -> None:
+def write_page(ranked: RankedLabels, features: Tensor | None, geometry: Geometry, path: Path, count: int) -> None:
     """Write the page.
 
     Args:
@@ -75,7 +75,7 @@ def write_page(ranked: RankedLabels, features: Tensor | None, geometry: Framing,
     write_text(path, page)
 
 
-def picture(data: Dataset, index: int, geometry: Framing, max_side: int) -> str:
+def picture(data: Dataset, index: int, geometry: Geometry, max_side: int) -> str:
     """An image of a data set as a data URI, its longer side at most `max_side` pixels."""
     pixels, _ = data.displayed(index, [geometry], max_side)
     image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
