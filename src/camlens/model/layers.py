@@ -56,11 +56,18 @@ def feature_maps(
 ) -> dict[str, Size]:
     """Find the modules worth looking at, by one forward and one backward pass of two images of noise.
 
-    These are the modules whose output is a feature map of more than one cell, which has a row for each image and
-    depends on it, which is no finer than an earlier one, and on whose cells the logits depend. So the last block of a
-    ViT whose logits come from its class token is left out, with everything inside it; and so are branches inside a
-    block that are coarser than its output, auxiliary heads, and tokens that are not in the order of their places. If
-    a container passes on the output of its last child, both are listed.
+    Listed is a module whose output is a feature map of more than one cell, except where a rule says otherwise. Each
+    rule is here because of the networks in brackets:
+
+    - it has a row for each image (not the tokens of windows: Swin) and depends on the image (not tables of positions:
+      Swin V2, EdgeNeXt) and on parameters (not images that the network pads or scales)
+    - it is no square of weights of each token for each token (attention: ViT)
+    - its tokens lie in the order of their places (not in Hiera, or inside the blocks of MobileViT)
+    - the logits depend on its cells, and not on its class token alone (the last block of a ViT, with all inside it)
+    - no earlier one is coarser, and the block around it is not finer (keys of few cells: PVT)
+    - all of the gradient from the logits to the image passes through the last one (not an auxiliary head: VOLO)
+
+    If a container passes on the output of its last child, both are listed.
 
     Args:
         network: The network, without wrappers (`camlens.model.classifier.bare`). It is left as it was.
