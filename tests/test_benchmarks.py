@@ -16,7 +16,7 @@ SCRIPTS = sorted(
 
 
 # These read /proc, or signal and start processes as Unix does.
-LINUX = {"explorer", "exits", "fuzz", "kill", "kill_reports", "machines", "maps", "scale", "versions"}
+LINUX = {"allocator", "explorer", "exits", "fuzz", "kill", "kill_reports", "machines", "maps", "scale", "versions"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

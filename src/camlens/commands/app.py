@@ -37,6 +37,7 @@ from camlens.commands.console import NoteHandler, console, print_error
 from camlens.commands.options import fill_in
 from camlens.errors import CamlensError
 from camlens.files import claimed_folders
+from camlens.runtime.memory import keep_freed_memory
 from camlens.train.signals import Stopped
 
 EXAMPLES: dict[Callable[..., None], str] = {
@@ -63,6 +64,7 @@ def main() -> None:
     # On Linux, torch's threads spin while they wait for each other. If another program takes a core, they spin so long
     # that training in small steps becomes several times slower. Sleeping sooner costs little on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    keep_freed_memory()
     logging.getLogger("camlens").addHandler(NoteHandler())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
