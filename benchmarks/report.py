@@ -17,7 +17,7 @@ TITLE = "# Results\n\nMade by `python benchmarks/report.py` from `benchmarks/res
 SECTIONS = [
     "recipes", "experiments", "train", "kill", "kill_reports", "exits", "machines", "fuzz", "finetune", "page",
     "explorer", "why", "groups", "shortcut", "duplicates", "labels", "corrections", "maps", "maps-gpu", "preprocessing",
-    "strangers", "scale", "versions",
+    "strangers", "scale", "versions", "allocator",
 ]  # fmt: skip
 TABLES = {"training speed": ("training-speed", "train")}  # in docs: its template and its result
 DOCS = [ROOT / "docs" / "train.md"]

@@ -11,8 +11,22 @@ from hypothesis import settings
 from camlens.data import cifar10
 
 TOUCHED = {"cifar10_dir": "real", "browser": "browser"}  # fixture: marker
-# files that take a minute or more
-LONG = [f"test_{name}.py" for name in ("real", "demo", "benchmarks", "distributed", "export", "evaluate")]
+# the files that take longest
+LONG = [
+    "real",
+    "demo",
+    "benchmarks",
+    "stopped",
+    "surroundings",
+    "distributed",
+    "report",
+    "export",
+    "evaluate",
+    "full_disk",
+    "app",
+    "explorer",
+    "trainer",
+]
 
 settings.register_profile("camlens", deadline=None)  # a busy machine is no failure
 settings.load_profile("camlens")
@@ -24,7 +38,8 @@ def pytest_collection_modifyitems(items):
 
     The longest files come first: run side by side, all processes are then done at about the same time.
     """
-    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+    long = [f"test_{name}.py" for name in LONG]
+    items.sort(key=lambda item: long.index(item.path.name) if item.path.name in long else len(long))
     for item in items:
         for fixture, marker in TOUCHED.items():
             if fixture in item.fixturenames:
